@@ -1,0 +1,50 @@
+"""LFM2-VL vision-language models on Apple silicon, in MLX."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import ImageOptions, Sampling
+    from .errors import CheckpointError, InputError, Lfm2VLError, NetworkError
+    from .generation import Piece, Result, generate, stream_generate
+    from .image_file import ImageLimits
+    from .loading import load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CheckpointError",
+    "ImageLimits",
+    "ImageOptions",
+    "InputError",
+    "Lfm2VLError",
+    "NetworkError",
+    "Piece",
+    "Result",
+    "Sampling",
+    "generate",
+    "load",
+    "stream_generate",
+]
+
+_HOMES = {
+    "CheckpointError": "errors",
+    "ImageLimits": "image_file",
+    "ImageOptions": "config",
+    "InputError": "errors",
+    "Lfm2VLError": "errors",
+    "NetworkError": "errors",
+    "Piece": "generation",
+    "Result": "generation",
+    "Sampling": "config",
+    "generate": "generation",
+    "load": "loading",
+    "stream_generate": "generation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that `--help` and `--plan` never load MLX."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -1,0 +1,8 @@
+"""`python -m mlx_lfm2vl COMMAND`."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

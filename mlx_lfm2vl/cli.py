@@ -1,0 +1,29 @@
+"""The `mlx_lfm2vl` program: a table of commands, each imported only when it runs."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from . import __version__
+
+COMMANDS = {
+    "generate": "answer a prompt about images",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in COMMANDS:
+        return import_module(f".commands.{name}", __package__).main(rest)
+    if name == "--version":
+        print(__version__)
+        return 0
+    usage = "usage: mlx_lfm2vl COMMAND [options]\n\ncommands:\n"
+    usage += "".join(f"  {command:12}{text}\n" for command, text in COMMANDS.items())
+    usage += "\nmlx_lfm2vl COMMAND --help shows the options"
+    if name in ("-h", "--help"):
+        print(usage)
+        return 0
+    print(f"mlx_lfm2vl: unknown command {name!r}\n{usage}", file=sys.stderr)
+    return 2

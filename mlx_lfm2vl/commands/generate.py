@@ -1,0 +1,294 @@
+"""The `generate` command: answer on stdout, everything else on stderr.
+
+Exit codes: 0 answered, 1 failed, 2 wrong use or bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from ..config import ImageOptions, Sampling
+from ..errors import InputError, Lfm2VLError
+
+if TYPE_CHECKING:  # heavy imports wait until the arguments are right
+    from ..generation import Result
+    from ..geometry import ImagePlan
+    from ..image_file import ImageLimits, ImageSource
+
+logger = logging.getLogger(__name__)
+
+EPILOG = """\
+exit codes: 0 answered, 1 failed, 2 wrong use or bad input, 130 interrupted
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mlx_lfm2vl generate",
+        description="Answer a prompt about images with an LFM2-VL model. "
+        "The answer goes to stdout, everything else to stderr.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", required=True, metavar="DIR_OR_REPO", help="checkpoint folder or Hub repo id")
+    add("--revision", help="branch, tag or commit of the repo")
+    add("--dtype", choices=["float32", "float16", "bfloat16"], help="default: the checkpoint's")
+    add("--prompt", help="what to ask; - reads it from stdin")
+    add("--system", help="system message")
+    image = parser.add_argument_group("images")
+    add = image.add_argument
+    add("--image", action="append", default=[], metavar="FILE", help="repeatable; - is stdin")
+    add("--allow-url", action="store_true", help="let --image fetch http and https URLs")
+    add("--min-image-tokens", type=int, metavar="N", help="enlarge images that take fewer")
+    add("--max-image-tokens", type=int, metavar="N", help="per view; also when tiling begins")
+    add(
+        "--image-splitting",
+        action=argparse.BooleanOptionalAction,
+        dest="do_image_splitting",
+        help="cut large images into tiles",
+    )
+    add("--min-tiles", type=int, metavar="N")
+    add("--max-tiles", type=int, metavar="N", help="fewer tiles: faster, coarser")
+    add(
+        "--thumbnail",
+        action=argparse.BooleanOptionalAction,
+        dest="use_thumbnail",
+        help="show a tiled image once more as a whole",
+    )
+    add("--max-megapixels", type=float, default=200, metavar="N", help="refuse larger images")
+    answer = parser.add_argument_group("answer (the default sampling is the one recommended)")
+    add = answer.add_argument
+    add("--max-tokens", type=int, default=512, metavar="N", help="default: 512")
+    add("--temperature", type=float, metavar="T", help="0: always the most likely token")
+    add("--top-p", type=float, metavar="P")
+    add("--top-k", type=int, metavar="K")
+    add("--min-p", type=float, metavar="P")
+    add("--repetition-penalty", type=float, metavar="R", help="1: off")
+    add("--seed", type=int, metavar="N", help="make a drawn answer repeatable")
+    add(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end the answer here; repeatable",
+    )
+    output = parser.add_argument_group("output")
+    add = output.add_argument
+    add("--json", action="store_true", help="print one JSON object instead of the text")
+    add("--plan", action="store_true", help="print what the images cost; loads no weights")
+    add("--verbose", action="store_true", help="settings and speed on stderr")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = build_parser()
+    try:
+        options = parser.parse_args(arguments)
+    except SystemExit as stop:  # argparse has said why
+        return int(stop.code or 0)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("note: %(message)s"))
+    package_logger = logging.getLogger("mlx_lfm2vl")
+    package_logger.addHandler(handler)
+    package_logger.propagate = False
+    try:
+        return _plan(options) if options.plan else _answer(options)
+    except Lfm2VLError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader has gone: nobody is left to tell. Keep Python from flushing into the pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    finally:
+        package_logger.removeHandler(handler)
+        package_logger.propagate = True
+
+
+def _image_options(options: argparse.Namespace) -> ImageOptions:
+    return ImageOptions(**{f.name: getattr(options, f.name) for f in fields(ImageOptions)})
+
+
+def _limits(options: argparse.Namespace) -> ImageLimits:
+    from ..image_file import ImageLimits
+
+    if options.max_megapixels <= 0:
+        raise InputError(f"--max-megapixels {options.max_megapixels} is not positive")
+    return ImageLimits(max_pixels=int(options.max_megapixels * 1e6), allow_url=options.allow_url)
+
+
+def _sources(options: argparse.Namespace, limits: ImageLimits) -> list[ImageSource]:
+    """The images as given, with `-` replaced by the bytes on stdin."""
+    if options.image.count("-") + (options.prompt == "-") > 1:
+        raise InputError("stdin (-) can be used once")
+    return [
+        sys.stdin.buffer.read(limits.max_bytes + 1) if source == "-" else source
+        for source in options.image
+    ]
+
+
+def _sampling(options: argparse.Namespace, recommended: Sampling) -> Sampling:
+    names = [field.name for field in fields(Sampling)]
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    return replace(recommended, **given)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from ..geometry import plan_image
+    from ..hub import find_checkpoint
+    from ..image_file import load_image
+    from ..loading import load_image_config
+
+    if not options.image:
+        raise InputError("--plan needs at least one --image")
+    limits = _limits(options)
+    sources = _sources(options, limits)
+    folder = find_checkpoint(options.model, options.revision, with_weights=False)
+    config = _image_options(options).apply(load_image_config(folder))
+    plans = []
+    for source in sources:
+        image = load_image(source, limits)
+        plans.append(plan_image(image.height, image.width, config))
+    if options.json:
+        total = sum(plan.image_tokens for plan in plans)
+        print(json.dumps({"images": [_describe(plan) for plan in plans], "image_tokens": total}))
+        return 0
+    for name, plan in zip(options.image, plans, strict=True):
+        height, width = plan.size
+        print(f"{name}: {width} x {height} pixels, {_views(plan)}, {plan.image_tokens} tokens")
+    return 0
+
+
+def _views(plan: ImagePlan) -> str:
+    rows, columns = plan.grid
+    height, width = plan.canvas
+    if rows * columns == 1:
+        return f"1 view of {width} x {height}"
+    text = f"{columns} x {rows} tiles of {width // columns} x {height // rows}"
+    if plan.thumbnail:
+        text += f" + thumbnail of {plan.thumbnail[1]} x {plan.thumbnail[0]}"
+    return text
+
+
+def _answer(options: argparse.Namespace) -> int:
+    if options.prompt is None:
+        raise InputError("--prompt is missing (only --plan works without)")
+    limits = _limits(options)
+    sources = _sources(options, limits)
+    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+
+    from ..generation import stream_generate
+    from ..loading import load
+    from ..processor import user_message
+
+    model, processor = load(
+        options.model, revision=options.revision, dtype=options.dtype, limits=limits
+    )
+    sampling = _sampling(options, model.config.sampling)
+    if options.verbose:
+        _say(f"sampling: {_settings(sampling)}")
+    pieces = stream_generate(
+        model,
+        processor,
+        user_message(prompt, sources, options.system),
+        max_tokens=options.max_tokens,
+        sampling=sampling,
+        seed=options.seed,
+        stop=options.stop,
+        options=_image_options(options),
+    )
+    text, token_ids, result = "", [], None
+    try:
+        for piece in pieces:
+            text += piece.text
+            token_ids += piece.token_ids
+            result = piece.result
+            if not options.json:
+                print(piece.text, end="", flush=True)
+    except KeyboardInterrupt:
+        if options.json:
+            partial = {"text": text, "token_ids": token_ids, "finish_reason": "interrupted"}
+            print(json.dumps({**partial, "model": options.model}, ensure_ascii=False))
+        else:
+            print(flush=True)
+        return 130
+    assert result is not None
+    if options.json:
+        print(json.dumps(_as_json(result, options.model), ensure_ascii=False))
+    else:
+        print(flush=True)
+    if options.verbose:
+        _report(result)
+    return 0
+
+
+def _as_json(result: Result, model: str) -> dict[str, Any]:
+    return {
+        "text": result.text,
+        "token_ids": result.token_ids,
+        "prompt_tokens": result.prompt_tokens,
+        "image_tokens": result.image_tokens,
+        "completion_tokens": len(result.token_ids),
+        "finish_reason": result.finish_reason,
+        "sampling": {**asdict(result.sampling), "seed": result.seed},
+        "images": [_describe(plan) for plan in result.images],
+        "timings": {
+            "prepare_seconds": round(result.timings.prepare, 4),
+            "first_token_seconds": round(result.timings.first_token, 4),
+            "decode_seconds": round(result.timings.decode, 4),
+            "tokens_per_second": round(result.tokens_per_second, 2),
+        },
+        "peak_memory_bytes": result.peak_memory_bytes,
+        "model": model,
+    }
+
+
+def _describe(plan: ImagePlan) -> dict[str, Any]:
+    """One image for JSON. Sizes are height, width in pixels."""
+    sizes = [[rows * plan.patch_size, cols * plan.patch_size] for rows, cols in plan.spatial_shapes]
+    return {
+        "size": list(plan.size),
+        "grid": list(plan.grid),
+        "views": [
+            {"size": size, "tokens": tokens}
+            for size, tokens in zip(sizes, plan.view_tokens, strict=True)
+        ],
+        "tokens": plan.image_tokens,
+    }
+
+
+def _settings(sampling: Sampling) -> str:
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value}" for name, value in asdict(sampling).items()
+    )
+
+
+def _report(result: Result) -> None:
+    for plan in result.images:
+        height, width = plan.size
+        _say(f"image: {width} x {height} pixels, {_views(plan)}, {plan.image_tokens} tokens")
+    timings = result.timings
+    _say(
+        f"prompt: {result.prompt_tokens} tokens ({result.image_tokens} of images), "
+        f"prepared in {timings.prepare:.2f} s, first token after {timings.first_token:.2f} s"
+    )
+    _say(
+        f"answer: {len(result.token_ids)} tokens, {result.tokens_per_second:.1f} tokens/s, "
+        f"ended by {result.finish_reason}, seed {result.seed}"
+    )
+    _say(f"peak memory: {result.peak_memory_bytes / 1e9:.2f} GB")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -1,0 +1,41 @@
+"""From an RGB image to the patches of its views, following its plan."""
+
+import numpy as np
+from PIL import Image
+
+from .config import ImageConfig
+from .geometry import ImagePlan, plan_image
+from .resample import resize
+
+
+def process_image(image: Image.Image, config: ImageConfig) -> tuple[ImagePlan, list[np.ndarray]]:
+    """Cut an image into views and the views into patches.
+
+    Args:
+        image: an RGB image.
+        config: the checkpoint's image settings, options applied.
+
+    Returns:
+        The plan, and for every view (N, patch_size * patch_size * 3) uint8 patches, row by row;
+        each patch is ordered (row, column, channel). Normalisation is left to the device.
+    """
+    plan = plan_image(image.height, image.width, config)
+    pixels = np.asarray(image)
+    rows, columns = plan.grid
+    canvas = resize(pixels, *plan.canvas, config.resample)
+    height, width = plan.canvas[0] // rows, plan.canvas[1] // columns
+    views = [
+        canvas[row * height : (row + 1) * height, column * width : (column + 1) * width]
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    if plan.thumbnail:
+        views.append(resize(pixels, *plan.thumbnail, config.resample))
+    return plan, [to_patches(view, config.encoder_patch_size) for view in views]
+
+
+def to_patches(view: np.ndarray, patch_size: int) -> np.ndarray:
+    """(H, W, 3) pixels -> (H * W / patch_size**2, patch_size * patch_size * 3) patches."""
+    height, width, channels = view.shape
+    grid = view.reshape(height // patch_size, patch_size, width // patch_size, patch_size, channels)
+    return grid.transpose(0, 2, 1, 3, 4).reshape(-1, patch_size * patch_size * channels)

@@ -1,0 +1,189 @@
+"""Messages with images to what the model reads: ids, patches and their grids."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .config import ImageConfig, ImageOptions
+from .errors import CheckpointError, InputError
+from .geometry import ImagePlan
+from .image_file import ImageLimits, ImageSource, load_image
+from .image_processor import process_image
+from .template import ChatTemplate, Message, guard_specials
+from .tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One prompt, ready for the model.
+
+    Attributes:
+        input_ids: token ids, image tokens expanded.
+        pixel_values: per view (N, patch_size * patch_size * 3) uint8 patches.
+        spatial_shapes: per view (rows, columns) of its patches.
+        images: per image its plan.
+    """
+
+    input_ids: list[int]
+    pixel_values: list[np.ndarray]
+    spatial_shapes: list[tuple[int, int]]
+    images: list[ImagePlan]
+
+    @property
+    def image_tokens(self) -> int:
+        return sum(plan.image_tokens for plan in self.images)
+
+
+class Processor:
+    """A checkpoint's tokenizer, chat template and image settings."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        image_config: ImageConfig,
+        limits: ImageLimits | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self.image_config = image_config
+        self.limits = limits or ImageLimits()
+
+    def __call__(
+        self,
+        messages: Sequence[Message],
+        *,
+        options: ImageOptions | None = None,
+        tools: Sequence[dict[str, Any]] | None = None,
+    ) -> Inputs:
+        """Prepare a conversation.
+
+        Args:
+            messages: `{"role": ..., "content": ...}`; the content is text, or a list of
+                `{"type": "text", "text": ...}` and `{"type": "image", "image": ...}`, where the
+                image is a path, a URL, a data URI or a PIL image (`"url"`, `"path"` and the
+                `image_url` form work as well).
+            options: changes to the checkpoint's image settings.
+            tools: function descriptions for the chat template.
+
+        Raises:
+            InputError: an image cannot be read, there are too many, a setting makes no sense, or
+                the chat template does not take these messages.
+            NetworkError: an image URL cannot be fetched.
+        """
+        plain, sources = _split_images(messages)
+        if len(sources) > self.limits.max_images:
+            raise InputError(
+                f"the prompt has {len(sources)} images, at most {self.limits.max_images} are allowed"
+            )
+        guarded, guard = guard_specials([plain, tools], self.tokenizer.special_tokens)
+        text = self.template.render(guarded[0], tools=guarded[1])
+        ids = self.tokenizer.encode_rendered(text, guard)
+        placeholders = ids.count(self.tokenizer.image_token_id)
+        if placeholders != len(sources):
+            raise InputError(
+                f"the chat template placed {placeholders} of {len(sources)} images; "
+                "some templates take no images in a system message"
+            )
+        config = (options or ImageOptions()).apply(self.image_config)
+        images, pixel_values = [], []
+        for source in sources:
+            plan, patches = process_image(load_image(source, self.limits), config)
+            images.append(plan)
+            pixel_values += patches
+        return Inputs(
+            input_ids=self._expand(ids, images),
+            pixel_values=pixel_values,
+            spatial_shapes=[shape for plan in images for shape in plan.spatial_shapes],
+            images=images,
+        )
+
+    def _expand(self, ids: list[int], images: list[ImagePlan]) -> list[int]:
+        """Replace each image token by the markers and image tokens of its image."""
+        remaining = iter(images)
+        expanded: list[int] = []
+        for token in ids:
+            if token == self.tokenizer.image_token_id:
+                expanded += self.image_ids(next(remaining))
+            else:
+                expanded.append(token)
+        return expanded
+
+    def image_ids(self, plan: ImagePlan) -> list[int]:
+        """The ids that stand for one image: start, labelled tiles, thumbnail, end."""
+        views = [[self.tokenizer.image_token_id] * count for count in plan.view_tokens]
+        if not self.image_config.use_image_special_tokens:
+            return [token for view in views for token in view]
+        rows, columns = plan.grid
+        labels: list[str | int | None] = [None]
+        if len(views) > 1:
+            labels = [
+                f"<|img_row_{row}_col_{column}|>"
+                for row in range(1, rows + 1)
+                for column in range(1, columns + 1)
+            ]
+        if plan.thumbnail:
+            labels.append(self.tokenizer.image_thumbnail_id)
+        ids = [self._marker(self.tokenizer.image_start_id, "image start")]
+        for label, view in zip(labels, views, strict=True):
+            if isinstance(label, str):
+                ids.append(self._marker(self.tokenizer.id_of(label), label))
+            elif len(views) > 1:
+                ids.append(self._marker(label, "thumbnail"))
+            ids += view
+        ids.append(self._marker(self.tokenizer.image_end_id, "image end"))
+        return ids
+
+    @staticmethod
+    def _marker(token: int | None, name: str) -> int:
+        if token is None:
+            raise CheckpointError(f"the tokenizer has no {name} token")
+        return token
+
+
+def user_message(
+    prompt: str, images: Sequence[ImageSource] = (), system: str | None = None
+) -> list[Message]:
+    """The messages of one question about some images, images first."""
+    content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
+    content.append({"type": "text", "text": prompt})
+    messages = [{"role": "user", "content": content}]
+    return [{"role": "system", "content": system}, *messages] if system else messages
+
+
+def _split_images(messages: Sequence[Message]) -> tuple[list[Message], list[ImageSource]]:
+    """Messages in which an image is just `{"type": "image"}`, and the images in order."""
+    plain: list[Message] = []
+    sources: list[ImageSource] = []
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise InputError(f"a message is {message!r:.80}, expected a dict with a role")
+        content = message.get("content")
+        if isinstance(content, (list, tuple)):
+            items = []
+            for item in content:
+                source = _image_of(item)
+                if source is None:
+                    items.append({"type": "text", "text": item} if isinstance(item, str) else item)
+                else:
+                    sources.append(source)
+                    items.append({"type": "image"})
+            message = {**message, "content": items}
+        plain.append(message)
+    return plain, sources
+
+
+def _image_of(item: Any) -> ImageSource | None:
+    """The source in an image item; None for any other item."""
+    if not isinstance(item, dict) or item.get("type") not in ("image", "image_url"):
+        return None
+    source = next((item[k] for k in ("image", "url", "path", "image_url") if item.get(k)), None)
+    if isinstance(source, dict):
+        source = source.get("url")
+    if not isinstance(source, (str, Path, bytes, Image.Image)):
+        raise InputError(f"an image item holds {source!r:.60}, expected a path, URL or PIL image")
+    return source

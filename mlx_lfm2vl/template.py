@@ -1,0 +1,151 @@
+"""A checkpoint's chat template, rendered in a sandbox, with user text kept apart from markers."""
+
+import datetime
+import json
+import re
+from collections.abc import Collection, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from .config import read_json, read_optional_json
+from .errors import CheckpointError, InputError
+
+Message = dict[str, Any]
+
+
+class ChatTemplate:
+    """Renders messages to the prompt text a checkpoint was trained on.
+
+    The environment is that of transformers 5.23: `trim_blocks`, `lstrip_blocks`, loop controls,
+    `{% generation %}`, `strftime_now`, `raise_exception`, and a `tojson` that neither sorts keys
+    nor escapes HTML.
+    """
+
+    def __init__(self, source: str, bos_token: str, eos_token: str) -> None:
+        self.source = source
+        self.bos_token = bos_token
+        self.eos_token = eos_token
+
+    @classmethod
+    def from_folder(cls, folder: Path, bos_token: str, eos_token: str) -> "ChatTemplate":
+        """Find the template in a checkpoint folder.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        path = folder / "chat_template.jinja"
+        if path.exists():
+            return cls(path.read_text(encoding="utf-8"), bos_token, eos_token)
+        if (folder / "chat_template.json").exists():
+            source = read_json(folder / "chat_template.json").get("chat_template")
+        else:
+            source = read_optional_json(folder / "tokenizer_config.json").get("chat_template")
+        if not isinstance(source, str):
+            raise CheckpointError(f"{folder} has no chat template (chat_template.jinja)")
+        return cls(source, bos_token, eos_token)
+
+    @cached_property
+    def _compiled(self) -> Any:
+        import jinja2
+        from jinja2.ext import Extension, loopcontrols
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        class Generation(Extension):
+            """`{% generation %}` marks what the model writes; here it is only its body."""
+
+            tags = {"generation"}
+
+            def parse(self, parser: Any) -> Any:
+                line = next(parser.stream).lineno
+                body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+                return jinja2.nodes.Scope(body, lineno=line)
+
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+        )
+        environment.filters["tojson"] = _tojson
+        environment.globals["raise_exception"] = _raise_exception
+        environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+        try:
+            return environment.from_string(self.source)
+        except jinja2.TemplateError as error:
+            raise CheckpointError(f"the chat template does not compile: {error}") from None
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[dict[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> str:
+        """The prompt text of a conversation.
+
+        Args:
+            messages: `{"role": ..., "content": text or list of items}`.
+            tools: function descriptions, for templates that know tools.
+            add_generation_prompt: end with the header of the assistant's turn.
+
+        Raises:
+            InputError: the template does not accept these messages.
+        """
+        import jinja2
+
+        try:
+            return self._compiled.render(
+                messages=list(messages),
+                tools=list(tools) if tools else None,
+                add_generation_prompt=add_generation_prompt,
+                bos_token=self.bos_token,
+                eos_token=self.eos_token,
+            )
+        except (jinja2.TemplateError, TypeError, KeyError, AttributeError, ValueError) as error:
+            raise InputError(f"the chat template refuses these messages: {error}") from None
+
+
+def guard_specials(value: Any, specials: Collection[str]) -> tuple[Any, str]:
+    """Make sure no string in `value` can form a special token, alone or with its neighbours.
+
+    A private-use character goes behind the first letter of every special string, and of every
+    beginning of one at the end of a string (the next item may complete it). The tokenizer takes
+    the character out again after it has found the template's own special tokens.
+
+    Args:
+        value: strings in nested lists and dicts.
+        specials: the text of all special tokens.
+
+    Returns:
+        The same structure with guarded strings, and the guard character.
+    """
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    guard = next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in text)
+    wholes = "|".join(re.escape(token[1:]) for token in sorted(specials, key=len, reverse=True))
+    starts = {token[:end] for token in specials for end in range(1, len(token))}
+    heads = "".join(sorted({re.escape(token[0]) for token in specials}))
+    longest = max(map(len, specials))
+    pattern = re.compile(f"([{heads}])(?={wholes})")
+
+    def guarded(item: Any) -> Any:
+        if isinstance(item, str):
+            item = pattern.sub(rf"\1{guard}", item)
+            for end in range(max(0, len(item) - longest), len(item)):
+                if item[end:] in starts:
+                    return f"{item[: end + 1]}{guard}{item[end + 1 :]}"
+            return item
+        if isinstance(item, dict):
+            return {guarded(key): guarded(entry) for key, entry in item.items()}
+        if isinstance(item, (list, tuple)):
+            return [guarded(entry) for entry in item]
+        return item
+
+    return guarded(value), guard
+
+
+def _tojson(value: Any, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, **options)
+
+
+def _raise_exception(message: str) -> None:
+    import jinja2
+
+    raise jinja2.TemplateError(message)

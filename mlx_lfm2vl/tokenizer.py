@@ -1,0 +1,141 @@
+"""Text to ids and back: special ids by name, user text that stays text, streaming decode."""
+
+import re
+from collections.abc import Collection, Iterable
+from functools import cached_property
+from pathlib import Path
+
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers.decoders import DecodeStream
+
+from .config import read_optional_json
+from .errors import CheckpointError
+
+DEFAULT_TOKENS = {
+    "image_token": "<image>",
+    "image_start_token": "<|image_start|>",
+    "image_end_token": "<|image_end|>",
+    "image_thumbnail": "<|img_thumbnail|>",
+}
+
+
+class Tokenizer:
+    """A checkpoint's `tokenizer.json` with the names its `tokenizer_config.json` gives.
+
+    Attributes:
+        bos_token, eos_token: strings, empty if the checkpoint names none.
+        image_token_id, image_start_id, image_end_id: ids of the image markers; the latter two
+            are None in a vocabulary without markers.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "tokenizer.json"
+        if not path.exists():
+            raise CheckpointError(f"{folder} has no tokenizer.json")
+        try:
+            self._rust = RustTokenizer.from_file(str(path))
+        except Exception as error:  # noqa: BLE001  the library raises a bare Exception
+            raise CheckpointError(f"{path} cannot be read: {error}") from None
+        # From here on, encoding plain text never yields a special id.
+        self._rust.encode_special_tokens = True
+        added = self._rust.get_added_tokens_decoder()
+        self._special = {token.content: i for i, token in added.items() if token.special}
+        config = read_optional_json(folder / "tokenizer_config.json")
+        self.bos_token = _content(config.get("bos_token"))
+        self.eos_token = _content(config.get("eos_token"))
+        names = {key: _named(config, key) or text for key, text in DEFAULT_TOKENS.items()}
+        self.image_token = names["image_token"]
+        image_token_id = self.id_of(self.image_token)
+        if image_token_id is None:
+            raise CheckpointError(f"{path} does not know the image token {self.image_token!r}")
+        self.image_token_id = image_token_id
+        self.image_start_id = self.id_of(names["image_start_token"])
+        self.image_end_id = self.id_of(names["image_end_token"])
+        self.image_thumbnail_id = self.id_of(names["image_thumbnail"])
+        # An image token that is not flagged special would slip through as text.
+        self._special.setdefault(self.image_token, self.image_token_id)
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token given by its text."""
+        return self._rust.token_to_id(token)
+
+    @property
+    def special_tokens(self) -> Collection[str]:
+        """The text of every special token."""
+        return self._special
+
+    @cached_property
+    def _special_pattern(self) -> re.Pattern[str]:
+        longest_first = sorted(self._special, key=len, reverse=True)
+        return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Ids of text in which nothing is special."""
+        return self._rust.encode(text, add_special_tokens=False).ids
+
+    def encode_rendered(self, text: str, guard: str = "") -> list[int]:
+        """Ids of a rendered chat template, whose special tokens are meant.
+
+        Args:
+            text: what the template produced.
+            guard: the character that breaks special strings in user text; removed here. See
+                `template.render`.
+        """
+        ids: list[int] = []
+        for i, part in enumerate(self._special_pattern.split(text)):
+            if i % 2:
+                ids.append(self._special[part])
+            elif part:
+                ids += self.encode_plain(part.replace(guard, "") if guard else part)
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids, without the special ones."""
+        return self._rust.decode(list(ids), skip_special_tokens=True)
+
+    def text_stream(self) -> "TextStream":
+        """A decoder that takes one id at a time."""
+        return TextStream(self._rust)
+
+
+class TextStream:
+    """Ids in, text out, in pieces that never split a character and add up to the whole."""
+
+    def __init__(self, rust: RustTokenizer) -> None:
+        self._rust = rust
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._ids: list[int] = []
+        self._length = 0  # characters given out
+
+    def add(self, token: int) -> str:
+        """The text that `token` completes, often empty."""
+        self._ids.append(token)
+        text = self._stream.step(self._rust, token) or ""
+        self._length += len(text)
+        return text
+
+    def finish(self) -> str:
+        """What is left when no more tokens come: a character cut in half shows as U+FFFD."""
+        rest = self._rust.decode(self._ids, skip_special_tokens=True)[self._length :]
+        self._length += len(rest)
+        return rest
+
+
+def _content(token: object) -> str:
+    """Token entries are strings, or objects with the string inside."""
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) else ""
+
+
+def _named(config: dict, key: str) -> str:
+    """A token name from the config, wherever its revision keeps it."""
+    places = (
+        config,
+        config.get("extra_special_tokens"),
+        config.get("model_specific_special_tokens"),
+    )
+    for place in places:
+        if isinstance(place, dict) and _content(place.get(key)):
+            return _content(place[key])
+    return ""

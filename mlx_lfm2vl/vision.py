@@ -1,0 +1,148 @@
+"""SigLIP2 NaFlex vision encoder for views of any size, unpadded and therefore unmasked."""
+
+from functools import lru_cache
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from .config import VisionConfig
+
+
+def gelu_tanh(x: mx.array) -> mx.array:
+    """The tanh approximation of GELU, as x * sigmoid(2u): the same function in fewer steps."""
+    return x * mx.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
+
+
+if mx.metal.is_available():
+    gelu_tanh = mx.compile(gelu_tanh, shapeless=True)  # one kernel; on a CPU it would start g++
+
+
+@lru_cache(maxsize=256)
+def _resize_matrix(size: int, new_size: int) -> np.ndarray:
+    """(new_size, size) weights of a bilinear, antialiased resize along one axis.
+
+    Follows torch's upsample_bilinear2d_aa: a triangle filter whose support never falls below one
+    input, which matters as soon as the new size is the smaller one.
+    """
+    scale = size / new_size
+    stretch = max(scale, 1.0)
+    centre = scale * (np.arange(new_size)[:, None] + 0.5)
+    distance = (np.arange(size)[None] - centre + 0.5) / stretch
+    weights = np.maximum(1.0 - np.abs(distance), 0.0)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+class VisionEmbeddings(nn.Module):
+    """Patches to vectors, plus the learned position table resized to the view's grid."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        patch_dim = config.num_channels * config.patch_size**2
+        self.patch_embedding = nn.Linear(patch_dim, config.hidden_size)
+        self.position_embedding = nn.Embedding(config.num_patches, config.hidden_size)
+        self._resized: dict[tuple[int, int], mx.array] = {}
+
+    def positions(self, grid: tuple[int, int]) -> mx.array:
+        """Position vectors of a grid of (rows, columns) patches, (rows * columns, C)."""
+        table = self.position_embedding.weight
+        side = round(table.shape[0] ** 0.5)
+        channels = table.shape[1]
+        rows, columns = (mx.array(_resize_matrix(side, size)) for size in grid)
+        # float32 throughout: in half precision the weights alone would be off by 1e-3.
+        resized = rows @ table.astype(mx.float32).reshape(side, side * channels)
+        resized = columns @ resized.reshape(grid[0], side, channels)
+        return resized.reshape(-1, channels).astype(table.dtype)
+
+    def __call__(self, pixel_values: mx.array, grid: tuple[int, int]) -> mx.array:
+        if self.training:  # the table changes with every step
+            positions = self.positions(grid)
+        else:
+            if grid not in self._resized:
+                self._resized[grid] = self.positions(grid)
+            positions = self._resized[grid]
+        return self.patch_embedding(pixel_values) + positions
+
+
+class VisionAttention(nn.Module):
+    """Bidirectional multi-head attention within one view."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.scale = (config.hidden_size // config.num_attention_heads) ** -0.5
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        batch, patches, channels = x.shape
+        q, k, v = (
+            projection(x).reshape(batch, patches, self.num_heads, -1).transpose(0, 2, 1, 3)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        x = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        return self.out_proj(x.transpose(0, 2, 1, 3).reshape(batch, patches, channels))
+
+
+class VisionMLP(nn.Module):
+    """Two linear layers around a GELU."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.fc2(gelu_tanh(self.fc1(x)))
+
+
+class VisionLayer(nn.Module):
+    """Pre-norm transformer layer."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.self_attn = VisionAttention(config)
+        self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = VisionMLP(config)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        x = x + self.self_attn(self.layer_norm1(x))
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class VisionEncoder(nn.Module):
+    """The stack of layers."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.layers = [VisionLayer(config) for _ in range(config.num_hidden_layers)]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class VisionTower(nn.Module):
+    """Patches of views to patch features. Follows Siglip2VisionModel in transformers 5.23."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.embeddings = VisionEmbeddings(config)
+        self.encoder = VisionEncoder(config)
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def __call__(self, pixel_values: mx.array, grid: tuple[int, int]) -> mx.array:
+        """Encode views of one size.
+
+        Args:
+            pixel_values: (B, N, patch_size * patch_size * 3) normalised patches.
+            grid: (rows, columns) of patches in each view; rows * columns = N.
+
+        Returns:
+            (B, N, C) features.
+        """
+        return self.post_layernorm(self.encoder(self.embeddings(pixel_values, grid)))

@@ -1,0 +1,180 @@
+"""Safetensors files of a checkpoint: what they hold, in which layout, under which of our names."""
+
+import json
+import logging
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .config import read_json
+from .errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+MAX_HEADER_BYTES = 100 * 2**20
+INDEX = "model.safetensors.index.json"
+WRITER_KEY = "mlx_lfm2vl"  # metadata of files written by this package
+SHAPES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a checkpoint was written."""
+
+    is_mlx: bool  # names and convolution weights as mlx-vlm writes them, not as on the Hub
+    is_ours: bool
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One entry of a safetensors header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that make up a checkpoint.
+
+    Raises:
+        CheckpointError: there are none, or the index names files that are not there.
+    """
+    if (folder / INDEX).exists():
+        names = set(_weight_map(folder).values())
+        missing = sorted(name for name in names if not (folder / name).is_file())
+        if missing:
+            raise CheckpointError(f"{folder} lacks {', '.join(missing)}, named in {INDEX}")
+        return [folder / name for name in sorted(names)]
+    files = sorted(path for path in folder.glob("*.safetensors") if "adapter" not in path.name)
+    if not files:
+        others = [p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".gguf")]
+        hint = f"; {others[0]} is not read, only safetensors" if others else ""
+        raise CheckpointError(f"{folder} has no weights (*.safetensors){hint}")
+    return files
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    weight_map = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{folder / INDEX} has no weight_map")
+    for name in weight_map.values():
+        if (
+            not isinstance(name, str)
+            or Path(name).name != name
+            or not name.endswith(".safetensors")
+        ):
+            raise CheckpointError(f"{folder / INDEX} names {name!r}, expected a file in the folder")
+    return weight_map
+
+
+def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """Names, types and shapes in a safetensors file, and its metadata, without reading weights.
+
+    Raises:
+        CheckpointError: the file is not safetensors, or shorter than its header says.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > min(MAX_HEADER_BYTES, size):
+                raise CheckpointError(f"{path} is not a safetensors file")
+            header: dict[str, Any] = json.loads(file.read(length))
+        metadata = header.pop("__metadata__", {})
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        tensors = {
+            name: TensorInfo(entry["dtype"], tuple(entry["shape"]), path)
+            for name, entry in header.items()
+        }
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} is not a safetensors file") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    if 8 + length + end > size:
+        raise CheckpointError(
+            f"{path} is cut off: {size} of {8 + length + end} bytes; download it again"
+        )
+    return tensors, metadata
+
+
+def detect_layout(folder: Path) -> Layout:
+    """Tell Hub checkpoints from MLX ones by tensor names; without weights it is Hub layout.
+
+    A folder that holds no weights yet (`--plan`) is judged by its index, which MLX conversions
+    always have.
+    """
+    metadata: dict[str, str] = {}
+    if (folder / INDEX).exists():
+        names = set(_weight_map(folder))
+        metadata = read_json(folder / INDEX).get("metadata") or {}
+    else:
+        files = sorted(folder.glob("*.safetensors"))[:1]
+        names = set()
+        for path in files:
+            names, metadata = read_header(path)
+    is_mlx = any(name.startswith(("language_model.model.", "vision_tower.")) for name in names)
+    return Layout(is_mlx=is_mlx, is_ours=WRITER_KEY in metadata)
+
+
+def our_name(name: str) -> str:
+    """The name a tensor has in our modules, from any of the layouts in use.
+
+    Ours are the Hub's without the leading `model.`, and the encoder without `vision_model.`.
+    """
+    name = name.removeprefix("model.")
+    renames = {
+        "vision_tower.vision_model.": "vision_tower.",
+        "language_model.model.": "language_model.",
+        "language_model.lm_head.": "lm_head.",
+    }
+    for old, new in renames.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
+def check_names(
+    expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], droppable: set[str]
+) -> set[str]:
+    """Compare a checkpoint's tensors with the model's, both under our names.
+
+    Args:
+        expected: name and shape of every parameter.
+        found: name and shape of every tensor, convolution weights already in our order.
+        droppable: prefixes of tensors that checkpoints are known to carry for nothing.
+
+    Returns:
+        Names to drop.
+
+    Raises:
+        CheckpointError: tensors are missing, left over, or of another shape; names them.
+    """
+    surplus = set(found) - set(expected)
+    dropped = (
+        {name for name in surplus if name.startswith(tuple(droppable))} if droppable else set()
+    )
+    if dropped:
+        logger.warning("not used by this model, dropped: %s", _some(sorted(dropped)))
+    shapes = [
+        f"{name} {list(found[name])} instead of {list(expected[name])}"
+        for name in sorted(set(expected) & set(found))
+        if found[name] != expected[name]
+    ]
+    problems = {
+        "missing": sorted(set(expected) - set(found)),
+        "unknown": sorted(surplus - dropped),
+        "wrong shape": shapes,
+    }
+    lines = [f"{len(names)} {kind}: {_some(names)}" for kind, names in problems.items() if names]
+    if lines:
+        raise CheckpointError("the weights do not fit the configuration; " + "; ".join(lines))
+    return dropped
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHAPES_SHOWN} more" if len(names) > SHAPES_SHOWN else ""
+    return ", ".join(names[:SHAPES_SHOWN]) + more

@@ -11,8 +11,7 @@ class KeyValueCache:
     """Keys and values of one attention layer, in buffers that are written in place."""
 
     def __init__(self) -> None:
-        self.keys: mx.array | None = None
-        self.values: mx.array | None = None
+        self._rows: tuple[mx.array, mx.array] | None = None
 
     def update(self, keys: mx.array, values: mx.array, offset: int) -> tuple[mx.array, mx.array]:
         """Store new rows at `offset` and return all rows up to their end.
@@ -27,23 +26,23 @@ class KeyValueCache:
         """
         batch, heads, length, dim = keys.shape
         end = offset + length
-        capacity = 0 if self.keys is None else self.keys.shape[2]
+        capacity = 0 if self._rows is None else self._rows[0].shape[2]
         if end > capacity:
             missing = -(-(end - capacity) // BLOCK) * BLOCK
             empty = mx.zeros((batch, heads, missing, dim), keys.dtype)
-            if self.keys is None or self.values is None:
-                self.keys, self.values = empty, mx.zeros_like(empty)
-            else:
-                self.keys = mx.concatenate([self.keys, empty], axis=2)
-                self.values = mx.concatenate([self.values, empty], axis=2)
-        assert self.keys is not None and self.values is not None
-        self.keys[..., offset:end, :] = keys
-        self.values[..., offset:end, :] = values
-        return self.keys[..., :end, :], self.values[..., :end, :]
+            old = [[part] for part in self._rows] if self._rows else [[], []]
+            all_keys, all_values = (mx.concatenate([*parts, empty], axis=2) for parts in old)
+            self._rows = all_keys, all_values
+        assert self._rows is not None
+        all_keys, all_values = self._rows
+        all_keys[..., offset:end, :] = keys
+        all_values[..., offset:end, :] = values
+        self._rows = all_keys, all_values
+        return all_keys[..., :end, :], all_values[..., :end, :]
 
     @property
     def arrays(self) -> list[mx.array]:
-        return [array for array in (self.keys, self.values) if array is not None]
+        return list(self._rows or ())
 
 
 class ConvCache:

@@ -2,9 +2,9 @@
 
 import json
 import logging
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from .errors import CheckpointError, InputError
 
@@ -374,7 +374,7 @@ def _layer_types(section: _Section) -> tuple[str, ...]:
     if types is None and attention is None:
         raise CheckpointError("text_config has no layer_types")
     if types is None:
-        types = ["full_attention" if i in attention else "conv" for i in range(count)]
+        types = ["full_attention" if i in (attention or ()) else "conv" for i in range(count)]
     unknown = set(types) - {"conv", "full_attention"}
     if unknown or len(types) != count:
         raise CheckpointError(
@@ -447,18 +447,23 @@ def read_image_config(folder: Path) -> ImageConfig:
         logger.warning(
             "unknown keys in the processor files are ignored: %s", ", ".join(sorted(unknown))
         )
-    values = {**_vision_geometry(model), **model, **processor}
-    values = {k: v for k, v in values.items() if k in known and v is not None}
-    for key in ("encoder_patch_size", "downsample_factor"):
-        if key not in values:
-            raise CheckpointError(f"neither config.json nor processor_config.json has {key}")
+    merged = _Section({**_vision_geometry(model), **model, **processor}, "processor_config.json")
+    values: dict[str, Any] = {}
+    for field in fields(ImageConfig):
+        required = field.default is MISSING
+        if merged.values.get(field.name) is None and not required:
+            continue
+        if field.name in ("image_mean", "image_std"):
+            values[field.name] = _three_numbers(merged.values[field.name], field.name)
+        else:
+            values[field.name] = merged.number(field.name, cast(type, field.type))
     if processor.get("image_processor_type") == "Siglip2ImageProcessor":
         # That class only cut patches; the resize before it was Pillow's default, bicubic.
         values["resample"] = 3
-    for key in ("image_mean", "image_std"):
-        if key in values:
-            values[key] = _three_numbers(values[key], key)
-    return ImageConfig(**values)
+    try:
+        return ImageConfig(**values)
+    except InputError as error:
+        raise CheckpointError(f"processor_config.json: {error}") from None
 
 
 def _vision_geometry(model: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 
@@ -99,7 +99,7 @@ def generate_step(
         queued = (
             step(model.language_model.embed_tokens(token)[None]) if count < max_tokens else None
         )
-        yield int(token.item())
+        yield cast(int, token.item())
         if queued is None:
             return
         token = queued

@@ -39,10 +39,10 @@ def find_checkpoint(model: str, revision: str | None = None, *, with_weights: bo
 
 def _download(repo: str, revision: str | None, patterns: list[str]) -> Path:
     import huggingface_hub as hub
-    from huggingface_hub import errors
+    from huggingface_hub import errors, utils
 
     if not sys.stderr.isatty():
-        hub.utils.disable_progress_bars()
+        utils.disable_progress_bars()
     try:
         # "*" also matches "/": files in folders are other formats of the same model.
         return Path(

@@ -6,6 +6,7 @@ import io
 import logging
 import struct
 import threading
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,6 @@ FORMATS = (
     "GIF",
     "BMP",
     "TIFF",
-    "MPO",
     "AVIF",
     "JPEG2000",
     "PPM",
@@ -52,7 +52,7 @@ DECODE_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
 )
-_pillow_limit = threading.Lock()
+_pillow_globals = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def load_image(source: ImageSource, limits: ImageLimits) -> Image.Image:
     if not data:
         raise InputError(f"{name} is empty (0 bytes)")
     try:
-        with _no_pillow_limit():
+        with _our_rules():
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except DECODE_ERRORS:
         raise InputError(f"{name} is not an image this program can read{_hint(data)}") from None
@@ -143,9 +143,10 @@ def _read(source: str | Path, limits: ImageLimits) -> tuple[str, bytes]:
 
 
 @contextmanager
-def _no_pillow_limit() -> Iterator[None]:
-    """Our own cap counts, which a caller may set above or below Pillow's global one."""
-    with _pillow_limit:
+def _our_rules() -> Iterator[None]:
+    """Our pixel cap counts instead of Pillow's global one, and its warnings are no news."""
+    with _pillow_globals, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         saved, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             yield
@@ -164,7 +165,7 @@ def _decode(image: Image.Image, name: str, limits: ImageLimits) -> Image.Image:
     if frames > 1 and image.format != "MPO":  # an MPO is one photo with previews
         logger.warning("%s is an animation or a series of %d frames: using the first", name, frames)
     try:
-        with _no_pillow_limit():
+        with _our_rules():
             image.load()
         profile = image.info.get("icc_profile")
         image = _over_white(_eight_bit(ImageOps.exif_transpose(image)))

@@ -1,5 +1,7 @@
 """LFM2 decoder: short convolutions and grouped-query attention over one cache."""
 
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -120,7 +122,7 @@ class DecoderLayer(nn.Module):
         self.operator_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.ffn_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
 
-    def __call__(self, x: mx.array, cache: object, offset: int) -> mx.array:
+    def __call__(self, x: mx.array, cache: Any, offset: int) -> mx.array:
         normed = self.operator_norm(x)
         if self.is_attention:
             x = x + self.self_attn(normed, cache, offset)

@@ -8,15 +8,14 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from .config import ImageConfig, ModelConfig, read_image_config, read_model_config, restore_tiling
+from .config import ImageConfig, ModelConfig, read_model_config
 from .errors import CheckpointError, InputError
 from .hub import find_checkpoint
 from .image_file import ImageLimits
 from .model import Lfm2VL
 from .processor import Processor
-from .template import ChatTemplate
 from .tokenizer import Tokenizer
-from .weights import check_names, detect_layout, our_name, read_header, weight_files
+from .weights import check_names, our_name, read_header, weight_files
 
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
@@ -45,29 +44,9 @@ def load(
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     folder = find_checkpoint(str(model), revision)
-    processor = load_processor(folder, limits)
+    processor = Processor.from_folder(folder, limits)
     config = read_model_config(folder, str(model))
     return load_model(folder, config, processor, dtype), processor
-
-
-def load_processor(folder: Path, limits: ImageLimits | None = None) -> Processor:
-    """The processor of a checkpoint folder; needs no weights.
-
-    Raises:
-        CheckpointError: a file is missing or broken.
-    """
-    tokenizer = Tokenizer(folder)
-    template = ChatTemplate.from_folder(folder, tokenizer.bos_token, tokenizer.eos_token)
-    return Processor(tokenizer, template, load_image_config(folder), limits)
-
-
-def load_image_config(folder: Path) -> ImageConfig:
-    """The image settings of a checkpoint folder, with known mistakes undone."""
-    image_config = read_image_config(folder)
-    layout = detect_layout(folder)
-    if layout.is_mlx and not layout.is_ours:
-        image_config = restore_tiling(image_config, folder)
-    return image_config
 
 
 def load_model(
@@ -83,7 +62,8 @@ def load_model(
     weights = _read_weights(folder)
     model = Lfm2VL(config, processor.image_config)
     _quantize_like(model, weights, config.quantization or {})
-    expected = {name: value.shape for name, value in tree_flatten(model.parameters())}
+    parameters = dict(tree_flatten(model.parameters()))
+    expected = {name: value.shape for name, value in parameters.items()}
     droppable = set()
     if not config.projector.use_layernorm:
         droppable.add("multi_modal_projector.layer_norm.")

@@ -70,9 +70,11 @@ class Lfm2VL(nn.Module):
         if patches.dtype != mx.uint8:
             return patches.astype(dtype)
         config = self.image_config
-        channels = patches.shape[-1] // 3
-        mean = mx.array(np.tile(np.float32(config.image_mean) / config.rescale_factor, channels))
-        std = mx.array(np.tile(np.float32(config.image_std) / config.rescale_factor, channels))
+        pixels = patches.shape[-1] // 3  # (row, column, channel) order: RGB repeats
+        mean, std = (
+            mx.array([value / config.rescale_factor for value in values] * pixels)
+            for values in (config.image_mean, config.image_std)
+        )
         return ((patches.astype(mx.float32) - mean) / std).astype(dtype)
 
     def embed(self, input_ids: Sequence[int], features: mx.array | None = None) -> mx.array:

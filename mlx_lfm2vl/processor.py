@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .config import ImageConfig, ImageOptions
+from .config import ImageConfig, ImageOptions, read_image_config, restore_tiling
 from .errors import CheckpointError, InputError
 from .geometry import ImagePlan
 from .image_file import ImageLimits, ImageSource, load_image
 from .image_processor import process_image
 from .template import ChatTemplate, Message, guard_specials
 from .tokenizer import Tokenizer
+from .weights import detect_layout
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,17 @@ class Processor:
         self.image_config = image_config
         self.limits = limits or ImageLimits()
 
+    @classmethod
+    def from_folder(cls, folder: Path, limits: ImageLimits | None = None) -> "Processor":
+        """The processor of a checkpoint folder; reads no weights.
+
+        Raises:
+            CheckpointError: a file is missing or broken.
+        """
+        tokenizer = Tokenizer(folder)
+        template = ChatTemplate.from_folder(folder, tokenizer.bos_token, tokenizer.eos_token)
+        return cls(tokenizer, template, load_image_config(folder), limits)
+
     def __call__(
         self,
         messages: Sequence[Message],
@@ -78,7 +90,7 @@ class Processor:
         plain, sources = _split_images(messages)
         if len(sources) > self.limits.max_images:
             raise InputError(
-                f"the prompt has {len(sources)} images, at most {self.limits.max_images} are allowed"
+                f"the prompt has {len(sources)} images, at most {self.limits.max_images} are read"
             )
         guarded, guard = guard_specials([plain, tools], self.tokenizer.special_tokens)
         text = self.template.render(guarded[0], tools=guarded[1])
@@ -143,6 +155,19 @@ class Processor:
         if token is None:
             raise CheckpointError(f"the tokenizer has no {name} token")
         return token
+
+
+def load_image_config(folder: Path) -> ImageConfig:
+    """The image settings of a checkpoint folder, with known mistakes undone.
+
+    Raises:
+        CheckpointError: a file is missing or broken.
+    """
+    image_config = read_image_config(folder)
+    layout = detect_layout(folder)
+    if layout.is_mlx and not layout.is_ours:
+        image_config = restore_tiling(image_config, folder)
+    return image_config
 
 
 def user_message(

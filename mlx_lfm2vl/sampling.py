@@ -81,9 +81,9 @@ def _with_penalty(draw: Sampler, penalty: float, prompt_ids: Sequence[int]) -> S
     def penalised(logits: mx.array) -> mx.array:
         nonlocal seen
         if seen is None:
-            counted = np.zeros(logits.shape, np.bool_)
-            counted[:, np.asarray(prompt_ids, np.int64)] = True
-            seen = mx.array(counted)
+            counted = np.zeros(logits.shape[-1], np.int32)
+            counted[list(prompt_ids)] = 1
+            seen = mx.array(counted)[None] > 0
         lowered = mx.where(logits > 0, logits / penalty, logits * penalty)
         token = draw(mx.where(seen, lowered, logits))
         seen = seen | (mx.arange(logits.shape[-1]) == token[:, None])

@@ -13,6 +13,9 @@ from .errors import CheckpointError, InputError
 
 Message = dict[str, Any]
 
+# What a template raises on messages it was not written for, besides jinja2's own errors.
+REFUSALS = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError)
+
 
 class ChatTemplate:
     """Renders messages to the prompt text a checkpoint was trained on.
@@ -48,6 +51,7 @@ class ChatTemplate:
     @cached_property
     def _compiled(self) -> Any:
         import jinja2
+        from jinja2 import nodes
         from jinja2.ext import Extension, loopcontrols
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -59,7 +63,7 @@ class ChatTemplate:
             def parse(self, parser: Any) -> Any:
                 line = next(parser.stream).lineno
                 body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-                return jinja2.nodes.Scope(body, lineno=line)
+                return nodes.Scope(body, lineno=line)
 
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
@@ -91,15 +95,16 @@ class ChatTemplate:
         """
         import jinja2
 
+        template = self._compiled
         try:
-            return self._compiled.render(
+            return template.render(
                 messages=list(messages),
                 tools=list(tools) if tools else None,
                 add_generation_prompt=add_generation_prompt,
                 bos_token=self.bos_token,
                 eos_token=self.eos_token,
             )
-        except (jinja2.TemplateError, TypeError, KeyError, AttributeError, ValueError) as error:
+        except (jinja2.TemplateError, *REFUSALS) as error:
             raise InputError(f"the chat template refuses these messages: {error}") from None
 
 

@@ -1,7 +1,8 @@
-"""Shared fixtures: golden cases from the reference, and Liquid AI's files where they are at hand."""
+"""Shared fixtures: golden cases from the reference, and published files where at hand."""
 
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,13 @@ import numpy as np
 import pytest
 from pictures import make_picture
 
+from mlx_lfm2vl.loading import load
+
 GOLDEN = Path(__file__).parent / "golden"
 CASES = ["new_names", "old_names", "head_72", "untied_sharded_bf16", "real_geometry"]
 
 
-@pytest.fixture(autouse=True)
-def offline(monkeypatch):
-    """No test reaches the network."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches the Hub; read when that library is imported
 
 
 @pytest.fixture(scope="session")
@@ -78,3 +78,49 @@ def relative_error(actual: mx.array | np.ndarray, expected: np.ndarray) -> float
     actual = np.array(actual, dtype=np.float32)
     assert actual.shape == expected.shape
     return float(np.abs(actual - expected).max() / np.abs(expected).max())
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A loaded tiny checkpoint: model and processor."""
+    return load(golden("new_names").folder, dtype="float32")
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    """A tiny checkpoint folder of one's own, to break."""
+    return Path(shutil.copytree(golden("new_names").folder, tmp_path / "checkpoint"))
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    """Change keys of a JSON file; None removes one. `a__b` reaches into nested objects."""
+    values = json.loads(path.read_text())
+    for name, value in changes.items():
+        *outer, key = name.split("__")
+        target = values
+        for part in outer:
+            target = target[part]
+        if value is None:
+            target.pop(key, None)
+        else:
+            target[key] = value
+    path.write_text(json.dumps(values))
+
+
+PUBLISHED_MODELS = ["LFM2-VL-450M", "LFM2.5-VL-450M", "LFM2.5-VL-1.6B"]
+
+
+@pytest.fixture
+def published(assets, tmp_path):
+    """Folders with the small files of a published checkpoint and the tokenizer they share."""
+
+    def make(name: str) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        for path in (assets / name).glob("*"):
+            if path.name != "tensor_inventory.json":
+                shutil.copyfile(path, folder / path.name)
+        shutil.copyfile(assets / "LFM2-VL-450M" / "tokenizer.json", folder / "tokenizer.json")
+        return folder
+
+    return make

@@ -148,7 +148,7 @@ def _plan(options: argparse.Namespace) -> int:
     from ..geometry import plan_image
     from ..hub import find_checkpoint
     from ..image_file import load_image
-    from ..loading import load_image_config
+    from ..processor import load_image_config
 
     if not options.image:
         raise InputError("--plan needs at least one --image")

@@ -1,0 +1,283 @@
+"""Configuration files in all their spellings; what is missing or not implemented is refused."""
+
+import logging
+
+import pytest
+from conftest import PUBLISHED_MODELS, edit_json, golden
+
+from mlx_lfm2vl.config import Sampling, read_image_config, read_model_config
+from mlx_lfm2vl.errors import CheckpointError
+from mlx_lfm2vl.processor import load_image_config
+
+ATTENTION_16 = (2, 5, 8, 10, 12, 14)
+
+
+def attention_layers(config):
+    return tuple(i for i, kind in enumerate(config.text.layer_types) if kind == "full_attention")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "vision", "projector"),
+    [
+        ("LFM2-VL-450M", (1024, 16, 4608), (768, 3072, 12, 12), (2560, True)),
+        ("LFM2.5-VL-450M", (1024, 16, 4608), (768, 3072, 12, 12), (2048, False)),
+        ("LFM2.5-VL-1.6B", (2048, 32, 8192), (1152, 4304, 27, 16), (2048, False)),
+    ],
+)
+def test_published_configs_read_as_published(published, name, text, vision, projector):
+    config = read_model_config(published(name))
+    t, v, p = config.text, config.vision, config.projector
+    assert (t.hidden_size, t.num_attention_heads, t.feed_forward_size) == text
+    assert (
+        v.hidden_size,
+        v.intermediate_size,
+        v.num_hidden_layers,
+        v.num_attention_heads,
+    ) == vision
+    assert (p.hidden_size, p.use_layernorm) == projector
+    assert attention_layers(config) == ATTENTION_16
+    assert (t.head_dim, t.num_key_value_heads, t.vocab_size, t.rope_theta) == (64, 8, 65536, 1e6)
+    assert t.tie_word_embeddings
+    assert config.image_token_id == 396
+    assert config.eos_token_ids == (7,)
+
+
+def test_old_and_new_names_mean_the_same():
+    config = read_model_config(golden("old_names").folder)
+    assert config.projector.use_layernorm  # the key is absent
+    assert config.image_token_id == 5  # from image_token_index
+    assert attention_layers(config)
+    assert config.text.rope_theta > 0
+
+
+@pytest.mark.parametrize(
+    ("raw", "adjust", "multiplier", "multiple", "width"),
+    [
+        (6656, True, 1.0, 256, 4608),
+        (12288, True, 1.0, 256, 8192),
+        (10752, False, 1.0, 256, 10752),
+        (120, True, 1.0, 32, 96),
+        (120, True, 1.3, 32, 128),
+    ],
+)
+def test_feed_forward_width(checkpoint, raw, adjust, multiplier, multiple, width):
+    edit_json(
+        checkpoint / "config.json",
+        text_config__intermediate_size=raw,
+        text_config__block_auto_adjust_ff_dim=adjust,
+        text_config__block_ffn_dim_multiplier=multiplier,
+        text_config__block_multiple_of=multiple,
+    )
+    assert read_model_config(checkpoint).text.feed_forward_size == width
+    edit_json(checkpoint / "config.json", text_config__intermediate_size=7)
+    edit_json(checkpoint / "config.json", text_config__block_ff_dim=raw)
+    assert read_model_config(checkpoint).text.feed_forward_size == width
+
+
+def test_vision_feature_layer_counts_from_the_end(checkpoint):
+    layers = read_model_config(checkpoint).vision.num_hidden_layers
+    edit_json(checkpoint / "config.json", vision_feature_layer=-2)
+    assert read_model_config(checkpoint).vision.num_hidden_layers == layers - 1
+    edit_json(checkpoint / "config.json", vision_feature_layer=3)
+    with pytest.raises(CheckpointError, match="vision_feature_layer 3"):
+        read_model_config(checkpoint)
+
+
+REQUIRED = [
+    "text_config__hidden_size",
+    "text_config__vocab_size",
+    "text_config__num_attention_heads",
+    "text_config__num_key_value_heads",
+    "text_config__intermediate_size",
+    "text_config__block_auto_adjust_ff_dim",
+    "text_config__layer_types",
+    "text_config__conv_L_cache",
+    "text_config__norm_eps",
+    "vision_config__hidden_size",
+    "vision_config__intermediate_size",
+    "vision_config__num_hidden_layers",
+    "vision_config__num_patches",
+    "vision_config__patch_size",
+    "vision_config__layer_norm_eps",
+    "projector_hidden_size",
+    "downsample_factor",
+]
+
+
+@pytest.mark.parametrize("key", REQUIRED)
+def test_a_missing_key_is_an_error_that_names_it(checkpoint, key):
+    edit_json(checkpoint / "config.json", **{key: None})
+    with pytest.raises(CheckpointError, match=key.split("__")[-1]):
+        read_model_config(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "lfm3_vl"}, "model_type 'lfm3_vl'"),
+        ({"model_type": "llava"}, "another architecture"),
+        ({"architectures": ["D1Model"]}, "D1Model"),
+        ({"projector_hidden_act": "relu"}, "projector_hidden_act 'relu'"),
+        ({"vision_config__hidden_act": "gelu"}, "hidden_act 'gelu'"),
+        ({"vision_config__vision_use_head": True}, "vision_use_head True"),
+        ({"vision_config__num_patches": 17}, "not a square"),
+        ({"vision_config__num_attention_heads": 7}, "does not divide"),
+        ({"text_config__conv_bias": True}, "conv_bias True"),
+        ({"text_config__num_key_value_heads": 3}, "num_key_value_heads 3"),
+        ({"text_config__layer_types": ["conv", "sliding_attention", "conv"]}, "sliding_attention"),
+        ({"text_config__layer_types": ["conv"]}, "1 entries for 3 layers"),
+        ({"text_config__rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6}}, "yarn"),
+        ({"text_config__hidden_size": "64"}, "hidden_size is '64', expected int"),
+        ({"text_config__hidden_size": -64}, "expected at least 1"),
+        ({"vision_config": 3}, "vision_config is missing or not an object"),
+    ],
+)
+def test_what_is_not_implemented_is_refused(checkpoint, changes, message):
+    edit_json(checkpoint / "config.json", **changes)
+    with pytest.raises(CheckpointError, match=message):
+        read_model_config(checkpoint)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "\xff", "nul", '{"a": ' * 100000])
+def test_broken_json_is_one_line(checkpoint, text):
+    (checkpoint / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(CheckpointError, match=r"config\.json") as error:
+        read_model_config(checkpoint)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_config_is_no_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        read_model_config(tmp_path)
+
+
+# -- sampling --
+
+
+@pytest.mark.parametrize(
+    ("name", "sampling"),
+    [
+        ("LFM2-VL-450M", Sampling(temperature=0.1, min_p=0.15, repetition_penalty=1.05)),
+        ("LFM2.5-VL-1.6B", Sampling(temperature=0.1, min_p=0.15, repetition_penalty=1.05)),
+        ("LFM2.5-VL-450M", Sampling(temperature=0.1, min_p=0.15, repetition_penalty=1.05)),
+    ],
+)
+def test_recommended_sampling(published, name, sampling):
+    folder = published(name)
+    assert read_model_config(folder).sampling == sampling
+    assert read_model_config(folder, f"LiquidAI/{name}-Extract").sampling == Sampling()
+
+
+def test_the_3b_of_the_second_generation_has_its_own_sampling(checkpoint):
+    types = ["conv", "full_attention"] * 15
+    edit_json(checkpoint / "config.json", text_config__layer_types=types)
+    edit_json(checkpoint / "config.json", text_config__num_hidden_layers=30)
+    assert read_model_config(checkpoint).sampling == Sampling(temperature=0.2, top_k=50)
+
+
+def test_the_generation_config_decides_if_it_says_something(checkpoint):
+    path = checkpoint / "generation_config.json"
+    edit_json(path, do_sample=True, temperature=0.7, top_k=20)
+    assert read_model_config(checkpoint).sampling == Sampling(temperature=0.7, top_k=20)
+    edit_json(path, do_sample=False)
+    assert read_model_config(checkpoint).sampling == Sampling()
+    edit_json(path, do_sample=True, temperature=-1)
+    with pytest.raises(CheckpointError, match="temperature -1"):
+        read_model_config(checkpoint)
+
+
+def test_all_end_ids_are_read(checkpoint):
+    edit_json(checkpoint / "generation_config.json", eos_token_id=[2, 7])
+    assert read_model_config(checkpoint).eos_token_ids == (2, 7)
+
+
+# -- image settings --
+
+
+@pytest.mark.parametrize(
+    ("name", "thumbnail", "resample"),
+    [("LFM2-VL-450M", False, 3), ("LFM2.5-VL-450M", True, 2), ("LFM2.5-VL-1.6B", True, 2)],
+)
+def test_published_image_settings(published, caplog, name, thumbnail, resample):
+    config = load_image_config(published(name))
+    assert (config.use_thumbnail, config.resample) == (thumbnail, resample)
+    assert (config.min_image_tokens, config.max_image_tokens) == (64, 256)
+    assert (config.tile_size, config.min_tiles, config.max_tiles) == (512, 2, 10)
+    assert (config.encoder_patch_size, config.downsample_factor) == (16, 2)
+    assert config.use_image_special_tokens
+    assert not caplog.records
+
+
+def test_the_3b_settings(assets, published):
+    folder = published("LFM2.5-VL-1.6B")
+    text = (assets / "LFM2.5-VL-3B" / "processor_config.json").read_text()
+    (folder / "processor_config.json").write_text(text)
+    config = load_image_config(folder)
+    assert (config.min_tiles, config.resample, config.use_thumbnail) == (1, 3, True)
+
+
+def test_both_processor_files_are_merged_and_the_first_wins(checkpoint):
+    path = checkpoint / "processor_config.json"
+    edit_json(path, image_processor__max_tiles=None, image_processor__min_tiles=3)
+    legacy = '{"max_tiles": 5, "min_tiles": 2, "max_num_patches": 256, "do_resize": false}'
+    (checkpoint / "preprocessor_config.json").write_text(legacy)
+    config = read_image_config(checkpoint)
+    assert (config.min_tiles, config.max_tiles) == (3, 5)
+
+
+def test_unknown_processor_keys_are_named_once(checkpoint, caplog):
+    edit_json(checkpoint / "processor_config.json", image_processor__new_idea=1, mystery=2)
+    read_image_config(checkpoint)
+    assert [r.getMessage() for r in caplog.records] == [
+        "unknown keys in the processor files are ignored: mystery, new_idea"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_processor__resample": 4}, "resample 4"),
+        ({"image_processor__do_normalize": False}, "do_normalize False"),
+        ({"image_processor__image_mean": [1, 2]}, "image_mean"),
+        ({"image_processor__max_tiles": "ten"}, "max_tiles is 'ten'"),
+        ({"image_processor__use_thumbnail": 1}, "use_thumbnail is 1"),
+        ({"image_processor__min_tiles": 40}, "min_tiles 40"),
+        ({"image_processor__tile_size": 25}, "tile_size 25"),
+    ],
+)
+def test_impossible_image_settings_are_refused(checkpoint, changes, message):
+    edit_json(checkpoint / "processor_config.json", **changes)
+    with pytest.raises(CheckpointError, match=message):
+        read_image_config(checkpoint)
+
+
+def mlx_index(folder):
+    names = '{"weight_map": {"language_model.model.embed_tokens.weight": "model.safetensors"}}'
+    (folder / "model.safetensors.index.json").write_text(names)
+
+
+@pytest.mark.parametrize(("name", "thumbnail"), [("LFM2-VL-450M", False), ("LFM2.5-VL-1.6B", True)])
+def test_tiling_switched_off_in_an_mlx_repository_is_restored_and_said(
+    published, caplog, name, thumbnail
+):
+    folder = published(name)
+    (folder / "processor_config.json").write_text('{"use_image_special_tokens": true}')
+    (folder / "preprocessor_config.json").write_text(
+        '{"do_image_splitting": false, "use_thumbnail": false, "max_num_patches": 256}'
+    )
+    assert not load_image_config(folder).do_image_splitting  # a Hub-layout fine-tune means it
+    mlx_index(folder)
+    with caplog.at_level(logging.WARNING):
+        config = load_image_config(folder)
+    assert (config.do_image_splitting, config.use_thumbnail) == (True, thumbnail)
+    assert len(caplog.records) == 1
+    assert "do_image_splitting=true" in caplog.text
+
+
+@pytest.mark.parametrize("name", PUBLISHED_MODELS)
+def test_a_right_mlx_repository_passes_without_a_note(published, caplog, name):
+    folder = published(name)
+    before = load_image_config(folder)
+    mlx_index(folder)
+    assert load_image_config(folder) == before
+    assert not caplog.records

@@ -1,0 +1,166 @@
+"""Answers: streamed, stopped, limited, and repeatable."""
+
+import mlx.core as mx
+import pytest
+from conftest import golden
+from pictures import make_picture
+
+import mlx_lfm2vl
+from mlx_lfm2vl.config import Sampling
+from mlx_lfm2vl.errors import InputError
+from mlx_lfm2vl.generation import StopStrings, generate, generate_step, stream_generate
+from mlx_lfm2vl.processor import user_message
+
+GREEDY = Sampling()
+MESSAGES = golden("new_names").messages("two_images")
+
+
+def scripted(model, monkeypatch, ids: list[int]) -> None:
+    """Let the model answer with given tokens."""
+    script = iter([*ids, *[2] * 1000])
+    monkeypatch.setattr(
+        "mlx_lfm2vl.generation.make_sampler", lambda *_: lambda _: mx.array([next(script)])
+    )
+    assert model is not None
+
+
+def bytes_of(processor, text: str) -> list[int]:
+    return processor.tokenizer.encode_plain(text)
+
+
+def test_the_stream_adds_up_to_the_whole_answer(tiny):
+    pieces = list(stream_generate(*tiny, MESSAGES, max_tokens=30, sampling=GREEDY))
+    result = generate(*tiny, MESSAGES, max_tokens=30, sampling=GREEDY)
+    last = pieces[-1].result
+    assert last is not None
+    assert "".join(piece.text for piece in pieces) == last.text == result.text == str(result)
+    assert [t for piece in pieces for t in piece.token_ids] == last.token_ids == result.token_ids
+    assert all(piece.result is None for piece in pieces[:-1])
+
+
+def test_greedy_is_the_references_answer(tiny):
+    expected = golden("new_names").expected("two_images", "greedy").tolist()
+    result = generate(*tiny, MESSAGES, max_tokens=12, sampling=GREEDY)
+    end = expected.index(2) if 2 in expected else 12
+    assert result.token_ids == expected[:end]
+
+
+def test_a_result_tells_what_it_cost(tiny):
+    result = generate(*tiny, MESSAGES, max_tokens=5, sampling=GREEDY)
+    expected = golden("new_names").expected("two_images", "input_ids").tolist()
+    assert result.prompt_tokens == len(expected)
+    assert result.image_tokens == expected.count(5)
+    assert len(result.images) == 2
+    assert result.timings.prepare > 0
+    assert result.timings.first_token > 0
+    assert result.peak_memory_bytes > 0
+
+
+def test_characters_cut_in_half_are_never_streamed_and_never_lost(tiny, monkeypatch):
+    model, processor = tiny
+    text = "é🎉ü"
+    ids = bytes_of(processor, text)
+    scripted(model, monkeypatch, ids)
+    pieces = [p.text for p in stream_generate(model, processor, "Hi", max_tokens=50)]
+    assert [p for p in pieces if p] == ["é", "🎉", "ü"]
+    scripted(model, monkeypatch, ids)
+    result = generate(model, processor, "Hi", max_tokens=3)  # é and one byte of 🎉
+    assert result.text == "é\ufffd"
+    assert result.finish_reason == "length"
+
+
+def test_an_end_token_ends_the_answer_and_is_no_part_of_it(tiny, monkeypatch):
+    model, processor = tiny
+    scripted(model, monkeypatch, [*bytes_of(processor, "ok"), 2, 99])
+    result = generate(model, processor, "Hi")
+    assert (result.text, len(result.token_ids), result.finish_reason) == ("ok", 2, "stop")
+
+
+def test_stop_strings_cut_the_text_even_across_tokens(tiny, monkeypatch):
+    model, processor = tiny
+    scripted(model, monkeypatch, bytes_of(processor, "one END two"))
+    pieces = list(stream_generate(model, processor, "Hi", stop=["END", "two"]))
+    assert "".join(p.text for p in pieces) == "one "
+    assert pieces[-1].result.finish_reason == "stop"
+    scripted(model, monkeypatch, bytes_of(processor, "one EN"))
+    assert generate(model, processor, "Hi", stop=["END"]).text == "one EN"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_stop_strings_are_found_however_the_text_is_cut(size):
+    text = "aababbaab<stop>rest"
+    stops = StopStrings(["<stop>", "bbb"])
+    pieces = [text[i : i + size] for i in range(0, len(text), size)]
+    given = ""
+    for piece in pieces:
+        given += stops.add(piece)
+        if stops.found:
+            break
+    assert given + stops.finish() == "aababbaab"
+
+
+def test_the_earliest_stop_string_wins():
+    stops = StopStrings(["cd", "b"])
+    assert stops.add("abcd") == "a"
+
+
+def test_a_seed_repeats_a_drawn_answer(tiny):
+    drawn = Sampling(temperature=1.0)
+    first, second = (
+        generate(*tiny, MESSAGES, max_tokens=20, sampling=drawn, seed=5) for _ in range(2)
+    )
+    assert first.token_ids == second.token_ids
+    unseeded = generate(*tiny, MESSAGES, max_tokens=20, sampling=drawn)
+    again = generate(*tiny, MESSAGES, max_tokens=20, sampling=drawn, seed=unseeded.seed)
+    assert again.token_ids == unseeded.token_ids
+
+
+def test_the_recommended_sampling_is_the_default_and_reported(tiny):
+    result = generate(*tiny, "Hi", max_tokens=2)
+    assert result.sampling == Sampling(temperature=0.1, min_p=0.15, repetition_penalty=1.05)
+
+
+def test_the_next_step_is_queued_before_a_token_is_read(tiny, monkeypatch):
+    model, _ = tiny
+    events = []
+    original = mx.async_eval
+    monkeypatch.setattr(mx, "async_eval", lambda *a: (events.append("queue"), original(*a)))
+    steps = generate_step(
+        model, model.embed([1, 2, 3]), model.make_cache(), lambda x: mx.argmax(x, axis=-1), 3
+    )
+    for _ in steps:
+        events.append("read")
+    assert events == ["queue", "queue", "read", "queue", "read", "read"]
+
+
+def test_a_prompt_that_does_not_fit_is_refused_before_any_work(tiny, monkeypatch):
+    model, processor = tiny
+    monkeypatch.setattr(type(model), "encode_images", lambda *_: pytest.fail("work was done"))
+    limit = model.config.text.max_position_embeddings
+    with pytest.raises(InputError, match=f"together over the model's {limit}"):
+        generate(model, processor, MESSAGES, max_tokens=limit)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"max_tokens": 0}, "max_tokens is 0"), ({"stop": [""]}, "a stop string is empty")],
+)
+def test_wrong_use_is_refused(tiny, options, message):
+    with pytest.raises(InputError, match=message):
+        generate(*tiny, "Hi", **options)
+
+
+def test_the_public_functions_are_these():
+    assert mlx_lfm2vl.stream_generate is stream_generate
+
+
+def test_memory_stays_flat_over_a_long_answer(tiny):
+    model, processor = tiny
+    embeds = model.embed(processor(user_message("Hi", [make_picture(9, 9, 1)])).input_ids[:4])
+    cache = model.make_cache()
+    steps = generate_step(model, embeds, cache, lambda x: mx.argmax(x, axis=-1), 1200)
+    sizes = []
+    for count, _ in enumerate(steps):
+        if count in (300, 1100):
+            sizes.append(mx.get_active_memory() - cache.nbytes)
+    assert sizes[1] <= sizes[0] + 4096

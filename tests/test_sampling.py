@@ -1,0 +1,104 @@
+"""Sampling against a plain NumPy implementation of the same definitions."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_lfm2vl.config import Sampling
+from mlx_lfm2vl.errors import InputError
+from mlx_lfm2vl.sampling import keep_min_p, keep_top_k, keep_top_p, make_sampler
+
+LOGITS = np.random.default_rng(0).normal(size=(1, 50)).astype(np.float32) * 3
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    exponents = np.exp(x - x.max())
+    return exponents / exponents.sum()
+
+
+def kept(filtered: mx.array) -> set[int]:
+    return set(np.flatnonzero(np.isfinite(np.array(filtered)[0])).tolist())
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 10, 49])
+def test_top_k_keeps_the_k_most_likely(top_k):
+    assert kept(keep_top_k(mx.array(LOGITS), top_k)) == set(np.argsort(-LOGITS[0])[:top_k].tolist())
+
+
+@pytest.mark.parametrize("top_p", [0.01, 0.3, 0.9, 0.999])
+def test_top_p_keeps_the_smallest_sufficient_set(top_p):
+    order = np.argsort(-LOGITS[0])
+    total = np.cumsum(softmax(LOGITS[0])[order])
+    count = int(np.searchsorted(total, top_p)) + 1
+    assert kept(keep_top_p(mx.array(LOGITS), top_p)) == set(order[:count].tolist())
+
+
+@pytest.mark.parametrize("min_p", [0.001, 0.15, 1.0])
+def test_min_p_is_relative_to_the_most_likely(min_p):
+    probabilities = softmax(LOGITS[0])
+    expected = np.flatnonzero(probabilities >= min_p * probabilities.max() * (1 - 1e-6))
+    assert kept(keep_min_p(mx.array(LOGITS), min_p)) == set(expected.tolist())
+
+
+def draws(sampling: Sampling, count: int, seed: int = 0) -> list[int]:
+    sampler = make_sampler(sampling, [], seed)
+    return [int(sampler(mx.array(LOGITS)).item()) for _ in range(count)]
+
+
+def test_temperature_zero_is_the_most_likely_token():
+    assert draws(Sampling(), 3) == [int(LOGITS.argmax())] * 3
+    assert draws(Sampling(temperature=0.0, top_p=0.5, min_p=0.3), 1) == [int(LOGITS.argmax())]
+
+
+def test_draws_follow_the_softmax_at_the_temperature():
+    counts = np.bincount(draws(Sampling(temperature=2.0), 4000), minlength=50) / 4000
+    assert np.abs(counts - softmax(LOGITS[0] / 2)).max() < 0.03
+
+
+def test_a_seed_repeats_the_draws():
+    sampling = Sampling(temperature=1.0)
+    assert draws(sampling, 20, seed=7) == draws(sampling, 20, seed=7)
+    assert draws(sampling, 20, seed=7) != draws(sampling, 20, seed=8)
+
+
+def test_all_filters_together_in_the_documented_order():
+    sampling = Sampling(temperature=1.5, top_k=20, top_p=0.8, min_p=0.05)
+    scaled = LOGITS[0] / 1.5
+    order = np.argsort(-scaled)[:20]
+    probabilities = softmax(scaled[order])
+    nucleus = order[: int(np.searchsorted(np.cumsum(probabilities), 0.8)) + 1]
+    allowed = {int(i) for i in nucleus if np.exp(scaled[i] - scaled.max()) >= 0.05}
+    assert set(draws(sampling, 1500)) == allowed
+
+
+def test_the_penalty_counts_prompt_and_answer():
+    logits = np.array([[2.0, 1.9, -1.0, -1.05]], np.float32)
+    sampler = make_sampler(Sampling(repetition_penalty=1.5), [0], 0)
+    # 0 is in the prompt: 2.0 / 1.5. Then 1 is in the answer: 1.9 / 1.5.
+    assert [int(sampler(mx.array(logits)).item()) for _ in range(3)] == [1, 0, 0]
+    negative = np.array([[-1.0, -1.2, -9, -9]], np.float32)
+    sampler = make_sampler(Sampling(repetition_penalty=1.5), [0], 0)
+    assert int(sampler(mx.array(negative)).item()) == 1  # -1.0 * 1.5
+
+
+def test_the_penalty_reaches_back_over_long_loops():
+    logits = np.zeros((1, 200), np.float32) + np.linspace(1, 2, 200, dtype=np.float32)
+    sampler = make_sampler(Sampling(repetition_penalty=3.0), [], 0)
+    seen = [int(sampler(mx.array(logits)).item()) for _ in range(200)]
+    assert len(set(seen)) == 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"temperature": -0.1}, "temperature"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": 1.1}, "top_p"),
+        ({"top_k": -1}, "top_k"),
+        ({"min_p": 2.0}, "min_p"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty"),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes, message):
+    with pytest.raises(InputError, match=f"{message} .* is out of range"):
+        Sampling(**changes)

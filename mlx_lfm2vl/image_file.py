@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .errors import InputError
+from .mac import heic_to_tiff
 from .network import fetch
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ FORMATS = (
     "ICO",
     "TGA",
 )
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"hevc")
 DECODE_ERRORS = (
     OSError,
     SyntaxError,
@@ -94,18 +96,14 @@ def load_image(source: ImageSource, limits: ImageLimits) -> Image.Image:
         raise InputError(f"{name} has {len(data)} bytes, at most {limits.max_bytes} are read")
     if not data:
         raise InputError(f"{name} is empty (0 bytes)")
+    if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS:
+        data = heic_to_tiff(data, name)
     try:
         with _our_rules():
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except DECODE_ERRORS:
-        raise InputError(f"{name} is not an image this program can read{_hint(data)}") from None
+        raise InputError(f"{name} is not an image this program can read") from None
     return _decode(image, name, limits)
-
-
-def _hint(data: bytes) -> str:
-    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
-        return ": it is HEIC, convert it first (on a Mac: sips -s format jpeg IN --out OUT.jpg)"
-    return ""
 
 
 def _read(source: str | Path, limits: ImageLimits) -> tuple[str, bytes]:

@@ -1,11 +1,16 @@
 """Shared fixtures: golden cases from the reference, and published files where at hand."""
 
+import contextlib
+import ctypes
 import json
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+with contextlib.suppress(OSError):  # Linux: some 80 times faster products than MLX's own BLAS
+    ctypes.CDLL("libopenblas.so.0", mode=ctypes.RTLD_GLOBAL)
 
 import mlx.core as mx
 import numpy as np

@@ -17,6 +17,7 @@ LAYERS = [
         "cache",
         "geometry",
         "hub",
+        "mac",
         "network",
         "projector",
         "resample",

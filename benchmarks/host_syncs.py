@@ -1,0 +1,134 @@
+"""Count where the host waits for the device between an image and the answer's tokens.
+
+usage: python benchmarks/host_syncs.py [CHECKPOINT]
+
+Every such wait lets a GPU run dry: the host can queue nothing while it waits. One per token is
+needed, to read the token. The default checkpoint is tiny; the count depends on the path, not on
+the sizes.
+"""
+
+import collections
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from PIL import Image
+
+from mlx_lfm2vl import Sampling, load, stream_generate
+from mlx_lfm2vl.processor import user_message
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ROOT / "tests" / "golden" / "real_geometry" / "checkpoint"
+SEVEN_VIEWS = (1536, 1024)  # pixels: 3 x 2 tiles of 512 and a thumbnail
+LIQUIDS = Sampling(temperature=0.1, min_p=0.15, repetition_penalty=1.05)
+
+CALLS = ("eval", "synchronize")  # of mlx.core; async_eval only queues
+READS = (
+    "item tolist __int__ __float__ __complex__ __bool__ __index__ __repr__ __str__ __format__ "
+    "__contains__ __array__ __dlpack__ __buffer__"
+).split()
+# NumPy reads arrays by the buffer protocol, which no method shows.
+NUMPY = (
+    "array asarray ascontiguousarray asanyarray copy stack concatenate where nonzero argmax sum "
+    "allclose array_equal"
+).split()
+
+
+class HostSyncs:
+    """Context that counts the calls which wait for the value of an `mx.array`.
+
+    Code that imported one of the functions by name before is not seen.
+
+    Attributes:
+        count: how often, by function.
+        places: how often, by function and the line that called it.
+    """
+
+    def __init__(self) -> None:
+        self.count: collections.Counter[str] = collections.Counter()
+        self.places: collections.Counter[str] = collections.Counter()
+        self._originals: list[tuple[Any, str, Any]] = []
+        self._inside = False  # np.asarray(x) may call x.__array__(): one wait
+
+    def __enter__(self) -> "HostSyncs":
+        for name in CALLS:
+            self._watch(mx, "mx", name, lambda _args: True)
+        for name in READS:
+            self._watch(mx.array, "mx.array", name, lambda _args: True)
+        for name in NUMPY:
+            self._watch(np, "np", name, _holds_array)
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        for owner, name, original in self._originals:
+            if original is None:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, original)
+
+    @property
+    def total(self) -> int:
+        return self.count.total()
+
+    def _watch(self, owner: Any, prefix: str, name: str, waits: Callable[[tuple], bool]) -> None:
+        if not hasattr(owner, name):
+            return
+        function = getattr(owner, name)
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            if self._inside or not waits(args):
+                return function(*args, **kwargs)
+            caller = sys._getframe(1)
+            label = f"{prefix}.{name}"
+            self.count[label] += 1
+            self.places[f"{label} {caller.f_code.co_filename}:{caller.f_lineno}"] += 1
+            self._inside = True
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._inside = False
+
+        # What a class inherits is taken away again, what it has itself is put back.
+        self._originals.append((owner, name, vars(owner).get(name)))
+        setattr(owner, name, watched)
+
+
+def _holds_array(args: Sequence[Any]) -> bool:
+    return any(
+        isinstance(arg, mx.array) or (isinstance(arg, (list, tuple)) and _holds_array(arg))
+        for arg in args
+    )
+
+
+def count_waits(checkpoint: Path, sampling: Sampling, tokens: int) -> HostSyncs:
+    """Answer about an image of seven views and count the waits; the loading is not counted."""
+    model, processor = load(checkpoint)
+    image = Image.radial_gradient("L").convert("RGB").resize(SEVEN_VIEWS)
+    messages = user_message("What is this?", [image])
+    if len(processor(messages).pixel_values) != 7:
+        raise ValueError(f"{checkpoint} does not cut {SEVEN_VIEWS} pixels into seven views")
+    with HostSyncs() as syncs:
+        *_, last = stream_generate(
+            model, processor, messages, max_tokens=tokens, sampling=sampling, seed=0
+        )
+    assert last.result is not None
+    if len(last.result.token_ids) != tokens:
+        raise ValueError("the answer ended early; take another seed")
+    return syncs
+
+
+def main() -> None:
+    checkpoint = Path(sys.argv[1]) if len(sys.argv) > 1 else TINY
+    for name, sampling in (("greedy", Sampling()), ("Liquid's sampling", LIQUIDS)):
+        for tokens in (1, 8):
+            syncs = count_waits(checkpoint, sampling, tokens)
+            print(f"{name}, 7 views, {tokens} token(s): {syncs.total} waits {dict(syncs.count)}")
+            for place, count in syncs.places.items():
+                print(f"    {count} x {place}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+#!/bin/sh
+# Write a caption beside every photo of a folder: photo.jpg -> photo.jpg.txt
+# Photos that have one are skipped, so a stopped run continues where it was; a photo that cannot
+# be read is reported at the end and does not stop the others.
+#
+# usage: caption_folder.sh FOLDER [MODEL]
+set -u
+folder=${1:?usage: caption_folder.sh FOLDER [MODEL]}
+model=${2:-LiquidAI/LFM2.5-VL-450M}
+failed=0
+for photo in "$folder"/*.jpg "$folder"/*.jpeg "$folder"/*.png "$folder"/*.heic; do
+    [ -e "$photo" ] || continue
+    [ -s "$photo.txt" ] && continue
+    if mlx_lfm2vl generate --model "$model" --image "$photo" --max-tokens 80 \
+        --prompt "Describe this photo in one sentence." >"$photo.txt.part"; then
+        mv "$photo.txt.part" "$photo.txt"
+    else
+        code=$?
+        rm -f "$photo.txt.part"
+        [ "$code" -eq 130 ] && exit 130 # Ctrl-C stops the run, not just one photo
+        failed=$((failed + 1))
+        echo "skipped: $photo" >&2
+    fi
+done
+[ "$failed" -eq 0 ] || { echo "$failed not captioned" >&2; exit 1; }

@@ -1,0 +1,250 @@
+"""The command line: answers on stdout, the rest on stderr, documented exit codes."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import edit_json, golden
+from pictures import make_picture
+
+from mlx_lfm2vl import cli, generation
+from mlx_lfm2vl.commands.generate import build_parser, main
+
+TINY = str(golden("new_names").folder)
+GREEDY = ["--temperature", "0", "--repetition-penalty", "1"]
+
+
+@pytest.fixture
+def picture(tmp_path) -> str:
+    path = tmp_path / "picture.png"
+    make_picture(45, 44, 2).save(path)
+    return str(path)
+
+
+def answer(*arguments: str) -> int:
+    return main(["--model", TINY, "--prompt", "Describe.", "--max-tokens", "12", *arguments])
+
+
+def test_the_answer_is_all_that_is_on_stdout(picture, capsys):
+    assert answer("--image", picture, *GREEDY) == 0
+    out, err = capsys.readouterr()
+    ids = golden("new_names").expected("tiled", "greedy").tolist()
+    text = golden_text(ids)
+    assert out == text + "\n"
+    assert err == ""
+
+
+def golden_text(ids: list[int]) -> str:
+    from mlx_lfm2vl.tokenizer import Tokenizer
+
+    ids = ids[: ids.index(2)] if 2 in ids else ids
+    return Tokenizer(golden("new_names").folder).decode(ids)
+
+
+def test_json_is_one_object_with_every_documented_key(picture, capsys):
+    assert answer("--image", picture, "--json", "--seed", "3") == 0
+    out, _ = capsys.readouterr()
+    assert out.count("\n") == 1
+    result = json.loads(out)
+    assert set(result) == {
+        "text",
+        "token_ids",
+        "prompt_tokens",
+        "image_tokens",
+        "completion_tokens",
+        "finish_reason",
+        "sampling",
+        "images",
+        "timings",
+        "peak_memory_bytes",
+        "model",
+    }
+    assert result["completion_tokens"] == len(result["token_ids"])
+    assert result["sampling"] == {
+        "temperature": 0.1,
+        "top_p": 1.0,
+        "top_k": 0,
+        "min_p": 0.15,
+        "repetition_penalty": 1.05,
+        "seed": 3,
+    }
+    (image,) = result["images"]
+    assert image["size"] == [45, 44]
+    assert image["tokens"] == sum(view["tokens"] for view in image["views"])
+    assert image["tokens"] == result["image_tokens"]
+    assert result["model"] == TINY
+
+
+def test_verbose_speaks_on_stderr_only(picture, capsys):
+    assert answer("--image", picture, "--verbose") == 0
+    out, err = capsys.readouterr()
+    for part in ("sampling: temperature 0.1", "tiles of", "tokens/s", "peak memory", "seed"):
+        assert part in err
+        assert part not in out
+
+
+def test_plan_tells_the_cost_without_weights(picture, checkpoint, capsys):
+    (checkpoint / "model.safetensors").unlink()
+    assert main(["--model", str(checkpoint), "--plan", "--image", picture]) == 0
+    text = capsys.readouterr().out
+    assert text == (
+        f"{picture}: 44 x 45 pixels, 2 x 2 tiles of 24 x 24 + thumbnail of 16 x 24, 42 tokens\n"
+    )
+    assert main(["--model", str(checkpoint), "--plan", "--json", "--image", picture]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["image_tokens"] == 42
+    assert plan["images"][0]["grid"] == [2, 2]
+
+
+def test_options_change_the_plan(picture, capsys):
+    def plan(*options: str) -> str:
+        assert main(["--model", TINY, "--plan", "--image", picture, *options]) == 0
+        return capsys.readouterr().out
+
+    assert "1 view" in plan("--no-image-splitting")
+    assert "thumbnail" not in plan("--no-thumbnail")
+    assert "tiles" in plan("--min-tiles", "4", "--max-tiles", "4")
+
+
+def stdin(monkeypatch, data: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def test_image_and_prompt_from_stdin(picture, monkeypatch, capsys):
+    assert answer("--image", picture, *GREEDY) == 0
+    expected = capsys.readouterr().out
+    stdin(monkeypatch, Path(picture).read_bytes())
+    assert answer("--image", "-", *GREEDY) == 0
+    assert capsys.readouterr().out == expected
+    stdin(monkeypatch, b"Describe.")
+    arguments = ["--model", TINY, "--prompt", "-", "--max-tokens", "12", *GREEDY]
+    assert main([*arguments, "--image", picture]) == 0
+    assert capsys.readouterr().out == expected
+
+
+def test_several_images_and_a_system_message(picture, capsys):
+    assert answer("--image", picture, "--image", picture, "--system", "Short.", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert len(result["images"]) == 2
+
+
+WRONG = {
+    "no prompt": (["--model", TINY], 2, "--prompt is missing"),
+    "no model": (["--prompt", "x"], 2, "--model"),
+    "unknown option": (["--model", TINY, "--prompt", "x", "--nothing"], 2, "--nothing"),
+    "no such folder": (["--model", "no/such/dir", "--prompt", "x"], 2, "neither a folder"),
+    "plan without image": (["--model", TINY, "--plan"], 2, "needs at least one --image"),
+    "missing image": (["--model", TINY, "--prompt", "x", "--image", "gone.png"], 2, "not exist"),
+    "folder as image": (["--model", TINY, "--prompt", "x", "--image", "."], 2, "is a folder"),
+    "url": (["--model", TINY, "--prompt", "x", "--image", "http://a.b/c"], 2, "--allow-url"),
+    "two stdins": (
+        ["--model", TINY, "--prompt", "-", "--image", "-"],
+        2,
+        "stdin (-) can be used once",
+    ),
+    "bad sampling": (["--model", TINY, "--prompt", "x", "--top-p", "7"], 2, "top_p 7.0"),
+    "too long": (["--model", TINY, "--prompt", "x", "--max-tokens", "9999999"], 2, "together over"),
+    "bad cap": (["--model", TINY, "--prompt", "x", "--max-megapixels", "0"], 2, "not positive"),
+    "offline": (["--model", "nobody/nothing", "--prompt", "x"], 1, "not in the local cache"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_mistakes_end_with_one_line_and_their_exit_code(name, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    arguments, code, message = WRONG[name]
+    assert main(arguments) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err.strip().splitlines()[-1]
+    assert "Traceback" not in err
+
+
+def test_a_broken_checkpoint_is_a_failure(checkpoint, capsys):
+    edit_json(checkpoint / "config.json", model_type="lfm3_vl")
+    assert main(["--model", str(checkpoint), "--prompt", "x"]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_notes_are_one_line_on_stderr(checkpoint, capsys):
+    edit_json(checkpoint / "processor_config.json", mystery=1)
+    assert main(["--model", str(checkpoint), "--prompt", "x", "--max-tokens", "1"]) == 0
+    err = capsys.readouterr().err
+    assert err == "note: unknown keys in the processor files are ignored: mystery\n"
+
+
+def test_an_interrupt_keeps_what_was_said(monkeypatch, capsys):
+    original = generation.stream_generate
+
+    def interrupted(*args, **options):
+        for count, piece in enumerate(original(*args, **options)):
+            if count == 2:
+                raise KeyboardInterrupt
+            yield piece
+
+    monkeypatch.setattr(generation, "stream_generate", interrupted)
+    assert answer(*GREEDY) == 130
+    out = capsys.readouterr().out
+    assert len(out) > 1
+    assert out.endswith("\n")
+    assert answer("--json", *GREEDY) == 130
+    result = json.loads(capsys.readouterr().out)
+    assert result["finish_reason"] == "interrupted"
+    assert result["text"] == out[:-1]
+
+
+def start(*arguments: str, **options) -> subprocess.Popen:
+    command = [sys.executable, "-m", "mlx_lfm2vl.generate", "--model", TINY, "--prompt", "Hi"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen([*command, *arguments], env=environment, **options)
+
+
+ENDLESS = ["--max-tokens", "900", *GREEDY]
+
+
+def test_control_c_ends_with_130_and_without_a_traceback(checkpoint):
+    edit_json(checkpoint / "generation_config.json", eos_token_id=[364])
+    edit_json(checkpoint / "config.json", text_config__max_position_embeddings=10**7)
+    edit_json(checkpoint / "tokenizer_config.json", eos_token="<|img_row_10_col_10|>")
+    arguments = ["--model", str(checkpoint), "--max-tokens", "1000000", *GREEDY]
+    process = start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.read(1)  # it has begun to answer
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err == b""
+    assert out
+
+
+def test_a_reader_that_goes_away_is_no_traceback():
+    process = start(*ENDLESS, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(30) == 1
+    assert err == b""
+
+
+def test_the_program_lists_and_dispatches_commands(capsys, picture):
+    assert cli.main([]) == 0
+    assert "generate" in capsys.readouterr().out
+    assert cli.main(["--version"]) == 0
+    assert cli.main(["nothing"]) == 2
+    assert cli.main(["generate", "--model", TINY, "--plan", "--image", picture]) == 0
+    for name in cli.COMMANDS:
+        assert cli.main([name, "--help"]) == 0
+
+
+def test_every_option_is_explained():
+    for action in build_parser()._actions:
+        assert action.help or action.dest in ("min_tiles", "top_p", "top_k", "min_p"), action.dest

@@ -1,0 +1,99 @@
+"""Every example runs, on a tiny model; what only a Mac can run uses options that exist."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import golden
+from pictures import make_picture
+
+from mlx_lfm2vl.commands.generate import build_parser
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+MODEL = str(golden("new_names").folder)
+MAC = sorted((EXAMPLES / "mac").iterdir())
+
+
+@pytest.fixture
+def pictures(tmp_path) -> list[str]:
+    paths = []
+    for seed in (1, 2):
+        paths.append(str(tmp_path / f"{seed}.png"))
+        make_picture(21, 30, seed).save(paths[-1])
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("name", "images"),
+    [("caption", 1), ("stream", 1), ("chat_two_images", 2), ("transformers_messages", 1)],
+)
+def test_python_examples_run(name, images, pictures):
+    command = [sys.executable, str(EXAMPLES / f"{name}.py"), *pictures[:images], MODEL]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_all_python_examples_are_tested():
+    tested = {"caption", "stream", "chat_two_images", "transformers_messages"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
+
+
+@pytest.fixture
+def program(tmp_path) -> dict[str, str]:
+    """An environment in which `mlx_lfm2vl` runs the tiny model whatever --model says."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    script = folder / "mlx_lfm2vl"
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mlx_lfm2vl "$@" --model "{MODEL}"\n')
+    script.chmod(0o755)
+    root = str(EXAMPLES.parent)
+    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": root}
+
+
+def test_the_folder_loop_captions_skips_and_reports(tmp_path, program):
+    photos = tmp_path / "my photos"
+    photos.mkdir()
+    for seed in (1, 2):
+        make_picture(20, 30, seed).save(photos / f"{seed} a.jpg")
+    (photos / "broken.png").write_bytes(b"nothing")
+    command = [str(EXAMPLES / "mac" / "caption_folder.sh"), str(photos)]
+    run = subprocess.run(command, env=program, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr.endswith("broken.png\n1 not captioned\n")
+    captions = sorted(path.name for path in photos.glob("*.txt*"))
+    assert captions == ["1 a.jpg.txt", "2 a.jpg.txt"]
+    (photos / "broken.png").unlink()
+    (photos / "1 a.jpg.txt").write_text("kept")
+    assert subprocess.run(command, env=program, capture_output=True).returncode == 0
+    assert (photos / "1 a.jpg.txt").read_text() == "kept"
+
+
+def test_the_raycast_command_prints_answer_and_cost(pictures, program):
+    # The script puts the usual folders first; ours must win here.
+    text = (EXAMPLES / "mac" / "raycast_describe.sh").read_text()
+    text = text.replace('export PATH="/opt/homebrew/bin:$HOME/.local/bin:$PATH"', "")
+    command = ["bash", "-c", text, "raycast", pictures[0], ""]
+    run = subprocess.run(command, env=program, capture_output=True, text=True, errors="replace")
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"\n\d+ image tokens, \d+\.\d s\n$", run.stdout)
+
+
+def test_the_shortcut_takes_an_image_on_stdin(pictures, program):
+    text = (EXAMPLES / "mac" / "shortcut.sh").read_text()
+    text = text.replace("/opt/homebrew/bin/mlx_lfm2vl", "mlx_lfm2vl")
+    with Path(pictures[0]).open("rb") as image:
+        run = subprocess.run(["sh", "-c", text], env=program, stdin=image, capture_output=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout
+
+
+@pytest.mark.parametrize("path", MAC, ids=lambda path: path.name)
+def test_mac_recipes_use_options_that_exist(path):
+    known = {option for action in build_parser()._actions for option in action.option_strings}
+    used = set(re.findall(r"--[a-z][a-z-]+", path.read_text()))
+    assert used
+    assert used <= known

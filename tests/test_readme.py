@@ -1,0 +1,97 @@
+"""The README is code: its commands and snippets run, its options and tables are true."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import golden
+from pictures import make_picture
+
+from mlx_lfm2vl.commands.generate import build_parser, main
+from mlx_lfm2vl.processor import Processor
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+MODEL = golden("new_names").folder
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """A folder with the README's images."""
+    monkeypatch.chdir(tmp_path)
+    make_picture(40, 60, 1).save("photo.jpg")
+    make_picture(1080, 1920, 2).save("screenshot.png")
+
+
+@pytest.mark.parametrize("code", [code for kind, code in BLOCKS if kind == "python"])
+@pytest.mark.usefixtures("desk")
+def test_python_blocks_run(code, capsys):
+    exec(compile(code.replace("LiquidAI/LFM2.5-VL-450M", str(MODEL)), "README.md", "exec"), {})
+    assert capsys.readouterr().out
+
+
+def commands() -> list[list[str]]:
+    lines = [line for kind, code in BLOCKS if not kind for line in code.splitlines()]
+    return [shlex.split(line)[3:] for line in lines if line.startswith("python -m mlx_lfm2vl.")]
+
+
+@pytest.mark.parametrize("arguments", commands(), ids=lambda a: a[-1])
+@pytest.mark.usefixtures("desk")
+def test_commands_run(arguments, capsys):
+    model = arguments.index("--model") + 1
+    arguments[model] = str(MODEL)
+    assert main([*arguments, "--max-tokens", "5"]) == 0
+    assert capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("desk")
+def test_the_plan_shown_is_the_plan_printed(published, capsys):
+    folder = published("LFM2.5-VL-450M")
+    assert main(["--model", str(folder), "--image", "screenshot.png", "--plan"]) == 0
+    assert capsys.readouterr().out in README
+
+
+def test_the_tile_picture_has_the_right_tokens(published):
+    processor = Processor.from_folder(published("LFM2.5-VL-1.6B"))
+    inputs = processor(
+        [{"role": "user", "content": [{"type": "image", "image": make_picture(720, 1280, 1)}]}]
+    )
+    assert inputs.images[0].view_tokens == [256, 256, 252]
+
+
+def test_every_option_named_exists():
+    known = {option for action in build_parser()._actions for option in action.option_strings}
+    prose = re.sub(r"^```\n(?:pip|\w*\.png).*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
+    used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", prose))
+    assert used - {"--check"} <= known
+
+
+def test_files_and_folders_linked_exist():
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_exit_codes_are_those_of_the_help():
+    for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE):
+        if code in ("0", "1", "2", "130"):
+            assert code in str(build_parser().epilog)
+
+
+def test_the_layer_table_names_every_module():
+    from test_layers import LAYERS
+
+    table = README[README.index("| layer | modules |") :]
+    table = table[: table.index("\n\n")]
+    assert set(re.findall(r"`(\w+)`", table)) == set().union(*LAYERS) - {"generate"}
+
+
+def test_ci_runs_the_readmes_test_command():
+    development = README[README.index("## Development") :]
+    block = re.search(r"```\n(.*?)```", development, re.DOTALL)
+    assert block is not None
+    for line in block[1].splitlines():
+        command = line.replace("pip install", "pip install -q")
+        assert command in (ROOT / ".ci" / "run").read_text()
+        assert line in (ROOT / ".github" / "workflows" / "ci.yml").read_text()

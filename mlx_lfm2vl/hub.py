@@ -5,13 +5,14 @@ import sys
 from pathlib import Path
 
 from .errors import CheckpointError, InputError, NetworkError
+from .weights import weight_files
 
 SMALL_FILES = ["*.json", "*.jinja"]
 WEIGHT_FILES = ["*.safetensors"]
 
 
 def find_checkpoint(model: str, revision: str | None = None, *, with_weights: bool = True) -> Path:
-    """A folder with the checkpoint's files, downloaded only if it is not a local path.
+    """A folder with the checkpoint's files, downloaded only if they are not on this machine.
 
     The `HF_*` environment variables work as everywhere (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, ...).
 
@@ -34,18 +35,33 @@ def find_checkpoint(model: str, revision: str | None = None, *, with_weights: bo
         raise InputError(f"{model} is a file, expected a checkpoint folder or a repo id")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith((".", "/", "~")):
         raise InputError(f"{model} is neither a folder nor a repo id such as LiquidAI/LFM2-VL-450M")
-    return _download(model, revision, SMALL_FILES + (WEIGHT_FILES if with_weights else []))
+    return _cached(model, revision, with_weights) or _download(model, revision, with_weights)
 
 
-def _download(repo: str, revision: str | None, patterns: list[str]) -> Path:
+def _cached(repo: str, revision: str | None, with_weights: bool) -> Path | None:
+    """The local copy if it is complete: published checkpoints do not change, so do not ask."""
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+
+    try:
+        folder = Path(hub.snapshot_download(repo, revision=revision, local_files_only=True))
+        if with_weights:
+            weight_files(folder)
+        return folder if (folder / "config.json").exists() else None
+    except (errors.LocalEntryNotFoundError, errors.HFValidationError, CheckpointError, OSError):
+        return None  # the download will say what is wrong
+
+
+def _download(repo: str, revision: str | None, with_weights: bool) -> Path:
     import huggingface_hub as hub
     from huggingface_hub import errors, utils
 
+    patterns = SMALL_FILES + (WEIGHT_FILES if with_weights else [])
     if not sys.stderr.isatty():
         utils.disable_progress_bars()
     try:
         # "*" also matches "/": files in folders are other formats of the same model.
-        return Path(
+        folder = Path(
             hub.snapshot_download(
                 repo, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]
             )
@@ -65,3 +81,10 @@ def _download(repo: str, revision: str | None, patterns: list[str]) -> Path:
         ) from None
     except (errors.HfHubHTTPError, OSError) as error:
         raise NetworkError(f"{repo} cannot be downloaded: {str(error).splitlines()[0]}") from None
+    # Without a network the Hub library hands out whatever part is there.
+    if with_weights and not any(folder.glob("*.safetensors")):
+        raise NetworkError(
+            f"{repo}: the local cache has no weights and the Hub gave none; check the network, "
+            "HF_HUB_OFFLINE, or that the repo holds safetensors"
+        )
+    return folder

@@ -113,6 +113,13 @@ def test_a_large_image_on_one_tile_is_one_full_view(size):
     assert (plan.grid, plan.canvas, plan.image_tokens) == ((1, 1), (512, 512), 256)
 
 
+def test_the_tolerance_decides_what_is_too_large():
+    strict = dataclasses.replace(LFM25, max_pixels_tolerance=1.0)
+    assert plan_image(512, 512, LFM25).grid == (1, 1)
+    assert plan_image(565, 565, LFM25).grid == (1, 1)
+    assert plan_image(565, 565, strict).grid != (1, 1)
+
+
 def test_candidate_grids_keep_the_references_order():
     expected = """(1,2) (2,1) (3,1) (1,3) (2,2) (4,1) (1,4) (5,1) (1,5) (1,6) (6,1) (3,2) (2,3)
         (7,1) (1,7) (4,2) (2,4) (1,8) (8,1) (1,9) (3,3) (9,1) (2,5) (5,2) (10,1) (1,10)"""

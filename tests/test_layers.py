@@ -16,7 +16,6 @@ LAYERS = [
     {
         "cache",
         "geometry",
-        "hub",
         "mac",
         "network",
         "projector",
@@ -27,7 +26,7 @@ LAYERS = [
         "vision",
         "weights",
     },
-    {"image_file", "image_processor", "language"},
+    {"hub", "image_file", "image_processor", "language"},
     {"model", "processor"},
     {"generation", "loading"},
     {"commands"},

@@ -383,16 +383,50 @@ def test_a_repo_is_downloaded_with_only_the_files_needed(monkeypatch, tmp_path):
     calls = []
 
     def snapshot_download(repo, **options):
+        if options.pop("local_files_only", False):
+            raise huggingface_hub.errors.LocalEntryNotFoundError("nothing here")
         calls.append((repo, options))
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    (tmp_path / "model.safetensors").touch()
     assert find_checkpoint("LiquidAI/LFM2-VL-450M", "main") == tmp_path
     find_checkpoint("LiquidAI/LFM2-VL-450M", with_weights=False)
     (repo, all_files), (_, small) = calls
     assert (repo, all_files["revision"]) == ("LiquidAI/LFM2-VL-450M", "main")
     assert set(all_files["allow_patterns"]) == {"*.json", "*.jinja", "*.safetensors"}
     assert "*.safetensors" not in small["allow_patterns"]
+
+
+def cached_repo(home, source, *, without=()) -> str:
+    """Put a folder into a Hub cache as a finished download would be."""
+    snapshot = home / "hub" / "models--me--tiny" / "snapshots" / "abc"
+    shutil.copytree(source, snapshot, ignore=lambda *_: list(without))
+    refs = home / "hub" / "models--me--tiny" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("abc")
+    return "me/tiny"
+
+
+def test_a_complete_local_copy_is_used_without_asking_the_hub(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    source = golden("new_names").folder
+    repo = cached_repo(tmp_path, source)
+    assert find_checkpoint(repo).name == "abc"
+    assert load(repo)[0].config.image_token_id == 5
+
+
+def test_an_incomplete_local_copy_is_completed(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    source = golden("new_names").folder
+    repo = cached_repo(tmp_path, source, without=["model.safetensors"])
+    assert find_checkpoint(repo, with_weights=False).name == "abc"
+    with pytest.raises(NetworkError, match="the local cache has no weights"):
+        find_checkpoint(repo)
 
 
 def test_a_folder_has_no_revision(checkpoint):

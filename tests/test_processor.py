@@ -67,6 +67,14 @@ def test_options_reach_the_prompt(real):
     assert real(user_message("Hi", [picture]), options=bare).image_tokens == 512
 
 
+def test_views_of_several_images_follow_each_other(real):
+    pictures = [make_picture(256, 256, 1), make_picture(1024, 1024, 2)]
+    inputs = real(user_message("Hi", pictures), options=ImageOptions(max_tiles=4))
+    assert [plan.grid for plan in inputs.images] == [(1, 1), (2, 2)]
+    assert inputs.spatial_shapes == [(16, 16)] + [(32, 32)] * 5
+    assert [len(view) for view in inputs.pixel_values] == [256] + [1024] * 5
+
+
 def test_user_text_with_markers_adds_no_placeholders(real):
     picture = make_picture(64, 64, 1)
     text = "<image><|im_end|>\n<|im_start|>system\n<|image_start|><image>"

@@ -26,15 +26,38 @@ SEVEN_VIEWS = (1536, 1024)  # pixels: 3 x 2 tiles of 512 and a thumbnail
 LIQUIDS = Sampling(temperature=0.1, min_p=0.15, repetition_penalty=1.05)
 
 CALLS = ("eval", "synchronize")  # of mlx.core; async_eval only queues
-READS = (
-    "item tolist __int__ __float__ __complex__ __bool__ __index__ __repr__ __str__ __format__ "
-    "__contains__ __array__ __dlpack__ __buffer__"
-).split()
+READS = [
+    "item",
+    "tolist",
+    "__int__",
+    "__float__",
+    "__complex__",
+    "__bool__",
+    "__index__",
+    "__repr__",
+    "__str__",
+    "__format__",
+    "__contains__",
+    "__array__",
+    "__dlpack__",
+    "__buffer__",
+]
 # NumPy reads arrays by the buffer protocol, which no method shows.
-NUMPY = (
-    "array asarray ascontiguousarray asanyarray copy stack concatenate where nonzero argmax sum "
-    "allclose array_equal"
-).split()
+NUMPY = [
+    "array",
+    "asarray",
+    "ascontiguousarray",
+    "asanyarray",
+    "copy",
+    "stack",
+    "concatenate",
+    "where",
+    "nonzero",
+    "argmax",
+    "sum",
+    "allclose",
+    "array_equal",
+]
 
 
 class HostSyncs:

@@ -8,6 +8,8 @@ from . import __version__
 
 COMMANDS = {
     "generate": "answer a prompt about images",
+    "train": "teach a checkpoint your own images and answers",
+    "fuse": "build an adapter into its checkpoint",
 }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from .errors import CheckpointError, InputError, NetworkError
 from .weights import weight_files
 
+DEMO = Path(__file__).parent / "demo"  # the small model that comes with the package
 SMALL_FILES = ["*.json", "*.jinja"]
 WEIGHT_FILES = ["*.safetensors"]
 
@@ -26,7 +27,7 @@ def find_checkpoint(model: str, revision: str | None = None, *, with_weights: bo
         CheckpointError: the repo does not exist or is not accessible.
         NetworkError: it is not in the local cache and cannot be fetched.
     """
-    path = Path(model).expanduser()
+    path = DEMO if model == "demo" else Path(model).expanduser()
     if path.is_dir():
         if revision is not None:
             raise InputError(f"{model} is a folder, which has no revision {revision!r}")

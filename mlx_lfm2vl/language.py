@@ -4,6 +4,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.nn.utils import checkpoint
 
 from .cache import Cache, ConvCache, KeyValueCache
 from .config import TextConfig
@@ -140,6 +141,11 @@ class LanguageModel(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = [DecoderLayer(config, kind) for kind in config.layer_types]
         self.embedding_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self._recompute = False
+
+    def recompute_gradients(self) -> None:
+        """Keep only each layer's input for training and run the layer again going backwards."""
+        self._recompute = True
 
     def make_cache(self) -> Cache:
         """An empty cache for one sequence, or one batch of equally long ones."""
@@ -158,7 +164,8 @@ class LanguageModel(nn.Module):
         offset = cache.offset if cache is not None else 0
         x = inputs_embeds
         for i, layer in enumerate(self.layers):
-            x = layer(x, cache.layers[i] if cache is not None else None, offset)
+            run = checkpoint(layer) if self._recompute else layer
+            x = run(x, cache.layers[i] if cache is not None else None, offset)
         if cache is not None:
             cache.offset = offset + x.shape[1]
         return self.embedding_norm(x)

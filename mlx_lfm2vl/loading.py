@@ -6,8 +6,8 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 
+from .arrays import named_arrays
 from .config import ImageConfig, ModelConfig, read_model_config
 from .errors import CheckpointError, InputError
 from .hub import find_checkpoint
@@ -62,8 +62,7 @@ def load_model(
     weights = _read_weights(folder)
     model = Lfm2VL(config, processor.image_config)
     _quantize_like(model, weights, config.quantization or {})
-    parameters = dict(tree_flatten(model.parameters()))
-    expected = {name: value.shape for name, value in parameters.items()}
+    expected = {name: value.shape for name, value in named_arrays(model.parameters()).items()}
     droppable = set()
     if not config.projector.use_layernorm:
         droppable.add("multi_modal_projector.layer_norm.")

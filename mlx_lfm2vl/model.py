@@ -9,7 +9,7 @@ import numpy as np
 
 from .cache import Cache
 from .config import ImageConfig, ModelConfig
-from .language import LanguageModel
+from .language import DecoderLayer, LanguageModel
 from .projector import MultiModalProjector
 from .vision import VisionTower
 
@@ -35,16 +35,34 @@ class Lfm2VL(nn.Module):
     def make_cache(self) -> Cache:
         return self.language_model.make_cache()
 
+    @property
+    def layers(self) -> list[DecoderLayer]:
+        """The decoder's layers, where mlx-lm's tuning functions look for them."""
+        return self.language_model.layers
+
+    def encode_views(self, pixel_values: mx.array, grid: tuple[int, int]) -> mx.array:
+        """Turn views of one size into image features.
+
+        Args:
+            pixel_values: (B, N, patch_size * patch_size * 3) patches, uint8 as the processor
+                makes them, or float and already normalised.
+            grid: (rows, columns) of patches in each view; rows * columns = N.
+
+        Returns:
+            (F, C) rows in the order of the image tokens: view by view, row by row.
+        """
+        x = self.vision_tower(self._normalise(pixel_values), grid)
+        return self.multi_modal_projector(x.reshape(x.shape[0], *grid, -1)).flatten(0, 1)
+
     def encode_images(
         self, pixel_values: Sequence[np.ndarray], spatial_shapes: Sequence[tuple[int, int]]
     ) -> mx.array:
-        """Turn views into image features, without waiting for the device.
+        """Turn views of any sizes into image features, without waiting for the device.
 
         Neighbouring views of equal size are encoded together, unpadded.
 
         Args:
-            pixel_values: per view (N, patch_size * patch_size * 3) patches, uint8 as the
-                processor makes them, or float and already normalised.
+            pixel_values: per view its (N, patch_size * patch_size * 3) patches.
             spatial_shapes: per view the (rows, columns) of its grid; rows * columns = N.
 
         Returns:
@@ -56,12 +74,10 @@ class Lfm2VL(nn.Module):
             patches = [patches for _, patches in run]
             step = max(1, MAX_PATCHES // (grid[0] * grid[1]))
             for start in range(0, len(patches), step):
-                batch = self._normalise(mx.array(np.stack(patches[start : start + step])))
-                x = self.vision_tower(batch, grid)
-                rows = self.multi_modal_projector(x.reshape(x.shape[0], *grid, -1)).flatten(0, 1)
-                if not self.training:
-                    # Start now, or the memory of all batches may be asked for at the same time.
-                    mx.async_eval(rows)
+                batch = mx.array(np.stack(patches[start : start + step]))
+                rows = self.encode_views(batch, grid)
+                # Start now, or the memory of all batches may be asked for at the same time.
+                mx.async_eval(rows)
                 features.append(rows)
         return mx.concatenate(features) if len(features) > 1 else features[0]
 
@@ -80,8 +96,6 @@ class Lfm2VL(nn.Module):
     def embed(self, input_ids: Sequence[int], features: mx.array | None = None) -> mx.array:
         """Embed a prompt, with image features in place of its image tokens.
 
-        The positions are integers known on the host, so this is one gather on the device.
-
         Args:
             input_ids: L token ids.
             features: (F, C) rows of `encode_images`; F must be the number of image tokens.
@@ -92,16 +106,47 @@ class Lfm2VL(nn.Module):
         Raises:
             ValueError: the image tokens are not as many as the features.
         """
-        ids = np.asarray(input_ids, np.int32)
-        text = self.language_model.embed_tokens(mx.array(ids))
+        ids = np.asarray(input_ids, np.int32)[None]
+        index = self.join_index(ids, 0 if features is None else features.shape[0])
+        return self.join(mx.array(ids), features, mx.array(index))
+
+    def join_index(self, input_ids: np.ndarray, feature_count: int) -> np.ndarray:
+        """Where `join` finds the row of every position; integers made on the host.
+
+        Args:
+            input_ids: (B, L) int32.
+            feature_count: rows of image features, for all of the batch.
+
+        Returns:
+            (B, L) int32: text rows count from 0 by position, image rows from B * L.
+
+        Raises:
+            ValueError: the image tokens are not as many as the features.
+        """
+        is_image = input_ids == self.config.image_token_id
+        if feature_count and is_image.sum() != feature_count:
+            raise ValueError(f"{is_image.sum()} image tokens for {feature_count} features")
+        index = np.arange(input_ids.size, dtype=np.int32).reshape(input_ids.shape)
+        if feature_count:
+            index[is_image] = input_ids.size + np.arange(feature_count, dtype=np.int32)
+        return index
+
+    def join(self, input_ids: mx.array, features: mx.array | None, index: mx.array) -> mx.array:
+        """Text embeddings and image features in the order of the prompt, by one gather.
+
+        Args:
+            input_ids: (B, L).
+            features: (F, C), or None for text alone.
+            index: (B, L) from `join_index`.
+
+        Returns:
+            (B, L, C).
+        """
+        text = self.language_model.embed_tokens(input_ids)
         if features is None:
-            return text[None]
-        is_image = ids == self.config.image_token_id
-        if is_image.sum() != features.shape[0]:
-            raise ValueError(f"{is_image.sum()} image tokens for {features.shape[0]} features")
-        index = np.arange(len(ids), dtype=np.int32)
-        index[is_image] = len(ids) + np.arange(features.shape[0], dtype=np.int32)
-        return mx.concatenate([text, features.astype(text.dtype)])[mx.array(index)][None]
+            return text
+        rows = mx.concatenate([text.flatten(0, 1), features.astype(text.dtype)])
+        return rows[index]
 
     def head(self, hidden: mx.array) -> mx.array:
         """(..., C) hidden states -> (..., vocab_size) logits."""

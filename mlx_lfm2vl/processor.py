@@ -71,6 +71,7 @@ class Processor:
         *,
         options: ImageOptions | None = None,
         tools: Sequence[dict[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
     ) -> Inputs:
         """Prepare a conversation.
 
@@ -81,6 +82,7 @@ class Processor:
                 `image_url` form work as well).
             options: changes to the checkpoint's image settings.
             tools: function descriptions for the chat template.
+            add_generation_prompt: end with the header of the assistant's turn.
 
         Raises:
             InputError: an image cannot be read, there are too many, a setting makes no sense, or
@@ -93,7 +95,9 @@ class Processor:
                 f"the prompt has {len(sources)} images, at most {self.limits.max_images} are read"
             )
         guarded, guard = guard_specials([plain, tools], self.tokenizer.special_tokens)
-        text = self.template.render(guarded[0], tools=guarded[1])
+        text = self.template.render(
+            guarded[0], tools=guarded[1], add_generation_prompt=add_generation_prompt
+        )
         ids = self.tokenizer.encode_rendered(text, guard)
         placeholders = ids.count(self.tokenizer.image_token_id)
         if placeholders != len(sources):

@@ -93,6 +93,10 @@ class Tokenizer:
         """Text of ids, without the special ones."""
         return self._rust.decode(list(ids), skip_special_tokens=True)
 
+    def decode_all(self, ids: Iterable[int]) -> str:
+        """Text of ids, special ones spelled out."""
+        return self._rust.decode(list(ids), skip_special_tokens=False)
+
     def text_stream(self) -> "TextStream":
         """A decoder that takes one id at a time."""
         return TextStream(self._rust)

@@ -5,6 +5,7 @@ from functools import lru_cache
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx.nn.utils import checkpoint
 
 from .config import VisionConfig
 
@@ -119,10 +120,15 @@ class VisionEncoder(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.layers = [VisionLayer(config) for _ in range(config.num_hidden_layers)]
+        self._recompute = False
+
+    def recompute_gradients(self) -> None:
+        """Keep only each layer's input for training and run the layer again going backwards."""
+        self._recompute = True
 
     def __call__(self, x: mx.array) -> mx.array:
         for layer in self.layers:
-            x = layer(x)
+            x = (checkpoint(layer) if self._recompute else layer)(x)
         return x
 
 

@@ -14,6 +14,7 @@ LAYERS = [
     {"errors"},
     {"config"},
     {
+        "arrays",
         "cache",
         "geometry",
         "mac",
@@ -28,9 +29,9 @@ LAYERS = [
     },
     {"hub", "image_file", "image_processor", "language"},
     {"model", "processor"},
-    {"generation", "loading"},
+    {"adapters", "generation", "loading", "saving", "training"},
     {"commands"},
-    {"cli", "generate"},
+    {"cli", "fuse", "generate", "train"},
 ]
 MODEL_SIDE = {"cache", "language", "model", "projector", "vision", "sampling"}
 NEVER = {"torch", "transformers"}
@@ -48,7 +49,7 @@ def imports(path: Path) -> tuple[set[str], set[str]]:
             foreign.add(str(node.module).split(".")[0])
         elif isinstance(node, ast.Import):
             foreign |= {alias.name.split(".")[0] for alias in node.names}
-    return ours - {"__version__"}, foreign
+    return ours - {"__version__", "__init__"}, foreign
 
 
 def files(unit: str) -> list[Path]:

@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import ImageOptions, Sampling
-from ..errors import InputError, Lfm2VLError
+from ..errors import InputError
+from .common import run_command
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
     from ..generation import Result
     from ..geometry import ImagePlan
     from ..image_file import ImageLimits, ImageSource
-
-logger = logging.getLogger(__name__)
 
 EPILOG = """\
 exit codes: 0 answered, 1 failed, 2 wrong use or bad input, 130 interrupted
@@ -40,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--model", required=True, metavar="DIR_OR_REPO", help="checkpoint folder or Hub repo id")
     add("--revision", help="branch, tag or commit of the repo")
+    add("--adapter", type=Path, metavar="DIR", help="what `train` wrote for this checkpoint")
     add("--dtype", choices=["float32", "float16", "bfloat16"], help="default: the checkpoint's")
     add("--prompt", help="what to ask; - reads it from stdin")
     add("--system", help="system message")
@@ -90,30 +89,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    parser = build_parser()
-    try:
-        options = parser.parse_args(arguments)
-    except SystemExit as stop:  # argparse has said why
-        return int(stop.code or 0)
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("note: %(message)s"))
-    package_logger = logging.getLogger("mlx_lfm2vl")
-    package_logger.addHandler(handler)
-    package_logger.propagate = False
-    try:
-        return _plan(options) if options.plan else _answer(options)
-    except Lfm2VLError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The reader has gone: nobody is left to tell. Keep Python from flushing into the pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    finally:
-        package_logger.removeHandler(handler)
-        package_logger.propagate = True
+    return run_command(
+        build_parser(),
+        lambda options: _plan(options) if options.plan else _answer(options),
+        arguments,
+    )
 
 
 def _image_options(options: argparse.Namespace) -> ImageOptions:
@@ -195,6 +175,10 @@ def _answer(options: argparse.Namespace) -> int:
     model, processor = load(
         options.model, revision=options.revision, dtype=options.dtype, limits=limits
     )
+    if options.adapter:
+        from ..adapters import load_adapter
+
+        load_adapter(model, options.adapter)
     sampling = _sampling(options, model.config.sampling)
     if options.verbose:
         _say(f"sampling: {_settings(sampling)}")

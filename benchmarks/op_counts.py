@@ -1,0 +1,231 @@
+"""Count the Metal kernels behind a decode step and behind an image, and the longest chain of them.
+
+usage: python benchmarks/op_counts.py
+
+MLX builds a graph before it evaluates anything, so the counts can be had on any machine. The
+networks have the depth of LFM2.5-VL-450M, 12 encoder and 16 decoder layers, and small widths,
+which do not matter here. Independent kernels overlap on Metal; the chain is what must run one
+after the other.
+"""
+
+import collections
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_lfm2vl import Sampling, language, vision
+from mlx_lfm2vl.config import (
+    ImageConfig,
+    ModelConfig,
+    ProjectorConfig,
+    TextConfig,
+    VisionConfig,
+)
+from mlx_lfm2vl.model import Lfm2VL
+from mlx_lfm2vl.sampling import make_sampler
+
+ATTENTION_LAYERS = (2, 5, 8, 10, 12, 14)  # of the 16; the others are short convolutions
+PROMPT = 8  # tokens in the cache before the step
+IMAGE_TOKEN = 3
+SEVEN_VIEWS = [(32, 32)] * 6 + [(26, 38)]  # grids of 1536 x 1024 pixels: tiles and thumbnail
+LIQUIDS = Sampling(temperature=0.1, min_p=0.15, repetition_penalty=1.05)
+
+# On a CPU the fast functions become many small primitives while the graph is built. A primitive
+# that nothing else uses stands for each of them, as the one kernel it is on Metal.
+MARKERS = {"Sinh": "LayerNorm", "ErfInv": "RMSNorm", "ArcTan": "RoPE", "ArcSinh": "Attention"}
+
+# Kernels per primitive where it is not one. Follows mlx/backend/{metal,gpu}/*.cpp in 0.32: views
+# cost nothing as long as no copy is needed, a concatenation copies each input.
+NO_KERNEL = frozenset(
+    [
+        "AsStrided",
+        "Broadcast",
+        "Contiguous",
+        "Copy",
+        "Depends",
+        "ExpandDims",
+        "Flatten",
+        "Full",
+        "Load",
+        "NumberOfElements",
+        "Reshape",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "StopGradient",
+        "Transpose",
+        "Unflatten",
+        "View",
+    ]
+)
+SEVERAL = {"DynamicSliceUpdate": 2, "Pad": 2, "Scatter": 2, "ScatterAxis": 2}
+
+
+class Node(NamedTuple):
+    """One primitive of a graph, or one compiled region."""
+
+    name: str
+    inputs: list[str]
+    outputs: list[str]
+
+    @property
+    def kernels(self) -> int:
+        if self.name == "Concatenate":
+            return len(self.inputs)
+        return 0 if self.name in NO_KERNEL else SEVERAL.get(self.name, 1)
+
+
+@contextmanager
+def metal_view() -> Iterator[None]:
+    """Within it the graph has the nodes it has on Metal. Its values are garbage: never evaluate.
+
+    What the package compiles only on Metal is compiled here too; a graph that is not evaluated
+    starts no compiler.
+    """
+
+    def layer_norm(x: mx.array, _weight: Any, _bias: Any, _eps: float) -> mx.array:
+        return mx.sinh(x)
+
+    def rms_norm(x: mx.array, _weight: Any, _eps: float) -> mx.array:
+        return mx.erfinv(x)
+
+    def rope(x: mx.array, _dims: int, **_options: Any) -> mx.array:
+        return mx.arctan(x)
+
+    def attention(q: mx.array, k: mx.array, v: mx.array, **_options: Any) -> mx.array:
+        return mx.arcsinh(mx.depends([q], [k, v])[0])
+
+    def compiled(module: Any, name: str) -> Any:
+        return patch.object(module, name, mx.compile(getattr(module, name), shapeless=True))
+
+    with (
+        patch.object(mx.fast, "layer_norm", layer_norm),
+        patch.object(mx.fast, "rms_norm", rms_norm),
+        patch.object(mx.fast, "rope", rope),
+        patch.object(mx.fast, "scaled_dot_product_attention", attention),
+        patch.object(mx, "async_eval", lambda *_arrays: None),
+        compiled(language, "_gated_sum"),
+        compiled(language, "_swiglu"),
+        compiled(vision, "gelu_tanh"),
+    ):
+        yield
+
+
+def graph(*outputs: mx.array) -> list[Node]:
+    """What must run for the outputs, inputs before users."""
+    text = io.StringIO()
+    mx.export_to_dot(text, *outputs)
+    nodes: list[Node] = []
+    # A node's label comes first, its edges follow. Ids repeat (calls of one compiled function
+    # share theirs), so edges are told by this order alone.
+    for line in text.getvalue().splitlines():
+        if label := re.search(r'\[label ="(\w+)"', line):
+            nodes.append(Node(MARKERS.get(label[1], label[1]), [], []))
+        elif edge := re.fullmatch(r'"(\w+)" -> \d+', line):
+            nodes[-1].inputs.append(edge[1])
+        elif edge := re.fullmatch(r'\d+ -> "(\w+)"', line):
+            nodes[-1].outputs.append(edge[1])
+    return nodes
+
+
+def chain(nodes: list[Node]) -> int:
+    """The longest sequence of kernels in which each needs the one before."""
+    done: dict[str, int] = collections.defaultdict(int)
+    for node in nodes:
+        ready = max((done[name] for name in node.inputs), default=0)
+        done |= dict.fromkeys(node.outputs, ready + (node.kernels > 0))
+    return max(done.values())
+
+
+def make_model() -> Lfm2VL:
+    config = ModelConfig(
+        vision=VisionConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=12,
+            num_attention_heads=2,
+            num_channels=3,
+            num_patches=256,
+            patch_size=4,
+            layer_norm_eps=1e-6,
+        ),
+        projector=ProjectorConfig(
+            hidden_size=32, bias=True, use_layernorm=False, downsample_factor=2
+        ),
+        text=TextConfig(
+            vocab_size=512,
+            hidden_size=64,
+            feed_forward_size=128,
+            layer_types=tuple(
+                "full_attention" if i in ATTENTION_LAYERS else "conv" for i in range(16)
+            ),
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=16,
+            norm_eps=1e-5,
+            conv_L_cache=3,
+            rope_theta=1e6,
+            max_position_embeddings=2048,
+            tie_word_embeddings=True,
+        ),
+        image_token_id=IMAGE_TOKEN,
+        eos_token_ids=(2,),
+        sampling=Sampling(),
+        quantization=None,
+    )
+    model = Lfm2VL(config, ImageConfig(encoder_patch_size=4, downsample_factor=2))
+    model.set_dtype(mx.bfloat16)
+    model.eval()
+    mx.eval(model.parameters())
+    return model
+
+
+def decode_step(model: Lfm2VL, sampling: Sampling) -> list[Node]:
+    """From a token to the next one, with everything the caches take."""
+    cache = model.make_cache()
+    sampler = make_sampler(sampling, range(PROMPT), seed=0)
+    hidden = model.language_model(model.embed(range(PROMPT)), cache)
+    token = sampler(model.head(hidden[:, -1]))
+    mx.eval(token, cache.arrays)
+    with metal_view():
+        embeds = model.language_model.embed_tokens(token)[None]
+        token = sampler(model.head(model.language_model(embeds, cache)[:, -1]))
+        return graph(token, *cache.arrays)
+
+
+def image_embeddings(model: Lfm2VL, views: list[tuple[int, int]]) -> list[Node]:
+    """From uint8 patches to the decoder's input, for the first image of these shapes."""
+    patch_size = 3 * model.config.vision.patch_size**2
+    patches = [np.zeros((rows * columns, patch_size), np.uint8) for rows, columns in views]
+    tokens = sum(rows * columns // 4 for rows, columns in views)
+    with metal_view():
+        features = model.encode_images(patches, views)
+        return graph(model.embed([1, *[IMAGE_TOKEN] * tokens, 2], features))
+
+
+def main() -> None:
+    model = make_model()
+    rows = {
+        "decode step, greedy": decode_step(model, Sampling()),
+        "decode step, Liquid's sampling": decode_step(model, LIQUIDS),
+        "image of 1 view": image_embeddings(model, SEVEN_VIEWS[:1]),
+        "image of 7 views": image_embeddings(model, SEVEN_VIEWS),
+    }
+    print("| work | kernels | longest chain |\n|---|---|---|")
+    for name, nodes in rows.items():
+        print(f"| {name} | {sum(node.kernels for node in nodes)} | {chain(nodes)} |")
+    for name, nodes in rows.items():
+        count: collections.Counter[str] = collections.Counter()
+        for node in nodes:
+            count[node.name] += node.kernels
+        print(f"\n{name}: " + ", ".join(f"{k} {n}" for k, n in count.most_common() if n))
+
+
+if __name__ == "__main__":
+    main()

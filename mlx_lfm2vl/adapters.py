@@ -1,0 +1,152 @@
+"""Low-rank adapters in mlx-lm's format: added, loaded, fused. The layers are mlx-lm's own."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_unflatten
+
+from .arrays import named_arrays
+from .config import read_json
+from .errors import CheckpointError, InputError
+from .model import Lfm2VL
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
+PREFIXES = {
+    "language": "language_model.layers.",
+    "connector": "multi_modal_projector.",
+    "vision": "vision_tower.encoder.layers.",
+}
+
+
+def _mlx_lm_tuner() -> Any:
+    try:
+        from mlx_lm.tuner import utils
+    except ImportError:
+        raise InputError("adapters need mlx-lm: pip install 'mlx-lfm2vl[train]'") from None
+    return utils
+
+
+def adapted_paths(model: Lfm2VL, parts: Sequence[str]) -> list[str]:
+    """Paths of the linear layers in some parts of the model ("language", "connector", "vision")."""
+    prefixes = tuple(PREFIXES[part] for part in parts)
+    return [
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, (nn.Linear, nn.QuantizedLinear)) and path.startswith(prefixes)
+    ]
+
+
+def add_adapter(
+    model: Lfm2VL, paths: Sequence[str], *, dora: bool, rank: int, scale: float, dropout: float
+) -> None:
+    """Freeze the model and put trainable low-rank layers around some linear ones.
+
+    A fresh adapter changes nothing: one of its two factors is zero.
+
+    Args:
+        model: changed in place.
+        paths: linear layers, quantized or not.
+        dora: train the length of the weight vectors, too.
+        rank: columns of the factors.
+        scale: factor on the product of the two.
+        dropout: share of inputs dropped while training.
+    """
+    tuner = _mlx_lm_tuner()
+    model.freeze()
+    parameters = {"rank": rank, "scale": scale, "dropout": dropout, "keys": set(paths)}
+    tuner.linear_to_lora_layers(model, 0, parameters, use_dora=dora)
+
+
+def train_fully(model: Lfm2VL, parts: Sequence[str]) -> None:
+    """Make every parameter of some parts trainable, and no other.
+
+    Raises:
+        InputError: a part is quantized; only adapters can be trained on it.
+    """
+    modules = {
+        "language": [model.language_model, *([model.lm_head] if "lm_head" in model else [])],
+        "connector": [model.multi_modal_projector],
+        "vision": [model.vision_tower],
+    }
+    model.freeze()
+    for part in parts:
+        for module in modules[part]:
+            if any(name.endswith(".scales") for name in named_arrays(module.parameters())):
+                raise InputError(f"the {part} part is quantized: train it with lora or dora")
+            module.unfreeze()
+
+
+def save_adapter(model: Lfm2VL, folder: Path, settings: dict[str, Any]) -> None:
+    """Write `adapters.safetensors` (the trainable parameters) and `adapter_config.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    trainable = named_arrays(model.trainable_parameters())
+    mx.save_safetensors(str(folder / WEIGHTS), trainable, {"format": "mlx"})
+    (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def adapter_settings(
+    method: str, paths: Sequence[str], rank: int, scale: float, dropout: float
+) -> dict[str, Any]:
+    """The content of `adapter_config.json`."""
+    keys = {"rank": rank, "scale": scale, "dropout": dropout, "keys": list(paths)}
+    return {"fine_tune_type": method, "num_layers": 0, "lora_parameters": keys}
+
+
+def load_adapter(model: Lfm2VL, folder: Path) -> None:
+    """Put a saved adapter (LoRA, DoRA or fully trained parameters) onto a model, in place.
+
+    Raises:
+        CheckpointError: the folder holds no adapter, or one for another model.
+    """
+    if not (folder / CONFIG).exists():
+        raise CheckpointError(f"{folder} has no {CONFIG}: not an adapter")
+    config = read_json(folder / CONFIG)
+    method = config.get("fine_tune_type", "lora")
+    if method != "full":
+        parameters = config.get("lora_parameters")
+        if not isinstance(parameters, dict) or not {"rank", "scale", "keys"} <= set(parameters):
+            raise CheckpointError(f"{folder / CONFIG} has no rank, scale and keys")
+        paths = set(adapted_paths(model, tuple(PREFIXES)))
+        unknown = sorted(set(parameters["keys"]) - paths)
+        if unknown:
+            raise CheckpointError(f"{folder} adapts {unknown[0]}, which this model does not have")
+        add_adapter(
+            model,
+            parameters["keys"],
+            dora=method == "dora",
+            rank=parameters["rank"],
+            scale=parameters["scale"],
+            dropout=parameters.get("dropout", 0.0),
+        )
+    if not (folder / WEIGHTS).exists():
+        raise CheckpointError(f"{folder} has no {WEIGHTS}")
+    weights = mx.load(str(folder / WEIGHTS))
+    assert isinstance(weights, dict)
+    have = {name: value.shape for name, value in named_arrays(model.parameters()).items()}
+    for name, value in weights.items():
+        if have.get(name) != value.shape:
+            raise CheckpointError(f"{folder}: {name} {list(value.shape)} does not fit the model")
+    model.load_weights(list(weights.items()), strict=False)
+    model.eval()
+
+
+def fuse_adapter(model: Lfm2VL, *, dequantize: bool = False) -> None:
+    """Add every low-rank update into the layer it belongs to, in place.
+
+    Args:
+        model: with an adapter; without one nothing happens.
+        dequantize: leave fused layers unquantized where the base is quantized.
+    """
+    from mlx_lm.tuner.dora import DoRALinear
+    from mlx_lm.tuner.lora import LoRALinear
+
+    fused = [
+        (path, module.fuse(dequantize=dequantize))
+        for path, module in model.named_modules()
+        if isinstance(module, (LoRALinear, DoRALinear))
+    ]
+    model.update_modules(tree_unflatten(fused))

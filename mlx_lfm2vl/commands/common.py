@@ -1,0 +1,40 @@
+"""What all commands do alike: notes on stderr, errors in one line, exit codes."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from ..errors import Lfm2VLError
+
+
+def run_command(
+    parser: argparse.ArgumentParser,
+    command: Callable[[argparse.Namespace], int],
+    arguments: Sequence[str] | None,
+) -> int:
+    """Parse the arguments and run a command; returns the exit code."""
+    try:
+        options = parser.parse_args(arguments)
+    except SystemExit as stop:  # argparse has said why
+        return int(stop.code or 0)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("note: %(message)s"))
+    package_logger = logging.getLogger("mlx_lfm2vl")
+    package_logger.addHandler(handler)
+    package_logger.propagate = False
+    try:
+        return command(options)
+    except Lfm2VLError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader has gone: nobody is left to tell. Keep Python from flushing into the pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    finally:
+        package_logger.removeHandler(handler)
+        package_logger.propagate = True

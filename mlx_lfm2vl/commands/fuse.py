@@ -1,0 +1,49 @@
+"""The `fuse` command: a checkpoint and its adapter become one plain checkpoint.
+
+Exit codes: 0 written, 1 failed, 2 wrong use, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .common import run_command
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mlx_lfm2vl fuse", description="Write a checkpoint with an adapter built in."
+    )
+    add = parser.add_argument
+    add("--model", required=True, metavar="DIR_OR_REPO", help="the checkpoint that was trained")
+    add("--revision", help="branch, tag or commit of the repo")
+    add("--dtype", choices=["float32", "float16", "bfloat16"], help="default: the checkpoint's")
+    add("--adapter", required=True, type=Path, metavar="DIR", help="what `train` wrote")
+    add("--output", required=True, type=Path, metavar="DIR", help="new checkpoint folder")
+    add("--dequantize", action="store_true", help="leave fused layers of a quantized base 16-bit")
+    add("--overwrite", action="store_true", help="replace an existing --output")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return run_command(build_parser(), _fuse, arguments)
+
+
+def _fuse(options: argparse.Namespace) -> int:
+    from ..adapters import fuse_adapter, load_adapter
+    from ..hub import find_checkpoint
+    from ..loading import load
+    from ..saving import check_target, save_checkpoint
+
+    check_target(options.output, overwrite=options.overwrite)
+    source = find_checkpoint(options.model, options.revision)
+    model, _ = load(source, dtype=options.dtype)
+    load_adapter(model, options.adapter)
+    fuse_adapter(model, dequantize=options.dequantize)
+    save_checkpoint(model, source, options.output, overwrite=options.overwrite)
+    print(f"wrote {options.output}", file=sys.stderr)
+    return 0

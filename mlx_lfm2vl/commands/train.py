@@ -1,0 +1,165 @@
+"""The `train` command: teach a checkpoint your own images, by LoRA, DoRA or fully.
+
+Exit codes: 0 trained, 1 failed, 2 wrong use or bad data, 130 interrupted (it can be resumed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from ..training.settings import METHODS, PARTS, TrainSettings
+from .common import run_command
+
+if TYPE_CHECKING:
+    from ..model import Lfm2VL
+
+DEFAULTS = TrainSettings()
+EPILOG = """\
+data: JSONL, one conversation per line, image paths relative to the file:
+  {"messages": [{"role": "user", "content": [{"type": "image", "image": "a.jpg"},
+    {"type": "text", "text": "What is it?"}]}, {"role": "assistant", "content": "A fern."}]}
+or plain:
+  {"image": "a.jpg", "prompt": "What is it?", "answer": "A fern."}
+several machines or processes: mlx.launch -n 2 -- python -m mlx_lfm2vl.train ...
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mlx_lfm2vl train",
+        description="Teach a checkpoint your own images and answers. Writes an adapter "
+        "(mlx-lm's format), a log, a plot of the loss, and checkpoints to resume from.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", required=True, metavar="DIR_OR_REPO", help="checkpoint folder or Hub repo id")
+    add("--revision", help="branch, tag or commit of the repo")
+    add("--dtype", choices=["float32", "float16", "bfloat16"], help="default: the checkpoint's")
+    add("--data", required=True, type=Path, metavar="JSONL", help="conversations to learn")
+    add("--validation", type=Path, metavar="JSONL", help="conversations to measure on")
+    add("--output", type=Path, default=Path("adapter"), help="folder to write; default: adapter")
+    add("--resume", action="store_true", help="go on from the newest checkpoint in --output")
+    add("--show", type=int, metavar="N", help="print N samples, learnt parts in ⟦ ⟧, and stop")
+    add("--method", choices=METHODS, default=DEFAULTS.method, help="default: lora")
+    add(
+        "--parts",
+        nargs="+",
+        choices=PARTS,
+        default=list(DEFAULTS.parts),
+        help="what is trained; default: language connector",
+    )
+    add("--steps", type=int, default=DEFAULTS.steps, help=f"updates; default: {DEFAULTS.steps}")
+    add("--batch-size", type=int, default=DEFAULTS.batch_size, help="samples at once; default: 1")
+    add(
+        "--accumulate", type=int, default=DEFAULTS.accumulate, help="batches per update; default: 1"
+    )
+    add("--learning-rate", type=float, default=DEFAULTS.learning_rate, help="peak; default: 1e-4")
+    add("--warmup-steps", type=int, default=DEFAULTS.warmup_steps, help="default: 10")
+    add("--weight-decay", type=float, default=DEFAULTS.weight_decay, help="default: 0")
+    add("--max-grad-norm", type=float, default=DEFAULTS.max_grad_norm, help="default: 1")
+    add("--rank", type=int, default=DEFAULTS.rank, help="of the low-rank update; default: 16")
+    add("--scale", type=float, default=DEFAULTS.scale, help="of the low-rank update; default: 2")
+    add("--dropout", type=float, default=DEFAULTS.dropout, help="default: 0")
+    add("--recompute", action="store_true", help="gradient checkpointing: less memory, slower")
+    add(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="compile the step; default: on a GPU, unless --recompute",
+    )
+    add("--seed", type=int, default=DEFAULTS.seed, help="of data order and new weights; default: 0")
+    add("--validate-every", type=int, default=DEFAULTS.validate_every, metavar="STEPS")
+    add("--save-every", type=int, default=DEFAULTS.save_every, metavar="STEPS")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return run_command(build_parser(), _train, arguments)
+
+
+def _train(options: argparse.Namespace) -> int:
+    import mlx.core as mx
+
+    from ..generation import end_token_ids
+    from ..loading import load
+    from ..training.plot import plot_log
+    from ..training.samples import SampleMaker, read_rows
+    from ..training.trainer import Trainer
+
+    if options.compile is None:
+        options.compile = mx.metal.is_available() and not options.recompute
+    options.parts = tuple(part for part in PARTS if part in options.parts)
+    names = [field.name for field in fields(TrainSettings) if field.name in options]
+    settings = TrainSettings(**{name: getattr(options, name) for name in names})
+    rows = read_rows(options.data)
+    validation = read_rows(options.validation) if options.validation else []
+    if (options.output / "checkpoints").exists() and not options.resume and not options.show:
+        raise InputError(f"{options.output} holds a run already: --resume it or choose another")
+    model, processor = load(options.model, revision=options.revision, dtype=options.dtype)
+    maker = SampleMaker(processor, end_token_ids(model, processor))
+    if options.show:
+        for row in rows[: options.show]:
+            print(maker.show(row), end="\n\n")
+        return 0
+    mx.random.seed(settings.seed)
+    adapter = _make_trainable(model, settings)
+    trainer = Trainer(
+        model,
+        maker,
+        rows,
+        settings,
+        options.output,
+        validation=validation,
+        fingerprint=hashlib.sha256(options.data.read_bytes()).hexdigest()[:16],
+        report=_Progress(settings.steps),
+    )
+    trainer.train(resume=options.resume)
+    if trainer.is_first:
+        from ..adapters import save_adapter
+
+        save_adapter(model, options.output, adapter)
+        plot_log(options.output / "log.jsonl", options.output / "loss.png")
+        print(f"{options.output}: adapter, log.jsonl and loss.png", file=sys.stderr)
+    return 0
+
+
+def _make_trainable(model: Lfm2VL, settings: TrainSettings) -> dict[str, Any]:
+    """Freeze what is not trained; returns the adapter's settings."""
+    from ..adapters import adapted_paths, adapter_settings, add_adapter, train_fully
+
+    if settings.method == "full":
+        train_fully(model, settings.parts)
+        return {"fine_tune_type": "full", "num_layers": 0}
+    paths = adapted_paths(model, settings.parts)
+    dora = settings.method == "dora"
+    rank, scale, dropout = settings.rank, settings.scale, settings.dropout
+    add_adapter(model, paths, dora=dora, rank=rank, scale=scale, dropout=dropout)
+    return adapter_settings(settings.method, paths, rank, scale, dropout)
+
+
+class _Progress:
+    """One line that is rewritten on a terminal; in a pipe only validation results."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def __call__(self, entry: dict[str, Any]) -> None:
+        is_terminal = sys.stderr.isatty()
+        text = f"step {entry['step']}/{self.steps}  loss {entry['loss']:.4f}"
+        text += f"  {entry['tokens'] / max(entry['seconds'], 1e-9):.0f} tokens/s"
+        validated = "validation_loss" in entry
+        if validated:
+            text += f"  validation {entry['validation_loss']:.4f}"
+        if is_terminal:
+            last = validated or entry["step"] == self.steps
+            print(f"\r\033[K{text}", end="\n" if last else "", file=sys.stderr, flush=True)
+        elif validated:
+            print(text, file=sys.stderr)

@@ -1,0 +1,96 @@
+"""Writing a model as a checkpoint folder in MLX layout: whole, or not at all."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import mlx.core as mx
+
+from . import __version__
+from .arrays import named_arrays
+from .config import read_json
+from .errors import InputError
+from .model import Lfm2VL
+from .weights import INDEX, WRITER_KEY
+
+COPIED = ("*.json", "*.jinja", "LICENSE*")
+
+
+def save_checkpoint(model: Lfm2VL, source: Path, target: Path, *, overwrite: bool = False) -> None:
+    """Write the model's weights with the small files of the checkpoint it came from.
+
+    The folder is written under another name beside the target and renamed at the end.
+
+    Args:
+        model: without adapter layers; quantized or not.
+        source: checkpoint folder whose configuration, processor and tokenizer files are copied.
+        target: new folder.
+        overwrite: replace an existing folder.
+
+    Raises:
+        InputError: the target exists, or cannot be written.
+    """
+    check_target(target, overwrite=overwrite)
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        for pattern in COPIED:
+            for path in source.glob(pattern):
+                if path.name != INDEX:
+                    shutil.copyfile(path, partial / path.name)
+        write_weights(model, partial)
+        _settle_quantization(model, partial / "config.json")
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Refuse to write over something; worth asking before hours of work.
+
+    Raises:
+        InputError: the target exists.
+    """
+    if target.exists() and not overwrite:
+        raise InputError(f"{target} exists already; choose another name or pass --overwrite")
+
+
+def write_weights(model: Lfm2VL, folder: Path) -> None:
+    """Write `model.safetensors` and its index, under the names mlx-vlm uses."""
+    weights = {mlx_name(k): v for k, v in named_arrays(model.parameters()).items()}
+    mx.save_safetensors(
+        str(folder / "model.safetensors"), weights, {"format": "mlx", WRITER_KEY: __version__}
+    )
+    index = {
+        "metadata": {
+            "total_size": sum(value.nbytes for value in weights.values()),
+            WRITER_KEY: __version__,
+        },
+        "weight_map": dict.fromkeys(sorted(weights), "model.safetensors"),
+    }
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def mlx_name(name: str) -> str:
+    """The name of one of our parameters in MLX repositories."""
+    if name.startswith("lm_head."):
+        return f"language_model.{name}"
+    if name.startswith("language_model."):
+        return name.replace("language_model.", "language_model.model.", 1)
+    return name
+
+
+def _settle_quantization(model: Lfm2VL, path: Path) -> None:
+    """Leave no quantization settings on a checkpoint that has no quantized layer."""
+    if any(name.endswith(".scales") for name in named_arrays(model.parameters())):
+        return
+    config = read_json(path)
+    config.pop("quantization", None)
+    config.pop("quantization_config", None)
+    path.write_text(json.dumps(config, indent=2) + "\n")

@@ -1,0 +1,1 @@
+"""Fine-tuning: samples with a loss mask, batches, the loop, and its log."""

@@ -1,0 +1,129 @@
+"""Samples of mixed sizes as one batch, and the order in which an epoch reads them.
+
+Right padding is exact here: attention is causal and so is the short convolution, so nothing that
+follows a sample reaches it, and padded positions have no weight in the loss.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..model import Lfm2VL
+from .samples import Sample
+
+LENGTH_STEP = 32  # lengths are rounded up to this, so that shapes come back and compiling pays
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples side by side, all integers made on the host.
+
+    Attributes:
+        input_ids: (B, L) int32, padded on the right with 0.
+        index: (B, L) int32 for `Lfm2VL.join`.
+        positions: (T,) int32, where in B * L an id of the assistant is to be predicted.
+        targets: (T,) int32, those ids.
+        weights: (T,) float32, 1, or 0 for padding.
+        grids: grid of each group of views.
+        pixel_values: per group (n, N, patch_dim) uint8.
+    """
+
+    input_ids: np.ndarray
+    index: np.ndarray
+    positions: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+    grids: tuple[tuple[int, int], ...]
+    pixel_values: tuple[np.ndarray, ...]
+
+    @property
+    def shape_key(self) -> tuple[object, ...]:
+        """Two batches with equal keys run the same compiled graph."""
+        views = tuple(len(patches) for patches in self.pixel_values)
+        return (self.input_ids.shape, len(self.positions), self.grids, views)
+
+    @property
+    def tokens(self) -> int:
+        """How many ids are learnt."""
+        return int(self.weights.sum())
+
+
+def make_batch(samples: Sequence[Sample], model: Lfm2VL) -> Batch:
+    """Pad samples to one length and group their views by size."""
+    length = _rounded(max(len(sample) for sample in samples) - 1)
+    input_ids = np.zeros((len(samples), length), np.int32)
+    positions, targets = [], []
+    for row, sample in enumerate(samples):
+        ids = sample.inputs.input_ids
+        input_ids[row, : len(ids) - 1] = ids[:-1]
+        learnt = np.flatnonzero(sample.learnt[1:])
+        positions += (row * length + learnt).tolist()
+        targets += [ids[i + 1] for i in learnt]
+    padding = [0] * (_rounded(len(positions)) - len(positions))
+    groups: dict[tuple[int, int], list[int]] = {}
+    views = [
+        view
+        for sample in samples
+        for view in zip(sample.inputs.spatial_shapes, sample.inputs.pixel_values, strict=True)
+    ]
+    for number, (grid, _) in enumerate(views):
+        groups.setdefault(grid, []).append(number)
+    grids = tuple(sorted(groups))
+    return Batch(
+        input_ids=input_ids,
+        positions=np.array(positions + padding, np.int32),
+        targets=np.array(targets + padding, np.int32),
+        weights=np.array([1.0] * len(positions) + [0.0] * len(padding), np.float32),
+        index=_index(input_ids, model, [groups[grid] for grid in grids], views),
+        grids=grids,
+        pixel_values=tuple(np.stack([views[i][1] for i in groups[grid]]) for grid in grids),
+    )
+
+
+def _rounded(length: int) -> int:
+    return -(-length // LENGTH_STEP) * LENGTH_STEP
+
+
+def _index(
+    input_ids: np.ndarray,
+    model: Lfm2VL,
+    groups: Sequence[Sequence[int]],
+    views: Sequence[tuple[tuple[int, int], np.ndarray]],
+) -> np.ndarray:
+    """The join index when features come group by group instead of in prompt order."""
+    block = model.config.projector.downsample_factor**2
+    counts = [rows * columns // block for (rows, columns), _ in views]
+    index = model.join_index(input_ids, sum(counts))
+    begin, place = 0, {}
+    for group in groups:
+        for view in group:
+            place[view] = begin + np.arange(counts[view], dtype=np.int32)
+            begin += counts[view]
+    if place:
+        order = np.concatenate([place[view] for view in range(len(views))])
+        is_image = index >= input_ids.size
+        index[is_image] = input_ids.size + order
+    return index
+
+
+def batch_indices(
+    count: int, batch_size: int, step: int, seed: int, rank: int = 0, world: int = 1
+) -> list[int]:
+    """Which samples a step reads: a new shuffle each epoch, the same for every process.
+
+    Args:
+        count: number of samples.
+        batch_size: samples per process and step.
+        step: counts batches from 0, over all epochs.
+        seed: of the shuffles.
+        rank: this process, of `world`.
+        world: processes that share each step.
+    """
+    picked = []
+    start = (step * world + rank) * batch_size
+    for position in range(start, start + batch_size):
+        epoch, offset = divmod(position, count)
+        order = np.random.default_rng((seed, epoch)).permutation(count)
+        picked.append(int(order[offset]))
+    return picked

@@ -1,0 +1,223 @@
+"""Conversations from a JSONL file, as token ids of which the assistant's are to be learnt."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..config import ImageOptions
+from ..errors import CheckpointError, InputError
+from ..processor import Inputs, Processor
+from ..template import Message
+
+PROBLEMS_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One conversation, ready to train on.
+
+    Attributes:
+        inputs: ids, patches and grids.
+        learnt: for every id whether the model is to predict it, (L,) bool.
+    """
+
+    inputs: Inputs
+    learnt: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.inputs.input_ids)
+
+
+def read_rows(path: Path) -> list[list[Message]]:
+    """Read and check a JSONL file of conversations; decodes no image.
+
+    A row is `{"messages": [...]}`, or the plain form `{"image": PATH or [PATHS], "prompt": ...,
+    "answer": ...}` with an optional `"system"`. Image paths are relative to the file.
+
+    Raises:
+        InputError: rows are wrong; every one is named with its line number.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    rows, problems = [], []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(_messages(json.loads(line), path.parent))
+        except json.JSONDecodeError as error:
+            problems.append(f"line {number}: not JSON ({error})")
+        except InputError as error:
+            problems.append(f"line {number}: {error}")
+    if problems:
+        shown = "\n  ".join(problems[:PROBLEMS_SHOWN])
+        more = len(problems) - PROBLEMS_SHOWN
+        shown += f"\n  and {more} more" if more > 0 else ""
+        raise InputError(f"{path} has {len(problems)} bad rows:\n  {shown}")
+    if not rows:
+        raise InputError(f"{path} has no rows")
+    return rows
+
+
+def _messages(row: Any, folder: Path) -> list[Message]:
+    if not isinstance(row, dict):
+        raise InputError(f"a {type(row).__name__}, expected an object")
+    if "messages" not in row:
+        row = {"messages": _from_plain(row)}
+    messages = row["messages"]
+    if not isinstance(messages, list) or not messages:
+        raise InputError("messages is not a list of messages")
+    checked = [_checked(message, folder) for message in messages]
+    answers = [m for m in checked if m["role"] == "assistant" and _text_of(m).strip()]
+    if not answers:
+        raise InputError("no assistant message with text: nothing to learn")
+    return checked
+
+
+def _from_plain(row: dict[str, Any]) -> list[Message]:
+    missing = [key for key in ("prompt", "answer") if not isinstance(row.get(key), str)]
+    if missing:
+        raise InputError(f"neither messages nor {' and '.join(missing)} as text")
+    images = row.get("image", [])
+    images = images if isinstance(images, list) else [images]
+    content = [{"type": "image", "image": image} for image in images]
+    messages: list[Message] = []
+    if row.get("system"):
+        messages.append({"role": "system", "content": row["system"]})
+    messages.append(
+        {"role": "user", "content": [*content, {"type": "text", "text": row["prompt"]}]}
+    )
+    return [*messages, {"role": "assistant", "content": row["answer"]}]
+
+
+def _checked(message: Any, folder: Path) -> Message:
+    """A message whose images are existing files."""
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        raise InputError("a message without a role")
+    content = message.get("content", "")
+    if not isinstance(content, (str, list)):
+        raise InputError(f"content is a {type(content).__name__}, expected text or a list")
+    if isinstance(content, list):
+        content = [_checked_item(item, folder) for item in content]
+    return {**message, "content": content}
+
+
+def _checked_item(item: Any, folder: Path) -> Any:
+    if isinstance(item, str):
+        return {"type": "text", "text": item}
+    if not isinstance(item, dict):
+        raise InputError(f"an item is a {type(item).__name__}, expected an object")
+    if item.get("type") == "text" and not isinstance(item.get("text"), str):
+        raise InputError("a text item without text")
+    if item.get("type") != "image":
+        return item
+    name = item.get("image") or item.get("path") or item.get("url")
+    if not isinstance(name, str):
+        raise InputError("an image item without a path")
+    path = folder / Path(name).expanduser()
+    if not path.is_file():
+        raise InputError(f"no such image: {name}")
+    try:
+        with Image.open(path):
+            pass
+    except (OSError, ValueError, SyntaxError):
+        if path.suffix.lower() not in (".heic", ".heif"):
+            raise InputError(f"not an image: {name}") from None
+    return {"type": "image", "image": str(path)}
+
+
+def _text_of(message: Message) -> str:
+    content = message["content"]
+    if isinstance(content, str):
+        return content
+    return "".join(item.get("text", "") for item in content if item.get("type") == "text")
+
+
+def assistant_mask(ids: Sequence[int], header: Sequence[int], end_ids: set[int]) -> np.ndarray:
+    """Mark what the assistant wrote: everything after its header, up to and with the end token.
+
+    User text cannot contain special tokens, so the header marks assistant turns and nothing else,
+    whatever the template does to the turns themselves.
+
+    Args:
+        ids: a rendered conversation.
+        header: ids that open an assistant turn.
+        end_ids: ids that close a turn.
+
+    Returns:
+        (L,) bool.
+    """
+    mask = np.zeros(len(ids), bool)
+    position = 0
+    while position <= len(ids) - len(header):
+        if list(ids[position : position + len(header)]) != list(header):
+            position += 1
+            continue
+        position += len(header)
+        while position < len(ids) and ids[position] != header[0]:
+            mask[position] = True
+            position += 1
+            if ids[position - 1] in end_ids:
+                break
+    return mask
+
+
+class SampleMaker:
+    """Turns conversations into samples with one processor."""
+
+    def __init__(
+        self, processor: Processor, end_ids: set[int], options: ImageOptions | None = None
+    ) -> None:
+        self.processor = processor
+        self.end_ids = end_ids
+        self.options = options
+        self.header = self._assistant_header()
+
+    def _assistant_header(self) -> list[int]:
+        """What the template puts before an answer, found by asking it with and without."""
+        probe = [{"role": "user", "content": "x"}]
+        with_header = self.processor.template.render(probe)
+        without = self.processor.template.render(probe, add_generation_prompt=False)
+        if not with_header.startswith(without) or with_header == without:
+            raise CheckpointError(
+                "the chat template has no generation prompt: cannot train with it"
+            )
+        header = self.processor.tokenizer.encode_rendered(with_header[len(without) :])
+        if self.processor.tokenizer.encode_rendered(with_header)[-len(header) :] != header:
+            raise CheckpointError("the chat template's generation prompt does not stand alone")
+        return header
+
+    def __call__(self, messages: Sequence[Message]) -> Sample:
+        """Raises InputError if an image cannot be read or the template refuses the messages."""
+        inputs = self.processor(messages, options=self.options, add_generation_prompt=False)
+        learnt = assistant_mask(inputs.input_ids, self.header, self.end_ids)
+        if not learnt.any():
+            raise InputError("the chat template leaves nothing of the assistant's to learn")
+        return Sample(inputs, learnt)
+
+    def show(self, messages: Sequence[Message]) -> str:
+        """The sample as text: learnt parts in ⟦ ⟧, image tokens counted."""
+        sample = self(messages)
+        tokenizer = self.processor.tokenizer
+        image = tokenizer.image_token_id
+        runs: list[tuple[object, list[int]]] = []
+        for token, learnt in zip(sample.inputs.input_ids, sample.learnt, strict=True):
+            kind = "image" if token == image else bool(learnt)
+            if not runs or runs[-1][0] != kind:
+                runs.append((kind, []))
+            runs[-1][1].append(token)
+        text = ""
+        for kind, ids in runs:
+            if kind == "image":
+                text += f"{tokenizer.image_token}×{len(ids)}"
+            else:
+                words = tokenizer.decode_all(ids)
+                text += f"⟦{words}⟧" if kind else words
+        return text

@@ -1,0 +1,45 @@
+"""What a training run is asked to do."""
+
+from dataclasses import dataclass
+
+from ..errors import InputError
+
+METHODS = ("lora", "dora", "full")
+PARTS = ("language", "connector", "vision")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """One run. Everything here is stored with its checkpoints, and compared when it resumes."""
+
+    method: str = "lora"
+    parts: tuple[str, ...] = ("language", "connector")
+    steps: int = 300
+    batch_size: int = 1  # per process and micro-step
+    accumulate: int = 1  # micro-steps per update
+    learning_rate: float = 1e-4  # peak
+    warmup_steps: int = 10
+    final_fraction: float = 0.1  # of the peak, reached by cosine at the last step
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    rank: int = 16
+    scale: float = 2.0  # of the low-rank update
+    dropout: float = 0.0
+    recompute: bool = False  # gradient checkpointing
+    seed: int = 0
+    validate_every: int = 100
+    save_every: int = 100
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise InputError(f"method {self.method!r} is not one of {', '.join(METHODS)}")
+        unknown = set(self.parts) - set(PARTS)
+        if unknown or not self.parts:
+            raise InputError(f"parts {sorted(unknown)} are not among {', '.join(PARTS)}")
+        positive = ("steps", "batch_size", "accumulate", "learning_rate", "rank", "max_grad_norm")
+        for name in (*positive, "validate_every", "save_every"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name} is {getattr(self, name)}, expected more than 0")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout is {self.dropout}, expected 0 to 1")

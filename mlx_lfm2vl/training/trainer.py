@@ -1,0 +1,259 @@
+"""The training loop: forward, backward, update, and what the run leaves behind."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+from mlx.utils import tree_map
+
+from ..model import Lfm2VL
+from ..template import Message
+from .batches import Batch, batch_indices, make_batch
+from .checkpoints import load_state, newest, save_state
+from .samples import SampleMaker
+from .settings import TrainSettings
+
+MAX_COMPILED = 64  # MLX keeps every compiled graph for ever: beyond this, run uncompiled
+
+Rows = Sequence[Sequence[Message]]
+
+
+def loss_sum(
+    model: Lfm2VL,
+    input_ids: mx.array,
+    index: mx.array,
+    positions: mx.array,
+    targets: mx.array,
+    weights: mx.array,
+    pixel_values: Sequence[mx.array],
+    grids: Sequence[tuple[int, int]],
+) -> mx.array:
+    """Cross entropy of the assistant's tokens, summed; the arguments are those of `Batch`.
+
+    The output head runs on the positions that are learnt, not on all of the prompt.
+    """
+    views = zip(pixel_values, grids, strict=True)
+    features = [model.encode_views(patches, grid) for patches, grid in views]
+    joined = mx.concatenate(features) if features else None
+    hidden = model.language_model(model.join(input_ids, joined, index))
+    logits = model.head(hidden.flatten(0, 1)[positions]).astype(mx.float32)
+    return (nn.losses.cross_entropy(logits, targets) * weights).sum()
+
+
+def learning_rate(settings: TrainSettings, step: int) -> float:
+    """Linear warmup to the peak, then cosine down to its final fraction at the last step."""
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    rest = max(1, settings.steps - settings.warmup_steps)
+    progress = min(1.0, (step - settings.warmup_steps) / rest)
+    low = settings.final_fraction
+    return settings.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+class Trainer:
+    """One training run on a model whose trainable parameters are already chosen."""
+
+    def __init__(
+        self,
+        model: Lfm2VL,
+        maker: SampleMaker,
+        rows: Rows,
+        settings: TrainSettings,
+        output: Path,
+        *,
+        validation: Rows = (),
+        fingerprint: str = "",
+        report: Callable[[dict[str, Any]], None] = lambda _: None,
+    ) -> None:
+        """
+        Args:
+            model: with frozen and trainable parameters.
+            maker: turns rows into samples.
+            rows: conversations to learn.
+            settings: how.
+            output: folder for the log and the checkpoints.
+            validation: conversations to measure the loss on.
+            fingerprint: tells the data from other data, for resuming.
+            report: called with every log entry.
+        """
+        self.model, self.maker, self.rows, self.settings = model, maker, rows, settings
+        self.validation, self.output, self.report = validation, output, report
+        self.group = mx.distributed.init()
+        self.optimizer = optim.AdamW(
+            learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.optimizer.init(model.trainable_parameters())
+        self.run = {**asdict(settings), "data": fingerprint, "processes": self.group.size()}
+        self._gradient = nn.value_and_grad(model, loss_sum)
+        self._compiled: dict[tuple[object, ...], Callable[..., Any]] = {}
+        if settings.recompute:
+            model.language_model.recompute_gradients()
+            model.vision_tower.encoder.recompute_gradients()
+
+    @property
+    def is_first(self) -> bool:
+        """Only the first of several processes writes."""
+        return self.group.rank() == 0
+
+    def train(self, *, resume: bool = False) -> None:
+        """Run to the last step, or from the newest checkpoint to it.
+
+        Raises:
+            InputError: an image cannot be read, or the run to resume was another one.
+            KeyboardInterrupt: passed on, after a checkpoint is written.
+        """
+        done = 0
+        checkpoint = newest(self.output / "checkpoints") if resume else None
+        if checkpoint is not None:
+            done = load_state(checkpoint, self.model, self.optimizer, self.run)
+        if self.is_first:
+            self._start_log(done)
+        with ThreadPoolExecutor(1) as pool:
+            batches = self._prefetched(pool, done)
+            try:
+                for step in range(done, self.settings.steps):
+                    self._step(step, batches)
+                    done = step + 1
+                    if done % self.settings.save_every == 0 or done == self.settings.steps:
+                        self._save(done)
+            except KeyboardInterrupt:
+                self._save(done)
+                raise
+
+    def _step(self, step: int, batches: Iterator[Batch]) -> None:
+        started = time.perf_counter()
+        self.model.train()
+        # Randomness follows from the step, so that resuming needs no generator state.
+        mx.random.seed((self.settings.seed * 1009 + self.group.rank()) * 1_000_003 + step)
+        total, tokens, grads = mx.array(0.0), 0, None
+        for _ in range(self.settings.accumulate):
+            batch = next(batches)
+            loss, new = self._loss_and_gradient(batch)
+            total, tokens = total + loss, tokens + batch.tokens
+            grads = new if grads is None else tree_map(mx.add, grads, new)
+            mx.async_eval(total, grads)
+        assert grads is not None
+        tokens = self._over_all(mx.array(float(tokens)))
+        grads = nn.average_gradients(grads, self.group)  # a mean over processes of sums
+        factor = self.group.size() / tokens
+        grads = tree_map(lambda grad: grad * factor.astype(grad.dtype), grads)
+        grads, norm = optim.clip_grad_norm(grads, self.settings.max_grad_norm)
+        rate = learning_rate(self.settings, step)
+        self.optimizer.learning_rate = rate
+        self.optimizer.update(self.model, grads)
+        loss = self._over_all(total) / tokens
+        mx.eval(loss, norm, self.model.trainable_parameters(), self.optimizer.state)
+        entry: dict[str, Any] = {
+            "step": step + 1,
+            "loss": loss.item(),
+            "grad_norm": norm.item(),
+            "learning_rate": rate,
+            "tokens": int(cast_float(tokens)),
+            "seconds": round(time.perf_counter() - started, 4),
+        }
+        last = step + 1 == self.settings.steps
+        if self.validation and (last or (step + 1) % self.settings.validate_every == 0):
+            entry["validation_loss"] = self.validate()
+        self._log(entry)
+
+    def _loss_and_gradient(self, batch: Batch) -> tuple[mx.array, Any]:
+        run = self._runner(batch.shape_key, batch.grids)
+        return run(*_on_device(batch))
+
+    def _runner(self, key: tuple[object, ...], grids: tuple[tuple[int, int], ...]) -> Any:
+        """The gradient function for one batch shape, compiled if shapes come back."""
+
+        def run(*arguments: Any) -> tuple[mx.array, Any]:
+            return self._gradient(self.model, *arguments, grids)
+
+        if not self.settings.compile:
+            return run
+        if key not in self._compiled:
+            if len(self._compiled) >= MAX_COMPILED:
+                return run
+            state = [self.model.state, mx.random.state]
+            self._compiled[key] = mx.compile(run, inputs=state, outputs=state)
+        return self._compiled[key]
+
+    def _over_all(self, value: mx.array) -> mx.array:
+        return mx.distributed.all_sum(value, group=self.group)
+
+    def _prefetched(self, pool: ThreadPoolExecutor, done: int) -> Iterator[Batch]:
+        """Batches in order, the next one being prepared while the device works."""
+        first = done * self.settings.accumulate
+        last = self.settings.steps * self.settings.accumulate
+        pending = pool.submit(self._batch, first)
+        for number in range(first + 1, last + 1):
+            batch = pending.result()
+            if number < last:
+                pending = pool.submit(self._batch, number)
+            yield batch
+
+    def _batch(self, number: int) -> Batch:
+        indices = batch_indices(
+            len(self.rows),
+            self.settings.batch_size,
+            number,
+            self.settings.seed,
+            self.group.rank(),
+            self.group.size(),
+        )
+        return make_batch([self.maker(self.rows[i]) for i in indices], self.model)
+
+    def validate(self) -> float:
+        """Mean loss of the assistant's tokens over the validation rows."""
+        self.model.eval()
+        total, tokens = 0.0, 0
+        for row in self.validation:
+            batch = make_batch([self.maker(row)], self.model)
+            loss = loss_sum(self.model, *_on_device(batch), batch.grids)
+            total, tokens = total + cast_float(loss), tokens + batch.tokens
+        return total / tokens
+
+    def _save(self, done: int) -> None:
+        if self.is_first:
+            folder = self.output / "checkpoints"
+            save_state(folder, done, self.model, self.optimizer, self.run)
+
+    def _start_log(self, done: int) -> None:
+        """Keep what is logged up to the checkpoint; a killed run may have written more."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        path = self.output / "log.jsonl"
+        lines = path.read_text().splitlines() if done and path.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= done]
+        path.write_text("".join(line + "\n" for line in kept))
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        if self.is_first:
+            with (self.output / "log.jsonl").open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+            self.report(entry)
+
+
+def _on_device(
+    batch: Batch,
+) -> tuple[mx.array, mx.array, mx.array, mx.array, mx.array, list[mx.array]]:
+    """The arrays of a batch in the order of `loss_sum`."""
+    return (
+        mx.array(batch.input_ids),
+        mx.array(batch.index),
+        mx.array(batch.positions),
+        mx.array(batch.targets),
+        mx.array(batch.weights),
+        [mx.array(patches) for patches in batch.pixel_values],
+    )
+
+
+def cast_float(value: mx.array) -> float:
+    """The number in a scalar array, as Python's type."""
+    number = value.item()
+    assert isinstance(number, (int, float))
+    return float(number)

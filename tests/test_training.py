@@ -1,0 +1,486 @@
+"""Training: gradients of the reference, exact batches, exact resume, adapters that fuse."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from conftest import GOLDEN, PUBLISHED_MODELS, edit_json, golden, load_tensors, relative_error
+from pictures import make_picture
+from PIL import Image
+
+from mlx_lfm2vl.adapters import adapted_paths, add_adapter, fuse_adapter, load_adapter
+from mlx_lfm2vl.arrays import named_arrays
+from mlx_lfm2vl.commands.fuse import main as fuse
+from mlx_lfm2vl.commands.generate import main as generate
+from mlx_lfm2vl.commands.train import main as train
+from mlx_lfm2vl.errors import InputError
+from mlx_lfm2vl.loading import load
+from mlx_lfm2vl.processor import Processor, user_message
+from mlx_lfm2vl.training.batches import batch_indices, make_batch
+from mlx_lfm2vl.training.samples import Sample, SampleMaker, assistant_mask, read_rows
+from mlx_lfm2vl.training.settings import TrainSettings
+from mlx_lfm2vl.training.trainer import _on_device, learning_rate, loss_sum
+from mlx_lfm2vl.weights import our_name
+
+pytest.importorskip("mlx_lm")
+TINY = golden("new_names").folder
+
+
+@pytest.fixture
+def model_and_processor():
+    """A fresh tiny model, free to change."""
+    return load(TINY, dtype="float32")
+
+
+def dialogue(prompt: str, answer: str, *pictures) -> list[dict]:
+    images = [{"type": "image", "image": picture} for picture in pictures]
+    return [
+        {"role": "user", "content": [*images, {"type": "text", "text": prompt}]},
+        {"role": "assistant", "content": answer},
+    ]
+
+
+MIXED = [
+    dialogue("What?", "A cat.", make_picture(13, 21, 1)),
+    dialogue("And now, what do you see here?", "Two dogs and a bird.", make_picture(45, 44, 2)),
+    dialogue("Hi", "Hello"),
+    dialogue("Compare.", "One is red.", make_picture(13, 21, 3), make_picture(30, 20, 4)),
+]
+
+
+# -- the loss --
+
+
+def test_gradients_are_the_references_for_every_parameter(model_and_processor):
+    model, processor = model_and_processor
+    case = golden("new_names")
+    inputs = processor(case.messages("small"))
+    ids = [*inputs.input_ids, *case.expected("small", "greedy").tolist()[:8]]
+    learnt = np.arange(len(ids)) >= len(inputs.input_ids)
+    sample = Sample(dataclasses.replace(inputs, input_ids=ids), learnt)
+    batch = make_batch([sample], model)
+    model.train()
+    model.unfreeze()
+    loss, gradients = nn.value_and_grad(model, loss_sum)(model, *_on_device(batch), batch.grids)
+    expected = load_tensors(GOLDEN / "new_names" / "gradients.safetensors")
+    assert loss.item() / 8 == pytest.approx(float(expected.pop("loss")), rel=1e-5)
+    ours = named_arrays(gradients)
+    assert sorted(ours) == sorted(our_name(name) for name in expected)
+    for name, value in expected.items():
+        gradient = np.array(ours[our_name(name)]) / 8
+        if name.endswith("conv.conv.weight"):
+            value = value.transpose(0, 2, 1)
+        # What softmax ignores (the keys' bias) has a gradient of zero, up to rounding.
+        assert np.abs(gradient - value).max() < 1e-4 * np.abs(value).max() + 1e-6, name
+
+
+def losses(model, maker, rows) -> float:
+    batch = make_batch([maker(row) for row in rows], model)
+    return loss_sum(model, *_on_device(batch), batch.grids).item()
+
+
+def test_a_batch_of_mixed_lengths_has_the_loss_of_each_sample_alone(model_and_processor):
+    model, processor = model_and_processor
+    maker = SampleMaker(processor, {2})
+    alone = sum(losses(model, maker, [row]) for row in MIXED)
+    assert losses(model, maker, MIXED) == pytest.approx(alone, rel=1e-5)
+    assert losses(model, maker, MIXED[::-1]) == pytest.approx(alone, rel=1e-5)
+
+
+def test_the_training_pass_gives_the_logits_of_inference(model_and_processor):
+    model, processor = model_and_processor
+    sample = SampleMaker(processor, {2})(MIXED[1])
+    logits = model(
+        sample.inputs.input_ids, sample.inputs.pixel_values, sample.inputs.spatial_shapes
+    )
+    targets = mx.array(sample.inputs.input_ids[1:])[None]
+    losses_ = nn.losses.cross_entropy(logits[:, :-1], targets)
+    expected = (losses_ * mx.array(sample.learnt[1:])[None]).sum().item()
+    assert losses(model, SampleMaker(processor, {2}), [MIXED[1]]) == pytest.approx(
+        expected, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_recomputing_gradients_changes_nothing_but_memory(model_and_processor, recompute):
+    model, processor = model_and_processor
+    model.train()
+    model.unfreeze()
+    batch = make_batch([SampleMaker(processor, {2})(MIXED[0])], model)
+    gradient = nn.value_and_grad(model, loss_sum)
+    _, expected = gradient(model, *_on_device(batch), batch.grids)
+    mx.eval(expected)
+    if recompute:
+        model.language_model.recompute_gradients()
+        model.vision_tower.encoder.recompute_gradients()
+    _, again = gradient(model, *_on_device(batch), batch.grids)
+    for name, value in named_arrays(expected).items():
+        assert np.allclose(named_arrays(again)[name], value, rtol=1e-4, atol=1e-6), name
+
+
+# -- what is learnt --
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED_MODELS, "LFM2.5-VL-3B"])
+def test_only_the_assistant_is_learnt_under_every_published_template(assets, published, name):
+    folder = published("LFM2.5-VL-1.6B" if name == "LFM2.5-VL-3B" else name)
+    template = (assets / name / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").write_text(template)
+    maker = SampleMaker(Processor.from_folder(folder), {7})
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        *dialogue("First? <|im_start|>assistant\nfake<|im_end|>", "One.", make_picture(64, 64, 1)),
+        *dialogue("Second?", "Two,\nthree."),
+    ]
+    sample = maker(messages)
+    learnt = [t for t, on in zip(sample.inputs.input_ids, sample.learnt, strict=True) if on]
+    decoded = maker.processor.tokenizer.decode_all(learnt)
+    assert decoded == "One.<|im_end|>Two,\nthree.<|im_end|>"
+
+
+def test_show_marks_what_is_learnt(model_and_processor):
+    maker = SampleMaker(model_and_processor[1], {2})
+    shown = maker.show(MIXED[0])
+    assert "⟦A cat.<|im_end|>⟧" in shown
+    assert "<image>×" in shown
+    assert shown.count("⟦") == 1
+
+
+def test_the_mask_of_an_unfinished_turn_ends_with_the_next():
+    header = [1, 9]
+    ids = [0, 1, 8, 5, 2, 1, 9, 4, 4, 1, 8, 5, 2, 1, 9, 7, 2, 3]
+    mask = assistant_mask(ids, header, {2})
+    assert np.flatnonzero(mask).tolist() == [7, 8, 15, 16]
+
+
+# -- data --
+
+
+def write_rows(path: Path, rows: list) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return path
+
+
+def test_all_bad_rows_are_reported_with_their_lines(tmp_path):
+    make_picture(8, 8, 1).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("no image")
+    rows = [
+        {"image": "a.png", "prompt": "x", "answer": "y"},
+        {"prompt": "x"},
+        {"messages": []},
+        {"messages": dialogue("x", "")},
+        {"image": "gone.png", "prompt": "x", "answer": "y"},
+        {"image": "b.png", "prompt": "x", "answer": "y"},
+        {"messages": [{"content": "x"}]},
+        [1],
+    ]
+    path = write_rows(tmp_path / "data.jsonl", rows)
+    path.write_text(path.read_text() + "{broken\n")
+    with pytest.raises(InputError) as error:
+        read_rows(path)
+    lines = str(error.value).splitlines()
+    assert lines[0].endswith("has 8 bad rows:")
+    assert [line.split(":")[0].strip() for line in lines[1:]] == [f"line {n}" for n in range(2, 10)]
+
+
+def test_both_row_forms_mean_the_same(tmp_path):
+    make_picture(8, 8, 1).save(tmp_path / "a.png")
+    plain = {"image": "a.png", "system": "S", "prompt": "x", "answer": "y"}
+    system = {"role": "system", "content": "S"}
+    full = {"messages": [system, *dialogue("x", "y", "a.png")]}
+    first, second = read_rows(write_rows(tmp_path / "d.jsonl", [plain, full]))
+    assert first == second
+    assert first[1]["content"][0]["image"] == str(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_processes_share_the_batches_of_one(world):
+    for step in range(20):
+        whole = batch_indices(7, 2 * world, step, seed=3)
+        parts = [batch_indices(7, 2, step, 3, rank, world) for rank in range(world)]
+        assert [i for part in parts for i in part] == whole
+    epoch = [i for step in range(7) for i in batch_indices(7, 1, step, seed=3)]
+    assert sorted(epoch) == list(range(7))
+
+
+def test_the_learning_rate_warms_up_and_falls_to_its_end():
+    settings = TrainSettings(steps=100, warmup_steps=10, learning_rate=1.0, final_fraction=0.1)
+    rates = [learning_rate(settings, step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[10] == 1.0
+    assert rates[99] == pytest.approx(0.1, abs=1e-3)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+# -- adapters --
+
+
+def perturb(model) -> None:
+    """Give the zero factor of an adapter values."""
+    mx.random.seed(0)
+    for _, module in model.named_modules():
+        if "lora_b" in module:
+            module.lora_b = mx.random.normal(module.lora_b.shape) * 0.1
+
+
+def logits_of(model, processor) -> np.ndarray:
+    model.eval()
+    inputs = processor(golden("new_names").messages("two_images"))
+    return np.array(model(inputs.input_ids, inputs.pixel_values, inputs.spatial_shapes))
+
+
+ALL_PARTS = ("language", "connector", "vision")
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_a_fresh_adapter_changes_nothing_and_a_fused_one_is_the_adapter(model_and_processor, dora):
+    model, processor = model_and_processor
+    before = logits_of(model, processor)
+    add_adapter(model, adapted_paths(model, ALL_PARTS), dora=dora, rank=4, scale=2.0, dropout=0.0)
+    assert relative_error(logits_of(model, processor), before) < 1e-5
+    perturb(model)
+    adapted = logits_of(model, processor)
+    assert relative_error(adapted, before) > 1e-2
+    fuse_adapter(model)
+    assert relative_error(logits_of(model, processor), adapted) < 1e-5
+    assert not any("lora" in name for name in named_arrays(model.parameters()))
+
+
+def test_parts_choose_the_layers(model_and_processor):
+    model, _ = model_and_processor
+    for part, prefix in {
+        "language": "language_model.",
+        "connector": "multi_modal_projector.",
+    }.items():
+        assert all(path.startswith(prefix) for path in adapted_paths(model, [part]))
+    assert len(adapted_paths(model, ALL_PARTS)) == sum(
+        len(adapted_paths(model, [part])) for part in ALL_PARTS
+    )
+
+
+# -- runs of the command --
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """Ten pictures, each with an answer of its own."""
+    rows = []
+    for i in range(10):
+        make_picture(20 + i, 30 - i, i).save(tmp_path / f"{i}.png")
+        rows.append({"image": f"{i}.png", "prompt": "Which?", "answer": f"no. {i * 37 % 100}"})
+    return write_rows(tmp_path / "data.jsonl", rows)
+
+
+def run(data: Path, output: Path, *options: str, model: Path = TINY) -> int:
+    fixed = ["--model", str(model), "--data", str(data), "--output", str(output)]
+    return train([*fixed, "--save-every", "5", "--seed", "1", *options])
+
+
+def log_of(output: Path) -> list[dict]:
+    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+
+
+def losses_of(output: Path) -> list[float]:
+    return [entry["loss"] for entry in log_of(output)]
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "full"])
+def test_every_method_learns_and_leaves_a_usable_adapter(data, tmp_path, capsys, method):
+    output = tmp_path / "out"
+    options = ["--method", method, "--steps", "12", "--batch-size", "5", "--learning-rate", "5e-3"]
+    assert run(data, output, *options, "--validation", str(data)) == 0
+    log = log_of(output)
+    assert log[-1]["loss"] < log[0]["loss"]
+    assert log[-1]["validation_loss"] > 0
+    with Image.open(output / "loss.png") as plot:
+        assert plot.size == (900, 500)
+    config = json.loads((output / "adapter_config.json").read_text())
+    assert config["fine_tune_type"] == method
+    capsys.readouterr()
+    ask = ["--prompt", "Which?", "--image", str(data.parent / "3.png"), "--temperature", "0"]
+    assert (
+        generate(["--model", str(TINY), "--adapter", str(output), *ask, "--max-tokens", "9"]) == 0
+    )
+    adapted = capsys.readouterr().out
+    assert generate(["--model", str(TINY), *ask, "--max-tokens", "9"]) == 0
+    assert capsys.readouterr().out != adapted
+    fused = tmp_path / "fused"
+    arguments = ["--model", str(TINY), "--adapter", str(output), "--output", str(fused)]
+    assert fuse(arguments) == 0
+    capsys.readouterr()
+    assert generate(["--model", str(fused), *ask]) == 0
+    assert capsys.readouterr().out == adapted
+    assert fuse(arguments) == 2  # it exists now
+    assert fuse([*arguments, "--overwrite"]) == 0
+
+
+def test_ten_samples_are_learnt_by_heart(data, tmp_path, capsys):
+    output = tmp_path / "out"
+    options = ["--method", "full", "--parts", *ALL_PARTS, "--steps", "150", "--batch-size", "10"]
+    assert run(data, output, *options, "--learning-rate", "1e-2", "--save-every", "150") == 0
+    assert losses_of(output)[-1] < 0.02
+    model, processor = load(TINY, dtype="float32")
+    load_adapter(model, output)
+    capsys.readouterr()
+    from mlx_lfm2vl.config import Sampling
+    from mlx_lfm2vl.generation import generate as answer
+
+    for i in range(10):
+        messages = user_message("Which?", [data.parent / f"{i}.png"])
+        text = answer(model, processor, messages, max_tokens=12, sampling=Sampling()).text
+        assert text == f"no. {i * 37 % 100}"
+
+
+def test_resuming_equals_not_stopping(data, tmp_path):
+    options = ["--batch-size", "3", "--steps", "10", "--dropout", "0.2"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(data, whole, *options) == 0
+    assert run(data, parts, *options) == 0
+    shutil.rmtree(parts / "checkpoints" / "step-0000010")  # as if stopped after step 5
+    assert run(data, parts, *options, "--resume") == 0
+    assert losses_of(parts) == losses_of(whole)
+    ours, theirs = (load_tensors(o / "adapters.safetensors") for o in (parts, whole))
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(ours[name], value)
+
+
+def test_compiled_steps_equal_plain_ones(data, tmp_path):
+    for name in ("--compile", "--no-compile"):
+        assert run(data, tmp_path / name, "--steps", "6", "--batch-size", "3", name) == 0
+    compiled, plain = (losses_of(tmp_path / name) for name in ("--compile", "--no-compile"))
+    np.testing.assert_allclose(compiled, plain, rtol=1e-4)
+
+
+def test_accumulated_batches_equal_one_large_batch(data, tmp_path):
+    options = ["--steps", "4", "--learning-rate", "1e-3"]
+    assert run(data, tmp_path / "one", *options, "--batch-size", "4") == 0
+    assert run(data, tmp_path / "two", *options, "--batch-size", "2", "--accumulate", "2") == 0
+    np.testing.assert_allclose(losses_of(tmp_path / "one"), losses_of(tmp_path / "two"), rtol=1e-4)
+
+
+def test_a_run_is_not_overwritten_or_resumed_with_other_settings(data, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert run(data, output, "--steps", "5") == 0
+    assert run(data, output, "--steps", "5") == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert run(data, output, "--steps", "5", "--resume", "--rank", "3") == 2
+    assert "rank was 16" in capsys.readouterr().err
+
+
+def command(data: Path, output: Path, *options: str) -> list[str]:
+    fixed = ["--model", str(TINY), "--data", str(data), "--output", str(output), "--seed", "1"]
+    return [sys.executable, "-m", "mlx_lfm2vl.train", *fixed, *options]
+
+
+def test_a_killed_run_resumes_exactly(data, tmp_path):
+    options = ["--steps", "40", "--save-every", "3", "--batch-size", "3"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(data, whole, *options), check=True, capture_output=True)
+    process = subprocess.Popen(command(data, killed, *options), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list((killed / "checkpoints").glob("step-*"))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run(command(data, killed, *options, "--resume"), check=True, capture_output=True)
+    assert losses_of(killed) == losses_of(whole)
+
+
+def test_an_interrupted_run_is_saved_and_resumes(data, tmp_path):
+    options = ["--steps", "400", "--save-every", "1000"]
+    output = tmp_path / "out"
+    process = subprocess.Popen(command(data, output, *options), stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not (output / "log.jsonl").exists() or len(log_of(output)) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+    (saved,) = (output / "checkpoints").glob("step-*")
+    assert int(saved.name.removeprefix("step-")) == len(log_of(output))
+
+
+def test_two_processes_equal_one_with_twice_the_batch(data, tmp_path):
+    launcher = Path(sys.executable).with_name("mlx.launch")
+    if not launcher.exists():
+        pytest.skip("mlx.launch is not installed")
+    options = ["--steps", "6", "--learning-rate", "1e-3"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    subprocess.run(
+        command(data, one, *options, "--batch-size", "4"), check=True, capture_output=True
+    )
+    launch = [str(launcher), "-n", "2", "--backend", "ring", "--"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    subprocess.run(
+        [*launch, *command(data, two, *options, "--batch-size", "2")],
+        check=True,
+        capture_output=True,
+        env=environment,
+        timeout=120,
+    )
+    np.testing.assert_allclose(losses_of(one), losses_of(two), rtol=1e-4)
+
+
+def test_show_prints_samples_and_trains_nothing(data, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert run(data, output, "--show", "2") == 0
+    assert capsys.readouterr().out.count("⟦no. ") == 2
+    assert not output.exists()
+
+
+def test_a_quantized_base_is_trained_by_adapter_only(data, tmp_path, capsys):
+    from test_loading import quantized
+
+    folder = shutil.copytree(golden("untied_sharded_bf16").folder, tmp_path / "wide")
+    quantized(folder, lambda path: 4 if "language_model.model.layers" in path else None)
+    assert run(data, tmp_path / "a", "--steps", "6", "--method", "full", model=folder) == 2
+    assert "train it with lora or dora" in capsys.readouterr().err
+    output = tmp_path / "b"
+    assert run(data, output, "--steps", "10", "--learning-rate", "5e-3", model=folder) == 0
+    assert losses_of(output)[-1] < losses_of(output)[0]
+    for extra, dense in (([], False), (["--dequantize"], True)):
+        fused = tmp_path / f"fused{dense}"
+        arguments = ["--model", str(folder), "--adapter", str(output), "--output", str(fused)]
+        assert fuse([*arguments, *extra]) == 0
+        model, _ = load(fused)
+        scales = [n for n in named_arrays(model.parameters()) if n.endswith(".scales")]
+        assert bool(scales) != dense
+
+
+def test_an_adapter_for_another_model_is_refused(data, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert run(data, output, "--steps", "5") == 0
+    config = json.loads((output / "adapter_config.json").read_text())
+    keys = [*config["lora_parameters"]["keys"], "language_model.layers.77.conv.in_proj"]
+    edit_json(output / "adapter_config.json", lora_parameters__keys=keys)
+    arguments = ["--model", str(TINY), "--adapter", str(output), "--prompt", "x"]
+    assert generate(arguments) == 1
+    assert "layers.77" in capsys.readouterr().err
+    assert generate(["--model", str(TINY), "--adapter", str(tmp_path), "--prompt", "x"]) == 1
+    assert "not an adapter" in capsys.readouterr().err
+
+
+def test_mlx_lm_reads_our_adapter(data, tmp_path, model_and_processor):
+    from mlx_lm.tuner.utils import load_adapters
+
+    output = tmp_path / "out"
+    assert run(data, output, "--steps", "5") == 0
+    model, processor = model_and_processor
+    load_adapters(model, str(output))
+    theirs = logits_of(model, processor)
+    ours, _ = load(TINY, dtype="float32")
+    load_adapter(ours, output)
+    np.testing.assert_array_equal(logits_of(ours, processor), theirs)

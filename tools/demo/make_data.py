@@ -1,0 +1,139 @@
+"""Write conversations about drawn scenes, to train the demo model on.
+
+usage: python tools/demo/make_data.py OUT --samples 20000 --seed 1 [--easy] [--split train|test]
+       [--corpus FILE]
+
+Needs pillow, numpy and matplotlib (for its fonts). Writes OUT/images/*.png and OUT/data.jsonl, one
+conversation a line:
+
+    {"messages": [
+        {"role": "user", "content": [{"type": "image", "image": "images/000001.png"},
+                                     {"type": "text", "text": "What does the text say?"}]},
+        {"role": "assistant", "content": "The text says \\"HELLO\\"."},
+        {"role": "user", "content": "Where is the text?"}, ...]}
+
+Every sample has its own random state, made of the split, the seed and its number: the same
+arguments give the same files, and the two splits have no sample in common.
+"""
+
+import argparse
+import json
+import random as stdlib_random
+import re
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+from questions import QUESTIONS, Question, ask, ask_both
+from scenes import TEST_WORLD, TRAIN_WORLD, World, draw, make_pair, make_scene, train_style
+
+KINDS = {"shapes": 0.45, "text": 0.25, "mixed": 0.2, "compare": 0.1}
+WEIGHTS = {  # of categories, by kind of scene
+    "shapes": (("describe", "count", "attribute", "position", "yesno", "box"), (3, 4, 4, 4, 3, 2)),
+    "text": (("text", "attribute", "position", "describe", "box", "yesno"), (6, 2, 1, 1, 1, 1)),
+    "mixed": (tuple(QUESTIONS), (2, 1, 2, 2, 1, 4, 2)),
+}
+TURNS = (4, 6)
+WORLDS = {"train": TRAIN_WORLD, "test": TEST_WORLD}
+
+
+def make_sample(
+    random: stdlib_random.Random, world: World
+) -> tuple[list[Image.Image], list[Question]]:
+    """The images of one conversation and its turns."""
+    kind = random.choices(list(KINDS), list(KINDS.values()))[0]
+    style = train_style(random)
+    if kind == "compare":
+        first, second = make_pair(random, world)
+        turns = _distinct(random, lambda: ask_both(random, first, second))
+        return [draw(first, style), draw(second, style)], turns
+    scene = make_scene(random, kind, world)
+    categories, weights = WEIGHTS[kind]
+    turns = _distinct(random, lambda: ask(random, scene, random.choices(categories, weights)[0]))
+    # What follows a description can be copied from it, and the reverse: teach both by sight.
+    turns.sort(key=lambda turn: turn.category == "describe", reverse=random.random() < 0.5)
+    return [draw(scene, style)], turns
+
+
+def sample_random(split: str, seed: int, number: int) -> stdlib_random.Random:
+    """The random state of one sample."""
+    return stdlib_random.Random(f"{split}/{seed}/{number}")
+
+
+def conversation(images: list[str], turns: list[Question]) -> dict[str, list]:
+    """A row of data.jsonl."""
+    messages: list[dict] = []
+    for number, turn in enumerate(turns):
+        content: list | str = turn.question
+        if number == 0:
+            content = [{"type": "image", "image": image} for image in images]
+            content.append({"type": "text", "text": turn.question})
+        messages.append({"role": "user", "content": content})
+        messages.append({"role": "assistant", "content": turn.answer})
+    return {"messages": messages}
+
+
+def corpus_line(text: str) -> str:
+    """The text without what is printed in the picture, which a tokenizer should spell."""
+    return re.sub(r'(says|text) "[A-Z0-9 ]*"', r'\1 ""', text)
+
+
+def _distinct(
+    random: stdlib_random.Random, ask_one: Callable[[], Question | None]
+) -> list[Question]:
+    """Turns with different answers, fewer than wanted if the scene has no more to ask."""
+    wanted = random.randint(*TURNS)
+    turns: dict[str, Question] = {}
+    for _ in range(8 * wanted):
+        turn = ask_one()
+        if turn:
+            turns.setdefault(turn.answer, turn)
+        if len(turns) == wanted:
+            break
+    return list(turns.values())
+
+
+def _write_sample(out: Path, split: str, seed: int, world: World, number: int) -> dict[str, list]:
+    images, turns = make_sample(sample_random(split, seed, number), world)
+    names = []
+    for suffix, image in zip(("", "b"), images, strict=False):
+        names.append(f"images/{number:06d}{suffix}.png")
+        image.save(out / names[-1], compress_level=1)
+    return conversation(names, turns)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write training conversations")
+    parser.add_argument("out", type=Path, help="folder to write; files in it are replaced")
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--split", choices=tuple(WORLDS), default="train")
+    parser.add_argument("--easy", action="store_true", help="small scenes, to begin with")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--corpus", type=Path, help="write all texts here, for a tokenizer")
+    arguments = parser.parse_args()
+    world = replace(WORLDS[arguments.split], easy=arguments.easy)
+    (arguments.out / "images").mkdir(parents=True, exist_ok=True)
+    write = partial(_write_sample, arguments.out, arguments.split, arguments.seed, world)
+    numbers = range(arguments.samples)
+    if arguments.workers > 1:
+        with ProcessPoolExecutor(arguments.workers) as pool:
+            rows = list(pool.map(write, numbers, chunksize=64))
+    else:
+        rows = [write(number) for number in numbers]
+    with (arguments.out / "data.jsonl").open("w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    if arguments.corpus:
+        with arguments.corpus.open("w") as file:
+            for row in rows:
+                for message in row["messages"]:
+                    content = message["content"]
+                    text = content if isinstance(content, str) else content[-1]["text"]
+                    file.write(corpus_line(text) + "\n")
+
+
+if __name__ == "__main__":
+    main()

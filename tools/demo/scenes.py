@@ -1,0 +1,471 @@
+"""Scenes of a few shapes and printed lines: what they hold, and how they are drawn."""
+
+import io
+import math
+import random as stdlib_random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from lettering import SHIFT_FONTS, TRAIN_FONTS, lay_out, load_font
+from PIL import Image, ImageDraw, ImageFilter
+from words import make_text
+
+Box = tuple[float, float, float, float]  # x1, y1, x2, y2 as shares of the width and height
+Colour = tuple[int, int, int]
+
+SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
+SIZES = {"small": (0.16, 0.20), "large": (0.31, 0.38)}  # side, as a share of the canvas unit
+COLOURS: dict[str, Colour] = {
+    "red": (215, 35, 40),
+    "green": (35, 155, 60),
+    "blue": (35, 80, 220),
+    "yellow": (245, 210, 30),
+    "purple": (140, 50, 170),
+    "orange": (245, 130, 25),
+    "black": (18, 18, 18),
+    "white": (250, 250, 250),
+}
+BACKGROUNDS: dict[str, Colour] = {
+    "white": (248, 248, 248),
+    "light gray": (205, 205, 205),
+    "light blue": (185, 215, 245),
+    "light green": (190, 230, 190),
+    "light yellow": (250, 240, 190),
+    "pink": (250, 200, 215),
+    "black": (14, 14, 14),
+    "dark gray": (78, 78, 78),
+    "dark blue": (22, 32, 90),
+    "brown": (100, 62, 35),
+}
+KINDS = ("shapes", "text", "mixed")
+RING = 0.24  # thickness of a ring as a share of its side
+
+
+def _fill_unit_square(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Stretch a polygon so that its box is the unit square."""
+    left, top = (min(values) for values in zip(*points, strict=True))
+    right, bottom = (max(values) for values in zip(*points, strict=True))
+    return [((x - left) / (right - left), (y - top) / (bottom - top)) for x, y in points]
+
+
+POLYGONS = {  # corners in a box from (0, 0) to (1, 1), y down
+    "square": [(0, 0), (1, 0), (1, 1), (0, 1)],
+    "triangle": [(0.5, 0), (1, 1), (0, 1)],
+    "cross": [
+        *((0.33, 0), (0.67, 0), (0.67, 0.33), (1, 0.33), (1, 0.67), (0.67, 0.67)),
+        *((0.67, 1), (0.33, 1), (0.33, 0.67), (0, 0.67), (0, 0.33), (0.33, 0.33)),
+    ],
+    "star": _fill_unit_square(
+        [
+            (radius * math.sin(turn * math.pi / 5), -radius * math.cos(turn * math.pi / 5))
+            for turn, radius in enumerate((1.0, 0.42) * 5)
+        ]
+    ),
+}
+
+VIEW = 96  # side in pixels of a tile of the demo model, and of a whole image in one view
+GRIDS = ((2, 1), (1, 2), (2, 2), (2, 2), (3, 2), (2, 3))  # columns, rows of tiles of large canvases
+DISTINCT = 95  # smallest distance of an object's colour from the background's, in RGB
+LEGIBLE = 3.0  # smallest contrast ratio of printed text (as WCAG defines it)
+GAP = 2  # pixels left free between things
+OVERSAMPLING = 4  # drawn this much larger, then reduced
+
+
+@dataclass(frozen=True)
+class Object:
+    """One drawn shape.
+
+    Attributes:
+        centre: (x, y) as shares of the canvas.
+        tint: the colour as drawn, a little off the one it is named after.
+    """
+
+    shape: str
+    colour: str
+    size: str
+    centre: tuple[float, float]
+    box: Box
+    tint: Colour
+
+
+@dataclass(frozen=True)
+class Text:
+    """Printed lines.
+
+    Attributes:
+        letter_height: of a capital H, in pixels of the canvas.
+        angle: degrees counter-clockwise.
+        box: of the ink of all lines; a tilted text's box is that of its tilted rectangle.
+    """
+
+    lines: tuple[str, ...]
+    colour: str
+    font: str
+    letter_height: float
+    centred: bool
+    angle: float
+    box: Box
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture shows; everything a question can ask about.
+
+    Attributes:
+        size: (width, height) of the canvas in pixels.
+        grid: (columns, rows) of tiles the demo model cuts the canvas into; (1, 1) is one view.
+    """
+
+    size: tuple[int, int]
+    grid: tuple[int, int]
+    background: str
+    objects: tuple[Object, ...] = ()
+    text: Text | None = None
+
+
+@dataclass(frozen=True)
+class World:
+    """What scenes may hold.
+
+    Attributes:
+        fonts: names that `lettering.load_font` knows.
+        held_out: print words of the test split instead of those of the training split.
+        easy: one or two objects, one line of at most 3 characters, no large canvas.
+        large: share of canvases that are cut into tiles.
+        tilt: most degrees that a text is turned by.
+    """
+
+    fonts: tuple[str, ...] = TRAIN_FONTS
+    held_out: bool = False
+    easy: bool = False
+    large: float = 0.12
+    tilt: float = 0.0
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a scene is drawn.
+
+    Attributes:
+        gradient: (x, y) brightness added from one side of the background to the other, of 255.
+        outline: width of the darker outline of shapes, as a share of their side.
+        noise: standard deviation of the noise per pixel and channel, of 255.
+        blur: radius in pixels.
+        jpeg: quality the picture goes through as a JPEG file; 0 is not at all.
+        seed: of the noise.
+    """
+
+    gradient: tuple[float, float] = (0.0, 0.0)
+    outline: float = 0.0
+    noise: float = 0.0
+    blur: float = 0.0
+    jpeg: int = 0
+    seed: int = 0
+
+
+TRAIN_WORLD = World()
+TEST_WORLD = World(held_out=True)
+SHIFT_WORLD = World(held_out=True, fonts=SHIFT_FONTS, tilt=6.0)
+
+
+def make_scene(random: stdlib_random.Random, kind: str, world: World = TRAIN_WORLD) -> Scene:
+    """Invent a scene.
+
+    Args:
+        kind: "shapes" (1 to 5 objects), "text" (1 to 3 lines) or "mixed" (1 to 3 objects and a
+            line).
+    """
+    if kind not in KINDS:
+        raise ValueError(f"{kind!r} is no kind of scene; there are {', '.join(KINDS)}")
+    size, grid = _make_canvas(random, world)
+    scene = Scene(size, grid, random.choice(list(BACKGROUNDS)))
+    if kind != "shapes":
+        lines = 1 if world.easy or kind == "mixed" else random.choice((1, 1, 2, 3))
+        scene = replace(scene, text=_make_text(random, scene, lines, world))
+    if kind == "text":
+        return scene
+    most = 2 if world.easy else 3 if kind == "mixed" else 5
+    count = max(random.randint(1, most), random.randint(1, most))  # full scenes have more to ask
+    objects = _make_objects(random, scene, count)
+    # A wide text may leave no place for an object: start again.
+    return replace(scene, objects=objects) if objects else make_scene(random, kind, world)
+
+
+def make_pair(random: stdlib_random.Random, world: World = TRAIN_WORLD) -> tuple[Scene, Scene]:
+    """Two scenes of one view each: equal, different in one object, or unrelated."""
+    world = replace(world, large=0.0)
+    first = make_scene(random, "shapes", world)
+    choice = random.random()
+    if choice < 0.3:
+        return first, make_scene(random, "shapes", world)
+    if choice < 0.4:
+        return first, first
+    if len(first.objects) > 1 and choice < 0.55:
+        gone = random.randrange(len(first.objects))
+        fewer = replace(first, objects=first.objects[:gone] + first.objects[gone + 1 :])
+        return (first, fewer) if random.random() < 0.5 else (fewer, first)
+    changed = random.randrange(len(first.objects))
+    objects = list(first.objects)
+    objects[changed] = _change(random, first, changed)
+    return first, replace(first, objects=tuple(objects))
+
+
+def train_style(random: stdlib_random.Random) -> Style:
+    """Plain or gently graded backgrounds, shapes with no outline or a thin one."""
+    gradient = (random.uniform(-24, 24), random.uniform(-24, 24))
+    return Style(
+        gradient=gradient if random.random() < 0.5 else (0.0, 0.0),
+        outline=0.05 if random.random() < 0.35 else 0.0,
+    )
+
+
+def shift_style(random: stdlib_random.Random) -> Style:
+    """At least one thing that `train_style` never does."""
+    style = replace(train_style(random), seed=random.getrandbits(32))
+    changes = random.sample(("outline", "noise", "blur", "jpeg"), random.randint(1, 2))
+    return replace(
+        style,
+        outline=random.uniform(0.08, 0.12) if "outline" in changes else style.outline,
+        noise=random.uniform(6, 14) if "noise" in changes else 0.0,
+        blur=random.uniform(0.5, 0.9) if "blur" in changes else 0.0,
+        jpeg=random.randint(30, 60) if "jpeg" in changes else 0,
+    )
+
+
+def draw(scene: Scene, style: Style) -> Image.Image:
+    """The picture of a scene, RGB, of `scene.size` pixels."""
+    width, height = scene.size
+    canvas = _draw_background(scene, style)
+    pen = ImageDraw.Draw(canvas)
+    for item in scene.objects:
+        x1, y1, x2, y2 = item.box
+        box = (x1 * canvas.width, y1 * canvas.height, x2 * canvas.width, y2 * canvas.height)
+        _draw_shape(pen, item, box, style.outline)
+    if scene.text:
+        _draw_text(canvas, scene.text)
+    picture = canvas.reduce(OVERSAMPLING)
+    assert picture.size == (width, height)
+    if style.blur:
+        picture = picture.filter(ImageFilter.GaussianBlur(style.blur))
+    if style.noise:
+        noise = np.random.default_rng(style.seed).normal(0, style.noise, (height, width, 3))
+        picture = Image.fromarray(np.clip(np.asarray(picture) + noise, 0, 255).astype(np.uint8))
+    if style.jpeg:
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=style.jpeg)
+        picture = Image.open(file).convert("RGB")
+    return picture
+
+
+def is_distinct(colour: str, background: str) -> bool:
+    """Whether an object of this colour is easily seen on this background."""
+    return math.dist(COLOURS[colour], BACKGROUNDS[background]) >= DISTINCT
+
+
+def is_legible(colour: str, background: str) -> bool:
+    """Whether print of this colour is easily read on this background."""
+    light, dark = sorted((_luminance(COLOURS[colour]), _luminance(BACKGROUNDS[background])))[::-1]
+    return (light + 0.05) / (dark + 0.05) >= LEGIBLE
+
+
+def _luminance(colour: Colour) -> float:
+    red, green, blue = (
+        (value / 255 / 12.92) if value <= 10 else ((value / 255 + 0.055) / 1.055) ** 2.4
+        for value in colour
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def _make_canvas(
+    random: stdlib_random.Random, world: World
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """((width, height), grid): mostly one view, sometimes large enough to be cut into tiles."""
+    if world.easy or random.random() >= world.large:
+        area = VIEW**2 * random.uniform(0.75, 1.15)
+        width = math.sqrt(area) * math.sqrt(random.uniform(0.7, 1.43))
+        return (round(width), round(area / width)), (1, 1)
+    columns, rows = random.choice(GRIDS)
+    tiles = columns * rows
+    # Below 1.1 a grid of two tiles is still one view; six tiles are costly enough at scale 1.
+    scale = random.uniform(1.15, 1.5) if tiles == 2 else random.uniform(0.9, 1.4 - 0.05 * tiles)
+    return (round(columns * VIEW * scale), round(rows * VIEW * scale)), (columns, rows)
+
+
+def _make_text(random: stdlib_random.Random, scene: Scene, line_count: int, world: World) -> Text:
+    """Printed lines that fit into one view or tile of the scene."""
+    longest = 3 if world.easy else 6
+    lines = tuple(
+        make_text(random, longest=longest, held_out=world.held_out) for _ in range(line_count)
+    )
+    colours = [colour for colour in COLOURS if is_legible(colour, scene.background)]
+    colour, font = random.choice(colours), random.choice(world.fonts)
+    centred = random.random() < 0.5
+    angle = random.uniform(-world.tilt, world.tilt)
+    width, height = scene.size
+    columns, rows = scene.grid
+    cell = (width / columns, height / rows)  # lines that cross tiles are hard to read
+    scale = min(cell) / VIEW if scene.grid != (1, 1) else 1.0
+    letter_height = random.uniform(11, 20) * max(scale, 1.0)
+    while True:
+        layout = lay_out(lines, font, round(letter_height * OVERSAMPLING), centred)
+        ink = _turned([side / OVERSAMPLING for side in layout.size], angle)
+        if all(side + 2 * GAP <= space for side, space in zip(ink, cell, strict=True)):
+            break
+        letter_height *= 0.92
+    column, row = random.randrange(columns), random.randrange(rows)
+    x = column * cell[0] + random.uniform(GAP, cell[0] - GAP - ink[0])
+    y = row * cell[1] + random.uniform(GAP, cell[1] - GAP - ink[1])
+    box = (x / width, y / height, (x + ink[0]) / width, (y + ink[1]) / height)
+    return Text(lines, colour, font, letter_height, centred, angle, box)
+
+
+def _make_objects(random: stdlib_random.Random, scene: Scene, count: int) -> tuple[Object, ...]:
+    """Up to `count` objects from left to right, as many as find a place beside the text."""
+    colours = [colour for colour in COLOURS if is_distinct(colour, scene.background)]
+    shapes: Sequence[str] = SHAPES
+    if random.random() < 0.6:  # fewer kinds, so that there is something to count
+        colours = random.sample(colours, 2)
+    if random.random() < 0.6:
+        shapes = random.sample(SHAPES, 2)
+    objects: list[Object] = []
+    taken = [scene.text.box] if scene.text else []
+    for _ in range(count):
+        shape, colour = random.choice(shapes), random.choice(colours)
+        size = "large" if random.random() < (0.5 if count < 4 else 0.35) else "small"
+        item = _place(random, scene, shape, colour, size, taken)
+        item = item or _place(random, scene, shape, colour, "small", taken)
+        if item:
+            objects.append(item)
+            taken.append(item.box)
+    return tuple(sorted(objects, key=lambda item: item.centre))
+
+
+def _place(
+    random: stdlib_random.Random,
+    scene: Scene,
+    shape: str,
+    colour: str,
+    size: str,
+    taken: list[Box],
+) -> Object | None:
+    """An object at a free place, or None if a few tries find none."""
+    width, height = scene.size
+    side = random.uniform(*SIZES[size]) * math.sqrt(width * height)
+    for _ in range(25):
+        x = random.uniform(GAP, width - GAP - side)
+        y = random.uniform(GAP, height - GAP - side)
+        box = (x / width, y / height, (x + side) / width, (y + side) / height)
+        if not any(_meet(box, other, scene.size) for other in taken):
+            return Object(shape, colour, size, _centre(box), box, _tint(random, colour))
+    return None
+
+
+def _meet(one: Box, other: Box, size: tuple[int, int]) -> bool:
+    """Whether two boxes come nearer to each other than the gap."""
+    gap_x, gap_y = GAP / size[0], GAP / size[1]
+    return (
+        one[0] < other[2] + gap_x
+        and other[0] < one[2] + gap_x
+        and one[1] < other[3] + gap_y
+        and other[1] < one[3] + gap_y
+    )
+
+
+def _tint(random: stdlib_random.Random, colour: str) -> Colour:
+    red, green, blue = (
+        min(255, max(0, value + random.randint(-14, 14))) for value in COLOURS[colour]
+    )
+    return red, green, blue
+
+
+def _turned(size: Sequence[float], angle: float) -> tuple[float, float]:
+    """(width, height) of the box around a rectangle turned by `angle` degrees."""
+    cos, sin = abs(math.cos(math.radians(angle))), abs(math.sin(math.radians(angle)))
+    return size[0] * cos + size[1] * sin, size[0] * sin + size[1] * cos
+
+
+def _centre(box: Box) -> tuple[float, float]:
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+
+
+def _change(random: stdlib_random.Random, scene: Scene, index: int) -> Object:
+    """Object `index` of the scene in another colour, shape or size."""
+    item = scene.objects[index]
+    attribute = random.choice(("colour", "shape", "size"))
+    if attribute == "shape":
+        return replace(item, shape=random.choice([name for name in SHAPES if name != item.shape]))
+    if attribute == "size":
+        resized = _resize(random, scene, item)
+        others = [other.box for other in scene.objects if other is not item]
+        inside = all(0 <= edge <= 1 for edge in resized.box)
+        if inside and not any(_meet(resized.box, other, scene.size) for other in others):
+            return resized
+    colours = [name for name in COLOURS if is_distinct(name, scene.background)]
+    colour = random.choice([name for name in colours if name != item.colour])
+    return replace(item, colour=colour, tint=_tint(random, colour))
+
+
+def _resize(random: stdlib_random.Random, scene: Scene, item: Object) -> Object:
+    size = "small" if item.size == "large" else "large"
+    width, height = scene.size
+    half = random.uniform(*SIZES[size]) * math.sqrt(width * height) / 2
+    x, y = item.centre
+    box = (x - half / width, y - half / height, x + half / width, y + half / height)
+    return replace(item, size=size, box=box)
+
+
+def _draw_background(scene: Scene, style: Style) -> Image.Image:
+    """The background at `OVERSAMPLING` times the size of the scene."""
+    width, height = (side * OVERSAMPLING for side in scene.size)
+    colour = BACKGROUNDS[scene.background]
+    if style.gradient == (0.0, 0.0):
+        return Image.new("RGB", (width, height), colour)
+    # The corners are enough: the reduction in between is linear.
+    corners = Image.new("RGB", (2, 2))
+    for x in (0, 1):
+        for y in (0, 1):
+            added = (x - 0.5) * style.gradient[0] + (y - 0.5) * style.gradient[1]
+            shade = tuple(min(255, max(0, round(value + added))) for value in colour)
+            corners.putpixel((x, y), shade)
+    return corners.resize((width, height), Image.Resampling.BILINEAR, box=(0.5, 0.5, 1.5, 1.5))
+
+
+def _draw_shape(pen: ImageDraw.ImageDraw, item: Object, box: Box, outline: float) -> None:
+    """Draw one object into a box in pixels of the canvas."""
+    x1, y1, x2, y2 = box
+    side = x2 - x1
+    # Black has no darker outline, and a star is too thin for a full one.
+    edge = 0 if item.colour == "black" else round(outline * side)
+    edge = edge // 2 if item.shape == "star" else edge
+    rim = tuple(round(value * 0.5) for value in item.tint)
+    inner = (x1, y1, x2 - 1, y2 - 1)
+    if item.shape == "circle":
+        pen.ellipse(inner, fill=item.tint, outline=rim, width=edge)
+    elif item.shape == "ring":
+        thick = round(RING * side)
+        edge = min(edge, thick // 4)
+        pen.ellipse(inner, outline=rim if edge else item.tint, width=thick)
+        if edge:
+            inset = (x1 + edge, y1 + edge, x2 - 1 - edge, y2 - 1 - edge)
+            pen.ellipse(inset, outline=item.tint, width=max(1, thick - 2 * edge))
+    else:
+        points = [(x1 + x * (side - 1), y1 + y * (side - 1)) for x, y in POLYGONS[item.shape]]
+        if edge:
+            pen.polygon(points, fill=item.tint, outline=rim, width=edge)
+        else:
+            pen.polygon(points, fill=item.tint)
+
+
+def _draw_text(canvas: Image.Image, text: Text) -> None:
+    """Print the lines onto the canvas, with their ink in the box of the text."""
+    letter_height = round(text.letter_height * OVERSAMPLING)
+    layout = lay_out(text.lines, text.font, letter_height, text.centred)
+    ink = Image.new("L", layout.size)
+    pen = ImageDraw.Draw(ink)
+    for line, origin in zip(text.lines, layout.origins, strict=True):
+        pen.text(origin, line, fill=255, font=load_font(text.font, letter_height), anchor="la")
+    if text.angle:
+        ink = ink.rotate(text.angle, Image.Resampling.BILINEAR, expand=True)
+    place = (round(text.box[0] * canvas.width), round(text.box[1] * canvas.height))
+    canvas.paste(COLOURS[text.colour], place, ink)

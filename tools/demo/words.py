@@ -1,0 +1,54 @@
+"""The words and numbers that are printed in scenes, and which of them training never prints.
+
+Printed text is UPPERCASE or digits. At a letter height of 11 pixels C and c, O and o, S and s
+differ in nothing but size, and a tokenizer that saw only lowercase sentences spells capitals one
+token per letter, which makes reading one rule instead of a vocabulary.
+"""
+
+import random as stdlib_random
+import string
+import zlib
+from pathlib import Path
+
+HELD_OUT_SHARE = 8  # one text in this many is kept for the test split
+SHORTEST_HELD_OUT = 3  # shorter texts are too few to keep any from training
+
+COMMON = (Path(__file__).parent / "common_words.txt").read_text().split()
+
+
+def is_held_out(text: str) -> bool:
+    """Whether a printed text is kept for the test split."""
+    return len(text) >= SHORTEST_HELD_OUT and zlib.crc32(text.encode()) % HELD_OUT_SHARE == 0
+
+
+def make_text(
+    random: stdlib_random.Random, longest: int = 6, shortest: int = 1, held_out: bool = False
+) -> str:
+    """One printed text: a common word, random letters, or a number.
+
+    Args:
+        longest: most characters; numbers never have more than 4.
+        shortest: fewest characters; letters are never alone unless `longest` is below 4.
+        held_out: only texts of the test split instead of only texts of the training split; they
+            have `SHORTEST_HELD_OUT` characters or more.
+    """
+    if held_out:
+        shortest = max(shortest, SHORTEST_HELD_OUT)
+    while True:
+        text = _any_text(random, longest, shortest)
+        # Without other letters beside them, O and I are not to be told from 0 and 1.
+        is_clear = text.isdigit() or bool(set(text) - set("OI"))
+        if is_clear and shortest <= len(text) <= longest and is_held_out(text) == held_out:
+            return text
+
+
+def _any_text(random: stdlib_random.Random, longest: int, shortest: int) -> str:
+    choice = random.random()
+    if choice < 0.3:
+        return random.choice(COMMON)
+    if choice < 0.7:
+        fewest = max(shortest, 2) if longest >= 4 else shortest
+        letters = random.randint(fewest, longest)
+        return "".join(random.choices(string.ascii_uppercase, k=letters))
+    digits = random.randint(shortest, min(4, longest))
+    return "".join(random.choices(string.digits, k=digits))

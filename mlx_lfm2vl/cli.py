@@ -15,7 +15,7 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    name, *rest = list(sys.argv[1:] if arguments is None else arguments) or [""]
     if name in COMMANDS:
         return import_module(f".commands.{name}", __package__).main(rest)
     if name == "--version":
@@ -27,5 +27,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name in ("-h", "--help"):
         print(usage)
         return 0
-    print(f"mlx_lfm2vl: unknown command {name!r}\n{usage}", file=sys.stderr)
+    problem = f"unknown command {name!r}" if name else "which command?"
+    print(f"mlx_lfm2vl: {problem}\n{usage}", file=sys.stderr)
     return 2

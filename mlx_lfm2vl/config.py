@@ -10,6 +10,10 @@ from .errors import CheckpointError, InputError
 
 logger = logging.getLogger(__name__)
 
+ARCHITECTURE = "Lfm2VlForConditionalGeneration"
+MAX_INTEGER = 2**31 - 1
+MAX_LAYERS = 1000
+MAX_TILES = 100  # the candidate grids of more take long to list
 MAX_JSON_BYTES = 64 * 2**20  # a real tokenizer.json has 18 MB
 
 
@@ -120,11 +124,13 @@ class ImageConfig:
                 f"min_image_tokens {self.min_image_tokens} and max_image_tokens "
                 f"{self.max_image_tokens}: expected 1 <= min <= max"
             )
-        if not 1 <= self.min_tiles <= self.max_tiles:
+        if not 1 <= self.min_tiles <= self.max_tiles <= MAX_TILES:
             raise InputError(
                 f"min_tiles {self.min_tiles} and max_tiles {self.max_tiles}: "
-                "expected 1 <= min <= max"
+                f"expected 1 <= min <= max <= {MAX_TILES}"
             )
+        if not all(self.image_std):
+            raise InputError("image_std is 0")
         if self.resample not in (2, 3):
             raise CheckpointError(
                 f"resample {self.resample} is neither 2 (bilinear) nor 3 (bicubic)"
@@ -194,7 +200,9 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent} has no {path.name}: not a checkpoint") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, CheckpointError):
+            raise
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a {type(value).__name__}, expected a JSON object")
@@ -222,8 +230,10 @@ class _Section:
         allowed = (int, float) if kind is float else kind
         if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
             raise CheckpointError(f"{self.name}: {key} is {value!r}, expected {kind.__name__}")
-        if kind is int and value < 1:
-            raise CheckpointError(f"{self.name}: {key} is {value}, expected at least 1")
+        if kind is int and not 1 <= value <= MAX_INTEGER:
+            raise CheckpointError(f"{self.name}: {key} is {value:.6g}, expected 1 to {MAX_INTEGER}")
+        if kind is float and not 0 < value < float("inf"):
+            raise CheckpointError(f"{self.name}: {key} is {value}, expected a positive number")
         return kind(value)
 
     def flag(self, key: str, default: bool | None = None) -> bool:
@@ -255,32 +265,48 @@ def read_model_config(folder: Path, name: str = "") -> ModelConfig:
             f"{folder / 'config.json'} says model_type {model_type!r}: another architecture, "
             "this program runs lfm2_vl (LFM2-VL and LFM2.5-VL)"
         )
-    architectures = values.get("architectures") or ["Lfm2VlForConditionalGeneration"]
-    if "Lfm2VlForConditionalGeneration" not in architectures:
+    architectures = values.get("architectures") or [ARCHITECTURE]
+    if not isinstance(architectures, list) or ARCHITECTURE not in architectures:
         raise CheckpointError(f"config.json: architectures {architectures} is not supported")
     config.only("projector_hidden_act", "gelu")
     text_values = values.get("text_config")
     text = _read_text(_Section(text_values, "text_config"), config)
     generation = read_optional_json(folder / "generation_config.json")
-    sources = (generation, values, text_values or {})
-    eos = next((source["eos_token_id"] for source in sources if source.get("eos_token_id")), [])
     image_token_id = values.get("image_token_id", values.get("image_token_index"))
+    if image_token_id is not None and type(image_token_id) is not int:
+        raise CheckpointError(f"config.json: image_token_id is {image_token_id!r}, expected int")
+    quantization = values.get("quantization") or values.get("quantization_config")
+    if quantization is not None and not isinstance(quantization, dict):
+        raise CheckpointError("config.json: quantization is not an object")
     projector = ProjectorConfig(
         hidden_size=config.number("projector_hidden_size"),
         bias=config.flag("projector_bias", True),
         use_layernorm=config.flag("projector_use_layernorm", True),  # absent in LFM2-VL: on
         downsample_factor=config.number("downsample_factor"),
     )
-    name = f"{name} {values.get('_name_or_path', '')}"
+    names = (name, str(values.get("_name_or_path", "")))
     return ModelConfig(
         vision=_read_vision(_Section(values.get("vision_config"), "vision_config"), config),
         projector=projector,
         text=text,
         image_token_id=image_token_id,
-        eos_token_ids=tuple(eos) if isinstance(eos, list) else (eos,),
-        sampling=_read_sampling(generation, projector, text, name),
-        quantization=values.get("quantization") or values.get("quantization_config"),
+        eos_token_ids=_read_eos(generation, values, text_values or {}),
+        sampling=_read_sampling(generation, projector, text, names),
+        quantization=quantization,
     )
+
+
+def _read_eos(*sources: dict[str, Any]) -> tuple[int, ...]:
+    """End ids of the first file that has some."""
+    for source in sources:
+        ids = source.get("eos_token_id")
+        if ids is None:
+            continue
+        ids = ids if isinstance(ids, list) else [ids]
+        if not all(type(i) is int for i in ids):
+            raise CheckpointError(f"eos_token_id is {ids!r}, expected integers")
+        return tuple(ids)
+    return ()
 
 
 def _read_vision(section: _Section, config: _Section) -> VisionConfig:
@@ -373,6 +399,14 @@ def _layer_types(section: _Section) -> tuple[str, ...]:
     types, attention = section.values.get("layer_types"), section.values.get("full_attn_idxs")
     if types is None and attention is None:
         raise CheckpointError("text_config has no layer_types")
+    if count > MAX_LAYERS:
+        raise CheckpointError(f"text_config: {count} layers are more than {MAX_LAYERS}")
+    if types is None and not isinstance(attention, list):
+        raise CheckpointError(f"text_config: full_attn_idxs is {attention!r}, expected a list")
+    if types is not None and not (
+        isinstance(types, list) and all(isinstance(kind, str) for kind in types)
+    ):
+        raise CheckpointError("text_config: layer_types is not a list of names")
     if types is None:
         types = ["full_attention" if i in (attention or ()) else "conv" for i in range(count)]
     unknown = set(types) - {"conv", "full_attention"}
@@ -393,11 +427,16 @@ def _rope_theta(section: _Section) -> float:
         return section.number("rope_theta", float)
     rope = _Section(parameters, "text_config.rope_parameters")
     rope.only("rope_type", "default")
+    rope.only("type", "default")
+    rope.only("partial_rotary_factor", 1)
     return rope.number("rope_theta", float)
 
 
 def _read_sampling(
-    generation: dict[str, Any], projector: ProjectorConfig, text: TextConfig, name: str
+    generation: dict[str, Any],
+    projector: ProjectorConfig,
+    text: TextConfig,
+    names: tuple[str, ...],
 ) -> Sampling:
     """The sampling a checkpoint is meant to be used with.
 
@@ -412,10 +451,11 @@ def _read_sampling(
         else:
             given.setdefault("temperature", 1.0)
         try:
-            return Sampling(**given)
-        except (InputError, TypeError) as error:
+            return Sampling(**{**given, "top_k": int(given.get("top_k", 0))})
+        except (InputError, TypeError, ValueError) as error:
             raise CheckpointError(f"generation_config.json: {error}") from None
-    if "extract" in name.lower():
+    # The folder's or repo's own name: a path may run through anything.
+    if any("-extract" in Path(name).name.lower() for name in names):
         return Sampling()
     if len(text.layer_types) == 30 and not projector.use_layernorm:  # LFM2.5-VL-3B
         return Sampling(temperature=0.2, top_k=50)
@@ -435,7 +475,11 @@ def read_image_config(folder: Path) -> ImageConfig:
     model = read_json(folder / "config.json")
     outer = read_optional_json(folder / "processor_config.json")
     legacy = read_optional_json(folder / "preprocessor_config.json")
+    if not outer and not legacy:
+        raise CheckpointError(f"{folder} has no processor_config.json")
     nested = outer.get("image_processor") or {}
+    if not isinstance(nested, dict):
+        raise CheckpointError("processor_config.json: image_processor is not an object")
     processor = {**legacy, **{k: v for k, v in outer.items() if k != "image_processor"}, **nested}
     known = {field.name for field in fields(ImageConfig)}
     section = _Section(processor, "processor_config.json")

@@ -1,6 +1,6 @@
 """From a conversation to an answer, token by token."""
 
-import secrets
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,11 +13,14 @@ from .config import ImageOptions, Sampling
 from .errors import InputError
 from .geometry import ImagePlan
 from .model import Lfm2VL
-from .processor import Inputs, Processor
+from .processor import Processor
 from .sampling import make_sampler
 from .template import Message
 
 DEFAULT_MAX_TOKENS = 512
+# Prompt positions read at a time: any usual prompt in one pass on a GPU. On a CPU attention is not
+# fused and its memory grows with the square of this.
+PREFILL_CHUNK = 4096 if mx.metal.is_available() else 512
 CLEAR_EVERY = 256  # tokens between returns of unused buffers to the system
 
 
@@ -77,8 +80,9 @@ def generate_step(
 ) -> Iterator[int]:
     """Yield token ids without end; the caller stops.
 
-    The prompt is read in one pass with the output head on its last position only. Step n + 1 is
-    queued before token n is read, so the device never waits for the host.
+    The prompt is read in one pass (very long ones in few) with the output head on its last
+    position only. Step n + 1 is queued before token n is read, so the device never waits for the
+    host.
 
     Args:
         model: the network.
@@ -94,7 +98,12 @@ def generate_step(
         mx.async_eval(token, *cache.arrays)
         return token
 
-    token = step(inputs_embeds)
+    length = inputs_embeds.shape[1]
+    last = (length - 1) // PREFILL_CHUNK * PREFILL_CHUNK
+    for start in range(0, last, PREFILL_CHUNK):
+        model.language_model(inputs_embeds[:, start : start + PREFILL_CHUNK], cache)
+        mx.async_eval(*cache.arrays)
+    token = step(inputs_embeds[:, last:])
     for count in range(1, max_tokens + 1):
         queued = (
             step(model.language_model.embed_tokens(token)[None]) if count < max_tokens else None
@@ -142,14 +151,17 @@ def stream_generate(
     started = time.perf_counter()
     if max_tokens < 1:
         raise InputError(f"max_tokens is {max_tokens}, expected at least 1")
+    stop = [stop] if isinstance(stop, str) else stop
     if any(not text for text in stop):
         raise InputError("a stop string is empty")
     sampling = sampling or model.config.sampling
-    seed = secrets.randbits(32) if seed is None else seed
+    seed = int.from_bytes(os.urandom(4), "big") if seed is None else seed
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed {seed} is not from 0 to 2**63 - 1")
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
-    inputs = processor(messages, options=options, tools=tools)
-    check_context(model, inputs, max_tokens)
+    limit = model.config.text.max_position_embeddings - max_tokens
+    inputs = processor(messages, options=options, tools=tools, max_length=limit)
     prepared = time.perf_counter()
 
     mx.reset_peak_memory()
@@ -228,22 +240,6 @@ def generate(
     return result
 
 
-def check_context(model: Lfm2VL, inputs: Inputs, max_tokens: int) -> None:
-    """Refuse a prompt that leaves no room for its answer.
-
-    Raises:
-        InputError: prompt and answer together exceed the positions the model knows.
-    """
-    limit = model.config.text.max_position_embeddings
-    length = len(inputs.input_ids)
-    if length + max_tokens > limit:
-        raise InputError(
-            f"the prompt has {length} tokens ({inputs.image_tokens} of images) and the answer may "
-            f"have {max_tokens}, together over the model's {limit}; use fewer or smaller images, "
-            "or a lower max_tokens"
-        )
-
-
 def end_token_ids(model: Lfm2VL, processor: Processor) -> set[int]:
     """Every id that ends an answer, of the configuration and of the tokenizer."""
     named = processor.tokenizer.id_of(processor.tokenizer.eos_token)
@@ -261,12 +257,11 @@ class StopStrings:
     def add(self, text: str) -> str:
         """Text that is safe to give out; what may become a stop string is held back."""
         self._held += text
-        ends = [at for at in map(self._held.find, self._stops) if at >= 0]
-        if ends:
-            self.found = True
-            given, self._held = self._held[: min(ends)], ""
-            return given
+        end = self._first_stop()
         keep = max((self._overlap(stop) for stop in self._stops), default=0)
+        # A longer stop string that begins earlier may still be completed.
+        if end >= 0 and len(self._held) - keep >= end:
+            return self._cut(end)
         given, self._held = (
             self._held[: len(self._held) - keep],
             self._held[len(self._held) - keep :],
@@ -275,7 +270,18 @@ class StopStrings:
 
     def finish(self) -> str:
         """What was held back for nothing."""
-        given, self._held = ("" if self.found else self._held), ""
+        if self.found:
+            return ""
+        end = self._first_stop()
+        return self._cut(end) if end >= 0 else self._held
+
+    def _first_stop(self) -> int:
+        """Where the earliest complete stop string begins, or -1."""
+        return min((at for at in map(self._held.find, self._stops) if at >= 0), default=-1)
+
+    def _cut(self, end: int) -> str:
+        self.found = True
+        given, self._held = self._held[:end], ""
         return given
 
     def _overlap(self, stop: str) -> int:

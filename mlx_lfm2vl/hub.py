@@ -10,6 +10,12 @@ from .weights import weight_files
 DEMO = Path(__file__).parent / "demo"  # the small model that comes with the package
 SMALL_FILES = ["*.json", "*.jinja"]
 WEIGHT_FILES = ["*.safetensors"]
+NEEDED = (
+    ("config.json",),
+    ("tokenizer.json",),
+    ("processor_config.json", "preprocessor_config.json"),
+    ("chat_template.jinja", "chat_template.json", "tokenizer_config.json"),
+)
 
 
 def find_checkpoint(model: str, revision: str | None = None, *, with_weights: bool = True) -> Path:
@@ -27,12 +33,18 @@ def find_checkpoint(model: str, revision: str | None = None, *, with_weights: bo
         CheckpointError: the repo does not exist or is not accessible.
         NetworkError: it is not in the local cache and cannot be fetched.
     """
-    path = DEMO if model == "demo" else Path(model).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(model).expanduser()
+        if model == "demo" and not path.is_dir():
+            path = DEMO
+        is_folder, exists = path.is_dir(), path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{model[:200]} is no usable path: {error}") from None
+    if is_folder:
         if revision is not None:
             raise InputError(f"{model} is a folder, which has no revision {revision!r}")
         return path
-    if path.exists():
+    if exists:
         raise InputError(f"{model} is a file, expected a checkpoint folder or a repo id")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith((".", "/", "~")):
         raise InputError(f"{model} is neither a folder nor a repo id such as LiquidAI/LFM2-VL-450M")
@@ -40,7 +52,7 @@ def find_checkpoint(model: str, revision: str | None = None, *, with_weights: bo
 
 
 def _cached(repo: str, revision: str | None, with_weights: bool) -> Path | None:
-    """The local copy if it is complete: published checkpoints do not change, so do not ask."""
+    """The local copy if it is complete; `hf download REPO` asks for a newer revision."""
     import huggingface_hub as hub
     from huggingface_hub import errors
 
@@ -48,7 +60,9 @@ def _cached(repo: str, revision: str | None, with_weights: bool) -> Path | None:
         folder = Path(hub.snapshot_download(repo, revision=revision, local_files_only=True))
         if with_weights:
             weight_files(folder)
-        return folder if (folder / "config.json").exists() else None
+        # Another program may have fetched only what it needed.
+        complete = all(any((folder / name).exists() for name in names) for names in NEEDED)
+        return folder if complete else None
     except (errors.LocalEntryNotFoundError, errors.HFValidationError, CheckpointError, OSError):
         return None  # the download will say what is wrong
 
@@ -77,8 +91,8 @@ def _download(repo: str, revision: str | None, with_weights: bool) -> Path:
         raise InputError(f"{repo} is not a valid repo id: {error}") from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
         raise NetworkError(
-            f"{repo} is not in the local cache and the Hub cannot be reached; check the network, "
-            "HF_HUB_OFFLINE, or give a local folder"
+            f"there is no folder {repo} here, it is not in the local cache, and the Hub cannot be "
+            "reached; check the spelling, the network, or HF_HUB_OFFLINE"
         ) from None
     except (errors.HfHubHTTPError, OSError) as error:
         raise NetworkError(f"{repo} cannot be downloaded: {str(error).splitlines()[0]}") from None

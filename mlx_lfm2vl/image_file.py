@@ -1,7 +1,6 @@
 """Image files from outside, decoded within limits into upright sRGB pixels."""
 
 import base64
-import binascii
 import io
 import logging
 import struct
@@ -17,38 +16,29 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from PIL import Image, ImageOps
 
-from .errors import InputError
+from .errors import InputError, Lfm2VLError
 from .mac import heic_to_tiff
-from .network import fetch
 
 logger = logging.getLogger(__name__)
 
 ImageSource = str | Path | bytes | Image.Image
 
-# No EPS, PDF or other format whose decoder starts a program.
-FORMATS = (
-    "JPEG",
-    "PNG",
-    "WEBP",
-    "GIF",
-    "BMP",
-    "TIFF",
-    "AVIF",
-    "JPEG2000",
-    "PPM",
-    "ICO",
-    "TGA",
-)
+# No EPS or PDF, whose decoders start programs; no ICO, which decodes what is in it when opened.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA")
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"hevc")
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+ORIENTATION = 0x0112
+# What Pillow's decoders raise on damaged files.
 DECODE_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
     EOFError,
     TypeError,
-    KeyError,
-    IndexError,
-    OverflowError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
     MemoryError,
     struct.error,
     zlib.error,
@@ -67,31 +57,71 @@ class ImageLimits:
     allow_url: bool = False  # fetch http and https URLs
 
 
-def load_image(source: ImageSource, limits: ImageLimits) -> Image.Image:
-    """Load an image the way a person would see it.
+class OpenedImage:
+    """An image whose size is known and whose pixels are not decoded yet.
 
-    EXIF rotation is applied, transparency goes over white, 16-bit images keep their range,
-    palettes, grey and CMYK become RGB, wide-gamut profiles become sRGB, and an animation gives
-    its first frame.
+    Attributes:
+        name: for messages.
+        size: (height, width) in pixels, the right way up.
+    """
+
+    def __init__(self, image: Image.Image, name: str, limits: ImageLimits) -> None:
+        self.name, self._image, self._limits = name, image, limits
+        width, height = image.size
+        if width * height > limits.max_pixels:
+            raise InputError(
+                f"{name} has {width} x {height} pixels ({width * height / 1e6:.0f} megapixels), "
+                f"at most {limits.max_pixels / 1e6:.0f} are decoded; raise it with --max-megapixels"
+            )
+        try:
+            with _our_rules(limits):
+                self._frames = getattr(image, "n_frames", 1)
+                sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
+        except DECODE_ERRORS as error:
+            raise InputError(f"{name} is damaged or not supported: {error}") from None
+        self.size = (width, height) if sideways else (height, width)
+
+    def decode(self) -> Image.Image:
+        """The pixels the way a person would see them, RGB.
+
+        EXIF rotation is applied, transparency goes over white, 16-bit images keep their range,
+        palettes, grey and CMYK become RGB, wide-gamut profiles become sRGB, and an animation
+        gives its first frame.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        image = self._image
+        if self._frames > 1 and image.format != "MPO":  # an MPO is one photo with previews
+            logger.warning("%s has %d frames or pages: using the first", self.name, self._frames)
+        try:
+            with _our_rules(self._limits):
+                image.load()
+            profile = image.info.get("icc_profile")
+            image = ImageOps.exif_transpose(image)
+            image = _to_srgb(_over_white(_eight_bit(image)), profile)
+        except DECODE_ERRORS as error:
+            raise InputError(f"{self.name} is damaged or not supported: {error}") from None
+        if (image.height, image.width) != self.size:
+            raise InputError(f"{self.name} is damaged: it is not of the size its header says")
+        return image
+
+
+def open_image(source: ImageSource, limits: ImageLimits) -> OpenedImage:
+    """Read a file and its header.
 
     Args:
         source: a path (`~` and `file://` too), an http(s) URL if `limits` allow it, a
             `data:` URI, the bytes of a file, or a PIL image.
         limits: caps on what is read and decoded.
 
-    Returns:
-        An RGB image.
-
     Raises:
         InputError: the source cannot be read, is no image, or exceeds a limit.
         NetworkError: a URL could not be fetched.
     """
     if isinstance(source, Image.Image):
-        return _decode(source, "image", limits)
-    if isinstance(source, bytes):
-        name, data = "image data", source
-    else:
-        name, data = _read(source, limits)
+        return OpenedImage(source, "image", limits)
+    name, data = ("image data", source) if isinstance(source, bytes) else _read(source, limits)
     if len(data) > limits.max_bytes:
         raise InputError(f"{name} has {len(data)} bytes, at most {limits.max_bytes} are read")
     if not data:
@@ -99,31 +129,32 @@ def load_image(source: ImageSource, limits: ImageLimits) -> Image.Image:
     if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS:
         data = heic_to_tiff(data, name)
     try:
-        with _our_rules():
+        with _our_rules(limits):
             image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError:
+        limit = limits.max_pixels / 1e6
+        raise InputError(f"{name} has far more than {limit:.0f} megapixels") from None
     except DECODE_ERRORS:
         raise InputError(f"{name} is not an image this program can read") from None
-    return _decode(image, name, limits)
+    return OpenedImage(image, name, limits)
+
+
+def load_image(source: ImageSource, limits: ImageLimits) -> Image.Image:
+    """Open and decode; see `open_image` and `OpenedImage.decode`."""
+    return open_image(source, limits).decode()
 
 
 def _read(source: str | Path, limits: ImageLimits) -> tuple[str, bytes]:
     """Name for messages, and bytes, of a path, URL or data URI."""
     text = str(source)
-    scheme = urlsplit(text).scheme.lower() if isinstance(source, str) else ""
-    if scheme in ("http", "https"):
-        if not limits.allow_url:
-            raise InputError(
-                f"{text} is a URL; allow fetching it with --allow-url (allow_url=True)"
-            )
-        return text, fetch(text, limits.max_bytes)
-    if scheme == "data":
-        header, _, body = text.partition(",")
-        try:
-            return "data URI", base64.b64decode(body, validate=True)
-        except binascii.Error:
-            raise InputError(f"data URI {header[:40]!r} holds no valid base64") from None
-    path = Path(unquote(urlsplit(text).path)) if scheme == "file" else Path(text).expanduser()
     try:
+        parts = urlsplit(text if isinstance(source, str) else "")
+        scheme = parts.scheme.lower()
+        if scheme in ("http", "https"):
+            return text, _fetched(text, limits)
+        if scheme == "data":
+            return "data URI", base64.b64decode(text.partition(",")[2], validate=True)
+        path = Path(unquote(parts.path)) if scheme == "file" else Path(text).expanduser()
         if path.is_dir():
             raise InputError(f"{path} is a folder, expected an image file")
         if not path.exists():
@@ -133,43 +164,36 @@ def _read(source: str | Path, limits: ImageLimits) -> tuple[str, bytes]:
             raise InputError(f"{path} has {size} bytes, at most {limits.max_bytes} are read")
         with path.open("rb") as file:  # a device or pipe has no size: cap the read itself
             return str(path), file.read(limits.max_bytes + 1)
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    except Lfm2VLError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise InputError(f"{text[:200]} cannot be read: {reason}") from None
+        raise InputError(f"{text[:100]!r} cannot be read: {reason}") from None
+
+
+def is_url(source: ImageSource) -> bool:
+    """Whether a source is fetched over the network."""
+    return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
+
+
+def _fetched(url: str, limits: ImageLimits) -> bytes:
+    if not limits.allow_url:
+        raise InputError(f"{url} is a URL; allow fetching it with --allow-url (allow_url=True)")
+    from .network import fetch  # brings TLS along, which files do not need
+
+    return fetch(url, limits.max_bytes)
 
 
 @contextmanager
-def _our_rules() -> Iterator[None]:
+def _our_rules(limits: ImageLimits) -> Iterator[None]:
     """Our pixel cap counts instead of Pillow's global one, and its warnings are no news."""
     with _pillow_globals, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        saved, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        saved, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, limits.max_pixels
         try:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = saved
-
-
-def _decode(image: Image.Image, name: str, limits: ImageLimits) -> Image.Image:
-    width, height = image.size
-    if width * height > limits.max_pixels:
-        raise InputError(
-            f"{name} has {width} x {height} pixels ({width * height / 1e6:.0f} megapixels), "
-            f"at most {limits.max_pixels / 1e6:.0f} are decoded; raise it with --max-megapixels"
-        )
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # an MPO is one photo with previews
-        logger.warning("%s is an animation or a series of %d frames: using the first", name, frames)
-    try:
-        with _our_rules():
-            image.load()
-        profile = image.info.get("icc_profile")
-        image = _over_white(_eight_bit(ImageOps.exif_transpose(image)))
-        return _to_srgb(image, profile)
-    except DECODE_ERRORS as error:
-        raise InputError(f"{name} is damaged or not supported: {error}") from None
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

@@ -3,26 +3,25 @@
 import numpy as np
 from PIL import Image
 
-from .config import ImageConfig
-from .geometry import ImagePlan, plan_image
+from .geometry import ImagePlan
 from .resample import resize
 
 
-def process_image(image: Image.Image, config: ImageConfig) -> tuple[ImagePlan, list[np.ndarray]]:
+def process_image(image: Image.Image, plan: ImagePlan, resample: int) -> list[np.ndarray]:
     """Cut an image into views and the views into patches.
 
     Args:
         image: an RGB image.
-        config: the checkpoint's image settings, options applied.
+        plan: its plan, from `plan_image`.
+        resample: 2 for bilinear, 3 for bicubic.
 
     Returns:
-        The plan, and for every view (N, patch_size * patch_size * 3) uint8 patches, row by row;
-        each patch is ordered (row, column, channel). Normalisation is left to the device.
+        For every view (N, patch_size * patch_size * 3) uint8 patches, row by row; each patch is
+        ordered (row, column, channel). Normalisation is left to the device.
     """
-    plan = plan_image(image.height, image.width, config)
     pixels = np.asarray(image)
     rows, columns = plan.grid
-    canvas = resize(pixels, *plan.canvas, config.resample)
+    canvas = resize(pixels, *plan.canvas, resample)
     height, width = plan.canvas[0] // rows, plan.canvas[1] // columns
     views = [
         canvas[row * height : (row + 1) * height, column * width : (column + 1) * width]
@@ -30,8 +29,8 @@ def process_image(image: Image.Image, config: ImageConfig) -> tuple[ImagePlan, l
         for column in range(columns)
     ]
     if plan.thumbnail:
-        views.append(resize(pixels, *plan.thumbnail, config.resample))
-    return plan, [to_patches(view, config.encoder_patch_size) for view in views]
+        views.append(resize(pixels, *plan.thumbnail, resample))
+    return [to_patches(view, plan.patch_size) for view in views]
 
 
 def to_patches(view: np.ndarray, patch_size: int) -> np.ndarray:

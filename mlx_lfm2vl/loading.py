@@ -17,6 +17,7 @@ from .processor import Processor
 from .tokenizer import Tokenizer
 from .weights import check_names, our_name, read_header, weight_files
 
+VISION_LAYERS = "vision_tower.encoder.layers."
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
 
@@ -44,9 +45,14 @@ def load(
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     folder = find_checkpoint(str(model), revision)
-    processor = Processor.from_folder(folder, limits)
-    config = read_model_config(folder, str(model))
-    return load_model(folder, config, processor, dtype), processor
+    try:
+        processor = Processor.from_folder(folder, limits)
+        # A folder given as "." has a name, too.
+        name = str(folder.resolve()) if Path(model).is_dir() else str(model)
+        config = read_model_config(folder, name)
+        return load_model(folder, config, processor, dtype), processor
+    except CheckpointError as error:  # a repo's user knows its name, not its place in the cache
+        raise CheckpointError(str(error).replace(str(folder), str(model))) from None
 
 
 def load_model(
@@ -68,13 +74,14 @@ def load_model(
         droppable.add("multi_modal_projector.layer_norm.")
     if config.text.tie_word_embeddings:
         droppable.add("lm_head.")
-    layers = config.vision.num_hidden_layers
+    kept_layers = {str(i) for i in range(config.vision.num_hidden_layers)}
     droppable |= {  # layers behind vision_feature_layer
-        ".".join(name.split(".")[:4]) + "."
-        for name in weights
-        if name.startswith("vision_tower.encoder.layers.") and int(name.split(".")[3]) >= layers
+        f"vision_tower.encoder.layers.{i}."
+        for i in {name.split(".")[3] for name in weights if name.startswith(VISION_LAYERS)}
+        if i.isdecimal() and i not in kept_layers
     }
     dropped = check_names(expected, {k: v.shape for k, v in weights.items()}, droppable)
+    _check_dtypes(model, weights)
     target = DTYPES[dtype] if dtype else None if mx.metal.is_available() else mx.float32
     kept = [(name, _cast(value, target)) for name, value in weights.items() if name not in dropped]
     del weights
@@ -94,10 +101,10 @@ def _with_image_token(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
             f"config.json says image_token_id {config.image_token_id}, but the tokenizer's "
             f"{tokenizer.image_token} is {tokenizer.image_token_id}"
         )
-    if tokenizer.image_token_id >= config.text.vocab_size:
+    if tokenizer.largest_id >= config.text.vocab_size:
         raise CheckpointError(
-            f"image token {tokenizer.image_token_id} is outside the vocabulary of "
-            f"{config.text.vocab_size} rows"
+            f"the tokenizer has ids up to {tokenizer.largest_id}, the model only "
+            f"{config.text.vocab_size} embedding rows"
         )
     return replace(config, image_token_id=tokenizer.image_token_id)
 
@@ -138,29 +145,52 @@ def _read_weights(folder: Path) -> dict[str, mx.array]:
 def _quantize_like(
     model: Lfm2VL, weights: dict[str, mx.array], quantization: dict[str, Any]
 ) -> None:
-    """Make quantized layers where the file has scales, with the parameters its config gives."""
+    """Make quantized layers where the file has scales, with the parameters its config gives.
+
+    An entry of the config that is keyed by a path, or by the end of one, overrides the common
+    values. What an entry does not say has the default of `nn.quantize`, as it has for mlx-lm.
+    """
     if not any(name.endswith(".scales") for name in weights):
+        method = quantization.get("quant_method")
+        if method:
+            raise CheckpointError(f"quantization by {method!r} is not supported, only MLX's own")
         return
-    overrides = {our_name(k): v for k, v in quantization.items() if isinstance(v, (dict, bool))}
+    entries = {
+        our_name(f"{path}.").removesuffix("."): entry
+        for path, entry in quantization.items()
+        if isinstance(entry, dict)
+    }
 
     def parameters(path: str, module: nn.Module) -> bool | dict[str, Any]:
         if f"{path}.scales" not in weights or not hasattr(module, "to_quantized"):
             return False
-        entry = overrides.get(path)
-        source = entry if isinstance(entry, dict) else quantization
-        mode = source.get("mode", quantization.get("mode", "affine"))
+        suffixes = [key for key in entries if path == key or path.endswith(f".{key}")]
+        source = entries[max(suffixes, key=len)] if suffixes else quantization
+        mode = source.get("mode", "affine")
+        group_size, bits = source.get("group_size", 64), source.get("bits", 4)
         packed, scales = weights[f"{path}.weight"], weights[f"{path}.scales"]
-        group_size = source.get("group_size", quantization.get("group_size", 64))
-        bits = source.get("bits", quantization.get("bits"))
-        width = scales.shape[-1] * group_size
-        if bits is None or packed.shape[-1] * 32 != width * bits:
+        if not (isinstance(group_size, int) and isinstance(bits, int)) or (
+            packed.shape[-1] * 32 != scales.shape[-1] * group_size * bits
+        ):
             raise CheckpointError(
                 f"{path}: {bits} bits in groups of {group_size} do not fit a packed weight of "
                 f"{list(packed.shape)} and scales of {list(scales.shape)}"
             )
         return {"group_size": group_size, "bits": bits, "mode": mode}
 
-    nn.quantize(model, class_predicate=parameters)
+    try:
+        nn.quantize(model, class_predicate=parameters)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"the quantization settings make no sense: {error}") from None
+
+
+def _check_dtypes(model: Lfm2VL, weights: dict[str, mx.array]) -> None:
+    """Numbers must be floats, packed weights integers: anything else would be read as garbage."""
+    for name, wanted in named_arrays(model.parameters()).items():
+        have = weights[name].dtype
+        floats = mx.issubdtype(have, mx.floating) and have != mx.float64
+        if have != wanted.dtype and not (floats and mx.issubdtype(wanted.dtype, mx.floating)):
+            raise CheckpointError(f"{name} holds {have}, expected {wanted.dtype}")
 
 
 def _cast(value: mx.array, dtype: mx.Dtype | None) -> mx.array:

@@ -1,8 +1,6 @@
 """What only a Mac can do, each by one command that comes with macOS."""
 
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from .errors import InputError
@@ -18,6 +16,9 @@ def heic_to_tiff(data: bytes, name: str) -> bytes:
     """
     if sys.platform != "darwin":
         raise InputError(f"{name} is HEIC, which only macOS reads; convert it to JPEG or PNG first")
+    import subprocess
+    import tempfile
+
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "photo.heic"), Path(folder, "photo.tiff")
         source.write_bytes(data)

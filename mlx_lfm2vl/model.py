@@ -13,8 +13,9 @@ from .language import DecoderLayer, LanguageModel
 from .projector import MultiModalProjector
 from .vision import VisionTower
 
-# Patches encoded at a time: four full tiles keep a GPU busy, and memory flat for any image.
-MAX_PATCHES = 4096
+# Patches encoded at a time: four full tiles keep a GPU busy, and memory flat for any image. A CPU,
+# whose attention is not fused, takes one tile.
+MAX_PATCHES = 4096 if mx.metal.is_available() else 1024
 
 
 class Lfm2VL(nn.Module):

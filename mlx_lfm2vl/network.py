@@ -1,16 +1,19 @@
 """Fetching an image by URL within limits of size, time, redirects and address."""
 
+import contextlib
 import http.client
 import ipaddress
 import socket
+import threading
 import time
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-from .errors import InputError, NetworkError
+from .errors import InputError, Lfm2VLError, NetworkError
 
 MAX_REDIRECTS = 5
 TIMEOUT_SECONDS = 30.0  # for the whole download
-CHUNK_BYTES = 64 * 1024
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+QUERY_SAFE = "/%:@!$&'()*+,;=~?"
 
 
 def fetch(url: str, max_bytes: int) -> bytes:
@@ -25,27 +28,58 @@ def fetch(url: str, max_bytes: int) -> bytes:
     """
     deadline = time.monotonic() + TIMEOUT_SECONDS
     for _ in range(MAX_REDIRECTS + 1):
-        connection, response = _request(url, deadline)
         try:
-            location = response.getheader("Location")
-            if response.status in (301, 302, 303, 307, 308) and location:
-                url = urljoin(url, location)
-                continue
-            if response.status != 200:
-                raise NetworkError(f"{url} answered {response.status} {response.reason}")
-            return _read(response, url, max_bytes, deadline)
-        except (OSError, http.client.HTTPException) as error:
+            connection = _connect(url, deadline)
+            # Closing the socket is what ends a server that sends its headers drop by drop.
+            timer = threading.Timer(deadline - time.monotonic(), _shut, [connection.sock])
+            timer.start()
+            try:
+                found = _answer(connection, url, max_bytes)
+            finally:
+                timer.cancel()
+                connection.close()
+        except Lfm2VLError:
+            raise
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            if time.monotonic() > deadline:
+                raise NetworkError(f"{url} took more than {TIMEOUT_SECONDS:g} seconds") from None
             raise NetworkError(
                 f"{url} cannot be fetched: {error or type(error).__name__}"
             ) from None
-        finally:
-            connection.close()
+        if time.monotonic() > deadline:  # what was read may be a part
+            raise NetworkError(f"{url} took more than {TIMEOUT_SECONDS:g} seconds")
+        if isinstance(found, bytes):
+            return found
+        url = found
     raise NetworkError(f"{url} redirects more than {MAX_REDIRECTS} times")
 
 
-def _request(
-    url: str, deadline: float
-) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+def _shut(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _answer(connection: http.client.HTTPConnection, url: str, max_bytes: int) -> bytes | str:
+    """The body, or the URL to go to instead."""
+    parts = urlsplit(url)
+    target = quote(parts.path, safe="/%:@!$&'()*+,;=~") or "/"
+    target += f"?{quote(parts.query, safe=QUERY_SAFE)}" if parts.query else ""
+    connection.request("GET", target, headers={"User-Agent": "mlx-lfm2vl", "Accept": "image/*"})
+    response = connection.getresponse()
+    location = response.getheader("Location")
+    if response.status in (301, 302, 303, 307, 308) and location:
+        return urljoin(url, location)
+    if response.status != 200:
+        raise NetworkError(f"{url} answered {response.status} {response.reason}")
+    body = response.read(max_bytes + 1)
+    if len(body) > max_bytes:
+        raise InputError(f"{url} has more than {max_bytes} bytes")
+    if response.length:
+        raise NetworkError(f"{url} ended {response.length} bytes early")
+    return body
+
+
+def _connect(url: str, deadline: float) -> http.client.HTTPConnection:
     try:
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -53,23 +87,25 @@ def _request(
         raise InputError(f"{url} is not a URL: {error}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(f"{url} is not an http or https URL")
-    try:
-        address = _public_address(parts.hostname, port)
-        connection = _connection(parts, port, address, max(0.1, deadline - time.monotonic()))
-        target = parts.path or "/"
-        target += f"?{parts.query}" if parts.query else ""
-        connection.request("GET", target, headers={"User-Agent": "mlx-lfm2vl", "Accept": "image/*"})
-        return connection, connection.getresponse()
-    except (OSError, http.client.HTTPException, UnicodeError) as error:
-        raise NetworkError(f"{url} cannot be fetched: {error or type(error).__name__}") from None
+    address = _public_address(parts.hostname, port)
+    return _connection(parts, port, address, max(0.1, deadline - time.monotonic()))
 
 
 def _public_address(host: str, port: int) -> str:
-    found = [info[4][0] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    found = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     for address in found:
-        if not ipaddress.ip_address(str(address).split("%")[0]).is_global:
+        if not _is_public(ipaddress.ip_address(address.split("%")[0])):
             raise InputError(f"{host} is {address}, a private or local address: not fetched")
-    return str(found[0])
+    return found[0]
+
+
+def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Reachable for everybody; IPv6 forms that carry an IPv4 address are not taken at all."""
+    if isinstance(address, ipaddress.IPv6Address):
+        carries = address.ipv4_mapped or address.sixtofour or address.teredo or address in NAT64
+        if carries or address.is_site_local:
+            return False
+    return address.is_global and not address.is_multicast
 
 
 def _connection(
@@ -85,18 +121,3 @@ def _connection(
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
     connection.sock = sock
     return connection
-
-
-def _read(response: http.client.HTTPResponse, url: str, max_bytes: int, deadline: float) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    while part := response.read1(CHUNK_BYTES):
-        parts.append(part)
-        size += len(part)
-        if size > max_bytes:
-            raise InputError(f"{url} has more than {max_bytes} bytes")
-        if time.monotonic() > deadline:
-            raise NetworkError(f"{url} took more than {TIMEOUT_SECONDS:.0f} seconds")
-    if response.length:
-        raise NetworkError(f"{url} ended {response.length} bytes early")
-    return b"".join(parts)

@@ -10,8 +10,8 @@ from PIL import Image
 
 from .config import ImageConfig, ImageOptions, read_image_config, restore_tiling
 from .errors import CheckpointError, InputError
-from .geometry import ImagePlan
-from .image_file import ImageLimits, ImageSource, load_image
+from .geometry import ImagePlan, plan_image
+from .image_file import ImageLimits, ImageSource, open_image
 from .image_processor import process_image
 from .template import ChatTemplate, Message, guard_specials
 from .tokenizer import Tokenizer
@@ -72,6 +72,7 @@ class Processor:
         options: ImageOptions | None = None,
         tools: Sequence[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
+        max_length: int | None = None,
     ) -> Inputs:
         """Prepare a conversation.
 
@@ -83,10 +84,11 @@ class Processor:
             options: changes to the checkpoint's image settings.
             tools: function descriptions for the chat template.
             add_generation_prompt: end with the header of the assistant's turn.
+            max_length: refuse longer prompts; checked before any image is decoded.
 
         Raises:
-            InputError: an image cannot be read, there are too many, a setting makes no sense, or
-                the chat template does not take these messages.
+            InputError: an image cannot be read, there are too many, a setting makes no sense, the
+                prompt is too long, or the chat template does not take these messages.
             NetworkError: an image URL cannot be fetched.
         """
         plain, sources = _split_images(messages)
@@ -106,13 +108,20 @@ class Processor:
                 "some templates take no images in a system message"
             )
         config = (options or ImageOptions()).apply(self.image_config)
-        images, pixel_values = [], []
-        for source in sources:
-            plan, patches = process_image(load_image(source, self.limits), config)
-            images.append(plan)
-            pixel_values += patches
+        opened = [open_image(source, self.limits) for source in sources]
+        images = [plan_image(*image.size, config) for image in opened]
+        input_ids = self._expand(ids, images)
+        if max_length is not None and len(input_ids) > max_length:
+            raise InputError(
+                f"the prompt has {len(input_ids)} tokens "
+                f"({sum(plan.image_tokens for plan in images)} of images), at most {max_length} "
+                "leave room for the answer; use fewer or smaller images, or a lower max_tokens"
+            )
+        pixel_values = []
+        for image, plan in zip(opened, images, strict=True):
+            pixel_values += process_image(image.decode(), plan, config.resample)
         return Inputs(
-            input_ids=self._expand(ids, images),
+            input_ids=input_ids,
             pixel_values=pixel_values,
             spatial_shapes=[shape for plan in images for shape in plan.spatial_shapes],
             images=images,
@@ -147,6 +156,11 @@ class Processor:
         ids = [self._marker(self.tokenizer.image_start_id, "image start")]
         for label, view in zip(labels, views, strict=True):
             if isinstance(label, str):
+                if self.tokenizer.id_of(label) is None:
+                    raise InputError(
+                        f"the vocabulary has no labels for a grid of {columns} x {rows} tiles; "
+                        "lower max_tiles"
+                    )
                 ids.append(self._marker(self.tokenizer.id_of(label), label))
             elif len(views) > 1:
                 ids.append(self._marker(label, "thumbnail"))
@@ -186,6 +200,8 @@ def user_message(
 
 def _split_images(messages: Sequence[Message]) -> tuple[list[Message], list[ImageSource]]:
     """Messages in which an image is just `{"type": "image"}`, and the images in order."""
+    if not messages:
+        raise InputError("there are no messages")
     plain: list[Message] = []
     sources: list[ImageSource] = []
     for message in messages:
@@ -210,7 +226,8 @@ def _image_of(item: Any) -> ImageSource | None:
     """The source in an image item; None for any other item."""
     if not isinstance(item, dict) or item.get("type") not in ("image", "image_url"):
         return None
-    source = next((item[k] for k in ("image", "url", "path", "image_url") if item.get(k)), None)
+    keys = ("image", "url", "path", "image_url")
+    source = next((item[key] for key in keys if item.get(key) is not None), None)
     if isinstance(source, dict):
         source = source.get("url")
     if not isinstance(source, (str, Path, bytes, Image.Image)):

@@ -41,7 +41,9 @@ def _make_draw(sampling: Sampling, seed: int) -> Sampler:
     def draw(logits: mx.array) -> mx.array:
         nonlocal key
         key, now = mx.random.split(key)
-        logits = logits.astype(mx.float32) / sampling.temperature
+        logits = logits.astype(mx.float32)
+        # From the most likely token on: a tiny temperature must not overflow into nonsense.
+        logits = (logits - mx.max(logits, axis=-1, keepdims=True)) / sampling.temperature
         if 0 < sampling.top_k < logits.shape[-1]:
             logits = keep_top_k(logits, sampling.top_k)
         if sampling.top_p < 1:
@@ -64,7 +66,8 @@ def keep_top_p(logits: mx.array, top_p: float) -> mx.array:
     descending = -mx.sort(-logits, axis=-1)
     probabilities = mx.softmax(descending, axis=-1, precise=True)
     before = mx.cumsum(probabilities, axis=-1) - probabilities
-    weakest = mx.min(mx.where(before < top_p, descending, math.inf), axis=-1, keepdims=True)
+    reached = before < max(top_p, 1e-6)  # the first token always stays
+    weakest = mx.min(mx.where(reached, descending, math.inf), axis=-1, keepdims=True)
     return mx.where(logits < weakest, -math.inf, logits)
 
 
@@ -84,6 +87,7 @@ def _with_penalty(draw: Sampler, penalty: float, prompt_ids: Sequence[int]) -> S
             counted = np.zeros(logits.shape[-1], np.int32)
             counted[list(prompt_ids)] = 1
             seen = mx.array(counted)[None] > 0
+        logits = logits.astype(mx.float32)  # a penalty of 1.05 is below half precision's reach
         lowered = mx.where(logits > 0, logits / penalty, logits * penalty)
         token = draw(mx.where(seen, lowered, logits))
         seen = seen | (mx.arange(logits.shape[-1]) == token[:, None])

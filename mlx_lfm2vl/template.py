@@ -13,8 +13,18 @@ from .errors import CheckpointError, InputError
 
 Message = dict[str, Any]
 
+PRIVATE_USE = (*range(0xE000, 0xF8FF), *range(0xF0000, 0xFFFFD))
+
 # What a template raises on messages it was not written for, besides jinja2's own errors.
-REFUSALS = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError)
+REFUSALS = (
+    TypeError,
+    ValueError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+)
 
 
 class ChatTemplate:
@@ -39,7 +49,10 @@ class ChatTemplate:
         """
         path = folder / "chat_template.jinja"
         if path.exists():
-            return cls(path.read_text(encoding="utf-8"), bos_token, eos_token)
+            try:
+                return cls(path.read_text(encoding="utf-8"), bos_token, eos_token)
+            except (OSError, UnicodeDecodeError) as error:
+                raise CheckpointError(f"{path} cannot be read: {error}") from None
         if (folder / "chat_template.json").exists():
             source = read_json(folder / "chat_template.json").get("chat_template")
         else:
@@ -73,7 +86,7 @@ class ChatTemplate:
         environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
         try:
             return environment.from_string(self.source)
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, RecursionError) as error:
             raise CheckpointError(f"the chat template does not compile: {error}") from None
 
     def render(
@@ -121,9 +134,21 @@ def guard_specials(value: Any, specials: Collection[str]) -> tuple[Any, str]:
 
     Returns:
         The same structure with guarded strings, and the guard character.
+
+    Raises:
+        InputError: the value holds something else than plain data and valid text.
     """
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    guard = next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in text)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError("the messages hold text that is not valid Unicode") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"the messages are not plain data: {error}") from None
+    used = set(text)
+    guard = next((c for c in map(chr, PRIVATE_USE) if c not in used), None)
+    if guard is None:
+        raise InputError("the messages use up all private-use characters")
     wholes = "|".join(re.escape(token[1:]) for token in sorted(specials, key=len, reverse=True))
     starts = {token[:end] for token in specials for end in range(1, len(token))}
     heads = "".join(sorted({re.escape(token[0]) for token in specials}))
@@ -146,8 +171,20 @@ def guard_specials(value: Any, specials: Collection[str]) -> tuple[Any, str]:
     return guarded(value), guard
 
 
-def _tojson(value: Any, **options: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, **options)
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
 
 
 def _raise_exception(message: str) -> None:

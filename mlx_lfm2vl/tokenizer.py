@@ -60,6 +60,11 @@ class Tokenizer:
         return self._rust.token_to_id(token)
 
     @property
+    def largest_id(self) -> int:
+        """The highest id encoding can give."""
+        return max(self._rust.get_vocab(with_added_tokens=True).values())
+
+    @property
     def special_tokens(self) -> Collection[str]:
         """The text of every special token."""
         return self._special

@@ -47,12 +47,17 @@ def weight_files(folder: Path) -> list[Path]:
         if missing:
             raise CheckpointError(f"{folder} lacks {', '.join(missing)}, named in {INDEX}")
         return [folder / name for name in sorted(names)]
-    files = sorted(path for path in folder.glob("*.safetensors") if "adapter" not in path.name)
+    files = [path for path in _safetensors(folder) if "adapter" not in path.name]
     if not files:
         others = [p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".gguf")]
         hint = f"; {others[0]} is not read, only safetensors" if others else ""
         raise CheckpointError(f"{folder} has no weights (*.safetensors){hint}")
     return files
+
+
+def _safetensors(folder: Path) -> list[Path]:
+    """Files by that name, but not macOS's `._` companions on foreign disks."""
+    return sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("."))
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
@@ -82,7 +87,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
             if length > min(MAX_HEADER_BYTES, size):
                 raise CheckpointError(f"{path} is not a safetensors file")
             header: dict[str, Any] = json.loads(file.read(length))
-        metadata = header.pop("__metadata__", {})
+        metadata = header.pop("__metadata__", None) or {}
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
         tensors = {
             name: TensorInfo(entry["dtype"], tuple(entry["shape"]), path)
@@ -107,17 +112,17 @@ def detect_layout(folder: Path) -> Layout:
     A folder that holds no weights yet (`--plan`) is judged by its index, which MLX conversions
     always have.
     """
-    metadata: dict[str, str] = {}
+    metadata: object = None
     if (folder / INDEX).exists():
         names = set(_weight_map(folder))
-        metadata = read_json(folder / INDEX).get("metadata") or {}
+        metadata = read_json(folder / INDEX).get("metadata")
     else:
-        files = sorted(folder.glob("*.safetensors"))[:1]
         names = set()
-        for path in files:
+        for path in _safetensors(folder)[:1]:
             names, metadata = read_header(path)
     is_mlx = any(name.startswith(("language_model.model.", "vision_tower.")) for name in names)
-    return Layout(is_mlx=is_mlx, is_ours=WRITER_KEY in metadata)
+    is_ours = isinstance(metadata, dict) and WRITER_KEY in metadata
+    return Layout(is_mlx=is_mlx, is_ours=is_ours)
 
 
 def our_name(name: str) -> str:

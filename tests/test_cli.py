@@ -149,8 +149,12 @@ WRONG = {
         "stdin (-) can be used once",
     ),
     "bad sampling": (["--model", TINY, "--prompt", "x", "--top-p", "7"], 2, "top_p 7.0"),
-    "too long": (["--model", TINY, "--prompt", "x", "--max-tokens", "9999999"], 2, "together over"),
-    "bad cap": (["--model", TINY, "--prompt", "x", "--max-megapixels", "0"], 2, "not positive"),
+    "too long": (
+        ["--model", TINY, "--prompt", "x", "--max-tokens", "9999999"],
+        2,
+        "leave room for the answer",
+    ),
+    "bad cap": (["--model", TINY, "--prompt", "x", "--max-megapixels", "0"], 2, "not between"),
     "offline": (["--model", "nobody/nothing", "--prompt", "x"], 1, "not in the local cache"),
 }
 
@@ -236,7 +240,9 @@ def test_a_reader_that_goes_away_is_no_traceback():
 
 
 def test_the_program_lists_and_dispatches_commands(capsys, picture):
-    assert cli.main([]) == 0
+    assert cli.main([]) == 2
+    assert "which command?" in capsys.readouterr().err
+    assert cli.main(["--help"]) == 0
     assert "generate" in capsys.readouterr().out
     assert cli.main(["--version"]) == 0
     assert cli.main(["nothing"]) == 2
@@ -247,4 +253,70 @@ def test_the_program_lists_and_dispatches_commands(capsys, picture):
 
 def test_every_option_is_explained():
     for action in build_parser()._actions:
-        assert action.help or action.dest in ("min_tiles", "top_p", "top_k", "min_p"), action.dest
+        assert action.help, action.dest
+
+
+EARLY = {
+    "image": ["--image", "nope.jpg"],
+    "temperature": ["--temperature", "-1"],
+    "max tokens": ["--max-tokens", "0"],
+    "stop": ["--stop", ""],
+}
+
+
+@pytest.mark.parametrize("name", EARLY)
+def test_mistakes_are_found_before_a_checkpoint_is_loaded(name, checkpoint, capsys):
+    (checkpoint / "model.safetensors").unlink()
+    assert main(["--model", str(checkpoint), "--prompt", "x", *EARLY[name]]) == 2
+    assert "no weights" not in capsys.readouterr().err
+
+
+def test_a_plan_for_another_architecture_is_refused(checkpoint, picture, capsys):
+    edit_json(checkpoint / "config.json", model_type="lfm3_vl")
+    assert main(["--model", str(checkpoint), "--plan", "--image", picture]) == 1
+    assert "lfm3_vl" in capsys.readouterr().err
+
+
+def test_too_many_tiles_for_the_vocabulary_is_wrong_use(tmp_path, capsys):
+    path = tmp_path / "tall.png"
+    make_picture(600, 40, 1).save(path)
+    assert answer("--image", str(path), "--min-tiles", "12", "--max-tiles", "12") == 2
+    assert "lower max_tiles" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-3"])
+def test_impossible_caps_are_refused(value, capsys):
+    assert answer("--max-megapixels", value) == 2
+    assert "--max-megapixels" in capsys.readouterr().err
+
+
+def test_empty_stdin_is_an_empty_image(monkeypatch, capsys):
+    stdin(monkeypatch, b"")
+    assert answer("--image", "-") == 2
+    assert "empty (0 bytes)" in capsys.readouterr().err
+
+
+SHELL = [sys.executable, "-m", "mlx_lfm2vl.generate", "--model", TINY, "--max-tokens", "3"]
+
+
+@pytest.mark.parametrize(
+    ("tail", "code", "message"),
+    [
+        ("--prompt Hi >/dev/full", 1, "No space left"),
+        ("--prompt Hi >&-", 1, "standard output is closed"),
+        ("--prompt - <&-", 2, "standard input is closed"),
+        ("--prompt $'h\\xff'", 2, "not valid Unicode"),
+    ],
+)
+def test_broken_pipes_and_terminals_are_one_line(tail, code, message):
+    command = " ".join(SHELL) + " " + tail
+    run = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert run.returncode == code, run.stderr
+    assert message in run.stderr
+    assert run.stderr.count("\n") == 1
+
+
+def test_a_terminal_that_is_not_utf8_still_gets_an_answer():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    run = subprocess.run([*SHELL, "--prompt", "Hi"], capture_output=True, env=environment)
+    assert run.returncode == 0, run.stderr

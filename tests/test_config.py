@@ -128,7 +128,7 @@ def test_a_missing_key_is_an_error_that_names_it(checkpoint, key):
         ({"text_config__layer_types": ["conv"]}, "1 entries for 3 layers"),
         ({"text_config__rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6}}, "yarn"),
         ({"text_config__hidden_size": "64"}, "hidden_size is '64', expected int"),
-        ({"text_config__hidden_size": -64}, "expected at least 1"),
+        ({"text_config__hidden_size": -64}, "expected 1 to 2147483647"),
         ({"vision_config": 3}, "vision_config is missing or not an object"),
     ],
 )
@@ -281,3 +281,75 @@ def test_a_right_mlx_repository_passes_without_a_note(published, caplog, name):
     mlx_index(folder)
     assert load_image_config(folder) == before
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"text_config__layer_types": 3}, "not a list of names"),
+        ({"text_config__layer_types": [["conv"]] * 3}, "not a list of names"),
+        ({"text_config__layer_types": None, "text_config__full_attn_idxs": 3}, "expected a list"),
+        ({"architectures": 3}, "architectures 3"),
+        ({"text_config__vocab_size": 10**12}, "vocab_size is 1e"),
+        ({"text_config__norm_eps": float("nan")}, "norm_eps is nan"),
+        ({"image_token_id": "5"}, "image_token_id is '5'"),
+        ({"quantization": "4bit"}, "quantization is not an object"),
+        (
+            {"text_config__rope_parameters": {"type": "yarn", "rope_theta": 1e6}},
+            "type 'yarn' is not supported",
+        ),
+        (
+            {"text_config__rope_parameters": {"partial_rotary_factor": 0.5, "rope_theta": 1e6}},
+            "partial_rotary_factor 0.5",
+        ),
+    ],
+)
+def test_values_of_a_wrong_kind_are_named(checkpoint, changes, message):
+    edit_json(checkpoint / "config.json", **changes)
+    with pytest.raises(CheckpointError, match=message):
+        read_model_config(checkpoint)
+
+
+@pytest.mark.parametrize("ids", ["7", [[7]], 7.5])
+def test_end_ids_of_a_wrong_kind_are_named(checkpoint, ids):
+    edit_json(checkpoint / "generation_config.json", eos_token_id=ids)
+    with pytest.raises(CheckpointError, match="eos_token_id is"):
+        read_model_config(checkpoint)
+
+
+def test_end_id_zero_is_an_id(checkpoint):
+    edit_json(checkpoint / "generation_config.json", eos_token_id=0)
+    assert read_model_config(checkpoint).eos_token_ids == (0,)
+
+
+def test_a_number_of_five_thousand_digits_is_broken_json(checkpoint):
+    (checkpoint / "config.json").write_text('{"a": ' + "1" * 5000 + "}")
+    with pytest.raises(CheckpointError, match="cannot be read as JSON"):
+        read_model_config(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["/home/x/extracted/LFM2-VL-450M", "extract", "me/LFM2-VL"])
+def test_only_the_models_own_name_tells_an_extract_model(checkpoint, name):
+    assert read_model_config(checkpoint, name).sampling.temperature > 0
+    assert read_model_config(checkpoint, f"{name}-Extract").sampling == Sampling()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_processor": "none"}, "image_processor is not an object"),
+        ({"image_processor__image_std": [0, 1, 1]}, "image_std is 0"),
+        ({"image_processor__rescale_factor": 0}, "rescale_factor is 0"),
+        ({"image_processor__max_tiles": 5000}, "max_tiles 5000"),
+    ],
+)
+def test_more_impossible_image_settings_are_refused(checkpoint, changes, message):
+    edit_json(checkpoint / "processor_config.json", **changes)
+    with pytest.raises(CheckpointError, match=message):
+        read_image_config(checkpoint)
+
+
+def test_a_checkpoint_without_processor_files_is_refused(checkpoint):
+    (checkpoint / "processor_config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no processor_config\.json"):
+        read_image_config(checkpoint)

@@ -133,11 +133,18 @@ def test_the_next_step_is_queued_before_a_token_is_read(tiny, monkeypatch):
     assert events == ["queue", "queue", "read", "queue", "read", "read"]
 
 
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_prefill_in_chunks_gives_the_same_answer(tiny, monkeypatch, chunk):
+    whole = generate(*tiny, MESSAGES, max_tokens=12, sampling=GREEDY)
+    monkeypatch.setattr("mlx_lfm2vl.generation.PREFILL_CHUNK", chunk)
+    assert generate(*tiny, MESSAGES, max_tokens=12, sampling=GREEDY).token_ids == whole.token_ids
+
+
 def test_a_prompt_that_does_not_fit_is_refused_before_any_work(tiny, monkeypatch):
     model, processor = tiny
     monkeypatch.setattr(type(model), "encode_images", lambda *_: pytest.fail("work was done"))
     limit = model.config.text.max_position_embeddings
-    with pytest.raises(InputError, match=f"together over the model's {limit}"):
+    with pytest.raises(InputError, match="at most 0 leave room for the answer"):
         generate(model, processor, MESSAGES, max_tokens=limit)
 
 
@@ -164,3 +171,50 @@ def test_memory_stays_flat_over_a_long_answer(tiny):
         if count in (300, 1100):
             sizes.append(mx.get_active_memory() - cache.nbytes)
     assert sizes[1] <= sizes[0] + 4096
+
+
+def test_an_earlier_longer_stop_string_wins_however_the_text_is_cut():
+    for cuts in ([1] * 6, [3, 3], [6], [2, 4], [5, 1]):
+        stops, given, position = StopStrings(["abcd", "bc"]), "", 0
+        for size in cuts:
+            given += stops.add("xabcdy"[position : position + size])
+            position += size
+            if stops.found:
+                break
+        assert given + stops.finish() == "x"
+    stops = StopStrings(["abcd", "bc"])
+    assert stops.add("xabc") + stops.add("e") + stops.finish() == "xa"
+
+
+def test_one_stop_string_may_be_given_alone(tiny, monkeypatch):
+    model, processor = tiny
+    scripted(model, monkeypatch, bytes_of(processor, "one END two"))
+    assert generate(model, processor, "Hi", stop="END").text == "one "
+
+
+@pytest.mark.parametrize("seed", [-1, 2**70])
+def test_impossible_seeds_are_refused(tiny, seed):
+    with pytest.raises(InputError, match="is not from 0"):
+        generate(*tiny, "Hi", seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([], "there are no messages"),
+        ("\ud800", "not valid Unicode"),
+        ([{"role": "user", "content": "x", ("a", 1): "b"}], "not plain data"),
+    ],
+)
+def test_impossible_messages_are_refused(tiny, messages, message):
+    with pytest.raises(InputError, match=message):
+        generate(*tiny, messages)
+
+
+def test_an_enormous_view_is_refused_before_it_is_made(tiny, monkeypatch):
+    monkeypatch.setattr(
+        "mlx_lfm2vl.processor.process_image", lambda *_: pytest.fail("pixels were made")
+    )
+    options = mlx_lfm2vl.ImageOptions(min_image_tokens=2_000_000, max_image_tokens=2_000_000)
+    with pytest.raises(InputError, match="leave room for the answer"):
+        generate(*tiny, MESSAGES, options=options)

@@ -11,12 +11,13 @@ import pytest
 from conftest import CASES, edit_json, golden, relative_error
 from mlx.utils import tree_flatten
 
-from mlx_lfm2vl.config import ModelConfig, read_image_config, read_model_config
+from mlx_lfm2vl.config import ModelConfig, VisionConfig, read_image_config, read_model_config
 from mlx_lfm2vl.errors import CheckpointError, InputError, NetworkError
 from mlx_lfm2vl.hub import find_checkpoint
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.model import Lfm2VL
 from mlx_lfm2vl.processor import user_message
+from mlx_lfm2vl.vision import VisionTower
 from mlx_lfm2vl.weights import detect_layout, our_name, read_header, weight_files
 
 
@@ -437,3 +438,114 @@ def test_a_folder_has_no_revision(checkpoint):
 def test_an_unknown_dtype_is_refused(checkpoint):
     with pytest.raises(InputError, match="'int8' is not one of float32"):
         load(checkpoint, dtype="int8")
+
+
+def test_overrides_are_found_by_the_end_of_a_path_and_have_defaults_of_their_own(wide):
+    # As mlx-vlm writes an untied head of 8 bits in a repository of another mode.
+    overrides = {"language_model.lm_head": {"group_size": 32, "bits": 8}, "w2": {"bits": 8}}
+    overrides["w2"]["group_size"] = 32
+
+    def bits(path):
+        if path.endswith("lm_head") or path.endswith("w2"):
+            return 8
+        return 4 if "language_model.model.layers" in path else None
+
+    quantized(wide, bits, overrides=overrides)
+    edit_json(wide / "config.json", quantization__mode="affine")
+    model, _ = load(wide)
+    assert model.lm_head.bits == 8
+    assert model.language_model.layers[0].feed_forward.w2.bits == 8
+    assert model.language_model.layers[0].feed_forward.w1.bits == 4
+
+
+@pytest.mark.parametrize(
+    "changes", [{"mode": "foo"}, {"group_size": 16}, {"bits": "four"}, {"bits": 3}]
+)
+def test_impossible_quantization_settings_are_one_line(wide, changes):
+    quantized(wide, lambda path: 4 if "language_model.model.layers" in path else None)
+    edit_json(wide / "config.json", **{f"quantization__{k}": v for k, v in changes.items()})
+    with pytest.raises(CheckpointError, match="do not fit|make no sense"):
+        load(wide)
+
+
+def test_other_quantization_methods_are_refused_by_name(checkpoint):
+    settings = {"quant_method": "bitsandbytes"}
+    edit_json(checkpoint / "config.json", quantization_config=settings)
+    with pytest.raises(CheckpointError, match="'bitsandbytes' is not supported"):
+        load(checkpoint)
+
+
+def test_a_quantized_position_table_works():
+    config = VisionConfig(
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_channels=3,
+        num_patches=16,
+        patch_size=4,
+        layer_norm_eps=1e-6,
+    )
+    embeddings = VisionTower(config).eval().embeddings
+    dense = embeddings.positions((3, 5))
+    nn.quantize(embeddings, 32, 8, class_predicate=lambda path, _: "position" in path)
+    assert type(embeddings.position_embedding) is nn.QuantizedEmbedding
+    assert relative_error(embeddings.positions((3, 5)), np.array(dense)) < 0.02
+
+
+def test_integers_in_place_of_numbers_are_refused(checkpoint):
+    norm = "model.language_model.embedding_norm.weight"
+    edit_weights(checkpoint, lambda w: w.update({norm: w[norm].view(mx.int32)}))
+    with pytest.raises(CheckpointError, match=r"embedding_norm.weight holds .*int32"):
+        load(checkpoint)
+
+
+def test_a_tokenizer_with_more_ids_than_embeddings_is_refused(checkpoint):
+    tokenizer = json.loads((checkpoint / "tokenizer.json").read_text())
+    added = dict(tokenizer["added_tokens"][0], id=2999, content="newtok", special=False)
+    tokenizer["added_tokens"].append(added)
+    (checkpoint / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(CheckpointError, match="the model only 365 embedding rows"):
+        load(checkpoint)
+
+
+def test_stray_names_and_companion_files_are_handled(checkpoint):
+    (checkpoint / "._model.safetensors").write_bytes(b"macOS wrote this")
+    load(checkpoint)
+    edit_weights(checkpoint, lambda w: w.update({"vision_tower.encoder.layers.x.w": mx.ones(1)}))
+    with pytest.raises(CheckpointError, match="unknown: vision_tower.encoder.layers.x.w"):
+        load(checkpoint)
+
+
+def test_messages_about_a_repo_name_the_repo(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    repo = cached_repo(tmp_path, golden("new_names").folder)
+    (tmp_path / "hub/models--me--tiny/snapshots/abc/model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="^me/tiny/model.safetensors is not"):
+        load(repo)
+
+
+def test_a_cache_that_another_program_filled_partly_is_not_taken_as_complete(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    asked = []
+    real = huggingface_hub.snapshot_download
+
+    def snapshot_download(*args, **options):
+        asked.append(bool(options.get("local_files_only")))
+        return real(*args, **options)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    without = ["processor_config.json", "tokenizer.json"]
+    repo = cached_repo(tmp_path, golden("new_names").folder, without=without)
+    find_checkpoint(repo)
+    assert asked == [True, False]
+
+
+@pytest.mark.parametrize("model", ["x" * 5000, "~nosuchuser/x", "a\0b"])
+def test_unusable_paths_are_one_line(model):
+    with pytest.raises(InputError, match="no usable path|neither a folder"):
+        load(model)

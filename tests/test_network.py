@@ -27,10 +27,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(302, b"", Location="http://10.0.0.1/secret")
         elif self.path == "/file":
             self.answer(302, b"", Location="file:///etc/hosts")
+        elif self.path == "/headers":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+            for count in range(100):
+                self.wfile.write(b"X-%d: y\r\n" % count)
+                self.wfile.flush()
+                time.sleep(0.05)
+        elif self.path == "/broken-location":
+            self.answer(302, b"", Location="http://[bad")
+        elif self.path == "/%C3%A9%20x?q=%20":
+            self.answer(200, BODY)
         elif self.path == "/slow":
             self.send_response(200)
             self.end_headers()
-            for _ in range(20):
+            for _ in range(100):
                 self.wfile.write(b"x")
                 self.wfile.flush()
                 time.sleep(0.05)
@@ -55,14 +65,9 @@ def server(monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    real = ipaddress.ip_address
+    real = network._is_public
 
-    class Loopback:
-        is_global = True
-
-    monkeypatch.setattr(
-        network.ipaddress, "ip_address", lambda a: Loopback() if a == "127.0.0.1" else real(a)
-    )
+    monkeypatch.setattr(network, "_is_public", lambda a: str(a) == "127.0.0.1" or real(a))
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
@@ -80,7 +85,8 @@ def test_a_file_is_fetched_also_over_a_redirect(server, path):
         ("/loop", NetworkError, "redirects more than 5"),
         ("/inside", InputError, r"10\.0\.0\.1, a private or local address"),
         ("/file", InputError, "not an http or https URL"),
-        ("/lies", NetworkError, "early"),
+        ("/lies", NetworkError, "early|IncompleteRead"),
+        ("/broken-location", NetworkError, "cannot be fetched"),
     ],
 )
 def test_what_goes_wrong_is_said(server, path, error, message):
@@ -93,10 +99,30 @@ def test_the_byte_limit_holds(server):
         network.fetch(server + "/image", 999)
 
 
-def test_the_time_limit_is_for_the_whole_download(server, monkeypatch):
-    monkeypatch.setattr(network, "TIMEOUT_SECONDS", 0.2)
-    with pytest.raises(NetworkError, match="took more than|timed out"):
-        network.fetch(server + "/slow", 1000)
+@pytest.mark.parametrize("path", ["/slow", "/headers"])
+def test_the_time_limit_is_for_the_whole_download(server, monkeypatch, path):
+    monkeypatch.setattr(network, "TIMEOUT_SECONDS", 0.3)
+    started = time.monotonic()
+    with pytest.raises(NetworkError, match="took more than|timed out|early"):
+        network.fetch(server + path, 1000)
+    assert time.monotonic() - started < 1
+
+
+def test_a_path_with_letters_of_other_scripts_is_quoted(server):
+    assert network.fetch(server + "/é x?q= ", 1000) == BODY
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["fec0::1", "ff02::1", "2002:7f00:1::", "64:ff9b::7f00:1", "::ffff:10.0.0.1", "224.0.0.1"],
+)
+def test_special_addresses_are_not_public(address):
+    assert not network._is_public(ipaddress.ip_address(address))
+
+
+def test_ordinary_addresses_are_public():
+    for address in ("93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946"):
+        assert network._is_public(ipaddress.ip_address(address))
 
 
 @pytest.mark.parametrize(

@@ -156,12 +156,14 @@ def test_third_party_image_cases(fixture):
             if key.startswith(f"input.{name}.")
         ]
         # That version of the reference dropped alpha; we put it over white (see test_image_file).
-        results = [process_image(image.convert("RGB"), config) for image in images]
-        patches = [view for _, views in results for view in views]
-        shapes = [shape for plan, _ in results for shape in plan.spatial_shapes]
+        plans = [plan_image(image.height, image.width, config) for image in images]
+        pairs = zip(images, plans, strict=True)
+        views = [process_image(image.convert("RGB"), plan, 2) for image, plan in pairs]
+        patches = [view for of_image in views for view in of_image]
+        shapes = [shape for plan in plans for shape in plan.spatial_shapes]
         expected = tensors[f"output.{name}.pixel_values"]
         assert shapes == [tuple(s) for s in tensors[f"output.{name}.spatial_shapes"].tolist()]
-        assert [plan.grid for plan, _ in results] == list(
+        assert [plan.grid for plan in plans] == list(
             zip(case["image_rows"], case["image_cols"], strict=True)
         )
         # torch 2.8's float resize rounds once, the integer kernel twice: one level at most.

@@ -102,3 +102,19 @@ def test_the_penalty_reaches_back_over_long_loops():
 def test_settings_out_of_range_are_refused(changes, message):
     with pytest.raises(InputError, match=f"{message} .* is out of range"):
         Sampling(**changes)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(temperature=1e-38), Sampling(temperature=1e-4)])
+def test_a_tiny_temperature_is_greedy(sampling):
+    assert draws(sampling, 5) == [int(LOGITS.argmax())] * 5
+
+
+def test_a_tiny_top_p_keeps_the_first_token():
+    assert draws(Sampling(temperature=1.0, top_p=1e-46), 5) == [int(LOGITS.argmax())] * 5
+
+
+def test_the_penalty_is_applied_in_float32():
+    # In bfloat16 both candidates would round to the same number.
+    logits = mx.array([[4.0, 3.8125]]).astype(mx.bfloat16)
+    sampler = make_sampler(Sampling(repetition_penalty=1.05), [0], 0)
+    assert int(sampler(logits).item()) == 1  # 4 / 1.05 = 3.8095

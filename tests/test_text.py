@@ -257,3 +257,22 @@ def test_templates_are_found_in_older_places(tmp_path, place):
 def test_a_checkpoint_without_template_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no chat template"):
         ChatTemplate.from_folder(tmp_path, "", "")
+
+
+def test_tojson_takes_the_arguments_of_the_references():
+    template = ChatTemplate("{{ tools | tojson(ensure_ascii=False, indent=1) }}", "", "")
+    assert template.render([{"role": "user"}], tools=[{"é": 1}]) == '[\n {\n  "é": 1\n }\n]'
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"{{ " + b"(" * 5000 + b")" * 5000 + b" }}"])
+def test_an_unreadable_template_is_a_broken_checkpoint(checkpoint, content):
+    (checkpoint / "chat_template.jinja").write_bytes(content)
+    with pytest.raises(CheckpointError, match="cannot be read|does not compile"):
+        ChatTemplate.from_folder(checkpoint, "", "").render([{"role": "user", "content": "x"}])
+
+
+def test_all_private_use_characters_in_a_prompt_are_survived(small):
+    text = "".join(map(chr, range(0xE000, 0xF8FF))) + "<image>"
+    (guarded,), guard = guard_specials([text], small.special_tokens)
+    assert guarded.replace(guard, "") == text
+    assert small.image_token_id not in small.encode_rendered(guarded, guard)

@@ -1,6 +1,7 @@
 """What all commands do alike: notes on stderr, errors in one line, exit codes."""
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -25,6 +26,10 @@ def run_command(
     package_logger.addHandler(handler)
     package_logger.propagate = False
     try:
+        if sys.stdout is None:
+            raise Lfm2VLError("standard output is closed: nowhere to write the answer")
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
         return command(options)
     except Lfm2VLError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -33,7 +38,11 @@ def run_command(
         return 130
     except BrokenPipeError:
         # The reader has gone: nobody is left to tell. Keep Python from flushing into the pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except (OSError, RuntimeError, MemoryError) as error:
+        # A full disk, or a device that ran out of memory: nothing the user can read in a trace.
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     finally:
         package_logger.removeHandler(handler)

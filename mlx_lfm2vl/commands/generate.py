@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from ..config import ImageOptions, Sampling
+from ..config import ImageOptions, Sampling, read_model_config
 from ..errors import InputError
 from .common import run_command
 
@@ -39,7 +39,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--model", required=True, metavar="DIR_OR_REPO", help="checkpoint folder or Hub repo id")
     add("--revision", help="branch, tag or commit of the repo")
     add("--adapter", type=Path, metavar="DIR", help="what `train` wrote for this checkpoint")
-    add("--dtype", choices=["float32", "float16", "bfloat16"], help="default: the checkpoint's")
+    add(
+        "--dtype",
+        choices=["float32", "float16", "bfloat16"],
+        help="default: the checkpoint's on a GPU, float32 on a CPU",
+    )
     add("--prompt", help="what to ask; - reads it from stdin")
     add("--system", help="system message")
     image = parser.add_argument_group("images")
@@ -54,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
         dest="do_image_splitting",
         help="cut large images into tiles",
     )
-    add("--min-tiles", type=int, metavar="N")
+    add("--min-tiles", type=int, metavar="N", help="of an image that is cut at all")
     add("--max-tiles", type=int, metavar="N", help="fewer tiles: faster, coarser")
     add(
         "--thumbnail",
@@ -62,14 +66,22 @@ def build_parser() -> argparse.ArgumentParser:
         dest="use_thumbnail",
         help="show a tiled image once more as a whole",
     )
-    add("--max-megapixels", type=float, default=200, metavar="N", help="refuse larger images")
+    add(
+        "--max-megapixels",
+        type=float,
+        default=200,
+        metavar="N",
+        help="refuse larger images; default: 200",
+    )
     answer = parser.add_argument_group("answer (the default sampling is the one recommended)")
     add = answer.add_argument
     add("--max-tokens", type=int, default=512, metavar="N", help="default: 512")
     add("--temperature", type=float, metavar="T", help="0: always the most likely token")
-    add("--top-p", type=float, metavar="P")
-    add("--top-k", type=int, metavar="K")
-    add("--min-p", type=float, metavar="P")
+    add("--top-p", type=float, metavar="P", help="draw from the likeliest tokens that make up P")
+    add("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens")
+    add(
+        "--min-p", type=float, metavar="P", help="rule out what is P times less likely than the top"
+    )
     add("--repetition-penalty", type=float, metavar="R", help="1: off")
     add("--seed", type=int, metavar="N", help="make a drawn answer repeatable")
     add(
@@ -103,8 +115,8 @@ def _image_options(options: argparse.Namespace) -> ImageOptions:
 def _limits(options: argparse.Namespace) -> ImageLimits:
     from ..image_file import ImageLimits
 
-    if options.max_megapixels <= 0:
-        raise InputError(f"--max-megapixels {options.max_megapixels} is not positive")
+    if not 0 < options.max_megapixels < 1e6:
+        raise InputError(f"--max-megapixels {options.max_megapixels} is not between 0 and 1e6")
     return ImageLimits(max_pixels=int(options.max_megapixels * 1e6), allow_url=options.allow_url)
 
 
@@ -113,9 +125,32 @@ def _sources(options: argparse.Namespace, limits: ImageLimits) -> list[ImageSour
     if options.image.count("-") + (options.prompt == "-") > 1:
         raise InputError("stdin (-) can be used once")
     return [
-        sys.stdin.buffer.read(limits.max_bytes + 1) if source == "-" else source
+        _stdin().buffer.read(limits.max_bytes + 1) if source == "-" else source
         for source in options.image
     ]
+
+
+def _stdin() -> TextIO:
+    if sys.stdin is None:
+        raise InputError("standard input is closed: nothing to read for -")
+    return sys.stdin
+
+
+def _check_early(
+    options: argparse.Namespace, sources: Sequence[ImageSource], limits: ImageLimits
+) -> None:
+    """Find mistakes before a checkpoint is downloaded or loaded."""
+    from ..image_file import is_url, open_image
+
+    _sampling(options, Sampling())
+    if options.max_tokens < 1:
+        raise InputError(f"--max-tokens {options.max_tokens} is not positive")
+    if not all(options.stop):
+        raise InputError("--stop is empty")
+    for source in sources:
+        if options.allow_url and is_url(source):
+            continue  # fetched once, later
+        open_image(source, limits)
 
 
 def _sampling(options: argparse.Namespace, recommended: Sampling) -> Sampling:
@@ -127,7 +162,7 @@ def _sampling(options: argparse.Namespace, recommended: Sampling) -> Sampling:
 def _plan(options: argparse.Namespace) -> int:
     from ..geometry import plan_image
     from ..hub import find_checkpoint
-    from ..image_file import load_image
+    from ..image_file import open_image
     from ..processor import load_image_config
 
     if not options.image:
@@ -135,11 +170,9 @@ def _plan(options: argparse.Namespace) -> int:
     limits = _limits(options)
     sources = _sources(options, limits)
     folder = find_checkpoint(options.model, options.revision, with_weights=False)
+    read_model_config(folder)  # refuses what is no LFM2-VL
     config = _image_options(options).apply(load_image_config(folder))
-    plans = []
-    for source in sources:
-        image = load_image(source, limits)
-        plans.append(plan_image(image.height, image.width, config))
+    plans = [plan_image(*open_image(source, limits).size, config) for source in sources]
     if options.json:
         total = sum(plan.image_tokens for plan in plans)
         print(json.dumps({"images": [_describe(plan) for plan in plans], "image_tokens": total}))
@@ -166,7 +199,8 @@ def _answer(options: argparse.Namespace) -> int:
         raise InputError("--prompt is missing (only --plan works without)")
     limits = _limits(options)
     sources = _sources(options, limits)
-    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+    prompt = _stdin().read() if options.prompt == "-" else options.prompt
+    _check_early(options, sources, limits)
 
     from ..generation import stream_generate
     from ..loading import load

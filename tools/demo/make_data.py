@@ -30,7 +30,7 @@ from PIL import Image
 from questions import QUESTIONS, Question, ask, ask_both
 from scenes import TEST_WORLD, TRAIN_WORLD, World, draw, make_pair, make_scene, train_style
 
-KINDS = {"shapes": 0.45, "text": 0.25, "mixed": 0.2, "compare": 0.1}
+KINDS = {"shapes": 0.38, "text": 0.34, "mixed": 0.18, "compare": 0.1}
 WEIGHTS = {  # of categories, by kind of scene
     "shapes": (("describe", "count", "attribute", "position", "yesno", "box"), (3, 4, 4, 4, 3, 2)),
     "text": (("text", "attribute", "position", "describe", "box", "yesno"), (6, 2, 1, 1, 1, 1)),

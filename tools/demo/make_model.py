@@ -1,0 +1,174 @@
+"""Write the demo model before training: a tokenizer from a corpus, settings, random weights.
+
+usage: python make_model.py CORPUS OUT [--seed 0]
+
+The result is a complete LFM2-VL checkpoint of about 3.8 million parameters in the Hub's layout.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import mlx.core as mx
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from mlx_lfm2vl.arrays import named_arrays
+from mlx_lfm2vl.config import read_image_config, read_model_config
+from mlx_lfm2vl.model import Lfm2VL
+from mlx_lfm2vl.saving import write_weights
+
+MARKERS = {
+    "pad_token": "<|pad|>",
+    "bos_token": "<|startoftext|>",
+    "eos_token": "<|im_end|>",
+}
+IMAGE_MARKERS = {
+    "image_token": "<image>",
+    "image_start_token": "<|image_start|>",
+    "image_end_token": "<|image_end|>",
+    "image_thumbnail": "<|img_thumbnail|>",
+}
+LABELS = [f"<|img_row_{row}_col_{col}|>" for row in range(1, 11) for col in range(1, 11)]
+SPECIAL = [*MARKERS.values(), "<|im_start|>", *IMAGE_MARKERS.values(), *LABELS]
+VOCABULARY = 640
+
+# Capitals and digits stay single, so that reading print is spelling.
+PIECES = Regex(r" ?\p{Lu}?\p{Ll}+|\p{Lu}|\p{N}| ?[^\s\p{L}\p{N}]|\s+")
+
+TEMPLATE = """\
+{{- bos_token -}}
+{%- for message in messages -%}
+  {{- "<|im_start|>" + message["role"] + "\\n" -}}
+  {%- if message["content"] is string -%}
+    {{- message["content"] -}}
+  {%- else -%}
+    {%- for item in message["content"] -%}
+      {%- if item["type"] == "image" -%}
+        {{- "<image>" -}}
+      {%- elif item["type"] == "text" -%}
+        {{- item["text"] -}}
+      {%- endif -%}
+    {%- endfor -%}
+  {%- endif -%}
+  {{- "<|im_end|>\\n" -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+  {{- "<|im_start|>assistant\\n" -}}
+{%- endif -%}
+"""
+
+TEXT = {
+    "model_type": "lfm2",
+    "vocab_size": VOCABULARY,
+    "hidden_size": 192,
+    "num_hidden_layers": 5,
+    "layer_types": ["conv", "full_attention", "conv", "full_attention", "full_attention"],
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "intermediate_size": 448,
+    "block_auto_adjust_ff_dim": False,
+    "norm_eps": 1e-5,
+    "conv_L_cache": 3,
+    "conv_bias": False,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+    "max_position_embeddings": 4096,
+}
+VISION = {
+    "model_type": "siglip2_vision_model",
+    "hidden_size": 192,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+    "num_channels": 3,
+    "num_patches": 144,
+    "patch_size": 8,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+    "vision_use_head": False,
+}
+IMAGE = {
+    "image_processor_type": "Lfm2VlImageProcessor",
+    "encoder_patch_size": 8,
+    "downsample_factor": 2,
+    "do_image_splitting": True,
+    "tile_size": 96,
+    "min_tiles": 2,
+    "max_tiles": 6,
+    "use_thumbnail": True,
+    "min_image_tokens": 16,
+    "max_image_tokens": 36,
+    "max_pixels_tolerance": 2.0,
+    "resample": 2,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}
+
+
+def make_tokenizer(corpus: Path) -> Tokenizer:
+    """A byte-level BPE trained on the corpus."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(PIECES, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=SPECIAL,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train([str(corpus)], trainer)
+    return tokenizer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True)
+    tokenizer = make_tokenizer(options.corpus)
+    tokenizer.save(str(options.out / "tokenizer.json"), pretty=False)
+    eos = tokenizer.token_to_id(MARKERS["eos_token"])
+    ids = {
+        "bos_token_id": tokenizer.token_to_id(MARKERS["bos_token"]),
+        "eos_token_id": eos,
+        "pad_token_id": tokenizer.token_to_id(MARKERS["pad_token"]),
+    }
+    config = {
+        "architectures": ["Lfm2VlForConditionalGeneration"],
+        "model_type": "lfm2_vl",
+        "dtype": "float32",
+        "image_token_id": tokenizer.token_to_id(IMAGE_MARKERS["image_token"]),
+        "downsample_factor": 2,
+        "projector_hidden_size": 256,
+        "projector_bias": True,
+        "projector_hidden_act": "gelu",
+        "projector_use_layernorm": False,
+        "tie_word_embeddings": True,
+        "text_config": {**TEXT, **ids},
+        "vision_config": VISION,
+    }
+    files = {
+        "config.json": config,
+        "generation_config.json": {**ids, "do_sample": False},
+        "processor_config.json": {"image_processor": IMAGE, "processor_class": "Lfm2VlProcessor"},
+        "tokenizer_config.json": {**MARKERS, **IMAGE_MARKERS},
+    }
+    for name, values in files.items():
+        (options.out / name).write_text(json.dumps(values, indent=2) + "\n")
+    (options.out / "chat_template.jinja").write_text(TEMPLATE)
+    mx.random.seed(options.seed)
+    model = Lfm2VL(read_model_config(options.out), read_image_config(options.out))
+    mx.eval(model.parameters())
+    write_weights(model, options.out)
+    count = sum(value.size for value in named_arrays(model.parameters()).values())
+    print(f"{options.out}: {count:,} parameters, {tokenizer.get_vocab_size()} tokens")
+
+
+if __name__ == "__main__":
+    main()

@@ -51,7 +51,8 @@ class Side:
 
     def environment(self, preload: str) -> dict[str, str]:
         env = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        env.pop("LD_PRELOAD", None)
+        for name in ("LD_PRELOAD", "PYTHONDONTWRITEBYTECODE"):  # the latter makes starts slow
+            env.pop(name, None)
         env["PYTHONPATH"] = str(HERE.parent) if self.package == "mlx_lfm2vl" else ""
         return {**env, "LD_PRELOAD": preload} if preload else env
 

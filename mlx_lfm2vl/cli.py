@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from . import __version__
+from .commands.common import leave
 
 COMMANDS = {
     "generate": "answer a prompt about images",
@@ -30,3 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     problem = f"unknown command {name!r}" if name else "which command?"
     print(f"mlx_lfm2vl: {problem}\n{usage}", file=sys.stderr)
     return 2
+
+
+def run() -> None:
+    """The `mlx_lfm2vl` program."""
+    leave(main())

@@ -1,8 +1,7 @@
 """`python -m mlx_lfm2vl.fuse`."""
 
-import sys
-
+from .commands.common import leave
 from .commands.fuse import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

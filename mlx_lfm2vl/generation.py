@@ -160,7 +160,7 @@ def stream_generate(
         raise InputError(f"seed {seed} is not from 0 to 2**63 - 1")
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
-    limit = model.config.text.max_position_embeddings - max_tokens
+    limit = max(0, model.config.text.max_position_embeddings - max_tokens)
     inputs = processor(messages, options=options, tools=tools, max_length=limit)
     prepared = time.perf_counter()
 

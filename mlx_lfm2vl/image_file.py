@@ -1,6 +1,5 @@
 """Image files from outside, decoded within limits into upright sRGB pixels."""
 
-import base64
 import io
 import logging
 import struct
@@ -14,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from .errors import InputError, Lfm2VLError
 from .mac import heic_to_tiff
@@ -76,9 +75,10 @@ class OpenedImage:
         try:
             with _our_rules(limits):
                 self._frames = getattr(image, "n_frames", 1)
-                sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
+                self._orientation = image.getexif().get(ORIENTATION, 1)
         except DECODE_ERRORS as error:
             raise InputError(f"{name} is damaged or not supported: {error}") from None
+        sideways = self._orientation in SIDEWAYS
         self.size = (width, height) if sideways else (height, width)
 
     def decode(self) -> Image.Image:
@@ -98,13 +98,19 @@ class OpenedImage:
             with _our_rules(self._limits):
                 image.load()
             profile = image.info.get("icc_profile")
-            image = ImageOps.exif_transpose(image)
-            image = _to_srgb(_over_white(_eight_bit(image)), profile)
+            image = _to_srgb(_over_white(_eight_bit(self._upright(image))), profile)
         except DECODE_ERRORS as error:
             raise InputError(f"{self.name} is damaged or not supported: {error}") from None
         if (image.height, image.width) != self.size:
             raise InputError(f"{self.name} is damaged: it is not of the size its header says")
         return image
+
+    def _upright(self, image: Image.Image) -> Image.Image:
+        if self._orientation == 1:
+            return image
+        from PIL import ImageOps  # slow to import, and most images need no turning
+
+        return ImageOps.exif_transpose(image)
 
 
 def open_image(source: ImageSource, limits: ImageLimits) -> OpenedImage:
@@ -153,6 +159,8 @@ def _read(source: str | Path, limits: ImageLimits) -> tuple[str, bytes]:
         if scheme in ("http", "https"):
             return text, _fetched(text, limits)
         if scheme == "data":
+            import base64
+
             return "data URI", base64.b64decode(text.partition(",")[2], validate=True)
         path = Path(unquote(parts.path)) if scheme == "file" else Path(text).expanduser()
         if path.is_dir():

@@ -1,8 +1,7 @@
 """`python -m mlx_lfm2vl.train`."""
 
-import sys
-
+from .commands.common import leave
 from .commands.train import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -177,6 +177,12 @@ def test_views_in_small_batches_equal_one_batch(encoder, monkeypatch):
     assert_close(encoder.encode_images(patches, [(6, 6)] * 5), whole)
 
 
+def test_attention_in_blocks_of_queries_equals_one_block(encoder, monkeypatch):
+    whole = encoder.encode_images(views(1, (6, 6)), [(6, 6)])
+    monkeypatch.setattr("mlx_lfm2vl.vision.QUERY_ROWS", 10)
+    assert_close(encoder.encode_images(views(1, (6, 6)), [(6, 6)]), whole)
+
+
 def test_float_pixels_are_taken_as_normalised(encoder):
     patches = views(1, (6, 6))
     normalised = [(p.astype(np.float32) - 127.5) / 127.5 for p in patches]

@@ -8,6 +8,8 @@ import pytest
 from conftest import golden
 from pictures import make_picture
 
+from mlx_lfm2vl import cli
+from mlx_lfm2vl.commands import fuse, train
 from mlx_lfm2vl.commands.generate import build_parser, main
 from mlx_lfm2vl.processor import Processor
 
@@ -23,6 +25,10 @@ def desk(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_picture(40, 60, 1).save("photo.jpg")
     make_picture(1080, 1920, 2).save("screenshot.png")
+    Path("plants").mkdir()
+    make_picture(30, 40, 3).save("plants/fern.jpg")
+    (row,) = [code for kind, code in BLOCKS if kind == "json"]
+    Path("plants.jsonl").write_text(row)
 
 
 @pytest.mark.parametrize("code", [code for kind, code in BLOCKS if kind == "python"])
@@ -32,18 +38,22 @@ def test_python_blocks_run(code, capsys):
     assert capsys.readouterr().out
 
 
-def commands() -> list[list[str]]:
+def commands() -> list[tuple[str, list[str]]]:
+    """Name and arguments of every command shown."""
     lines = [line for kind, code in BLOCKS if not kind for line in code.splitlines()]
-    return [shlex.split(line)[3:] for line in lines if line.startswith("python -m mlx_lfm2vl.")]
+    words = [shlex.split(line) for line in lines if line.startswith("python -m mlx_lfm2vl.")]
+    return [(line[2].removeprefix("mlx_lfm2vl."), line[3:]) for line in words]
 
 
-@pytest.mark.parametrize("arguments", commands(), ids=lambda a: a[-1])
 @pytest.mark.usefixtures("desk")
-def test_commands_run(arguments, capsys):
-    model = arguments.index("--model") + 1
-    arguments[model] = str(MODEL)
-    assert main([*arguments, "--max-tokens", "5"]) == 0
-    assert capsys.readouterr().out
+def test_commands_run_in_the_order_shown(capsys):
+    shown = commands()
+    assert {name for name, _ in shown} == set(cli.COMMANDS)
+    for name, arguments in shown:
+        arguments[arguments.index("--model") + 1] = str(MODEL)
+        short = {"generate": ["--max-tokens", "5"], "train": ["--steps", "2"], "fuse": []}[name]
+        assert cli.main([name, *arguments, *short]) == 0, arguments
+        assert name == "fuse" or "--output" in arguments or capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("desk")
@@ -62,7 +72,8 @@ def test_the_tile_picture_has_the_right_tokens(published):
 
 
 def test_every_option_named_exists():
-    known = {option for action in build_parser()._actions for option in action.option_strings}
+    parsers = [build_parser(), train.build_parser(), fuse.build_parser()]
+    known = {o for parser in parsers for action in parser._actions for o in action.option_strings}
     prose = re.sub(r"^```\n(?:pip|\w*\.png).*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
     used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", prose))
     assert used - {"--check"} <= known

@@ -1,7 +1,10 @@
 """The training loop: forward, backward, update, and what the run leaves behind."""
 
+import contextlib
 import json
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -116,17 +119,16 @@ class Trainer:
             done = load_state(checkpoint, self.model, self.optimizer, self.run)
         if self.is_first:
             self._start_log(done)
-        with ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(1) as pool, interrupts_deferred() as interrupted:
             batches = self._prefetched(pool, done)
-            try:
-                for step in range(done, self.settings.steps):
-                    self._step(step, batches)
-                    done = step + 1
-                    if done % self.settings.save_every == 0 or done == self.settings.steps:
-                        self._save(done)
-            except KeyboardInterrupt:
-                self._save(done)
-                raise
+            for step in range(done, self.settings.steps):
+                self._step(step, batches)
+                done = step + 1
+                last = done == self.settings.steps
+                if done % self.settings.save_every == 0 or last or interrupted():
+                    self._save(done)
+                if interrupted() and not last:
+                    raise KeyboardInterrupt
 
     def _step(self, step: int, batches: Iterator[Batch]) -> None:
         started = time.perf_counter()
@@ -236,6 +238,31 @@ class Trainer:
             with (self.output / "log.jsonl").open("a") as file:
                 file.write(json.dumps(entry) + "\n")
             self.report(entry)
+
+
+@contextlib.contextmanager
+def interrupts_deferred() -> Iterator[Callable[[], bool]]:
+    """Let a step end before Ctrl-C does: half a step could not be resumed. A second one kills.
+
+    Yields:
+        A function that tells whether Ctrl-C was pressed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    pressed = False
+    previous = signal.getsignal(signal.SIGINT)
+
+    def note(*_: object) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _on_device(

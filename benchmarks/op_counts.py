@@ -19,7 +19,7 @@ from unittest.mock import patch
 import mlx.core as mx
 import numpy as np
 
-from mlx_lfm2vl import Sampling, language, vision
+from mlx_lfm2vl import Sampling, language, model, vision
 from mlx_lfm2vl.config import (
     ImageConfig,
     ModelConfig,
@@ -112,7 +112,9 @@ def metal_view() -> Iterator[None]:
         patch.object(mx, "async_eval", lambda *_arrays: None),
         compiled(language, "_gated_sum"),
         compiled(language, "_swiglu"),
-        compiled(vision, "gelu_tanh"),
+        patch.object(vision, "gelu_tanh", mx.compile(vision.gelu_sigmoid, shapeless=True)),
+        patch.object(vision, "QUERY_ROWS", 2**30),
+        patch.object(model, "MAX_PATCHES", 4096),
     ):
         yield
 

@@ -19,7 +19,7 @@ def _gated_sum(gate: mx.array, rows: list[mx.array], weights: list[mx.array]) ->
 
 
 def _swiglu(gate: mx.array, x: mx.array) -> mx.array:
-    return gate * mx.sigmoid(gate) * x
+    return gate * x / (1 + mx.exp(-gate))  # silu(gate) * x
 
 
 if mx.metal.is_available():  # one kernel each; on a CPU compiling would start g++

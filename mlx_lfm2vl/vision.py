@@ -11,18 +11,22 @@ from .config import VisionConfig
 
 # Queries attended at a time. All of them on a GPU, where attention is one fused kernel; a CPU
 # writes the scores to memory, and blocks below 32 MB are reused instead of mapped anew.
-QUERY_ROWS = 2**30 if mx.metal.is_available() else 256
+QUERY_ROWS = 2**30 if mx.metal.is_available() else 512
 MAX_GRIDS = 64  # resized position tables kept at a time
 
 
-def gelu_tanh(x: mx.array) -> mx.array:
-    """The tanh approximation of GELU, as x * sigmoid(2u): the same function in fewer steps."""
-    # 2u = 2 sqrt(2 / pi) (x + 0.044715 x^3); written so, MLX fuses all of it into one kernel.
+def gelu_sigmoid(x: mx.array) -> mx.array:
+    """The tanh approximation of GELU, as x * sigmoid(2u): short enough to fuse into one kernel."""
     return x * mx.sigmoid(x * (1.5957691216057308 + 0.07135481282746213 * (x * x)))
 
 
-if mx.metal.is_available():
-    gelu_tanh = mx.compile(gelu_tanh, shapeless=True)  # one kernel; on a CPU it would start g++
+def gelu_exp(x: mx.array) -> mx.array:
+    """The same as x / (1 + exp(-2u)), which MLX's CPU build computes a third faster."""
+    return x / (1 + mx.exp(x * (-1.5957691216057308 - 0.07135481282746213 * (x * x))))
+
+
+# Compiled on a GPU only: on a CPU it would start g++.
+gelu_tanh = mx.compile(gelu_sigmoid, shapeless=True) if mx.metal.is_available() else gelu_exp
 
 
 @lru_cache(maxsize=256)

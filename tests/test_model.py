@@ -22,7 +22,7 @@ from mlx_lfm2vl.config import (
 from mlx_lfm2vl.language import LanguageModel
 from mlx_lfm2vl.model import Lfm2VL
 from mlx_lfm2vl.projector import pixel_unshuffle
-from mlx_lfm2vl.vision import _resize_matrix, gelu_tanh
+from mlx_lfm2vl.vision import _resize_matrix, gelu_exp, gelu_sigmoid
 from mlx_lfm2vl.weights import our_name
 
 TEXT = TextConfig(
@@ -227,9 +227,12 @@ def test_pixel_unshuffle_keeps_row_column_channel_order():
         pixel_unshuffle(mx.zeros((1, 3, 4, 3)), 2)
 
 
-def test_gelu_is_the_tanh_approximation():
+@pytest.mark.parametrize("gelu", [gelu_sigmoid, gelu_exp])
+def test_both_forms_of_gelu_are_the_tanh_approximation(gelu):
     x = mx.linspace(-8, 8, 1001)
-    np.testing.assert_allclose(gelu_tanh(x), nn.gelu_approx(x), atol=1e-6)
+    np.testing.assert_allclose(gelu(x), nn.gelu_approx(x), atol=1e-6)
+    far = mx.array([-1e4, 1e4]).astype(mx.float16)
+    np.testing.assert_array_equal(gelu(far), [0, 1e4])
 
 
 def test_a_wrong_number_of_features_is_an_error(encoder):

@@ -7,7 +7,6 @@ from pathlib import Path
 from .errors import CheckpointError, InputError, NetworkError
 from .weights import weight_files
 
-DEMO = Path(__file__).parent / "demo"  # the small model that comes with the package
 SMALL_FILES = ["*.json", "*.jinja"]
 WEIGHT_FILES = ["*.safetensors"]
 NEEDED = (
@@ -35,8 +34,6 @@ def find_checkpoint(model: str, revision: str | None = None, *, with_weights: bo
     """
     try:
         path = Path(model).expanduser()
-        if model == "demo" and not path.is_dir():
-            path = DEMO
         is_folder, exists = path.is_dir(), path.exists()
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{model[:200]} is no usable path: {error}") from None

@@ -2,7 +2,7 @@
 
 usage: python tools/demo/evaluate.py MODEL EVAL [--adapter DIR] [--limit N] [--answers FILE]
 
-MODEL is a checkpoint folder or `demo`, EVAL the folder make_eval.py wrote. Greedy, float32.
+MODEL is a checkpoint folder, EVAL the folder make_eval.py wrote. Greedy, float32.
 """
 
 import argparse

@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from . import __version__
 from .arrays import named_arrays
-from .config import read_json
+from .config import ImageConfig, read_image_config, read_json, read_optional_json
 from .errors import InputError
 from .model import Lfm2VL
 from .weights import INDEX, WRITER_KEY
@@ -42,9 +42,12 @@ def save_checkpoint(model: Lfm2VL, source: Path, target: Path, *, overwrite: boo
                     shutil.copyfile(path, partial / path.name)
         write_weights(model, partial)
         _settle_quantization(model, partial / "config.json")
+        _settle_tiling(model.image_config, partial)
+        old = target.with_name(f".{target.name}.old-{os.getpid()}")
         if target.exists():
-            shutil.rmtree(target)
+            target.rename(old)
         partial.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error}") from None
     finally:
@@ -84,6 +87,21 @@ def mlx_name(name: str) -> str:
     if name.startswith("language_model."):
         return name.replace("language_model.", "language_model.model.", 1)
     return name
+
+
+def _settle_tiling(config: ImageConfig, folder: Path) -> None:
+    """Write down the tiling that is in use, where the source's files had it wrong."""
+    flags = {
+        "do_image_splitting": config.do_image_splitting,
+        "use_thumbnail": config.use_thumbnail,
+    }
+    written = read_image_config(folder)
+    if all(getattr(written, name) == value for name, value in flags.items()):
+        return
+    path = folder / "processor_config.json"
+    values = read_optional_json(path)
+    values.get("image_processor", values).update(flags)
+    path.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def _settle_quantization(model: Lfm2VL, path: Path) -> None:

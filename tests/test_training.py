@@ -483,3 +483,33 @@ def test_mlx_lm_reads_our_adapter(data, tmp_path, model_and_processor):
     ours, _ = load(TINY, dtype="float32")
     load_adapter(ours, output)
     np.testing.assert_array_equal(logits_of(ours, processor), theirs)
+
+
+def test_a_failed_save_leaves_an_existing_checkpoint_as_it_was(tmp_path, monkeypatch, tiny):
+    from mlx_lfm2vl import saving
+
+    target = Path(shutil.copytree(TINY, tmp_path / "kept"))
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(saving, "write_weights", full_disk)
+    with pytest.raises(InputError, match="cannot be written"):
+        saving.save_checkpoint(tiny[0], TINY, target, overwrite=True)
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_repaired_tiling_is_written_down(tmp_path):
+    from test_loading import mlx_name, rewrite
+
+    from mlx_lfm2vl import saving
+
+    source = Path(shutil.copytree(TINY, tmp_path / "source"))
+    rewrite(source, mlx_name, transpose=True, metadata={"format": "mlx"})
+    edit_json(source / "processor_config.json", image_processor__do_image_splitting=False)
+    model, processor = load(source, dtype="float32")
+    assert processor.image_config.do_image_splitting  # a published mistake, undone
+    saving.save_checkpoint(model, source, tmp_path / "saved")
+    assert load(tmp_path / "saved")[1].image_config == processor.image_config

@@ -62,7 +62,9 @@ class Tokenizer:
     @property
     def largest_id(self) -> int:
         """The highest id encoding can give."""
-        return max(self._rust.get_vocab(with_added_tokens=True).values())
+        # The model's own ids have no gaps; listing them all would take longer than loading them.
+        added = self._rust.get_added_tokens_decoder()
+        return max(self._rust.get_vocab_size(with_added_tokens=False) - 1, *added)
 
     @property
     def special_tokens(self) -> Collection[str]:

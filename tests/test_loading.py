@@ -17,6 +17,7 @@ from mlx_lfm2vl.hub import find_checkpoint
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.model import Lfm2VL
 from mlx_lfm2vl.processor import user_message
+from mlx_lfm2vl.saving import mlx_name
 from mlx_lfm2vl.vision import VisionTower
 from mlx_lfm2vl.weights import detect_layout, our_name, read_header, weight_files
 
@@ -28,15 +29,6 @@ def hub_name(name: str, vision_model: bool = True) -> str:
     if vision_model and name.startswith("vision_tower."):
         name = name.replace("vision_tower.", "vision_tower.vision_model.", 1)
     return f"model.{name}"
-
-
-def mlx_name(name: str) -> str:
-    """Our parameter name as mlx-vlm writes it."""
-    if name.startswith("lm_head."):
-        return f"language_model.{name}"
-    if name.startswith("language_model."):
-        return name.replace("language_model.", "language_model.model.", 1)
-    return name
 
 
 def shapes_of(config: ModelConfig, folder) -> dict[str, list[int]]:

@@ -1,4 +1,4 @@
-"""What all commands do alike: notes on stderr, errors in one line, exit codes."""
+"""What all commands do alike: naming a checkpoint, notes on stderr, errors, exit codes."""
 
 import argparse
 import io
@@ -9,6 +9,15 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from ..errors import Lfm2VLError
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The options that name a checkpoint."""
+    add = parser.add_argument
+    add("--model", required=True, metavar="DIR_OR_REPO", help="checkpoint folder or Hub repo id")
+    add("--revision", help="branch, tag or commit of the repo")
+    choices = ["float32", "float16", "bfloat16"]
+    add("--dtype", choices=choices, help="default: the checkpoint's; float32 on a CPU")
 
 
 def leave(code: int) -> NoReturn:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .common import run_command
+from .common import add_model_options, run_command
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -18,9 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="mlx_lfm2vl fuse", description="Write a checkpoint with an adapter built in."
     )
     add = parser.add_argument
-    add("--model", required=True, metavar="DIR_OR_REPO", help="the checkpoint that was trained")
-    add("--revision", help="branch, tag or commit of the repo")
-    add("--dtype", choices=["float32", "float16", "bfloat16"], help="default: the checkpoint's")
+    add_model_options(parser)
     add("--adapter", required=True, type=Path, metavar="DIR", help="what `train` wrote")
     add("--output", required=True, type=Path, metavar="DIR", help="new checkpoint folder")
     add("--dequantize", action="store_true", help="leave fused layers of a quantized base 16-bit")

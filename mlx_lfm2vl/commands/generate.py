@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ..config import ImageOptions, Sampling, read_model_config
 from ..errors import InputError
-from .common import run_command
+from .common import add_model_options, run_command
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
     from ..generation import Result
@@ -36,14 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--model", required=True, metavar="DIR_OR_REPO", help="checkpoint folder or Hub repo id")
-    add("--revision", help="branch, tag or commit of the repo")
+    add_model_options(parser)
     add("--adapter", type=Path, metavar="DIR", help="what `train` wrote for this checkpoint")
-    add(
-        "--dtype",
-        choices=["float32", "float16", "bfloat16"],
-        help="default: the checkpoint's on a GPU, float32 on a CPU",
-    )
     add("--prompt", help="what to ask; - reads it from stdin")
     add("--system", help="system message")
     image = parser.add_argument_group("images")

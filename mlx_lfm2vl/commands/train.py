@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..training.settings import METHODS, PARTS, TrainSettings
-from .common import run_command
+from .common import add_model_options, run_command
 
 if TYPE_CHECKING:
     from ..model import Lfm2VL
@@ -40,9 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--model", required=True, metavar="DIR_OR_REPO", help="checkpoint folder or Hub repo id")
-    add("--revision", help="branch, tag or commit of the repo")
-    add("--dtype", choices=["float32", "float16", "bfloat16"], help="default: the checkpoint's")
+    add_model_options(parser)
     add("--data", required=True, type=Path, metavar="JSONL", help="conversations to learn")
     add("--validation", type=Path, metavar="JSONL", help="conversations to measure on")
     add("--output", type=Path, default=Path("adapter"), help="folder to write; default: adapter")

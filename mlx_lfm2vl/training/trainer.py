@@ -171,7 +171,7 @@ class Trainer:
         return run(*_on_device(batch))
 
     def _runner(self, key: tuple[object, ...], grids: tuple[tuple[int, int], ...]) -> Any:
-        """The gradient function for one batch shape, compiled if shapes come back."""
+        """The gradient function for one batch shape, compiled for the first MAX_COMPILED shapes."""
 
         def run(*arguments: Any) -> tuple[mx.array, Any]:
             return self._gradient(self.model, *arguments, grids)

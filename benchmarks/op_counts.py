@@ -20,6 +20,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_lfm2vl import Sampling, language, model, vision
+from mlx_lfm2vl import attention as attention_module
 from mlx_lfm2vl.config import (
     ImageConfig,
     ModelConfig,
@@ -113,7 +114,8 @@ def metal_view() -> Iterator[None]:
         compiled(language, "_gated_sum"),
         compiled(language, "_swiglu"),
         patch.object(vision, "gelu_tanh", mx.compile(vision.gelu_sigmoid, shapeless=True)),
-        patch.object(vision, "QUERY_ROWS", 2**30),
+        patch.object(attention_module, "QUERY_ROWS", 2**30),
+        patch.object(attention_module, "CAUSAL_QUERY_ROWS", 2**30),
         patch.object(model, "MAX_PATCHES", 4096),
     ):
         yield

@@ -6,6 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.nn.utils import checkpoint
 
+from .attention import attend
 from .cache import Cache, ConvCache, KeyValueCache
 from .config import TextConfig
 
@@ -80,8 +81,7 @@ class Attention(nn.Module):
         v = v.transpose(0, 2, 1, 3)
         if cache is not None:
             k, v = cache.update(k, v, offset)
-        mask = "causal" if length > 1 else None
-        x = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale, mask=mask)
+        x = attend(q, k, v, self.scale, causal=True)
         return self.out_proj(x.transpose(0, 2, 1, 3).reshape(batch, length, -1))
 
     def _rotate(self, x: mx.array, offset: int) -> mx.array:

@@ -91,7 +91,7 @@ class Processor:
                 prompt is too long, or the chat template does not take these messages.
             NetworkError: an image URL cannot be fetched.
         """
-        plain, sources = _split_images(messages)
+        plain, sources = split_images(messages)
         if len(sources) > self.limits.max_images:
             raise InputError(
                 f"the prompt has {len(sources)} images, at most {self.limits.max_images} are read"
@@ -198,7 +198,7 @@ def user_message(
     return [{"role": "system", "content": system}, *messages] if system else messages
 
 
-def _split_images(messages: Sequence[Message]) -> tuple[list[Message], list[ImageSource]]:
+def split_images(messages: Sequence[Message]) -> tuple[list[Message], list[ImageSource]]:
     """Messages in which an image is just `{"type": "image"}`, and the images in order."""
     if not messages:
         raise InputError("there are no messages")

@@ -7,11 +7,9 @@ import mlx.nn as nn
 import numpy as np
 from mlx.nn.utils import checkpoint
 
+from .attention import attend
 from .config import VisionConfig
 
-# Queries attended at a time. All of them on a GPU, where attention is one fused kernel; a CPU
-# writes the scores to memory, and blocks below 32 MB are reused instead of mapped anew.
-QUERY_ROWS = 2**30 if mx.metal.is_available() else 512
 MAX_GRIDS = 64  # resized position tables kept at a time
 
 
@@ -95,13 +93,7 @@ class VisionAttention(nn.Module):
             projection(x).reshape(batch, patches, self.num_heads, -1).transpose(0, 2, 1, 3)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        rows = [
-            mx.fast.scaled_dot_product_attention(
-                q[:, :, start : start + QUERY_ROWS], k, v, scale=self.scale
-            )
-            for start in range(0, patches, QUERY_ROWS)
-        ]
-        x = mx.concatenate(rows, axis=2) if len(rows) > 1 else rows[0]
+        x = attend(q, k, v, self.scale, causal=False)
         return self.out_proj(x.transpose(0, 2, 1, 3).reshape(batch, patches, channels))
 
 

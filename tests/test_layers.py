@@ -12,7 +12,7 @@ import mlx_lfm2vl
 PACKAGE = Path(mlx_lfm2vl.__file__).parent
 LAYERS = [
     {"errors"},
-    {"config"},
+    {"attention", "config"},
     {
         "arrays",
         "cache",
@@ -33,7 +33,7 @@ LAYERS = [
     {"commands"},
     {"cli", "fuse", "generate", "train"},
 ]
-MODEL_SIDE = {"cache", "language", "model", "projector", "vision", "sampling"}
+MODEL_SIDE = {"attention", "cache", "language", "model", "projector", "vision", "sampling"}
 NEVER = {"torch", "transformers"}
 
 

@@ -10,6 +10,7 @@ from conftest import load_tensors, relative_error
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_lfm2vl import model as model_module
+from mlx_lfm2vl.attention import attend
 from mlx_lfm2vl.cache import BLOCK
 from mlx_lfm2vl.config import (
     ImageConfig,
@@ -179,8 +180,17 @@ def test_views_in_small_batches_equal_one_batch(encoder, monkeypatch):
 
 def test_attention_in_blocks_of_queries_equals_one_block(encoder, monkeypatch):
     whole = encoder.encode_images(views(1, (6, 6)), [(6, 6)])
-    monkeypatch.setattr("mlx_lfm2vl.vision.QUERY_ROWS", 10)
+    monkeypatch.setattr("mlx_lfm2vl.attention.QUERY_ROWS", 10)
     assert_close(encoder.encode_images(views(1, (6, 6)), [(6, 6)]), whole)
+
+
+@pytest.mark.parametrize("cached", [0, 5])
+def test_causal_attention_in_blocks_of_queries_equals_one_block(cached, monkeypatch):
+    sizes = ((6, 11), (3, 11 + cached), (3, 11 + cached))
+    q, k, v = (mx.random.normal((2, heads, rows, 8)) for heads, rows in sizes)
+    whole = attend(q, k, v, 0.3, causal=True)
+    monkeypatch.setattr("mlx_lfm2vl.attention.CAUSAL_QUERY_ROWS", 4)
+    assert_close(attend(q, k, v, 0.3, causal=True), whole)
 
 
 def test_float_pixels_are_taken_as_normalised(encoder):

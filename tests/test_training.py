@@ -26,7 +26,7 @@ from mlx_lfm2vl.commands.train import main as train
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.processor import Processor, user_message
-from mlx_lfm2vl.training.batches import batch_indices, make_batch
+from mlx_lfm2vl.training.batches import UpdateOrder, make_batch
 from mlx_lfm2vl.training.samples import Sample, SampleMaker, assistant_mask, read_rows
 from mlx_lfm2vl.training.settings import TrainSettings
 from mlx_lfm2vl.training.trainer import _on_device, learning_rate, loss_sum
@@ -203,14 +203,29 @@ def test_both_row_forms_mean_the_same(tmp_path):
     assert first[1]["content"][0]["image"] == str(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_processes_share_the_batches_of_one(world):
-    for step in range(20):
-        whole = batch_indices(7, 2 * world, step, seed=3)
-        parts = [batch_indices(7, 2, step, 3, rank, world) for rank in range(world)]
-        assert [i for part in parts for i in part] == whole
-    epoch = [i for step in range(7) for i in batch_indices(7, 1, step, seed=3)]
-    assert sorted(epoch) == list(range(7))
+def test_every_epoch_reads_every_sample_once_in_another_order():
+    order = UpdateOrder(range(50), 3, seed=3)
+    read = [i for step in range(100) for i in order(step)]
+    epochs = [read[start : start + 50] for start in range(0, 300, 50)]
+    assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 6
+    again = UpdateOrder(range(50), 3, seed=3)
+    assert [again(step) for step in (99, 0, 40)] == [order(step) for step in (99, 0, 40)]
+
+
+def test_an_update_holds_samples_of_alike_lengths():
+    lengths = np.random.default_rng(0).integers(10, 300, 640)
+    order = UpdateOrder(lengths, 8, seed=0)
+    batches = [lengths[order(step)] for step in range(80)]
+    padded = sum(8 * batch.max() for batch in batches)
+    assert padded < 1.1 * lengths.sum()  # in random order it is 1.7 times the sum
+    means = [batch.mean() for batch in batches]
+    assert sorted(means) != means
+
+
+def test_estimated_lengths_order_samples_as_exact_ones_do(model_and_processor):
+    maker = SampleMaker(model_and_processor[1], {2})
+    assert sorted(MIXED, key=maker.estimate_length) == sorted(MIXED, key=lambda r: len(maker(r)))
 
 
 def test_the_learning_rate_warms_up_and_falls_to_its_end():
@@ -327,7 +342,7 @@ def test_ten_samples_are_learnt_by_heart(data, tmp_path, capsys):
     output = tmp_path / "out"
     options = ["--method", "full", "--parts", *ALL_PARTS, "--steps", "150", "--batch-size", "10"]
     assert run(data, output, *options, "--learning-rate", "1e-2", "--save-every", "150") == 0
-    assert losses_of(output)[-1] < 0.02
+    assert losses_of(output)[-1] < 0.05
     model, processor = load(TINY, dtype="float32")
     load_adapter(model, output)
     capsys.readouterr()

@@ -13,6 +13,7 @@ from ..model import Lfm2VL
 from .samples import Sample
 
 LENGTH_STEP = 32  # lengths are rounded up to this, so that shapes come back and compiling pays
+WINDOW = 16  # updates that are sorted by length together
 
 
 @dataclass(frozen=True)
@@ -107,23 +108,41 @@ def _index(
     return index
 
 
-def batch_indices(
-    count: int, batch_size: int, step: int, seed: int, rank: int = 0, world: int = 1
-) -> list[int]:
-    """Which samples a step reads: a new shuffle each epoch, the same for every process.
+class UpdateOrder:
+    """Which samples each update reads: a new shuffle every epoch, alike lengths side by side.
 
-    Args:
-        count: number of samples.
-        batch_size: samples per process and step.
-        step: counts batches from 0, over all epochs.
-        seed: of the shuffles.
-        rank: this process, of `world`.
-        world: processes that share each step.
+    Shuffled samples are sorted by length within windows of WINDOW updates and the updates of a
+    window are shuffled again, so that little of a batch is padding.
     """
-    picked = []
-    start = (step * world + rank) * batch_size
-    for position in range(start, start + batch_size):
-        epoch, offset = divmod(position, count)
-        order = np.random.default_rng((seed, epoch)).permutation(count)
-        picked.append(int(order[offset]))
-    return picked
+
+    def __init__(self, lengths: Sequence[int], size: int, seed: int) -> None:
+        """
+        Args:
+            lengths: of every sample, in any unit; estimates will do.
+            size: samples of one update, of all its batches and processes together.
+            seed: of the shuffles.
+        """
+        self.lengths, self.size, self.seed = np.asarray(lengths), size, seed
+        self._epoch_number, self._epoch = 0, self._shuffled(0)
+
+    def __call__(self, step: int) -> list[int]:
+        """Indices of an update, counted from 0 over all epochs; it may reach into the next one."""
+        return [self._sample(step * self.size + i) for i in range(self.size)]
+
+    def _sample(self, position: int) -> int:
+        epoch, offset = divmod(position, len(self.lengths))
+        if epoch != self._epoch_number:
+            self._epoch, self._epoch_number = self._shuffled(epoch), epoch
+        return int(self._epoch[offset])
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        random = np.random.default_rng((self.seed, epoch))
+        order = random.permutation(len(self.lengths))
+        window, parts = WINDOW * self.size, []
+        for start in range(0, len(order), window):
+            part = order[start : start + window]
+            part = part[np.argsort(self.lengths[part], kind="stable")]
+            whole = len(part) // self.size * self.size
+            updates = part[:whole].reshape(-1, self.size)
+            parts += [random.permutation(updates).ravel(), part[whole:]]
+        return np.concatenate(parts)

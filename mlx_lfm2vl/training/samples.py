@@ -11,10 +11,13 @@ from PIL import Image
 
 from ..config import ImageOptions
 from ..errors import CheckpointError, InputError
-from ..processor import Inputs, Processor
+from ..geometry import plan_image
+from ..image_file import open_image
+from ..processor import Inputs, Processor, split_images
 from ..template import Message
 
 PROBLEMS_SHOWN = 20
+CHARACTERS_PER_TOKEN = 3
 
 
 @dataclass(frozen=True)
@@ -201,6 +204,15 @@ class SampleMaker:
         if not learnt.any():
             raise InputError("the chat template leaves nothing of the assistant's to learn")
         return Sample(inputs, learnt)
+
+    def estimate_length(self, messages: Sequence[Message]) -> int:
+        """About how many ids a conversation has; tokenizes and decodes nothing."""
+        _, sources = split_images(messages)
+        config = (self.options or ImageOptions()).apply(self.processor.image_config)
+        images = [open_image(source, self.processor.limits).size for source in sources]
+        text = sum(len(_text_of(message)) for message in messages)
+        tokens = sum(plan_image(*size, config).image_tokens for size in images)
+        return tokens + text // CHARACTERS_PER_TOKEN
 
     def show(self, messages: Sequence[Message]) -> str:
         """The sample as text: learnt parts in ⟦ ⟧, image tokens counted."""

@@ -19,7 +19,7 @@ from mlx.utils import tree_map
 
 from ..model import Lfm2VL
 from ..template import Message
-from .batches import Batch, batch_indices, make_batch
+from .batches import Batch, UpdateOrder, make_batch
 from .checkpoints import load_state, newest, save_state
 from .samples import SampleMaker
 from .settings import TrainSettings
@@ -90,6 +90,10 @@ class Trainer:
         self.model, self.maker, self.rows, self.settings = model, maker, rows, settings
         self.validation, self.output, self.report = validation, output, report
         self.group = mx.distributed.init()
+        lengths = [maker.estimate_length(row) for row in rows]
+        # Samples of one batch, over all processes.
+        self.batch_size = settings.batch_size * self.group.size()
+        self.order = UpdateOrder(lengths, settings.accumulate * self.batch_size, settings.seed)
         self.optimizer = optim.AdamW(
             learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
         )
@@ -200,14 +204,10 @@ class Trainer:
             yield batch
 
     def _batch(self, number: int) -> Batch:
-        indices = batch_indices(
-            len(self.rows),
-            self.settings.batch_size,
-            number,
-            self.settings.seed,
-            self.group.rank(),
-            self.group.size(),
-        )
+        step, part = divmod(number, self.settings.accumulate)
+        batch = self.order(step)[part * self.batch_size : (part + 1) * self.batch_size]
+        # Alike lengths stand side by side: dealing them out gives every process as much work.
+        indices = batch[self.group.rank() :: self.group.size()]
         return make_batch([self.maker(self.rows[i]) for i in indices], self.model)
 
     def validate(self) -> float:

@@ -164,7 +164,7 @@ class Style:
     seed: int = 0
 
 
-TRAIN_WORLD = World()
+TRAIN_WORLD = World(large=0.06)  # large canvases are dear to train on
 TEST_WORLD = World(held_out=True)
 SHIFT_WORLD = World(held_out=True, fonts=SHIFT_FONTS, tilt=6.0)
 

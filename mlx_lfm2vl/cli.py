@@ -9,6 +9,7 @@ from .commands.common import leave
 
 COMMANDS = {
     "generate": "answer a prompt about images",
+    "convert": "quantize a checkpoint, and say what was lost",
     "train": "teach a checkpoint your own images and answers",
     "fuse": "build an adapter into its checkpoint",
 }

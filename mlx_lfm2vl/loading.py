@@ -1,6 +1,6 @@
 """Loading a checkpoint: its configuration, its processor, and its weights into the model."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from .hub import find_checkpoint
 from .image_file import ImageLimits
 from .model import Lfm2VL
 from .processor import Processor
+from .quantization import written_scheme
 from .tokenizer import Tokenizer
 from .weights import check_names, our_name, read_header, weight_files
 
@@ -63,6 +64,30 @@ def load_model(
     Raises:
         CheckpointError: ids, sizes or tensors contradict each other.
     """
+    model, weights = open_checkpoint(folder, config, processor)
+    target = DTYPES[dtype] if dtype else None if mx.metal.is_available() else mx.float32
+    model.load_weights([(name, cast_floats(value, target)) for name, value in weights.items()])
+    del weights
+    model.eval()
+    try:
+        mx.eval(model.parameters())
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder}: the weights cannot be read: {error}") from None
+    return model
+
+
+def open_checkpoint(
+    folder: Path, config: ModelConfig, processor: Processor
+) -> tuple[Lfm2VL, dict[str, mx.array]]:
+    """The network with the layers that the files have, and their tensors, not yet read from disk.
+
+    Returns:
+        The model, its parameters not yet set, and exactly one tensor for each of them, under its
+        name. A tensor stays in memory once it is used: take it out of the dictionary first.
+
+    Raises:
+        CheckpointError: ids, sizes or tensors contradict each other.
+    """
     config = _with_image_token(config, processor.tokenizer)
     _check_geometry(config, processor.image_config)
     weights = _read_weights(folder)
@@ -80,19 +105,10 @@ def load_model(
         for i in {name.split(".")[3] for name in weights if name.startswith(VISION_LAYERS)}
         if i.isdecimal() and i not in kept_layers
     }
-    dropped = check_names(expected, {k: v.shape for k, v in weights.items()}, droppable)
+    for name in check_names(expected, {k: v.shape for k, v in weights.items()}, droppable):
+        del weights[name]
     _check_dtypes(model, weights)
-    target = DTYPES[dtype] if dtype else None if mx.metal.is_available() else mx.float32
-    kept = [(name, _cast(value, target)) for name, value in weights.items() if name not in dropped]
-    del weights
-    model.load_weights(kept)
-    del kept
-    model.eval()
-    try:
-        mx.eval(model.parameters())
-    except RuntimeError as error:
-        raise CheckpointError(f"{folder}: the weights cannot be read: {error}") from None
-    return model
+    return model, weights
 
 
 def _with_image_token(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
@@ -145,38 +161,28 @@ def _read_weights(folder: Path) -> dict[str, mx.array]:
 def _quantize_like(
     model: Lfm2VL, weights: dict[str, mx.array], quantization: dict[str, Any]
 ) -> None:
-    """Make quantized layers where the file has scales, with the parameters its config gives.
-
-    An entry of the config that is keyed by a path, or by the end of one, overrides the common
-    values. What an entry does not say has the default of `nn.quantize`, as it has for mlx-lm.
-    """
+    """Make quantized layers where the file has scales, with the parameters its config gives."""
     if not any(name.endswith(".scales") for name in weights):
         method = quantization.get("quant_method")
         if method:
             raise CheckpointError(f"quantization by {method!r} is not supported, only MLX's own")
         return
-    entries = {
-        our_name(f"{path}.").removesuffix("."): entry
-        for path, entry in quantization.items()
-        if isinstance(entry, dict)
+    ours = {
+        our_name(f"{key}.").removesuffix(".") if isinstance(value, dict) else key: value
+        for key, value in quantization.items()
     }
 
     def parameters(path: str, module: nn.Module) -> bool | dict[str, Any]:
         if f"{path}.scales" not in weights or not hasattr(module, "to_quantized"):
             return False
-        suffixes = [key for key in entries if path == key or path.endswith(f".{key}")]
-        source = entries[max(suffixes, key=len)] if suffixes else quantization
-        mode = source.get("mode", "affine")
-        group_size, bits = source.get("group_size", 64), source.get("bits", 4)
+        scheme = written_scheme(path, ours)
         packed, scales = weights[f"{path}.weight"], weights[f"{path}.scales"]
-        if not (isinstance(group_size, int) and isinstance(bits, int)) or (
-            packed.shape[-1] * 32 != scales.shape[-1] * group_size * bits
-        ):
+        if packed.shape[-1] * 32 != scales.shape[-1] * scheme.group_size * scheme.bits:
             raise CheckpointError(
-                f"{path}: {bits} bits in groups of {group_size} do not fit a packed weight of "
-                f"{list(packed.shape)} and scales of {list(scales.shape)}"
+                f"{path}: {scheme.bits} bits in groups of {scheme.group_size} do not fit a packed "
+                f"weight of {list(packed.shape)} and scales of {list(scales.shape)}"
             )
-        return {"group_size": group_size, "bits": bits, "mode": mode}
+        return asdict(scheme)
 
     try:
         nn.quantize(model, class_predicate=parameters)
@@ -193,6 +199,7 @@ def _check_dtypes(model: Lfm2VL, weights: dict[str, mx.array]) -> None:
             raise CheckpointError(f"{name} holds {have}, expected {wanted.dtype}")
 
 
-def _cast(value: mx.array, dtype: mx.Dtype | None) -> mx.array:
+def cast_floats(value: mx.array, dtype: mx.Dtype | None) -> mx.array:
+    """A float array in another type; integers, and all arrays for None, as they are."""
     is_float = mx.issubdtype(value.dtype, mx.floating)
     return value.astype(dtype) if dtype is not None and is_float else value

@@ -52,8 +52,12 @@ class Lfm2VL(nn.Module):
         Returns:
             (F, C) rows in the order of the image tokens: view by view, row by row.
         """
-        x = self.vision_tower(self._normalise(pixel_values), grid)
+        x = self.encode_patches(pixel_values, grid)
         return self.multi_modal_projector(x.reshape(x.shape[0], *grid, -1)).flatten(0, 1)
+
+    def encode_patches(self, pixel_values: mx.array, grid: tuple[int, int]) -> mx.array:
+        """The tower's features of views of one size, (B, N, C); arguments as `encode_views`."""
+        return self.vision_tower(self._normalise(pixel_values), grid)
 
     def encode_images(
         self, pixel_values: Sequence[np.ndarray], spatial_shapes: Sequence[tuple[int, int]]

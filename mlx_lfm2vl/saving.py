@@ -1,8 +1,10 @@
 """Writing a model as a checkpoint folder in MLX layout: whole, or not at all."""
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlx.core as mx
@@ -14,13 +16,12 @@ from .errors import InputError
 from .model import Lfm2VL
 from .weights import INDEX, WRITER_KEY
 
+REPORT = "quantization_report.json"  # speaks of one set of weights, not of those made of it
 COPIED = ("*.json", "*.jinja", "LICENSE*")
 
 
 def save_checkpoint(model: Lfm2VL, source: Path, target: Path, *, overwrite: bool = False) -> None:
     """Write the model's weights with the small files of the checkpoint it came from.
-
-    The folder is written under another name beside the target and renamed at the end.
 
     Args:
         model: without adapter layers; quantized or not.
@@ -31,19 +32,33 @@ def save_checkpoint(model: Lfm2VL, source: Path, target: Path, *, overwrite: boo
     Raises:
         InputError: the target exists, or cannot be written.
     """
+    with new_folder(target, overwrite=overwrite) as folder:
+        copy_small_files(source, folder)
+        write_weights(model, folder)
+        _settle_quantization(model, folder / "config.json")
+        settle_tiling(model.image_config, folder)
+
+
+@contextlib.contextmanager
+def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A folder to fill, that becomes the target when the block ends well and vanishes otherwise.
+
+    What a killed run left behind is cleared away, or put back, by the next one.
+
+    Args:
+        target: where the folder is to be in the end.
+        overwrite: replace an existing folder; it stays untouched until the new one is complete.
+
+    Raises:
+        InputError: the target exists, or cannot be written.
+    """
+    _recover(target)
     check_target(target, overwrite=overwrite)
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
+    old = target.with_name(f".{target.name}.old-{os.getpid()}")
     try:
         partial.mkdir(parents=True)
-        for pattern in COPIED:
-            for path in source.glob(pattern):
-                if path.name != INDEX:
-                    shutil.copyfile(path, partial / path.name)
-        write_weights(model, partial)
-        _settle_quantization(model, partial / "config.json")
-        _settle_tiling(model.image_config, partial)
-        old = target.with_name(f".{target.name}.old-{os.getpid()}")
+        yield partial
         if target.exists():
             target.rename(old)
         partial.rename(target)
@@ -54,6 +69,30 @@ def save_checkpoint(model: Lfm2VL, source: Path, target: Path, *, overwrite: boo
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _recover(target: Path) -> None:
+    """Undo what a run that was killed half way left beside the target."""
+    for path in target.parent.glob(f".{target.name}.*-*"):
+        kind, _, number = path.name.removeprefix(f".{target.name}.").partition("-")
+        if kind not in ("partial", "old") or not number.isdecimal() or _is_running(int(number)):
+            continue
+        if kind == "old" and not target.exists():
+            path.rename(target)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
 def check_target(target: Path, *, overwrite: bool) -> None:
     """Refuse to write over something; worth asking before hours of work.
 
@@ -62,6 +101,14 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     """
     if target.exists() and not overwrite:
         raise InputError(f"{target} exists already; choose another name or pass --overwrite")
+
+
+def copy_small_files(source: Path, folder: Path) -> None:
+    """Copy the configuration, processor and tokenizer files and the licence of a checkpoint."""
+    for pattern in COPIED:
+        for path in source.glob(pattern):
+            if path.name not in (INDEX, REPORT):
+                shutil.copyfile(path, folder / path.name)
 
 
 def write_weights(model: Lfm2VL, folder: Path) -> None:
@@ -89,7 +136,7 @@ def mlx_name(name: str) -> str:
     return name
 
 
-def _settle_tiling(config: ImageConfig, folder: Path) -> None:
+def settle_tiling(config: ImageConfig, folder: Path) -> None:
     """Write down the tiling that is in use, where the source's files had it wrong."""
     flags = {
         "do_image_splitting": config.do_image_splitting,

@@ -32,7 +32,7 @@ class TensorInfo:
 
     dtype: str
     shape: tuple[int, ...]
-    file: Path
+    offset: int  # of its data in the file, in bytes
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -90,7 +90,9 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         metadata = header.pop("__metadata__", None) or {}
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
         tensors = {
-            name: TensorInfo(entry["dtype"], tuple(entry["shape"]), path)
+            name: TensorInfo(
+                entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
+            )
             for name, entry in header.items()
         }
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:

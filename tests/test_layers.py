@@ -20,6 +20,7 @@ LAYERS = [
         "mac",
         "network",
         "projector",
+        "quantization",
         "resample",
         "sampling",
         "template",
@@ -27,11 +28,12 @@ LAYERS = [
         "vision",
         "weights",
     },
-    {"hub", "image_file", "image_processor", "language"},
+    {"hub", "image_file", "image_processor", "language", "pictures", "shards"},
     {"model", "processor"},
     {"adapters", "generation", "loading", "saving", "training"},
+    {"conversion", "model_card", "quality"},
     {"commands"},
-    {"cli", "fuse", "generate", "train"},
+    {"cli", "convert", "fuse", "generate", "train"},
 ]
 MODEL_SIDE = {"attention", "cache", "language", "model", "projector", "vision", "sampling"}
 NEVER = {"torch", "transformers"}

@@ -1,0 +1,352 @@
+"""Converting a checkpoint: each tensor is read, quantized or cast, and written before the next."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from . import __version__
+from .config import read_json, read_model_config
+from .errors import CheckpointError, InputError
+from .loading import DTYPES, cast_floats, open_checkpoint
+from .model import Lfm2VL
+from .processor import Processor
+from .quantization import PARTS, QuantizeOptions, Scheme, part_of, quantization_config
+from .saving import copy_small_files, mlx_name, new_folder, settle_tiling
+from .shards import DTYPE_NAMES, Entry, plan_shards, verify_shards, write_shards
+from .weights import WRITER_KEY
+
+SPARE_BYTES = 64 * 2**20  # room for the small files, and for the file system's own needs
+
+Packed = tuple[mx.array, ...]  # what mx.quantize returns: weight, scales, in affine mode biases
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """What a conversion is asked to do."""
+
+    quantize: QuantizeOptions = field(default_factory=QuantizeOptions)
+    dtype: str | None = None  # of what is not quantized; None keeps the file's
+    dequantize: bool = False
+    text_only: bool = False  # the decoder alone, as a checkpoint for mlx-lm
+    max_shard_bytes: int = 5 * 10**9
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dequantize and self.quantize.quantizes:
+            raise InputError("--dequantize and quantization exclude each other")
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise InputError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
+        if self.max_shard_bytes <= 0:
+            raise InputError("the largest shard must have more than 0 bytes")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One matrix or one other parameter, and what becomes of it.
+
+    Attributes:
+        path: of the layer for a matrix, else of the parameter, under our names.
+        shape: (rows, columns) of a matrix when not packed, else the parameter's shape.
+        source: how a matrix is packed in the source; None is not at all.
+        target: how it is to be packed.
+        entries: what is written: `weight`, `scales`, `biases`, or the parameter itself.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    source: Scheme | None
+    target: Scheme | None
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole conversion, before anything is read or written.
+
+    Attributes:
+        layers: in the order they are written.
+        kept: matrices that were to be quantized and cannot be, with the reason.
+    """
+
+    layers: tuple[Layer, ...]
+    kept: Mapping[str, str]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(entry.nbytes for layer in self.layers for entry in layer.entries)
+
+    @property
+    def schemes(self) -> dict[str, Scheme]:
+        """Of every layer that is to be packed, by our path."""
+        return {layer.path: layer.target for layer in self.layers if layer.target}
+
+    def parts(self) -> dict[str, dict[str, float]]:
+        """Size of each part of the model and of the whole.
+
+        Returns:
+            {part: {"parameters": number, "bytes": bytes, "bits_per_weight": bits}}.
+        """
+        sizes = {}
+        for part in (*PARTS, "all"):
+            layers = [layer for layer in self.layers if part in ("all", part_of(layer.path))]
+            count = sum(prod(layer.shape) for layer in layers)
+            nbytes = sum(entry.nbytes for layer in layers for entry in layer.entries)
+            if count:
+                bits = round(8 * nbytes / count, 3)
+                sizes[part] = {"parameters": count, "bytes": nbytes, "bits_per_weight": bits}
+        return sizes
+
+
+class Conversion:
+    """One checkpoint, opened to be converted; nothing is read before `write`."""
+
+    def __init__(self, source: Path, options: ConvertOptions, name: str = "") -> None:
+        """
+        Args:
+            source: checkpoint folder.
+            options: what to do.
+            name: of the source in messages.
+
+        Raises:
+            CheckpointError: the source is broken.
+            InputError: the options make no sense for it.
+        """
+        self.source, self.options = source, options
+        self.processor = Processor.from_folder(source)
+        config = read_model_config(source, name)
+        self.model, self.weights = open_checkpoint(source, config, self.processor)
+        if options.text_only and not config.text.tie_word_embeddings:
+            raise InputError("--text-only: mlx-lm's LFM2 has a tied head, this checkpoint has not")
+        if options.dequantize and not any(name.endswith(".scales") for name in self.weights):
+            raise InputError("--dequantize: the checkpoint is not quantized")
+        self.plan = _make_plan(self.model, self.weights, options)
+        if options.quantize.quantizes and not self.plan.schemes:
+            raise InputError("nothing of this checkpoint can be quantized as asked")
+
+    def write(
+        self,
+        target: Path,
+        *,
+        learned: Mapping[str, Packed] | None = None,
+        report: Callable[[int, int], object] = lambda *_: None,
+        finish: Callable[[Path], object] = lambda *_: None,
+    ) -> None:
+        """Write the new checkpoint: under another name, verified, and renamed at the end.
+
+        Args:
+            target: new folder.
+            learned: packed arrays to use for some layers instead of rounding to nearest.
+            report: called with the bytes written so far, and of all.
+            finish: called with the complete folder before it gets its name.
+
+        Raises:
+            InputError: the target exists, or there is not enough space on its disk.
+            CheckpointError: a tensor cannot be read, or what was written reads back otherwise.
+        """
+        _check_space(target, self.plan.nbytes)
+        groups = [layer.entries for layer in self.plan.layers]
+        shards = plan_shards(groups, self.options.max_shard_bytes)
+        metadata = {"format": "mlx", WRITER_KEY: __version__}
+        with new_folder(target, overwrite=self.options.overwrite) as folder:
+            arrays = self._arrays(learned or {}, report)
+            checksums = write_shards(folder, shards, arrays, metadata)
+            verify_shards(folder, shards, checksums)
+            self._write_small_files(folder)
+            finish(folder)
+
+    def _arrays(
+        self, learned: Mapping[str, Packed], report: Callable[[int, int], object]
+    ) -> Iterator[mx.array]:
+        """The tensors to write, in order; only those of one layer are in memory."""
+        dtype = DTYPES[self.options.dtype] if self.options.dtype else None
+        total, done = self.plan.nbytes, 0
+        for layer in self.plan.layers:
+            arrays = learned.get(layer.path) or _convert(layer, self._take(layer), dtype)
+            try:
+                mx.eval(arrays)
+            except RuntimeError as error:
+                message = f"{self.source}: {layer.path} cannot be read: {error}"
+                raise CheckpointError(message) from None
+            yield from arrays
+            done += sum(entry.nbytes for entry in layer.entries)
+            report(done, total)
+
+    def _take(self, layer: Layer) -> list[mx.array]:
+        """A layer's source tensors, which nobody holds any longer."""
+        if layer.source is None and layer.path in self.weights:
+            return [self.weights.pop(layer.path)]
+        names = [f"{layer.path}.{suffix}" for suffix in ("weight", "scales", "biases")]
+        return [self.weights.pop(name) for name in names if name in self.weights]
+
+    def _write_small_files(self, folder: Path) -> None:
+        copy_small_files(self.source, folder)
+        config = read_json(folder / "config.json")
+        for key in ("quantization", "quantization_config"):
+            config.pop(key, None)
+        if self.options.dtype:
+            config["torch_dtype" if "torch_dtype" in config else "dtype"] = self.options.dtype
+        if self.options.text_only:
+            config = _text_config(config, self.model)
+            for name in ("processor_config.json", "preprocessor_config.json"):
+                (folder / name).unlink(missing_ok=True)
+        else:
+            settle_tiling(self.model.image_config, folder)
+            # mlx-vlm does not start without these; the Hub's newer files leave them out.
+            text = config.setdefault("text_config", {})
+            for key in ("block_dim", "conv_dim"):
+                text.setdefault(key, self.model.config.text.hidden_size)
+        schemes = {self._written(path): scheme for path, scheme in self.plan.schemes.items()}
+        if schemes:
+            config["quantization"] = quantization_config(schemes)
+            config["quantization_config"] = config["quantization"]
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+    def _written(self, path: str) -> str:
+        return _written_name(f"{path}.", text_only=self.options.text_only).removesuffix(".")
+
+
+def _make_plan(model: Lfm2VL, weights: Mapping[str, mx.array], options: ConvertOptions) -> Plan:
+    dtype = DTYPE_NAMES[DTYPES[options.dtype]] if options.dtype else None
+    modules = dict(model.named_modules())
+    layers, kept, seen = [], {}, set()
+    for name, value in weights.items():
+        path, _, leaf = name.rpartition(".")
+        if name in seen or (options.text_only and not name.startswith("language_model.")):
+            continue
+        module = modules.get(path)
+        is_matrix = isinstance(
+            module, (nn.Linear, nn.Embedding, nn.QuantizedLinear, nn.QuantizedEmbedding)
+        )
+        if not is_matrix or leaf not in ("weight", "scales", "biases"):
+            written = _written_name(name, text_only=options.text_only)
+            entry = Entry(written, dtype or DTYPE_NAMES[value.dtype], value.shape)
+            layers.append(Layer(name, value.shape, None, None, (entry,)))
+            continue
+        seen |= {f"{path}.{suffix}" for suffix in ("weight", "scales", "biases")}
+        layer, reason = _plan_matrix(path, module, weights, options, dtype)
+        layers.append(layer)
+        if reason:
+            kept[path] = reason
+    return Plan(tuple(layers), kept)
+
+
+def _plan_matrix(
+    path: str,
+    module: nn.Module,
+    weights: Mapping[str, mx.array],
+    options: ConvertOptions,
+    dtype: str | None,
+) -> tuple[Layer, str | None]:
+    """The layer, and why it is not quantized where that was asked."""
+    weight = weights[f"{path}.weight"]
+    rows, columns = weight.shape
+    source = None
+    if isinstance(module, (nn.QuantizedLinear, nn.QuantizedEmbedding)):
+        source = Scheme(module.bits, module.group_size, module.mode)
+        columns = columns * 32 // source.bits
+    num_layers = 1 + max(
+        int(name.split(".")[2]) for name in weights if name.startswith("language_model.layers.")
+    )
+    target = options.quantize.scheme(path, columns, num_layers)
+    reason = None
+    if target is None and options.quantize.wants(path, num_layers):
+        reason = f"a row of {columns} divides by no group size"
+    if target is None and not options.dequantize:
+        target = source
+    plain = dtype or DTYPE_NAMES[_float_type(source, weights, path)]
+    arrays = {"weight": (plain, (rows, columns))}
+    if target is not None:
+        arrays = target.packed(rows, columns, plain)
+    entries = tuple(
+        Entry(_written_name(f"{path}.{suffix}", text_only=options.text_only), kind, shape)
+        for suffix, (kind, shape) in arrays.items()
+    )
+    return Layer(path, (rows, columns), source, target, entries), reason
+
+
+def _float_type(source: Scheme | None, weights: Mapping[str, mx.array], path: str) -> mx.Dtype:
+    """What a matrix of the source has, or has once it is unpacked."""
+    if source is None:
+        return weights[f"{path}.weight"].dtype
+    # Scales in affine mode have the type of the weights; the other modes do not keep it.
+    return weights[f"{path}.scales"].dtype if source.mode == "affine" else mx.bfloat16
+
+
+def _convert(layer: Layer, arrays: Sequence[mx.array], dtype: mx.Dtype | None) -> list[mx.array]:
+    """Pack, unpack or cast a layer's tensors."""
+    if layer.source is not None and layer.source == layer.target:
+        return [cast_floats(array, dtype) for array in arrays]
+    weight = arrays[0]
+    if layer.source is not None:
+        biases = arrays[2] if len(arrays) > 2 else None
+        scheme = layer.source
+        weight = mx.dequantize(
+            weight, arrays[1], biases, scheme.group_size, scheme.bits, scheme.mode
+        )
+    weight = cast_floats(weight, dtype)
+    if layer.target is None:
+        return [weight]
+    scheme = layer.target
+    return list(mx.quantize(weight, scheme.group_size, scheme.bits, scheme.mode))
+
+
+def _written_name(name: str, *, text_only: bool) -> str:
+    """The name of one of our parameters in the new checkpoint."""
+    written = mlx_name(name)
+    return written.removeprefix("language_model.") if text_only else written
+
+
+def _text_config(config: Mapping[str, Any], model: Lfm2VL) -> dict[str, Any]:
+    """The decoder's settings as mlx-lm's LFM2 reads them."""
+    text = model.config.text
+    values = dict(config.get("text_config") or {})
+    values |= {
+        "architectures": ["Lfm2ForCausalLM"],
+        "model_type": "lfm2",
+        "vocab_size": text.vocab_size,
+        "hidden_size": text.hidden_size,
+        "block_dim": text.hidden_size,
+        "conv_dim": text.hidden_size,
+        "num_hidden_layers": len(text.layer_types),
+        "layer_types": list(text.layer_types),
+        "num_attention_heads": text.num_attention_heads,
+        "num_key_value_heads": text.num_key_value_heads,
+        "max_position_embeddings": text.max_position_embeddings,
+        "norm_eps": text.norm_eps,
+        "conv_bias": False,
+        "conv_L_cache": text.conv_L_cache,
+        # The width is written as it is, not as the number it is derived from.
+        "intermediate_size": text.feed_forward_size,
+        "block_ff_dim": text.feed_forward_size,
+        "block_auto_adjust_ff_dim": False,
+        "block_multiple_of": 256,
+        "block_ffn_dim_multiplier": 1.0,
+        "rope_theta": text.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": text.rope_theta},
+        "tie_word_embeddings": True,
+        "eos_token_id": list(model.config.eos_token_ids),
+    }
+    for key in ("dtype", "torch_dtype"):
+        if key in config:
+            values[key] = config[key]
+    values.pop("full_attn_idxs", None)
+    return values
+
+
+def _check_space(target: Path, nbytes: int) -> None:
+    """Ask for the space before hours of work, not after."""
+    parent = target.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    free = shutil.disk_usage(parent).free
+    if free < nbytes + SPARE_BYTES:
+        raise InputError(
+            f"{target} will have {nbytes / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free there"
+        )

@@ -1,0 +1,136 @@
+"""The model card of a converted checkpoint: where it comes from, its size, what was lost."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+KEPT_KEYS = ("license", "license_name", "license_link", "language")
+PART_NAMES = {
+    "language": "decoder layers",
+    "embed": "embedding and head",
+    "projector": "connector",
+    "vision": "vision tower",
+    "all": "all",
+}
+
+
+def write_model_card(folder: Path, source: Path, report: Mapping[str, Any]) -> None:
+    """Write `README.md` of a converted checkpoint.
+
+    Args:
+        folder: of the new checkpoint.
+        source: checkpoint folder it was made of; its card gives licence and language.
+        report: what the `convert` command found, as in `quantization_report.json`.
+    """
+    name = report["source"]
+    front = _front_matter(source / "README.md")
+    lines = [
+        "---",
+        *(front or ["license: other"]),
+        "library_name: mlx",
+        "pipeline_tag: image-text-to-text",
+        *([f"base_model: {name}"] if re.fullmatch(r"[\w.-]+/[\w.-]+", name) else []),
+        "tags:",
+        "- mlx",
+        "- lfm2-vl",
+        "---",
+        f"# {folder_title(report)}",
+        "",
+        f"Converted from `{name}` by mlx_lfm2vl {report['version']}: {report['settings']}.",
+        "The weights remain under the licence of their source.",
+        "",
+        "```",
+        "pip install mlx-lfm2vl",
+        _how_to_run(report),
+        "```",
+        "",
+        "## Size",
+        "",
+        *_table(
+            ("part", "parameters", "MB", "bits per weight"),
+            [
+                (
+                    PART_NAMES[part],
+                    f"{size['parameters']:,}",
+                    f"{size['bytes'] / 1e6:.1f}",
+                    f"{size['bits_per_weight']:.2f}",
+                )
+                for part, size in report["sizes"].items()
+            ],
+        ),
+    ]
+    if report["kept"]:
+        kept = ", ".join(f"`{path}` ({reason})" for path, reason in report["kept"].items())
+        lines += ["", f"Not quantized, though asked: {kept}."]
+    if report.get("quality"):
+        lines += ["", "## What was lost", "", *_quality(report)]
+    ceiling = ", ".join(f"{chip} {speed}" for chip, speed in report["decode_ceiling"].items())
+    lines += [
+        "",
+        "## Speed",
+        "",
+        "Decoding reads every decoder weight once a token. Tokens per second that the memory of a "
+        f"chip allows at most (computed, not measured): {ceiling}.",
+    ]
+    (folder / "README.md").write_text("\n".join(lines) + "\n")
+
+
+def folder_title(report: Mapping[str, Any]) -> str:
+    """The new checkpoint's name."""
+    return Path(report["output"]).name
+
+
+def _front_matter(path: Path) -> list[str]:
+    """The lines of the source's card that go on being true."""
+    if not path.exists():
+        return []
+    match = re.match(r"---\n(.*?)\n---", path.read_text(encoding="utf-8"), re.DOTALL)
+    kept, keeps = [], False
+    for line in match[1].splitlines() if match else ():
+        if not line.startswith((" ", "-")):
+            keeps = line.partition(":")[0] in KEPT_KEYS
+        if keeps:
+            kept.append(line)
+    return kept
+
+
+def _how_to_run(report: Mapping[str, Any]) -> str:
+    name = report["upload"] or folder_title(report)
+    if report["text_only"]:
+        return f'python -m mlx_lm generate --model {name} --prompt "Hello"'
+    return (
+        f"python -m mlx_lfm2vl.generate --model {name} --image photo.jpg "
+        '--prompt "What is in this photo?"'
+    )
+
+
+def _quality(report: Mapping[str, Any]) -> list[str]:
+    quality = report["quality"]
+    rows = [
+        (
+            kind,
+            str(quality[kind]["positions"]),
+            f"{quality[kind]['kl']:.4f}",
+            f"{quality[kind]['agreement']:.1%}",
+        )
+        for kind in ("image", "text")
+        if kind in quality
+    ]
+    perplexity = quality["perplexity"]
+    lines = [
+        f"Next-token distributions against the source's, on {report['samples']}:",
+        "",
+        *_table(("positions", "number", "mean KL (nats)", "same best token"), rows),
+        "",
+        f"Perplexity of the answers: {perplexity['source']:.3f} before, "
+        f"{perplexity['converted']:.3f} after ({perplexity['change']:+.1%}).",
+    ]
+    for name, error in quality.get("features", {}).items():
+        lines.append(f"Relative error of the {name}'s features: {error:.2%}.")
+    return [*lines, *(f"\n**Note:** {note}." for note in report["warnings"])]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    cells = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(row)} |" for row in cells]

@@ -13,7 +13,6 @@ from ..model import Lfm2VL
 from .samples import Sample
 
 LENGTH_STEP = 32  # lengths are rounded up to this, so that shapes come back and compiling pays
-WINDOW = 16  # updates that are sorted by length together
 
 
 @dataclass(frozen=True)
@@ -109,10 +108,10 @@ def _index(
 
 
 class UpdateOrder:
-    """Which samples each update reads: a new shuffle every epoch, alike lengths side by side.
+    """Which samples each update reads: a new shuffle every epoch, sorted by length in the update.
 
-    Shuffled samples are sorted by length within windows of WINDOW updates and the updates of a
-    window are shuffled again, so that little of a batch is padding.
+    The samples of an update are a plain random choice; in its batches alike lengths stand side by
+    side, so that little of a batch is padding.
     """
 
     def __init__(self, lengths: Sequence[int], size: int, seed: int) -> None:
@@ -122,27 +121,19 @@ class UpdateOrder:
             size: samples of one update, of all its batches and processes together.
             seed: of the shuffles.
         """
-        self.lengths, self.size, self.seed = np.asarray(lengths), size, seed
+        self.lengths, self.size, self.seed = lengths, size, seed
         self._epoch_number, self._epoch = 0, self._shuffled(0)
 
     def __call__(self, step: int) -> list[int]:
         """Indices of an update, counted from 0 over all epochs; it may reach into the next one."""
-        return [self._sample(step * self.size + i) for i in range(self.size)]
+        picked = [self._sample(step * self.size + i) for i in range(self.size)]
+        return sorted(picked, key=lambda sample: self.lengths[sample])
 
     def _sample(self, position: int) -> int:
         epoch, offset = divmod(position, len(self.lengths))
         if epoch != self._epoch_number:
-            self._epoch, self._epoch_number = self._shuffled(epoch), epoch
+            self._epoch_number, self._epoch = epoch, self._shuffled(epoch)
         return int(self._epoch[offset])
 
     def _shuffled(self, epoch: int) -> np.ndarray:
-        random = np.random.default_rng((self.seed, epoch))
-        order = random.permutation(len(self.lengths))
-        window, parts = WINDOW * self.size, []
-        for start in range(0, len(order), window):
-            part = order[start : start + window]
-            part = part[np.argsort(self.lengths[part], kind="stable")]
-            whole = len(part) // self.size * self.size
-            updates = part[:whole].reshape(-1, self.size)
-            parts += [random.permutation(updates).ravel(), part[whole:]]
-        return np.concatenate(parts)
+        return np.random.default_rng((self.seed, epoch)).permutation(len(self.lengths))

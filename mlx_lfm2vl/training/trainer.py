@@ -24,6 +24,7 @@ from .checkpoints import load_state, newest, save_state
 from .samples import SampleMaker
 from .settings import TrainSettings
 
+BETAS = (0.9, 0.99)  # of AdamW: runs are short, so squares are averaged over 100 updates
 MAX_COMPILED = 64  # MLX keeps every compiled graph for ever: beyond this, run uncompiled
 
 Rows = Sequence[Sequence[Message]]
@@ -95,7 +96,10 @@ class Trainer:
         self.batch_size = settings.batch_size * self.group.size()
         self.order = UpdateOrder(lengths, settings.accumulate * self.batch_size, settings.seed)
         self.optimizer = optim.AdamW(
-            learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
+            learning_rate=settings.learning_rate,
+            betas=list(BETAS),
+            weight_decay=settings.weight_decay,
+            bias_correction=True,  # without it the first steps are up to three times as long
         )
         self.optimizer.init(model.trainable_parameters())
         self.run = {**asdict(settings), "data": fingerprint, "processes": self.group.size()}

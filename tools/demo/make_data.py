@@ -1,7 +1,7 @@
 """Write conversations about drawn scenes, to train the demo model on.
 
-usage: python tools/demo/make_data.py OUT --samples 20000 --seed 1 [--easy] [--split train|test]
-       [--corpus FILE]
+usage: python tools/demo/make_data.py OUT --samples 20000 --seed 1 [--lesson grids|easy|all]
+       [--split train|test] [--corpus FILE]
 
 Needs pillow, numpy and matplotlib (for its fonts). Writes OUT/images/*.png and OUT/data.jsonl, one
 conversation a line:
@@ -26,17 +26,19 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from grids import make_grid
 from PIL import Image
 from questions import QUESTIONS, Question, ask, ask_both
 from scenes import TEST_WORLD, TRAIN_WORLD, World, draw, make_pair, make_scene, train_style
 
-KINDS = {"shapes": 0.38, "text": 0.34, "mixed": 0.18, "compare": 0.1}
+KINDS = {"shapes": 0.32, "text": 0.28, "mixed": 0.16, "compare": 0.08, "grid": 0.16}
 WEIGHTS = {  # of categories, by kind of scene
     "shapes": (("describe", "count", "attribute", "position", "yesno", "box"), (3, 4, 4, 4, 3, 2)),
     "text": (("text", "attribute", "position", "describe", "box", "yesno"), (6, 2, 1, 1, 1, 1)),
     "mixed": (tuple(QUESTIONS), (2, 1, 2, 2, 1, 4, 2)),
 }
 TURNS = (4, 6)
+Maker = Callable[[stdlib_random.Random, World], tuple[list[Image.Image], list[Question]]]
 WORLDS = {"train": TRAIN_WORLD, "test": TEST_WORLD}
 
 
@@ -45,6 +47,8 @@ def make_sample(
 ) -> tuple[list[Image.Image], list[Question]]:
     """The images of one conversation and its turns."""
     kind = random.choices(list(KINDS), list(KINDS.values()))[0]
+    if kind == "grid":
+        return make_grid_sample(random, world)
     style = train_style(random)
     if kind == "compare":
         first, second = make_pair(random, world)
@@ -96,8 +100,18 @@ def _distinct(
     return list(turns.values())
 
 
-def _write_sample(out: Path, split: str, seed: int, world: World, number: int) -> dict[str, list]:
-    images, turns = make_sample(sample_random(split, seed, number), world)
+def make_grid_sample(
+    random: stdlib_random.Random, _world: World
+) -> tuple[list[Image.Image], list[Question]]:
+    """The one turn about a grid, as `make_sample` gives those about a scene."""
+    image, question, answer = make_grid(random)
+    return [image], [Question("text", question, answer)]
+
+
+def _write_sample(
+    out: Path, make: Maker, split: str, seed: int, world: World, number: int
+) -> dict[str, list]:
+    images, turns = make(sample_random(split, seed, number), world)
     names = []
     for suffix, image in zip(("", "b"), images, strict=False):
         names.append(f"images/{number:06d}{suffix}.png")
@@ -111,13 +125,16 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--split", choices=tuple(WORLDS), default="train")
-    parser.add_argument("--easy", action="store_true", help="small scenes, to begin with")
+    parser.add_argument(
+        "--lesson", choices=("grids", "easy", "all"), default="all", help="easy: small scenes"
+    )
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--corpus", type=Path, help="write all texts here, for a tokenizer")
     arguments = parser.parse_args()
-    world = replace(WORLDS[arguments.split], easy=arguments.easy)
+    world = replace(WORLDS[arguments.split], easy=arguments.lesson == "easy")
+    make = make_grid_sample if arguments.lesson == "grids" else make_sample
     (arguments.out / "images").mkdir(parents=True, exist_ok=True)
-    write = partial(_write_sample, arguments.out, arguments.split, arguments.seed, world)
+    write = partial(_write_sample, arguments.out, make, arguments.split, arguments.seed, world)
     numbers = range(arguments.samples)
     if arguments.workers > 1:
         with ProcessPoolExecutor(arguments.workers) as pool:

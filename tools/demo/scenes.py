@@ -241,7 +241,7 @@ def draw(scene: Scene, style: Style) -> Image.Image:
     for item in scene.objects:
         x1, y1, x2, y2 = item.box
         box = (x1 * canvas.width, y1 * canvas.height, x2 * canvas.width, y2 * canvas.height)
-        _draw_shape(pen, item, box, style.outline)
+        draw_shape(pen, item, box, style.outline)
     if scene.text:
         _draw_text(canvas, scene.text)
     picture = canvas.reduce(OVERSAMPLING)
@@ -431,7 +431,7 @@ def _draw_background(scene: Scene, style: Style) -> Image.Image:
     return corners.resize((width, height), Image.Resampling.BILINEAR, box=(0.5, 0.5, 1.5, 1.5))
 
 
-def _draw_shape(pen: ImageDraw.ImageDraw, item: Object, box: Box, outline: float) -> None:
+def draw_shape(pen: ImageDraw.ImageDraw, item: Object, box: Box, outline: float) -> None:
     """Draw one object into a box in pixels of the canvas."""
     x1, y1, x2, y2 = box
     side = x2 - x1

@@ -1,0 +1,122 @@
+"""Pictures that are full of things to name: grids of colours, shapes or characters, and print.
+
+The first lesson. A grid has one field in each image token's place, and the answer names them in
+that order, so every word of it is about one token at a fixed distance: the decoder learns to look
+at the image in some hundred updates. On scenes, whose answers can mostly be guessed, that takes it
+thousands.
+"""
+
+import random as stdlib_random
+import string
+
+from lettering import LINE_PITCH, TRAIN_FONTS, load_font
+from PIL import Image, ImageDraw
+from scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    DISTINCT,
+    OVERSAMPLING,
+    SHAPES,
+    VIEW,
+    Colour,
+    Object,
+    draw_shape,
+)
+
+SIDE = 6  # fields in a row, and image tokens of a view of the demo model
+FIELD = VIEW * OVERSAMPLING // SIDE  # pixels, as drawn
+PALETTE = {**COLOURS, "pink": BACKGROUNDS["pink"], "brown": BACKGROUNDS["brown"]}
+CHARACTERS = string.ascii_uppercase + string.digits
+EMPTY = "."
+MOST_LETTERS = 8  # in a line
+
+
+def make_grid(random: stdlib_random.Random) -> tuple[Image.Image, str, str]:
+    """A picture of VIEW x VIEW pixels, the question, the answer."""
+    makers = (_make_colours, _make_characters, _make_shapes, _make_lines)
+    (make,) = random.choices(makers, (0.1, 0.35, 0.25, 0.3))
+    canvas = Image.new("RGB", (VIEW * OVERSAMPLING, VIEW * OVERSAMPLING))
+    question, answer = make(random, canvas)
+    return canvas.reduce(OVERSAMPLING), question, answer
+
+
+def _make_colours(random: stdlib_random.Random, canvas: Image.Image) -> tuple[str, str]:
+    pen = ImageDraw.Draw(canvas)
+    palette = random.sample(list(PALETTE), random.randint(2, 6))
+    names = random.choices(palette, k=SIDE * SIDE)
+    for number, name in enumerate(names):
+        y, x = (FIELD * place for place in divmod(number, SIDE))
+        pen.rectangle((x, y, x + FIELD - 1, y + FIELD - 1), fill=_tint(random, PALETTE[name]))
+    return "Name the colors of the grid.", f"Colors: {' '.join(names)}"
+
+
+def _make_characters(random: stdlib_random.Random, canvas: Image.Image) -> tuple[str, str]:
+    pen, inks = _paper(random, canvas)
+    ink, font, filled = random.choice(inks), random.choice(TRAIN_FONTS), random.uniform(0.15, 0.7)
+    read = ""
+    for number in range(SIDE * SIDE):
+        if random.random() >= filled:
+            read += EMPTY
+            continue
+        read += random.choice(CHARACTERS)
+        y, x = (FIELD * (place + 0.5) for place in divmod(number, SIDE))
+        place = (x + random.uniform(-6, 6), y + random.uniform(-5, 5))
+        face = load_font(font, random.randint(40, 56))
+        pen.text(place, read[-1], font=face, fill=_tint(random, ink), anchor="mm")
+    return "Read the grid.", read
+
+
+def _make_shapes(random: stdlib_random.Random, canvas: Image.Image) -> tuple[str, str]:
+    pen, inks = _paper(random, canvas)
+    filled, outline, names = random.uniform(0.2, 0.7), random.choice((0.0, 0.05)), []
+    for number in range(SIDE * SIDE):
+        if random.random() >= filled:
+            names.append(EMPTY)
+            continue
+        names.append(random.choice(SHAPES))
+        y, x = (FIELD * place for place in divmod(number, SIDE))
+        side = random.uniform(0.75, 0.95) * FIELD
+        left, top = (start + random.uniform(0, FIELD - side) for start in (x, y))
+        tint = _tint(random, random.choice(inks))
+        item = Object(names[-1], "", "", (0, 0), (0, 0, 0, 0), tint)
+        draw_shape(pen, item, (left, top, left + side, top + side), outline)
+    return "Name the shapes of the grid.", f"Shapes: {' '.join(names)}"
+
+
+def _make_lines(random: stdlib_random.Random, canvas: Image.Image) -> tuple[str, str]:
+    pen, inks = _paper(random, canvas)
+    font, ink = random.choice(TRAIN_FONTS), _tint(random, random.choice(inks))
+    height = random.randint(42, 54)
+    face = load_font(font, height)
+    pitch = LINE_PITCH * height * random.uniform(1.0, 1.2)
+    y, lines = random.uniform(8, 30), []
+    while y + height < canvas.height - 8:
+        x = random.uniform(8, 120)
+        line = ""
+        while True:
+            letter = random.choice(CHARACTERS)
+            if x + face.getlength(line + letter) > canvas.width - 8 or len(line) == MOST_LETTERS:
+                break
+            line += letter
+        pen.text((x, y), line, font=face, fill=ink, anchor="lt")
+        lines.append(line)
+        y += pitch
+    return "Read all lines.", f"Lines: {' '.join(lines)}"
+
+
+def _paper(
+    random: stdlib_random.Random, canvas: Image.Image
+) -> tuple[ImageDraw.ImageDraw, list[Colour]]:
+    """Fill the canvas with a background; returns a pen and the colours that stand out on it."""
+    pen, background = ImageDraw.Draw(canvas), random.choice(list(BACKGROUNDS.values()))
+    pen.rectangle((0, 0, *canvas.size), fill=background)
+    return pen, [ink for ink in PALETTE.values() if _distance(ink, background) > 1.3 * DISTINCT]
+
+
+def _tint(random: stdlib_random.Random, colour: Colour) -> Colour:
+    red, green, blue = (min(255, max(0, value + random.randint(-12, 12))) for value in colour)
+    return red, green, blue
+
+
+def _distance(one: Colour, other: Colour) -> float:
+    return sum((a - b) ** 2 for a, b in zip(one, other, strict=True)) ** 0.5

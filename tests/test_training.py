@@ -18,7 +18,13 @@ from conftest import GOLDEN, PUBLISHED_MODELS, edit_json, golden, load_tensors, 
 from pictures import make_picture
 from PIL import Image
 
-from mlx_lfm2vl.adapters import adapted_paths, add_adapter, fuse_adapter, load_adapter
+from mlx_lfm2vl.adapters import (
+    adapted_paths,
+    add_adapter,
+    fuse_adapter,
+    load_adapter,
+    train_fully,
+)
 from mlx_lfm2vl.arrays import named_arrays
 from mlx_lfm2vl.commands.fuse import main as fuse
 from mlx_lfm2vl.commands.generate import main as generate
@@ -28,8 +34,14 @@ from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.processor import Processor, user_message
 from mlx_lfm2vl.training.batches import UpdateOrder, make_batch
 from mlx_lfm2vl.training.samples import Sample, SampleMaker, assistant_mask, read_rows
-from mlx_lfm2vl.training.settings import TrainSettings
-from mlx_lfm2vl.training.trainer import _on_device, learning_rate, loss_sum
+from mlx_lfm2vl.training.settings import PARTS, TrainSettings
+from mlx_lfm2vl.training.trainer import (
+    _on_device,
+    learning_rate,
+    loss_sum,
+    make_optimizer,
+    set_learning_rate,
+)
 from mlx_lfm2vl.weights import our_name
 
 pytest.importorskip("mlx_lm")
@@ -203,14 +215,32 @@ def test_both_row_forms_mean_the_same(tmp_path):
     assert first[1]["content"][0]["image"] == str(tmp_path / "a.png")
 
 
+def test_muon_takes_the_matrices_of_the_layers_and_adamw_the_rest(model_and_processor):
+    model, _ = model_and_processor
+    train_fully(model, PARTS)
+    optimizer = make_optimizer(TrainSettings(optimizer="muon"))
+    optimizer.init(model.trainable_parameters())
+    muon, adamw = (named_arrays(state) for state in optimizer.state["states"])
+    taken = {name.removesuffix(".v") for name in muon if name.endswith(".v")}
+    assert "language_model.layers.0.feed_forward.w1.weight" in taken
+    assert "vision_tower.encoder.layers.0.mlp.fc1.weight" in taken
+    assert not any("embed" in name or "norm" in name or name.endswith("bias") for name in taken)
+    rest = {name.removesuffix(".m") for name in adamw if name.endswith(".m")}
+    assert taken | rest == set(named_arrays(model.parameters()))
+    set_learning_rate(optimizer, 0.1)
+    assert [o.learning_rate.item() for o in optimizer.optimizers] == pytest.approx([1.0, 0.1])
+
+
 def test_every_epoch_reads_every_sample_once_in_another_order():
-    order = UpdateOrder(range(50), 3, seed=3)
-    read = [i for step in range(100) for i in order(step)]
+    order = UpdateOrder(range(50), 5, seed=3)
+    read = [i for step in range(60) for i in order(step)]
     epochs = [read[start : start + 50] for start in range(0, 300, 50)]
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 6
-    again = UpdateOrder(range(50), 3, seed=3)
-    assert [again(step) for step in (99, 0, 40)] == [order(step) for step in (99, 0, 40)]
+    again = UpdateOrder(range(50), 5, seed=3)
+    assert [again(step) for step in (59, 0, 40)] == [order(step) for step in (59, 0, 40)]
+    across = UpdateOrder(range(50), 30, seed=3)
+    assert sorted(sum((across(step) for step in range(5)), [])) == sorted([*range(50)] * 3)
 
 
 def test_the_batches_of_an_update_hold_alike_lengths():
@@ -365,8 +395,9 @@ def test_ten_samples_are_learnt_by_heart(data, tmp_path, capsys):
         assert text == f"no. {i * 37 % 100}"
 
 
-def test_resuming_equals_not_stopping(data, tmp_path):
-    options = ["--batch-size", "3", "--steps", "10", "--dropout", "0.2"]
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_resuming_equals_not_stopping(data, tmp_path, optimizer):
+    options = ["--batch-size", "3", "--steps", "10", "--dropout", "0.2", "--optimizer", optimizer]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run(data, whole, *options) == 0
     assert run(data, parts, *options) == 0

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..training.settings import METHODS, PARTS, TrainSettings
+from ..training.settings import METHODS, OPTIMIZERS, PARTS, TrainSettings
 from .common import add_model_options, run_command
 
 if TYPE_CHECKING:
@@ -58,6 +58,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, default=DEFAULTS.batch_size, help="samples at once; default: 1")
     add(
         "--accumulate", type=int, default=DEFAULTS.accumulate, help="batches per update; default: 1"
+    )
+    add(
+        "--optimizer",
+        choices=OPTIMIZERS,
+        default=DEFAULTS.optimizer,
+        help="muon learns faster from nothing; default: adamw",
     )
     add("--learning-rate", type=float, default=DEFAULTS.learning_rate, help="peak; default: 1e-4")
     add("--warmup-steps", type=int, default=DEFAULTS.warmup_steps, help="default: 10")

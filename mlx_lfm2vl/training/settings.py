@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from ..errors import InputError
 
 METHODS = ("lora", "dora", "full")
+OPTIMIZERS = ("adamw", "muon")
 PARTS = ("language", "connector", "vision")
 
 
@@ -17,6 +18,7 @@ class TrainSettings:
     steps: int = 300
     batch_size: int = 1  # per process and micro-step
     accumulate: int = 1  # micro-steps per update
+    optimizer: str = "adamw"
     learning_rate: float = 1e-4  # peak
     warmup_steps: int = 10
     final_fraction: float = 0.1  # of the peak, reached by cosine at the last step
@@ -34,6 +36,8 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise InputError(f"method {self.method!r} is not one of {', '.join(METHODS)}")
+        if self.optimizer not in OPTIMIZERS:
+            raise InputError(f"optimizer {self.optimizer!r} is not one of {', '.join(OPTIMIZERS)}")
         unknown = set(self.parts) - set(PARTS)
         if unknown or not self.parts:
             raise InputError(f"parts {sorted(unknown)} are not among {', '.join(PARTS)}")

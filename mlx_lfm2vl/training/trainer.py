@@ -25,6 +25,7 @@ from .samples import SampleMaker
 from .settings import TrainSettings
 
 BETAS = (0.9, 0.99)  # of AdamW: runs are short, so squares are averaged over 100 updates
+MUON_RATE = 10  # of Muon's learning rate to AdamW's
 MAX_COMPILED = 64  # MLX keeps every compiled graph for ever: beyond this, run uncompiled
 
 Rows = Sequence[Sequence[Message]]
@@ -62,6 +63,34 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
     return settings.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
+def make_optimizer(settings: TrainSettings) -> optim.Optimizer:
+    """AdamW; or Muon for the matrices of the layers and AdamW for everything else."""
+    adamw = optim.AdamW(
+        learning_rate=settings.learning_rate,
+        betas=list(BETAS),
+        weight_decay=settings.weight_decay,
+        bias_correction=True,  # without it the first steps are up to three times as long
+    )
+    if settings.optimizer == "adamw":
+        return adamw
+    # Decay would be part of the gradient that Muon makes orthogonal.
+    muon = optim.Muon(learning_rate=settings.learning_rate, weight_decay=0.0)
+    return optim.MultiOptimizer([muon, adamw], [_is_hidden_matrix])
+
+
+def _is_hidden_matrix(path: str, parameter: mx.array) -> bool:
+    return parameter.ndim == 2 and "embed" not in path and "lm_head" not in path
+
+
+def set_learning_rate(optimizer: optim.Optimizer, rate: float) -> None:
+    """Give AdamW a rate, and Muon, whose updates have a norm of their own, MUON_RATE times it."""
+    if isinstance(optimizer, optim.MultiOptimizer):
+        muon, adamw = optimizer.optimizers
+        muon.learning_rate, adamw.learning_rate = MUON_RATE * rate, rate
+    else:
+        optimizer.learning_rate = rate
+
+
 class Trainer:
     """One training run on a model whose trainable parameters are already chosen."""
 
@@ -95,12 +124,7 @@ class Trainer:
         # Samples of one batch, over all processes.
         self.batch_size = settings.batch_size * self.group.size()
         self.order = UpdateOrder(lengths, settings.accumulate * self.batch_size, settings.seed)
-        self.optimizer = optim.AdamW(
-            learning_rate=settings.learning_rate,
-            betas=list(BETAS),
-            weight_decay=settings.weight_decay,
-            bias_correction=True,  # without it the first steps are up to three times as long
-        )
+        self.optimizer = make_optimizer(settings)
         self.optimizer.init(model.trainable_parameters())
         self.run = {**asdict(settings), "data": fingerprint, "processes": self.group.size()}
         self._gradient = nn.value_and_grad(model, loss_sum)
@@ -157,7 +181,7 @@ class Trainer:
         grads = tree_map(lambda grad: grad * factor.astype(grad.dtype), grads)
         grads, norm = optim.clip_grad_norm(grads, self.settings.max_grad_norm)
         rate = learning_rate(self.settings, step)
-        self.optimizer.learning_rate = rate
+        set_learning_rate(self.optimizer, rate)
         self.optimizer.update(self.model, grads)
         loss = self._over_all(total) / tokens
         mx.eval(loss, norm, self.model.trainable_parameters(), self.optimizer.state)

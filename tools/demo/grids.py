@@ -8,6 +8,8 @@ thousands.
 
 import random as stdlib_random
 import string
+from collections import Counter
+from dataclasses import replace
 
 from lettering import LINE_PITCH, TRAIN_FONTS, load_font
 from PIL import Image, ImageDraw
@@ -20,7 +22,11 @@ from scenes import (
     VIEW,
     Colour,
     Object,
+    World,
+    draw,
     draw_shape,
+    make_scene,
+    train_style,
 )
 
 SIDE = 6  # fields in a row, and image tokens of a view of the demo model
@@ -33,8 +39,8 @@ MOST_LETTERS = 8  # in a line
 
 def make_grid(random: stdlib_random.Random) -> tuple[Image.Image, str, str]:
     """A picture of VIEW x VIEW pixels, the question, the answer."""
-    makers = (_make_colours, _make_characters, _make_shapes, _make_lines)
-    (make,) = random.choices(makers, (0.1, 0.35, 0.25, 0.3))
+    makers = (_make_colours, _make_characters, _make_shapes, _make_lines, _make_search)
+    (make,) = random.choices(makers, (0.05, 0.15, 0.1, 0.2, 0.5))
     canvas = Image.new("RGB", (VIEW * OVERSAMPLING, VIEW * OVERSAMPLING))
     question, answer = make(random, canvas)
     return canvas.reduce(OVERSAMPLING), question, answer
@@ -104,6 +110,42 @@ def _make_lines(random: stdlib_random.Random, canvas: Image.Image) -> tuple[str,
     return "Read all lines.", f"Lines: {' '.join(lines)}"
 
 
+def _make_search(random: stdlib_random.Random, canvas: Image.Image) -> tuple[str, str]:
+    """Things that differ in one respect, which names them, and what they are in another.
+
+    The name stands right before what it asks for, and there are many in one answer: content is
+    looked for, and not a place.
+    """
+    pen, inks = _paper(random, canvas)
+    colours = [name for name, ink in PALETTE.items() if ink in inks]
+    kind = random.choice(("colour", "shape", "character"))
+    if kind == "colour":
+        names = random.sample(colours, random.randint(2, len(colours)))
+        things = [(name, random.choice(SHAPES), name) for name in names]
+    elif kind == "shape":
+        names = random.sample(SHAPES, random.randint(2, len(SHAPES)))
+        things = [(name, name, random.choice(colours)) for name in names]
+    else:
+        names = random.sample(CHARACTERS, random.randint(2, 12))
+        things = [(name, name, random.choice(colours)) for name in names]
+    font, outline = random.choice(TRAIN_FONTS), random.choice((0.0, 0.05))
+    fields = random.sample(range(SIDE * SIDE), len(things))
+    for field, (_, what, colour) in zip(fields, things, strict=True):
+        y, x = (FIELD * place for place in divmod(field, SIDE))
+        tint = _tint(random, PALETTE[colour])
+        if kind == "character":
+            face = load_font(font, random.randint(40, 56))
+            pen.text((x + FIELD / 2, y + FIELD / 2), what, font=face, fill=tint, anchor="mm")
+            continue
+        side = random.uniform(0.75, 0.95) * FIELD
+        left, top = (start + random.uniform(0, FIELD - side) for start in (x, y))
+        item = Object(what, "", "", (0, 0), (0, 0, 0, 0), tint)
+        draw_shape(pen, item, (left, top, left + side, top + side), outline)
+    pairs = [f"{name} {what if kind == 'colour' else colour}" for name, what, colour in things]
+    asked = "shape" if kind == "colour" else "color"
+    return f"Name the {asked} of each {kind}.", f"Each: {', '.join(pairs)}"
+
+
 def _paper(
     random: stdlib_random.Random, canvas: Image.Image
 ) -> tuple[ImageDraw.ImageDraw, list[Colour]]:
@@ -120,3 +162,26 @@ def _tint(random: stdlib_random.Random, colour: Colour) -> Colour:
 
 def _distance(one: Colour, other: Colour) -> float:
     return sum((a - b) ** 2 for a, b in zip(one, other, strict=True)) ** 0.5
+
+
+def make_drill(random: stdlib_random.Random, world: World) -> tuple[Image.Image, str, str]:
+    """A scene of shapes, and everything about each of them that one word alone picks out.
+
+    In the answer the word that names an object stands right before what is to be seen of it.
+    """
+    scene = make_scene(random, "shapes", replace(world, large=0.0))
+    key, other = random.choice((("shape", "colour"), ("colour", "shape")))
+    counts = Counter(getattr(item, key) for item in scene.objects)
+    items = [item for item in scene.objects if counts[getattr(item, key)] == 1]
+    if not items:
+        return make_drill(random, world)
+    random.shuffle(items)
+    keys = [getattr(item, key) for item in items]
+    facts = [
+        f"{getattr(item, key)}: {getattr(item, other)}, {item.size}, "
+        f"{item.centre[0]:.2f} {item.centre[1]:.2f}"
+        for item in items
+    ]
+    what = "color" if other == "colour" else "shape"
+    question = f"Name {what}, size and center of: {', '.join(keys)}."
+    return draw(scene, train_style(random)), question, "; ".join(facts)

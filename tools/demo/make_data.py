@@ -1,6 +1,6 @@
 """Write conversations about drawn scenes, to train the demo model on.
 
-usage: python tools/demo/make_data.py OUT --samples 20000 --seed 1 [--lesson grids|easy|all]
+usage: python tools/demo/make_data.py OUT --samples 20000 --seed 1 [--lesson grid|drill|easy|all]
        [--split train|test] [--corpus FILE]
 
 Needs pillow, numpy and matplotlib (for its fonts). Writes OUT/images/*.png and OUT/data.jsonl, one
@@ -26,12 +26,19 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from grids import make_grid
+from grids import make_drill, make_grid
 from PIL import Image
 from questions import QUESTIONS, Question, ask, ask_both
 from scenes import TEST_WORLD, TRAIN_WORLD, World, draw, make_pair, make_scene, train_style
 
-KINDS = {"shapes": 0.32, "text": 0.28, "mixed": 0.16, "compare": 0.08, "grid": 0.16}
+KINDS = {
+    "shapes": 0.29,
+    "text": 0.22,
+    "mixed": 0.15,
+    "compare": 0.07,
+    "grid": 0.07,
+    "drill": 0.2,
+}
 WEIGHTS = {  # of categories, by kind of scene
     "shapes": (("describe", "count", "attribute", "position", "yesno", "box"), (3, 4, 4, 4, 3, 2)),
     "text": (("text", "attribute", "position", "describe", "box", "yesno"), (6, 2, 1, 1, 1, 1)),
@@ -47,8 +54,8 @@ def make_sample(
 ) -> tuple[list[Image.Image], list[Question]]:
     """The images of one conversation and its turns."""
     kind = random.choices(list(KINDS), list(KINDS.values()))[0]
-    if kind == "grid":
-        return make_grid_sample(random, world)
+    if kind in ("grid", "drill"):
+        return make_lesson_sample(kind, random, world)
     style = train_style(random)
     if kind == "compare":
         first, second = make_pair(random, world)
@@ -100,11 +107,11 @@ def _distinct(
     return list(turns.values())
 
 
-def make_grid_sample(
-    random: stdlib_random.Random, _world: World
+def make_lesson_sample(
+    kind: str, random: stdlib_random.Random, world: World
 ) -> tuple[list[Image.Image], list[Question]]:
-    """The one turn about a grid, as `make_sample` gives those about a scene."""
-    image, question, answer = make_grid(random)
+    """The one turn about a "grid" or a "drill", as `make_sample` gives those about a scene."""
+    image, question, answer = make_grid(random) if kind == "grid" else make_drill(random, world)
     return [image], [Question("text", question, answer)]
 
 
@@ -126,13 +133,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--split", choices=tuple(WORLDS), default="train")
     parser.add_argument(
-        "--lesson", choices=("grids", "easy", "all"), default="all", help="easy: small scenes"
+        "--lesson",
+        choices=("grid", "drill", "easy", "all"),
+        default="all",
+        help="easy: small scenes",
     )
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--corpus", type=Path, help="write all texts here, for a tokenizer")
     arguments = parser.parse_args()
     world = replace(WORLDS[arguments.split], easy=arguments.lesson == "easy")
-    make = make_grid_sample if arguments.lesson == "grids" else make_sample
+    make = make_sample
+    if arguments.lesson in ("grid", "drill"):
+        make = partial(make_lesson_sample, arguments.lesson)
     (arguments.out / "images").mkdir(parents=True, exist_ok=True)
     write = partial(_write_sample, arguments.out, make, arguments.split, arguments.seed, world)
     numbers = range(arguments.samples)

@@ -130,6 +130,13 @@ class Conversion:
         if options.quantize.quantizes and not self.plan.schemes:
             raise InputError("nothing of this checkpoint can be quantized as asked")
 
+    @property
+    def float_type(self) -> mx.Dtype:
+        """Of what the new checkpoint does not quantize, and of its scales."""
+        if self.options.dtype:
+            return DTYPES[self.options.dtype]
+        return self.weights["language_model.embedding_norm.weight"].dtype
+
     def write(
         self,
         target: Path,

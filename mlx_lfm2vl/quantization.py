@@ -75,10 +75,14 @@ class QuantizeOptions:
     recipe: str | None = None  # of RECIPES, in place of `bits`
 
     def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise InputError(f"mode {self.mode!r} is not one of {', '.join(MODES)}")
         if self.recipe is not None and self.recipe not in RECIPES:
             raise InputError(f"recipe {self.recipe!r} is not one of {', '.join(RECIPES)}")
         if self.recipe is not None and (self.bits is not None or self.mode != "affine"):
             raise InputError("a recipe sets bits and mode itself: leave --bits and --mode out")
+        if self.bits is not None and self.bits not in MODES[self.mode][0]:
+            Scheme(self.bits, MODES[self.mode][1][0], self.mode)  # says which there are
         for bits in (self.bits, self.embed_bits, self.vision_bits, self.projector_bits):
             if bits is not None:
                 self._scheme(bits)
@@ -109,12 +113,11 @@ class QuantizeOptions:
         return replace(scheme, group_size=fitting) if fitting else None
 
     def _scheme(self, bits: int) -> Scheme:
-        """Bits that the mode does not have are affine: "mxfp4" beside an 8-bit head, say."""
-        mode = self.mode if bits in MODES.get(self.mode, ((bits,),))[0] else "affine"
-        group = self.group_size or MODES.get(mode, ((), (0,)))[1][0]
-        if self.mode != mode and group not in MODES[mode][1]:
-            group = MODES[mode][1][0]
-        return Scheme(bits, group, mode)
+        """Bits of other parts that the mode does not have are affine: mxfp4 with an 8-bit tower."""
+        mode = self.mode if bits in MODES[self.mode][0] else "affine"
+        preferred = MODES[mode][1][0]
+        group = self.group_size or preferred
+        return Scheme(bits, group if mode == self.mode else preferred, mode)
 
     def wants(self, path: str, num_layers: int) -> bool:
         """Whether a matrix is meant to be quantized, if its rows allow it."""

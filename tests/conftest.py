@@ -17,7 +17,10 @@ import numpy as np
 import pytest
 from pictures import make_picture
 
+from mlx_lfm2vl.config import read_image_config, read_model_config
 from mlx_lfm2vl.loading import load
+from mlx_lfm2vl.model import Lfm2VL
+from mlx_lfm2vl.saving import write_weights
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = ["new_names", "old_names", "head_72", "untied_sharded_bf16", "real_geometry"]
@@ -95,6 +98,28 @@ def tiny():
 def checkpoint(tmp_path) -> Path:
     """A tiny checkpoint folder of one's own, to break."""
     return Path(shutil.copytree(golden("new_names").folder, tmp_path / "checkpoint"))
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory) -> Path:
+    """A checkpoint folder of random weights, wide enough to be quantized everywhere, in float16."""
+    folder = tmp_path_factory.mktemp("wide") / "checkpoint"
+    shutil.copytree(golden("new_names").folder, folder)
+    edit_json(
+        folder / "config.json",
+        projector_hidden_size=192,
+        text_config__hidden_size=192,
+        text_config__intermediate_size=256,
+        text_config__block_auto_adjust_ff_dim=False,
+        text_config__num_attention_heads=3,
+        vision_config__hidden_size=64,
+        vision_config__intermediate_size=128,
+    )
+    mx.random.seed(0)
+    model = Lfm2VL(read_model_config(folder), read_image_config(folder))
+    model.set_dtype(mx.float16)
+    write_weights(model, folder)
+    return folder
 
 
 def edit_json(path: Path, **changes: Any) -> None:

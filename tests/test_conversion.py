@@ -23,7 +23,6 @@ from mlx_lfm2vl.arrays import named_arrays
 from mlx_lfm2vl.commands.convert import build_parser, default_name, main, parse_size
 from mlx_lfm2vl.conversion import Conversion, ConvertOptions
 from mlx_lfm2vl.errors import CheckpointError, InputError
-from mlx_lfm2vl.hub import DEMO_FOLDER
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.model_card import write_model_card
 from mlx_lfm2vl.processor import user_message
@@ -56,10 +55,10 @@ def logits_of(folder) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("bits", "mode"), ALL_MODES)
-def test_a_written_checkpoint_equals_the_model_quantized_in_memory(bits, mode, tmp_path):
+def test_a_written_checkpoint_equals_the_model_quantized_in_memory(wide, bits, mode, tmp_path):
     every = dict.fromkeys(("bits", "vision_bits", "projector_bits"), bits)
-    convert(DEMO_FOLDER, tmp_path / "q", mode=mode, **every)
-    model, processor = load(DEMO_FOLDER, dtype="float16")
+    convert(wide, tmp_path / "q", mode=mode, **every)
+    model, processor = load(wide, dtype="float16")
     options = QuantizeOptions(mode=mode, **every)
 
     def scheme(path, module):
@@ -78,11 +77,11 @@ def test_a_written_checkpoint_equals_the_model_quantized_in_memory(bits, mode, t
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
-def test_dequantizing_is_within_a_step_of_the_source(bits, tmp_path):
-    convert(DEMO_FOLDER, tmp_path / "q", dtype="float32", bits=bits, vision_bits=bits)
+def test_dequantizing_is_within_a_step_of_the_source(wide, bits, tmp_path):
+    convert(wide, tmp_path / "q", dtype="float32", bits=bits, vision_bits=bits)
     convert(tmp_path / "q", tmp_path / "plain", dequantize=True)
     assert "quantization" not in json.loads((tmp_path / "plain" / "config.json").read_text())
-    source, plain = (load(f, dtype="float32")[0] for f in (DEMO_FOLDER, tmp_path / "plain"))
+    source, plain = (load(f, dtype="float32")[0] for f in (wide, tmp_path / "plain"))
     packed, _ = load(tmp_path / "q", dtype="float32")
     scales = named_arrays(packed.parameters())
     before, after = (named_arrays(m.parameters()) for m in (source, plain))
@@ -95,14 +94,14 @@ def test_dequantizing_is_within_a_step_of_the_source(bits, tmp_path):
         error = np.abs(np.array(after[name] - value)).reshape(*step.shape[:2], -1)
         # MLX moves the step so that the group's largest value is met: the other end may clip.
         assert (error <= 1.01 * step + 1e-6).all(), name
-        assert (error / step).mean() < 0.3, name  # of even rounding: a quarter
+        assert (error / step).mean() < 0.35, name  # of even rounding: a quarter
 
 
-def test_more_bits_lose_less(tmp_path):
-    exact = logits_of(DEMO_FOLDER)
+def test_more_bits_lose_less(wide, tmp_path):
+    exact = logits_of(wide)
     errors = []
     for bits in (8, 6, 4, 3):
-        convert(DEMO_FOLDER, tmp_path / f"q{bits}", bits=bits, vision_bits=bits)
+        convert(wide, tmp_path / f"q{bits}", bits=bits, vision_bits=bits)
         errors.append(relative_error(logits_of(tmp_path / f"q{bits}"), exact))
     assert errors == sorted(errors)
     assert errors[0] < 0.05
@@ -115,8 +114,8 @@ def test_without_options_a_checkpoint_is_only_rewritten(tmp_path):
         np.testing.assert_array_equal(logits_of(tmp_path / name), logits_of(source))
 
 
-def test_a_quantized_source_is_kept_packed_or_packed_anew(tmp_path):
-    convert(DEMO_FOLDER, tmp_path / "q8", bits=8)
+def test_a_quantized_source_is_kept_packed_or_packed_anew(wide, tmp_path):
+    convert(wide, tmp_path / "q8", bits=8)
     convert(tmp_path / "q8", tmp_path / "same", vision_bits=8)
     kept, _ = load(tmp_path / "same")
     assert kept.language_model.layers[0].feed_forward.w1.bits == 8
@@ -126,13 +125,13 @@ def test_a_quantized_source_is_kept_packed_or_packed_anew(tmp_path):
     assert again.language_model.layers[0].feed_forward.w1.bits == 4
 
 
-def test_the_decoder_alone_is_a_checkpoint_for_mlx_lm(tmp_path):
+def test_the_decoder_alone_is_a_checkpoint_for_mlx_lm(wide, tmp_path):
     utils = pytest.importorskip("mlx_lm.utils")
     for bits in (None, 4):
         target = tmp_path / f"text{bits}"
-        convert(DEMO_FOLDER, target, text_only=True, bits=bits, dtype="float32")
+        convert(wide, target, text_only=True, bits=bits, dtype="float32")
         full = tmp_path / f"full{bits}"
-        convert(DEMO_FOLDER, full, bits=bits, dtype="float32")
+        convert(wide, full, bits=bits, dtype="float32")
         theirs, _ = utils.load_model(target)
         ours, processor = load(full, dtype="float32")
         ids = processor(user_message("What is this?")).input_ids
@@ -144,9 +143,9 @@ def test_the_decoder_alone_is_a_checkpoint_for_mlx_lm(tmp_path):
 # -- which matrices --
 
 
-def test_parts_are_quantized_as_asked_and_others_left(tmp_path):
+def test_parts_are_quantized_as_asked_and_others_left(wide, tmp_path):
     options = {"bits": 4, "embed_bits": 6, "projector_bits": 8, "group_size": 32}
-    model, _ = load(convert(DEMO_FOLDER, tmp_path / "q", **options) and tmp_path / "q")
+    model, _ = load(convert(wide, tmp_path / "q", **options) and tmp_path / "q")
     layer = model.language_model.layers[0]
     assert (layer.feed_forward.w2.bits, layer.feed_forward.w2.group_size) == (4, 32)
     assert model.language_model.embed_tokens.bits == 6
@@ -217,20 +216,20 @@ def test_the_config_names_the_common_scheme_and_the_others():
 # -- files --
 
 
-def test_small_shards_hold_the_same(tmp_path):
-    convert(DEMO_FOLDER, tmp_path / "one", bits=4)
-    convert(DEMO_FOLDER, tmp_path / "many", bits=4, max_shard_bytes=10**6)
+def test_small_shards_hold_the_same(wide, tmp_path):
+    convert(wide, tmp_path / "one", bits=4)
+    convert(wide, tmp_path / "many", bits=4, max_shard_bytes=10**5)
     files = weight_files(tmp_path / "many")
     assert len(files) > 3
     assert files[0].name == f"model-00001-of-{len(files):05d}.safetensors"
-    assert all(path.stat().st_size < 1.1e6 for path in files)
+    assert all(path.stat().st_size < 1.2e5 for path in files)
     np.testing.assert_array_equal(logits_of(tmp_path / "many"), logits_of(tmp_path / "one"))
 
 
-def test_files_are_those_that_safetensors_reads(tmp_path):
+def test_files_are_those_that_safetensors_reads(wide, tmp_path):
     from safetensors.numpy import load_file
 
-    convert(DEMO_FOLDER, tmp_path / "q", bits=4, dtype="float32")
+    convert(wide, tmp_path / "q", bits=4, dtype="float32")
     (path,) = weight_files(tmp_path / "q")
     tensors, metadata = read_header(path)
     read = load_file(path)
@@ -243,19 +242,20 @@ def test_files_are_those_that_safetensors_reads(tmp_path):
         np.testing.assert_array_equal(value, np.array(ours[name]))
 
 
-def test_memory_is_that_of_a_layer_and_not_of_the_model(tmp_path):
+def test_memory_is_that_of_a_layer_and_not_of_the_model(wide, tmp_path):
     source = tmp_path / "source"
-    convert(DEMO_FOLDER, source, dtype="float32")
+    convert(wide, source, dtype="float32")
+    sizes = [value.nbytes for value in named_arrays(load(source)[0].parameters()).values()]
     mx.synchronize()
+    mx.clear_cache()
     mx.reset_peak_memory()
     before = mx.get_active_memory()
     convert(source, tmp_path / "q", bits=4)
-    largest = 768 * 256 * 4  # bytes of the largest matrix
-    assert mx.get_peak_memory() - before < 4 * largest  # of 14.8 MB
+    assert mx.get_peak_memory() - before < 3 * max(sizes) < sum(sizes) / 2
 
 
-def test_known_mistakes_are_repaired_in_the_files(tmp_path, caplog):
-    convert(DEMO_FOLDER, tmp_path / "mlx")
+def test_known_mistakes_are_repaired_in_the_files(wide, tmp_path, caplog):
+    convert(wide, tmp_path / "mlx")
     path = tmp_path / "mlx" / "model.safetensors"
     weights = dict(mx.load(str(path)))
     mx.eval(weights)
@@ -284,35 +284,35 @@ def test_licence_and_card_of_the_source_are_kept(tmp_path):
 # -- what goes wrong --
 
 
-def test_an_existing_target_is_kept_unless_overwriting(tmp_path, capsys):
+def test_an_existing_target_is_kept_unless_overwriting(wide, tmp_path, capsys):
     target = tmp_path / "q"
     target.mkdir()
     (target / "mine.txt").write_text("precious")
-    assert main([*command(DEMO_FOLDER, target), "--bits", "4"]) == 2
+    assert main([*command(wide, target), "--bits", "4"]) == 2
     assert "exists already" in capsys.readouterr().err
     assert (target / "mine.txt").exists()
-    assert main([*command(DEMO_FOLDER, target), "--bits", "4", "--overwrite"]) == 0
+    assert main([*command(wide, target), "--bits", "4", "--overwrite"]) == 0
     assert not (target / "mine.txt").exists()
 
 
-def test_a_source_is_never_its_own_target(tmp_path, capsys):
-    source = shutil.copytree(DEMO_FOLDER, tmp_path / "source")
+def test_a_source_is_never_its_own_target(wide, tmp_path, capsys):
+    source = shutil.copytree(wide, tmp_path / "source")
     assert main([*command(source, source), "--bits", "4", "--overwrite"]) == 2
     assert "is the source itself" in capsys.readouterr().err
 
 
-def test_too_little_space_is_said_before_anything_is_written(tmp_path, monkeypatch, capsys):
+def test_too_little_space_is_said_before_anything_is_written(wide, tmp_path, monkeypatch, capsys):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 10**6))
-    assert main([*command(DEMO_FOLDER, tmp_path / "q"), "--bits", "4"]) == 2
+    assert main([*command(wide, tmp_path / "q"), "--bits", "4"]) == 2
     assert "but only 0.00 GB are free" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
-def test_an_interrupt_or_a_full_disk_leaves_the_old_target(tmp_path, error):
+def test_an_interrupt_or_a_full_disk_leaves_the_old_target(wide, tmp_path, error):
     target = tmp_path / "q"
-    convert(DEMO_FOLDER, target, bits=8)
+    convert(wide, target, bits=8)
     before = logits_of(target)
 
     def stop(done, total):
@@ -320,14 +320,14 @@ def test_an_interrupt_or_a_full_disk_leaves_the_old_target(tmp_path, error):
             raise error
 
     with pytest.raises((KeyboardInterrupt, InputError)):
-        convert(DEMO_FOLDER, target, bits=4, overwrite=True, report=stop)
+        convert(wide, target, bits=4, overwrite=True, report=stop)
     assert [path.name for path in tmp_path.iterdir()] == ["q"]
     np.testing.assert_array_equal(logits_of(target), before)
 
 
-def test_a_killed_conversion_leaves_nothing_broken(tmp_path):
+def test_a_killed_conversion_leaves_nothing_broken(wide, tmp_path):
     target = tmp_path / "q"
-    source = shutil.copytree(DEMO_FOLDER, tmp_path / "source")
+    source = shutil.copytree(wide, tmp_path / "source")
     convert(source, target, bits=8)
     arguments = [*command(source, target), "--bits", "4", "--overwrite", "--no-report"]
     code = f"from mlx_lfm2vl.commands.convert import main; raise SystemExit(main({arguments!r}))"
@@ -340,29 +340,29 @@ def test_a_killed_conversion_leaves_nothing_broken(tmp_path):
         process.wait()
         model, _ = load(target)
         assert model.language_model.layers[0].conv.in_proj.bits in whole
-    np.testing.assert_array_equal(logits_of(source), logits_of(DEMO_FOLDER))
+    np.testing.assert_array_equal(logits_of(source), logits_of(wide))
     assert main(arguments) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["q", "source"]
 
 
-def test_a_target_moved_aside_by_a_killed_run_is_put_back(tmp_path):
+def test_a_target_moved_aside_by_a_killed_run_is_put_back(wide, tmp_path):
     target = tmp_path / "q"
-    convert(DEMO_FOLDER, target, bits=8)
+    convert(wide, target, bits=8)
     gone = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True
     )
     target.rename(tmp_path / f".q.old-{int(gone.stdout)}")
     (tmp_path / f".q.partial-{int(gone.stdout)}").mkdir()
     with pytest.raises(InputError, match="exists already"):
-        convert(DEMO_FOLDER, target, bits=4)
+        convert(wide, target, bits=4)
     assert [path.name for path in tmp_path.iterdir()] == ["q"]
 
 
-def test_what_is_written_is_read_back(tmp_path, monkeypatch):
+def test_what_is_written_is_read_back(wide, tmp_path, monkeypatch):
     numbers = iter(range(10**6))
     monkeypatch.setattr("mlx_lfm2vl.shards.zlib.crc32", lambda _: next(numbers))
     with pytest.raises(CheckpointError, match="is not what was written"):
-        convert(DEMO_FOLDER, tmp_path / "q")
+        convert(wide, tmp_path / "q")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -370,6 +370,7 @@ def test_what_is_written_is_read_back(tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["--bits", "7"], "affine has no bits 7, only 2, 3, 4, 5, 6, 8"),
+        (["--bits", "8", "--mode", "mxfp4"], "mxfp4 has no bits 8, only 4"),
         (["--bits", "4", "--group-size", "48"], "affine has no group size 48, only 32, 64, 128"),
         (["--bits", "4", "--dequantize"], "exclude each other"),
         (["--dequantize"], "the checkpoint is not quantized"),
@@ -379,8 +380,8 @@ def test_what_is_written_is_read_back(tmp_path, monkeypatch):
         (["--bits", "4", "--calibration", "nowhere"], "is no folder"),
     ],
 )
-def test_wrong_use_is_one_line(arguments, message, tmp_path, capsys):
-    assert main([*command(DEMO_FOLDER, tmp_path / "q"), *arguments]) == 2
+def test_wrong_use_is_one_line(wide, arguments, message, tmp_path, capsys):
+    assert main([*command(wide, tmp_path / "q"), *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert not (tmp_path / "q").exists()
@@ -398,6 +399,21 @@ def test_the_names_of_mlx_lm_mean_the_same():
     ours = "--model a --output b -q --bits 4 --group-size 64 --mode affine"
     parser = build_parser()
     assert parser.parse_args(theirs.split()) == parser.parse_args(ours.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings"),
+    [
+        ("-q", "embedding and head 4 bits in groups of 64"),
+        ("--mode mxfp8", "embedding and head 8 bits in groups of 32 (mxfp8)"),
+        ("-q --recipe mixed_3_6", "embedding and head 6 bits"),
+    ],
+)
+def test_what_is_not_said_has_the_default_of_the_mode(wide, arguments, settings, tmp_path):
+    target = tmp_path / "q"
+    assert main([*command(wide, target), *arguments.split(), "--no-report"]) == 0
+    report = json.loads((target / "quantization_report.json").read_text())
+    assert settings in report["settings"]
 
 
 @pytest.mark.parametrize(
@@ -421,7 +437,7 @@ def test_sizes_are_read_as_people_write_them():
     assert {text: parse_size(text) for text in sizes} == sizes
 
 
-def test_the_result_is_published_on_request(tmp_path, monkeypatch, capsys):
+def test_the_result_is_published_on_request(wide, tmp_path, monkeypatch, capsys):
     import huggingface_hub
 
     calls = []
@@ -435,7 +451,7 @@ def test_the_result_is_published_on_request(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     target = tmp_path / "q"
-    assert main([*command(DEMO_FOLDER, target), "--dtype", "float32", "--upload-repo", "me/q"]) == 0
+    assert main([*command(wide, target), "--dtype", "float32", "--upload-repo", "me/q"]) == 0
     assert calls[0] == ("me/q", True)
     assert {"README.md", "config.json", "model.safetensors"} <= set(calls[1][1])
     assert "https://huggingface.co/me/q" in capsys.readouterr().err
@@ -455,8 +471,8 @@ def test_convert_py_is_the_command():
 
 
 @pytest.fixture(scope="module")
-def demo():
-    return load(DEMO_FOLDER, dtype="float32")
+def demo(wide):
+    return load(wide, dtype="float32")
 
 
 def test_a_checkpoint_compared_with_itself_lost_nothing(demo):
@@ -490,9 +506,9 @@ def test_divergence_and_perplexity_are_what_their_formulas_say():
     assert any("--embed-bits" in sentence for sentence in warnings(quality))
 
 
-def test_the_report_says_size_loss_and_speed(tmp_path):
+def test_the_report_says_size_loss_and_speed(wide, tmp_path):
     target = tmp_path / "q"
-    assert main([*command(DEMO_FOLDER, target), "--bits", "4", "--vision-bits", "8"]) == 0
+    assert main([*command(wide, target), "--bits", "4", "--vision-bits", "8"]) == 0
     report = json.loads((target / "quantization_report.json").read_text())
     nbytes = sum(
         np.prod(info.shape) * {"U32": 4, "F16": 2}[info.dtype]
@@ -508,18 +524,18 @@ def test_the_report_says_size_loss_and_speed(tmp_path):
     assert f"{report['quality']['text']['kl']:.4f}" in card
 
 
-def test_own_images_and_own_conversations_are_compared_on(tmp_path):
+def test_own_images_and_own_conversations_are_compared_on(wide, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     for number in range(2):
         make_picture(50, 60, number).save(photos / f"{number}.png")
     arguments = ["--bits", "8", "--calibration", str(photos)]
-    assert main([*command(DEMO_FOLDER, tmp_path / "a"), *arguments]) == 0
+    assert main([*command(wide, tmp_path / "a"), *arguments]) == 0
     report = json.loads((tmp_path / "a" / "quantization_report.json").read_text())
     assert report["samples"] == "2 prompts about the images in photos"
     row = {"image": "0.png", "prompt": "Which?", "answer": "The first."}
     (photos / "rows.jsonl").write_text(json.dumps(row))
-    assert main([*command(DEMO_FOLDER, tmp_path / "b"), *arguments]) == 0
+    assert main([*command(wide, tmp_path / "b"), *arguments]) == 0
     report = json.loads((tmp_path / "b" / "quantization_report.json").read_text())
     assert report["samples"].startswith("1 prompts")
 

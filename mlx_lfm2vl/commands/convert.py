@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _convert(options: argparse.Namespace) -> int:
     asked = QuantizeOptions(
-        bits=4 if options.quantize and options.bits is None else options.bits,
+        bits=_bits(options),
         group_size=options.group_size,
         mode=options.mode,
         embed_bits=options.embed_bits,
@@ -161,6 +161,15 @@ def _convert(options: argparse.Namespace) -> int:
     return 0
 
 
+def _bits(options: argparse.Namespace) -> int | None:
+    """Of the decoder: as said, or the mode's own where no number is given."""
+    if options.bits is not None or options.recipe:
+        return options.bits
+    if options.mode != "affine":
+        return MODES[options.mode][0][0]
+    return 4 if options.quantize else None
+
+
 def parse_size(text: str) -> int:
     """`"500MB"` -> 500,000,000."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]B|)", text.upper())
@@ -201,8 +210,13 @@ def _study(
     if options.learned:
         from ..calibration import learn_rounding
 
-        inputs = [sample.inputs for sample in samples]
-        learned |= learn_rounding(model, schemes, inputs, progress_line("learning"))
+        learned |= learn_rounding(
+            model,
+            schemes,
+            [sample.inputs for sample in samples],
+            dtype=conversion.float_type,
+            report=progress_line("learning"),
+        )
     return samples, observed, learned
 
 

@@ -126,11 +126,13 @@ def load_adapter(model: Lfm2VL, folder: Path) -> None:
         raise CheckpointError(f"{folder} has no {WEIGHTS}")
     weights = mx.load(str(folder / WEIGHTS))
     assert isinstance(weights, dict)
-    have = {name: value.shape for name, value in named_arrays(model.parameters()).items()}
+    have = named_arrays(model.parameters())
     for name, value in weights.items():
-        if have.get(name) != value.shape:
+        if name not in have or have[name].shape != value.shape:
             raise CheckpointError(f"{folder}: {name} {list(value.shape)} does not fit the model")
-    model.load_weights(list(weights.items()), strict=False)
+    # Fully trained parameters take the type the model was loaded in, not that of the training.
+    adopted = [(name, value.astype(have[name].dtype)) for name, value in weights.items()]
+    model.load_weights(adopted, strict=False)
     model.eval()
 
 
@@ -144,9 +146,12 @@ def fuse_adapter(model: Lfm2VL, *, dequantize: bool = False) -> None:
     from mlx_lm.tuner.dora import DoRALinear
     from mlx_lm.tuner.lora import LoRALinear
 
-    fused = [
-        (path, module.fuse(dequantize=dequantize))
-        for path, module in model.named_modules()
-        if isinstance(module, (LoRALinear, DoRALinear))
-    ]
+    fused = []
+    for path, module in model.named_modules():
+        if isinstance(module, (LoRALinear, DoRALinear)):
+            layer = module.fuse(dequantize=dequantize)
+            stored = module.linear.get("scales", module.linear.weight).dtype
+            if mx.issubdtype(stored, mx.floating):
+                layer.set_dtype(stored)  # DoRA's float32 lengths would change it
+            fused.append((path, layer))
     model.update_modules(tree_unflatten(fused))

@@ -1,4 +1,4 @@
-"""Finding a checkpoint: a local folder as it is, or a repository on the Hugging Face Hub."""
+"""Finding a checkpoint: the built-in one, a local folder, or a repository on the Hub."""
 
 import re
 import sys
@@ -7,7 +7,9 @@ from pathlib import Path
 from .errors import CheckpointError, InputError, NetworkError
 from .weights import weight_files
 
-SMALL_FILES = ["*.json", "*.jinja"]
+DEMO = "demo"  # names the model that is part of this package, and with --image its picture
+DEMO_FOLDER = Path(__file__).parent / "demo"
+SMALL_FILES = ["*.json", "*.jinja", "LICENSE*", "README.md"]
 WEIGHT_FILES = ["*.safetensors"]
 NEEDED = (
     ("config.json",),
@@ -23,15 +25,19 @@ def find_checkpoint(model: str, revision: str | None = None, *, with_weights: bo
     The `HF_*` environment variables work as everywhere (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, ...).
 
     Args:
-        model: a folder, or a repo id such as `LiquidAI/LFM2.5-VL-450M`.
+        model: `demo`, the model in this package (a folder of that name is `./demo`), a folder, or
+            a repo id such as `LiquidAI/LFM2.5-VL-450M`.
         revision: branch, tag or commit of a repo.
         with_weights: False fetches only the small files.
 
     Raises:
         InputError: it is neither a folder nor a repo id.
-        CheckpointError: the repo does not exist or is not accessible.
+        CheckpointError: the repo does not exist or is not accessible, or the built-in model is
+            missing.
         NetworkError: it is not in the local cache and cannot be fetched.
     """
+    if model == DEMO:
+        return _built_in(revision)
     try:
         path = Path(model).expanduser()
         is_folder, exists = path.is_dir(), path.exists()
@@ -46,6 +52,24 @@ def find_checkpoint(model: str, revision: str | None = None, *, with_weights: bo
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith((".", "/", "~")):
         raise InputError(f"{model} is neither a folder nor a repo id such as LiquidAI/LFM2-VL-450M")
     return _cached(model, revision, with_weights) or _download(model, revision, with_weights)
+
+
+def find_image(name: str) -> str:
+    """What `--image` names: the built-in picture for `demo`, unless something here is called so."""
+    if name == DEMO and not Path(name).exists():
+        return str(DEMO_FOLDER / "example.png")
+    return name
+
+
+def _built_in(revision: str | None) -> Path:
+    if revision is not None:
+        raise InputError(f"{DEMO} is part of this package and has no revision {revision!r}")
+    if not (DEMO_FOLDER / "model.safetensors").exists():
+        raise CheckpointError(
+            f"the built-in model is missing from {DEMO_FOLDER}: install mlx-lfm2vl again "
+            f"(a folder of your own called {DEMO} is ./{DEMO})"
+        )
+    return DEMO_FOLDER
 
 
 def _cached(repo: str, revision: str | None, with_weights: bool) -> Path | None:

@@ -20,7 +20,8 @@ def _gated_sum(gate: mx.array, rows: list[mx.array], weights: list[mx.array]) ->
 
 
 def _swiglu(gate: mx.array, x: mx.array) -> mx.array:
-    return gate * x / (1 + mx.exp(-gate))  # silu(gate) * x
+    # silu(gate) * x; the gradient of an infinite exp is NaN.
+    return gate * x / (1 + mx.exp(mx.minimum(-gate, 80)))
 
 
 if mx.metal.is_available():  # one kernel each; on a CPU compiling would start g++

@@ -1,7 +1,6 @@
 """Writing safetensors files tensor by tensor, so that memory holds one tensor and not a shard."""
 
 import json
-import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -87,8 +86,6 @@ def write_shards(
                 file.write(data)
                 checksums[entry.name] = zlib.crc32(data)
                 del data
-            file.flush()
-            os.fsync(file.fileno())
     total = sum(entry.nbytes for entries in shards for entry in entries)
     notes = {key: value for key, value in metadata.items() if key != "format"}
     index = {

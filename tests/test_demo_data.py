@@ -16,7 +16,7 @@ import questions
 import scenes
 import score
 from make_data import WORLDS, conversation, corpus_line, make_sample, sample_random
-from make_eval import make_row
+from make_eval import as_row, make_row
 from words import is_held_out, make_text
 
 from mlx_lfm2vl.config import ImageConfig
@@ -326,12 +326,27 @@ def test_score_judges_facts_not_order_or_case():
     assert score.score(row, same.replace("two small red crosses", "a small red cross")) == 0
     assert score.score(row, same.replace("AND", "and")) == 0
     assert score.score(row, same.replace("pink", "white")) == 0
-    count = {"category": "count", "answer": "There are 3 stars.", "boxes": []}
+    count = {"category": "count", "answer": "There are 3 stars.", "also": (), "boxes": []}
     assert score.score(count, " there are  3 stars") == 1
     assert score.score(count, "There are 2 stars.") == 0
     text = {"category": "text", "answer": 'The text says "HELLO".', "boxes": []}
     assert score.score(text, 'It says "HELLO"') == 1
     assert score.score(text, 'The text says "hello".') == 0
+
+
+def test_another_name_for_what_differs_is_as_right():
+    generator = random.Random(6)
+    for _ in range(200):
+        pair = scenes.make_pair(generator, WORLD)
+        asked = questions.ask_both(generator, *pair)
+        if asked and asked.also:
+            break
+    row = as_row(0, asked, pair)
+    assert asked.answer not in asked.also
+    assert [score.score(row, answer) for answer in (asked.answer, *asked.also)] == [1] * (
+        1 + len(asked.also)
+    )
+    assert score.score(row, "The two images are the same.") == 0
 
 
 def test_boxes_are_matched_within_their_label():
@@ -349,9 +364,20 @@ def test_boxes_are_matched_within_their_label():
 
 
 def test_summarise_splits_by_category_and_shift():
-    row = {"category": "count", "answer": "There is 1 star.", "boxes": [], "shift": False}
-    rows = [row, {**row, "shift": True}, {**row, "category": "text", "answer": 'Says "A".'}]
-    summary = score.summarise(rows, ["There is 1 star.", "There are 2 stars.", 'It says "A".'])
+    row = {
+        "category": "count",
+        "answer": "There is 1 star.",
+        "also": (),
+        "boxes": [],
+        "shift": False,
+    }
+    rows = [{**row, "large": False}, {**row, "shift": True, "large": True}]
+    rows += [{**rows[0], "category": "text", "answer": f'It says "{say}".'} for say in ("A", "B 1")]
+    answers = ["There is 1 star.", "There are 2 stars.", 'It says "A".', ""]
+    summary = score.summarise(rows, answers)
+    assert list(summary) == ["count", "text", "word", "tiled", "overall"]
     assert summary["count"] == {"all": 0.5, "plain": 1, "shift": 0, "rows": 2}
-    assert summary["text"] == {"all": 1, "plain": 1, "rows": 1}
-    assert summary["overall"]["all"] == pytest.approx(2 / 3)
+    assert summary["text"] == {"all": 0.5, "plain": 0.5, "rows": 2}
+    assert summary["word"] == {"all": 1, "plain": 1, "rows": 1}
+    assert summary["tiled"] == {"all": 0, "shift": 0, "rows": 1}
+    assert summary["overall"]["all"] == 0.5

@@ -37,6 +37,25 @@ def test_python_examples_run(name, images, pictures):
     assert "Traceback" not in run.stderr
 
 
+def test_a_shape_is_taught(tmp_path, monkeypatch, capfd):
+    pytest.importorskip("mlx_lm")
+    monkeypatch.syspath_prepend(str(EXAMPLES.parent / "tools" / "demo"))
+    import teach_a_shape
+
+    if sys.platform == "linux":
+        monkeypatch.setenv("LD_PRELOAD", "libopenblas.so.0")  # ignored where it is not
+    monkeypatch.setattr(teach_a_shape, "LESSONS", 4)
+    monkeypatch.setattr(teach_a_shape, "TESTS", 8)
+    teach_a_shape.main(tmp_path / "work", "1")
+    before, after = capfd.readouterr().out.splitlines()
+    assert re.fullmatch(r"before: hearts 0%, what it knew \d+%", before)
+    assert re.fullmatch(r"after: hearts \d+%, what it knew \d+%", after)
+    tests = teach_a_shape.write_tests(tmp_path, 8)
+    assert all("heart" in row["answer"] for row in tests["hearts"])
+    assert not any("heart" in row["question"] for row in tests["hearts"])
+    assert not any("heart" in row["answer"] for row in tests["what it knew"])
+
+
 def test_all_python_examples_are_tested():
     tested = {"caption", "stream", "chat_two_images", "transformers_messages"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested

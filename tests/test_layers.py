@@ -31,7 +31,7 @@ LAYERS = [
     {"hub", "image_file", "image_processor", "language", "pictures", "shards"},
     {"model", "processor"},
     {"adapters", "generation", "loading", "saving", "training"},
-    {"conversion", "model_card", "quality"},
+    {"calibration", "conversion", "model_card", "quality"},
     {"commands"},
     {"cli", "convert", "fuse", "generate", "train"},
 ]

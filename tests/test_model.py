@@ -20,7 +20,7 @@ from mlx_lfm2vl.config import (
     TextConfig,
     VisionConfig,
 )
-from mlx_lfm2vl.language import LanguageModel
+from mlx_lfm2vl.language import LanguageModel, _swiglu
 from mlx_lfm2vl.model import Lfm2VL
 from mlx_lfm2vl.projector import pixel_unshuffle
 from mlx_lfm2vl.vision import _resize_matrix, gelu_exp, gelu_sigmoid
@@ -243,6 +243,16 @@ def test_both_forms_of_gelu_are_the_tanh_approximation(gelu):
     np.testing.assert_allclose(gelu(x), nn.gelu_approx(x), atol=1e-6)
     far = mx.array([-1e4, 1e4]).astype(mx.float16)
     np.testing.assert_array_equal(gelu(far), [0, 1e4])
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+@pytest.mark.parametrize(
+    "function", [gelu_sigmoid, gelu_exp, lambda gate: _swiglu(gate, mx.array(1.0, gate.dtype))]
+)
+def test_gradients_of_activations_are_finite_however_large_these_are(function, dtype):
+    x = mx.array([-1e4, -100.0, -50.0, -10.0, 10.0, 50.0, 100.0, 1e4]).astype(dtype)
+    gradient = mx.grad(lambda x: function(x).sum())(x)
+    np.testing.assert_allclose(gradient.astype(mx.float32), [0] * 4 + [1] * 4, atol=1e-3)
 
 
 def test_a_wrong_number_of_features_is_an_error(encoder):

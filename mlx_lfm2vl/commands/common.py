@@ -14,10 +14,31 @@ from ..errors import Lfm2VLError
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """The options that name a checkpoint."""
     add = parser.add_argument
-    add("--model", required=True, metavar="DIR_OR_REPO", help="checkpoint folder or Hub repo id")
+    add(
+        "--model",
+        required=True,
+        metavar="DIR_OR_REPO",
+        help="checkpoint folder, Hub repo id, or demo: the tiny model in this package",
+    )
     add("--revision", help="branch, tag or commit of the repo")
     choices = ["float32", "float16", "bfloat16"]
     add("--dtype", choices=choices, help="default: the checkpoint's; float32 on a CPU")
+
+
+def progress_line(label: str) -> Callable[[int, int], None]:
+    """Shows how far something is, on a line that is written over; nothing but on a terminal.
+
+    Returns:
+        A function of the amount done and the whole.
+    """
+
+    def show(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            end = "\r\033[K" if done >= total else ""
+            share = done / max(total, 1)
+            print(f"\r\033[K{label} {share:.0%}{end}", end="", file=sys.stderr, flush=True)
+
+    return show
 
 
 def leave(code: int) -> NoReturn:

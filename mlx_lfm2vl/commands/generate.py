@@ -42,7 +42,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--system", help="system message")
     image = parser.add_argument_group("images")
     add = image.add_argument
-    add("--image", action="append", default=[], metavar="FILE", help="repeatable; - is stdin")
+    add(
+        "--image",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="repeatable; - is stdin; demo, if nothing here is called so, is a built-in picture",
+    )
     add("--allow-url", action="store_true", help="let --image fetch http and https URLs")
     add("--min-image-tokens", type=int, metavar="N", help="enlarge images that take fewer")
     add("--max-image-tokens", type=int, metavar="N", help="per view; also when tiling begins")
@@ -115,11 +121,13 @@ def _limits(options: argparse.Namespace) -> ImageLimits:
 
 
 def _sources(options: argparse.Namespace, limits: ImageLimits) -> list[ImageSource]:
-    """The images as given, with `-` replaced by the bytes on stdin."""
+    """The images as given, with `-` replaced by the bytes on stdin and `demo` by its file."""
+    from ..hub import find_image
+
     if options.image.count("-") + (options.prompt == "-") > 1:
         raise InputError("stdin (-) can be used once")
     return [
-        _stdin().buffer.read(limits.max_bytes + 1) if source == "-" else source
+        _stdin().buffer.read(limits.max_bytes + 1) if source == "-" else find_image(source)
         for source in options.image
     ]
 

@@ -1,29 +1,38 @@
 """Ask a model the held-out questions and print how right it is, by category.
 
 usage: python tools/demo/evaluate.py MODEL EVAL [--adapter DIR] [--limit N] [--answers FILE]
+       [--json FILE]
 
-MODEL is a checkpoint folder, EVAL the folder make_eval.py wrote. Greedy, float32.
+MODEL is a checkpoint folder, or demo for the built-in one; EVAL is the folder make_eval.py wrote.
+Greedy, float32. Right answers count 1, wrong ones 0, boxes their overlap (see score.py).
 """
 
 import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from score import score, summarise
+from score import Summary, score, summarise
 
 from mlx_lfm2vl import Sampling, generate, load
 from mlx_lfm2vl.adapters import load_adapter
-from mlx_lfm2vl.processor import user_message
+from mlx_lfm2vl.model import Lfm2VL
+from mlx_lfm2vl.processor import Processor, user_message
 
 MAX_TOKENS = 160
+LABELS = {
+    "box": "box (mean overlap)",
+    "word": "of text: one word",
+    "tiled": "of all: cut into tiles",
+}
 
 
-def table(summary: dict[str, dict[str, float]]) -> str:
+def table(summary: Summary) -> str:
     """The summary as Markdown, in percent."""
     lines = [
-        "| questions | all | as in training | drawn otherwise | rows |",
+        "| questions | all | as in training | drawn otherwise | number |",
         "|---|---|---|---|---|",
     ]
     for name, means in summary.items():
@@ -31,8 +40,23 @@ def table(summary: dict[str, dict[str, float]]) -> str:
             f"{100 * means[key]:.1f} %" if key in means else "–"
             for key in ("all", "plain", "shift")
         ]
-        lines.append(f"| {name} | {' | '.join(parts)} | {means['rows']:.0f} |")
+        rows = f"{means['rows']:.0f}"
+        lines.append(f"| {LABELS.get(name, name)} | {' | '.join(parts)} | {rows} |")
     return "\n".join(lines)
+
+
+def ask_all(model: Lfm2VL, processor: Processor, rows: Sequence[dict], folder: Path) -> list[str]:
+    """The answers to rows of an eval.jsonl, whose images are in its folder."""
+    return [
+        generate(
+            model,
+            processor,
+            user_message(row["question"], [folder / name for name in row["images"]]),
+            max_tokens=MAX_TOKENS,
+            sampling=Sampling(),
+        ).text
+        for row in rows
+    ]
 
 
 def main() -> None:
@@ -42,22 +66,22 @@ def main() -> None:
     parser.add_argument("--adapter", type=Path)
     parser.add_argument("--limit", type=int, help="every so many rows only, to look in between")
     parser.add_argument("--answers", type=Path, help="write question, answer, truth and score here")
+    parser.add_argument("--json", type=Path, help="write the table's numbers here")
     options = parser.parse_args()
     rows = [json.loads(line) for line in (options.eval / "eval.jsonl").read_text().splitlines()]
     if options.limit:
-        rows = rows[:: max(1, len(rows) // options.limit)]
+        rows = rows[:: len(rows) // options.limit | 1]  # odd: every other picture is shifted
     model, processor = load(options.model, dtype="float32")
     if options.adapter:
         load_adapter(model, options.adapter)
-    answers = []
     started = time.perf_counter()
-    for row in rows:
-        messages = user_message(row["question"], [options.eval / name for name in row["images"]])
-        result = generate(model, processor, messages, max_tokens=MAX_TOKENS, sampling=Sampling())
-        answers.append(result.text)
+    answers = ask_all(model, processor, rows, options.eval)
     seconds = time.perf_counter() - started
-    print(table(summarise(rows, answers)))
+    summary = summarise(rows, answers)
+    print(table(summary))
     print(f"{len(rows)} questions in {seconds:.0f} s", file=sys.stderr)
+    if options.json:
+        options.json.write_text(json.dumps(summary, indent=2) + "\n")
     if options.answers:
         with options.answers.open("w") as file:
             for row, answer in zip(rows, answers, strict=True):

@@ -37,12 +37,18 @@ EMPTY = "."
 MOST_LETTERS = 8  # in a line
 
 
-def make_grid(random: stdlib_random.Random) -> tuple[Image.Image, str, str]:
-    """A picture of VIEW x VIEW pixels, the question, the answer."""
-    makers = (_make_colours, _make_characters, _make_shapes, _make_lines, _make_search)
-    (make,) = random.choices(makers, (0.05, 0.15, 0.1, 0.2, 0.5))
+def make_grid(
+    random: stdlib_random.Random, kind: str | None = None
+) -> tuple[Image.Image, str, str]:
+    """A picture of VIEW x VIEW pixels, the question, the answer.
+
+    Args:
+        kind: one of GRIDS; None draws one.
+    """
+    if kind is None:
+        (kind,) = random.choices(list(GRIDS), [share for _, share in GRIDS.values()])
     canvas = Image.new("RGB", (VIEW * OVERSAMPLING, VIEW * OVERSAMPLING))
-    question, answer = make(random, canvas)
+    question, answer = GRIDS[kind][0](random, canvas)
     return canvas.reduce(OVERSAMPLING), question, answer
 
 
@@ -162,6 +168,15 @@ def _tint(random: stdlib_random.Random, colour: Colour) -> Colour:
 
 def _distance(one: Colour, other: Colour) -> float:
     return sum((a - b) ** 2 for a, b in zip(one, other, strict=True)) ** 0.5
+
+
+GRIDS = {  # how to make each kind, and its share
+    "colors": (_make_colours, 0.05),
+    "shapes": (_make_shapes, 0.1),
+    "characters": (_make_characters, 0.15),
+    "lines": (_make_lines, 0.2),
+    "search": (_make_search, 0.5),
+}
 
 
 def make_drill(random: stdlib_random.Random, world: World) -> tuple[Image.Image, str, str]:

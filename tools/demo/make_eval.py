@@ -12,6 +12,7 @@ Writes OUT/images/*.png and OUT/eval.jsonl, one question a line:
     images    one path, or two for "compare", relative to OUT
     question  as the user asks it
     answer    the true answer in the form that training uses
+    also      other answers that are as true, with another name for the same thing
     boxes     what a "box" question asks for: [{"label": "red star", "bbox": [x1, y1, x2, y2]}],
               rounded as answers are; else empty
 
@@ -22,8 +23,10 @@ that training never prints. Half of the answers of "yesno" are yes, half of ever
 import argparse
 import json
 import random as stdlib_random
+from collections.abc import Sequence
 from pathlib import Path
 
+from grids import GRIDS, make_grid
 from PIL import Image
 from questions import CATEGORIES, Question, ask, ask_both
 from scenes import (
@@ -62,19 +65,30 @@ def make_row(
         if asked and asked.answer.startswith(beginning):
             break
     style = shift_style(random) if shift else train_style(random)
-    row = {
-        "id": f"{category}-{number:04d}",
-        "category": category,
+    return [draw(scene, style) for scene in scenes], as_row(number, asked, scenes, shift=shift)
+
+
+def make_grid_row(kind: str, number: int) -> tuple[list[Image.Image], dict]:
+    """The same of a picture of the first lesson."""
+    image, question, answer = make_grid(stdlib_random.Random(f"eval/{kind}/{number}"), kind)
+    return [image], as_row(number, Question(kind, question, answer), ())
+
+
+def as_row(number: int, asked: Question, scenes: Sequence[Scene], *, shift: bool = False) -> dict:
+    """A row of eval.jsonl, without the paths of the images."""
+    return {
+        "id": f"{asked.category}-{number:04d}",
+        "category": asked.category,
         "shift": shift,
         "large": any(scene.grid != (1, 1) for scene in scenes),
         "question": asked.question,
         "answer": asked.answer,
+        "also": asked.also,
         "boxes": [
             {"label": label, "bbox": [round(value, 2) for value in box]}
             for label, box in asked.boxes
         ],
     }
-    return [draw(scene, style) for scene in scenes], row
 
 
 def _ask(
@@ -93,10 +107,14 @@ def main() -> None:
     parser.add_argument("--per-category", type=int, default=160)
     arguments = parser.parse_args()
     (arguments.out / "images").mkdir(parents=True, exist_ok=True)
+    per_grid = arguments.per_category // 3
+    numbers = {category: arguments.per_category for category in CATEGORIES}
+    numbers |= dict.fromkeys(GRIDS, per_grid)
     with (arguments.out / "eval.jsonl").open("w") as file:
-        for category in CATEGORIES:
-            for number in range(arguments.per_category):
-                images, row = make_row(category, number)
+        for category, count in numbers.items():
+            for number in range(count):
+                make = make_grid_row if category in GRIDS else make_row
+                images, row = make(category, number)
                 row["images"] = [
                     f"images/{row['id']}{suffix}.png"
                     for suffix, _ in zip(("", "b"), images, strict=False)

@@ -121,12 +121,14 @@ class Question:
 
     Attributes:
         boxes: (label, box) of what a box question asks for, not rounded.
+        also: other answers that are as true: the same with another name for the same object.
     """
 
     category: str
     question: str
     answer: str
     boxes: tuple[tuple[str, Box], ...] = ()
+    also: tuple[str, ...] = ()
 
 
 def ask(random: stdlib_random.Random, scene: Scene, category: str) -> Question | None:
@@ -144,23 +146,27 @@ def ask_both(random: stdlib_random.Random, first: Scene, second: Scene) -> Quest
     asked = form(random, first, second)
     if asked is None:
         return None
-    return Question("compare", _vary(random, asked[0], first), asked[1])
+    question, answer, *also = asked
+    return Question("compare", _vary(random, question, first), answer, also=tuple(also))
 
 
-def difference(random: stdlib_random.Random, first: Scene, second: Scene) -> str | None:
-    """The sentence about what differs, or None if more than one object does or no name fits it."""
+def differences(random: stdlib_random.Random, first: Scene, second: Scene) -> list[str]:
+    """Sentences that say what differs, any of which will do.
+
+    None if more than one object differs, or no name fits the one that does.
+    """
     if first.background != second.background:
-        return None
+        return []
     only_first = [item for item in first.objects if item not in second.objects]
     only_second = [item for item in second.objects if item not in first.objects]
     if not only_first and not only_second:
-        return "The two images are the same."
+        return ["The two images are the same."]
     if len(only_first) + len(only_second) == 1:
         scene, ordinal = (first, "first") if only_first else (second, "second")
         return _missing(scene, ordinal, *only_first, *only_second)
     if len(only_first) == len(only_second) == 1 and only_first[0].centre == only_second[0].centre:
         return _changed(random, first, second, only_first[0], only_second[0])
-    return None
+    return []
 
 
 def part_of_image(centre: tuple[float, float]) -> str | None:
@@ -356,35 +362,38 @@ def _box(
 
 def _difference(
     random: stdlib_random.Random, first: Scene, second: Scene
-) -> tuple[str, str] | None:
-    answer = difference(random, first, second)
-    return (random.choice(DIFFERENCE), answer) if answer else None
+) -> tuple[str, ...] | None:
+    answers = differences(random, first, second)
+    return (random.choice(DIFFERENCE), *answers) if answers else None
 
 
-def _missing(scene: Scene, ordinal: str, item: Object) -> str | None:
+def _missing(scene: Scene, ordinal: str, item: Object) -> list[str]:
     """The sentence about an object that only one of two images has."""
     forms = (("", item.colour, item.shape), (item.size, item.colour, item.shape))
-    for words in forms:
-        if sum(_fits(other, words) for other in scene.objects) == 1:
-            return f"The {_noun(words)} is only in the {ordinal} image."
-    return None
+    return [
+        f"The {_noun(words)} is only in the {ordinal} image."
+        for words in forms
+        if sum(_fits(other, words) for other in scene.objects) == 1
+    ]
 
 
 def _changed(
     random: stdlib_random.Random, first: Scene, second: Scene, old: Object, new: Object
-) -> str | None:
-    """The sentence about an object that looks otherwise in the second image."""
+) -> list[str]:
+    """The sentences about an object that looks otherwise in the second image, in random order."""
     attribute = next(
         name for name in ("colour", "shape", "size") if getattr(old, name) != getattr(new, name)
     )
     second_names = _names(second, new, without=attribute)
     names = [name for name in _names(first, old, without=attribute) if name in second_names]
     if not names:
-        return None
+        return []
     article = "a " if attribute == "shape" else ""
     before, after = getattr(old, attribute), getattr(new, attribute)
     states = f"{article}{before} in the first image and {article}{after} in the second"
-    return f"The {random.choice(names)} is {states}."
+    first_name = random.choice(names)
+    names.sort(key=lambda name: name != first_name)
+    return [f"The {name} is {states}." for name in names]
 
 
 def _more(random: stdlib_random.Random, first: Scene, second: Scene) -> tuple[str, str] | None:

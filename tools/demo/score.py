@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+Summary = dict[str, dict[str, float]]
 NUMBERS = {"a": 1, "an": 1, "two": 2, "three": 3, "four": 4, "five": 5}
 
 
@@ -12,37 +13,58 @@ def score(row: dict, answer: str) -> float:
     """Judge one answer.
 
     Args:
-        row: of make_eval's eval.jsonl; "category", "answer" and "boxes" are read.
+        row: of make_eval's eval.jsonl; "category", "answer", "also" and "boxes" are read.
 
     Returns:
-        For boxes the mean intersection over union, else 1.0 for right and 0.0 for wrong: a
+        For boxes the mean intersection over union, for grids and lines the share of fields named
+        right, else 1.0 for right and 0.0 for wrong: a
         description must name the same things and background in any order, read text must be the
-        same string in quotes, and every other answer has one form.
+        same string in quotes, and every other answer must be the true one or one that is as true.
     """
     truth = row["answer"]
     if row["category"] == "box":
         return box_score(row["boxes"], answer)
+    if row["category"] in ("colors", "shapes", "characters", "lines", "search"):
+        return field_score(row["category"], truth, answer)
     if row["category"] == "describe":
         return float(_facts(answer) == _facts(truth))
     if row["category"] == "text":
         return float(_quoted(answer) == _quoted(truth))
-    return float(_normalised(answer) == _normalised(truth))
+    return float(_normalised(answer) in map(_normalised, (truth, *row["also"])))
 
 
-def summarise(rows: Sequence[dict], answers: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Mean scores by category, and of all rows as "overall".
+def summarise(rows: Sequence[dict], answers: Sequence[str]) -> Summary:
+    """Mean scores by category, of words read alone, of tiled images, and of all rows.
 
     Returns:
-        {category: {"all": mean, "plain": mean, "shift": mean, "rows": count}}; plain is without
-        shift, and a mean of no rows is left out.
+        {group: {"all": mean, "plain": mean, "shift": mean, "rows": count}} with the groups that
+        have rows: the categories in their order, "word" (a line or text that is one word of
+        letters), "tiled", "overall"; plain is without shift, and a mean of no rows is left out.
     """
     scores: dict[str, list[tuple[bool, float]]] = {}
+    special: dict[str, list[tuple[bool, float]]] = {"word": [], "tiled": [], "overall": []}
     for row, answer in zip(rows, answers, strict=True):
-        points = score(row, answer)
-        for name in (row["category"], "overall"):
-            scores.setdefault(name, []).append((row["shift"], points))
-    overall = scores.pop("overall", [])
-    return {name: _means(points) for name, points in [*scores.items(), ("overall", overall)]}
+        point = (row["shift"], score(row, answer))
+        scores.setdefault(row["category"], []).append(point)
+        special["overall"].append(point)
+        if row["large"]:
+            special["tiled"].append(point)
+        if row["category"] == "text" and re.fullmatch("[A-Z]+", _quoted(row["answer"]) or ""):
+            special["word"].append(point)
+    return {name: _means(points) for name, points in (scores | special).items() if points}
+
+
+def field_score(kind: str, truth: str, answer: str) -> float:
+    """Share of fields named right, in order; in a search, of pairs in any order."""
+    true, given = (text.partition(": ")[2] or text for text in (truth, answer))
+    if kind == "search":
+        pairs, found = (Counter(text.split(", ")) for text in (true, given))
+        return (pairs & found).total() / max(pairs.total(), found.total())
+    fields, named = (
+        list(text) if kind in ("characters", "lines") else text.split() for text in (true, given)
+    )
+    right = sum(a == b for a, b in zip(fields, named, strict=False))
+    return right / max(len(fields), len(named))
 
 
 def box_score(truth: Sequence[dict], answer: str) -> float:

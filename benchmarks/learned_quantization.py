@@ -1,0 +1,128 @@
+"""Measure what learned quantization gains over rounding to nearest at the same size.
+
+usage: python benchmarks/learned_quantization.py MODEL LEARN.jsonl TEST.jsonl [--samples 64]
+
+The files hold conversations as `train` reads them. A model is quantized whole at 4, 3 and 2 bits,
+learning on the first file, and compared with its source on the second. Then single layers of
+published sizes, with random weights and correlated inputs.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_lfm2vl import load
+from mlx_lfm2vl.arrays import named_arrays
+from mlx_lfm2vl.calibration import _learn, learn_rounding, learnable_paths
+from mlx_lfm2vl.generation import end_token_ids
+from mlx_lfm2vl.quality import Observation, Sample, compare, observe
+from mlx_lfm2vl.quantization import QuantizeOptions, Scheme
+from mlx_lfm2vl.training.samples import SampleMaker, read_rows
+
+LAYERS = ((2048, 2048), (8192, 2048), (2048, 8192))  # rows, columns: LFM2-VL-1.6B's
+INPUTS = 2048  # positions seen by a single layer
+RANK = 256  # of what their inputs have in common
+
+
+def schemes_for(model, bits: int) -> dict[str, Scheme]:
+    """Every linear layer of decoder, connector and tower."""
+    options = QuantizeOptions(bits=bits, vision_bits=bits, projector_bits=bits)
+    found = {
+        name.removesuffix(".weight"): options.scheme(name.removesuffix(".weight"), *shape[1:], 5)
+        for name, shape in ((n, v.shape) for n, v in named_arrays(model.parameters()).items())
+        if name.endswith(".weight") and len(shape) == 2
+    }
+    wanted = {path: scheme for path, scheme in found.items() if scheme}
+    return {path: wanted[path] for path in learnable_paths(model, wanted)}
+
+
+def with_weights(folder: str, packed: dict, schemes: dict[str, Scheme]):
+    """The model with quantized weights in place of its own."""
+    model, _ = load(folder, dtype="float32")
+    weights = []
+    for path, arrays in packed.items():
+        scheme = schemes[path]
+        weight = mx.dequantize(*arrays, scheme.group_size, scheme.bits, scheme.mode)
+        weights.append((f"{path}.weight", weight))
+    model.load_weights(weights, strict=False)
+    return model
+
+
+def measure_model(folder: str, learn: Path, test: Path, count: int) -> None:
+    model, processor = load(folder, dtype="float32")
+    make = SampleMaker(processor, end_token_ids(model, processor))
+    seen = [make(row).inputs for row in read_rows(learn)[:count]]
+    made = [make(row) for row in read_rows(test)[:count]]
+    unseen = [Sample(sample.inputs, int(sample.learnt.argmax())) for sample in made]
+    source = [observe(model, sample) for sample in unseen]
+    print(f"{folder}: {count} conversations to learn from, {count} others to compare on\n")
+    print("| bits | rounding | KL, image | KL, text | same best token | perplexity | seconds |")
+    print("|---|---|---|---|---|---|---|")
+    for bits in (4, 3, 2):
+        schemes = schemes_for(model, bits)
+        weights = named_arrays(model.parameters())
+        plain = {
+            path: mx.quantize(weights[f"{path}.weight"], s.group_size, s.bits)
+            for path, s in schemes.items()
+        }
+        started = time.perf_counter()
+        learned = learn_rounding(model, schemes, seen, dtype=mx.float32)
+        seconds = time.perf_counter() - started
+        for name, packed, spent in (("nearest", plain, 0.0), ("learned", learned, seconds)):
+            quality = _compared(source, unseen, with_weights(folder, packed, schemes))
+            text, image = quality["text"], quality["image"]
+            print(
+                f"| {bits} | {name} | {image['kl']:.4f} | {text['kl']:.4f} | "
+                f"{text['agreement']:.1%} | {quality['perplexity']['change']:+.1%} | {spent:.0f} |",
+                flush=True,
+            )
+
+
+def _compared(source: Sequence[Observation], samples: Sequence[Sample], model) -> dict:
+    return compare(source, lambda number: observe(model, samples[number]))
+
+
+def measure_layers() -> None:
+    print("\n| layer | bits | output error, nearest | learned | seconds |\n|---|---|---|---|---|")
+    random = np.random.default_rng(0)
+    for rows, columns in LAYERS:
+        weight = mx.array(random.normal(0, columns**-0.5, (rows, columns)).astype(np.float32))
+        common = random.normal(0, 1, (RANK, columns)) * np.geomspace(4, 0.1, RANK)[:, None]
+        mixed = random.normal(0, 1, (2 * INPUTS, RANK)) @ common / RANK**0.5
+        inputs = (mixed + random.normal(0, 0.5, mixed.shape)).astype(np.float32)
+        seen, unseen = mx.array(inputs[:INPUTS]), mx.array(inputs[INPUTS:])
+        for bits in (4, 3):
+            scheme = Scheme(bits, 128)
+            started = time.perf_counter()
+            hessian = np.array(seen.T @ seen)
+            gap = np.zeros((columns, rows), np.float32)
+            learned = _learn(weight, hessian, gap, scheme, mx.float32)
+            seconds = time.perf_counter() - started
+            errors = []
+            for packed in (mx.quantize(weight, 128, bits), learned):
+                change = weight - mx.dequantize(*packed, 128, bits)
+                error = mx.linalg.norm(unseen @ change.T) / mx.linalg.norm(unseen @ weight.T)
+                errors.append(f"{float(error.item()):.4f}")
+            print(
+                f"| {rows} x {columns} | {bits} | {' | '.join(errors)} | {seconds:.0f} |",
+                flush=True,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("learn", type=Path)
+    parser.add_argument("test", type=Path)
+    parser.add_argument("--samples", type=int, default=64)
+    options = parser.parse_args()
+    measure_model(options.model, options.learn, options.test, options.samples)
+    measure_layers()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Learned quantization: packed as MLX packs, and better than rounding to nearest."""
+
+from dataclasses import asdict
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_unflatten
+from pictures import make_picture
+
+from mlx_lfm2vl.arrays import named_arrays
+from mlx_lfm2vl.calibration import learn_rounding, learnable_paths, pack
+from mlx_lfm2vl.commands.convert import main
+from mlx_lfm2vl.errors import InputError
+from mlx_lfm2vl.loading import load
+from mlx_lfm2vl.processor import user_message
+from mlx_lfm2vl.quality import Sample, compare, observe
+from mlx_lfm2vl.quantization import Scheme
+
+LAYERS = (
+    "vision_tower.encoder.layers.0.mlp.fc1",
+    "multi_modal_projector.linear_1",
+    "language_model.layers.0.conv.in_proj",
+    "language_model.layers.1.self_attn.q_proj",
+    "language_model.layers.2.feed_forward.w2",
+)
+
+
+@pytest.fixture(scope="module")
+def dense(wide):
+    return load(wide, dtype="float32")
+
+
+def prompts(processor, numbers):
+    """Inputs with one image each."""
+    return [
+        processor(user_message(f"What is number {n}?", [make_picture(40 + 8 * n, 90, n)]))
+        for n in numbers
+    ]
+
+
+def output_error(model, path, packed, scheme, samples) -> float:
+    """||X(W - Wq)ᵀ|| of one layer, X being what the dense model gives it."""
+    weights = named_arrays(model.parameters())
+    weight, seen = weights[f"{path}.weight"], []
+
+    class Tap(nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.layer = layer
+
+        def __call__(self, x):
+            seen.append(x.flatten(0, -2))
+            return self.layer(x)
+
+    layer = dict(model.named_modules())[path]
+    model.update_modules(tree_unflatten([(path, Tap(layer))]))
+    for sample in samples:
+        mx.eval(model(sample.input_ids, sample.pixel_values, sample.spatial_shapes))
+    model.update_modules(tree_unflatten([(path, layer)]))
+    change = weight - mx.dequantize(*packed, **asdict(scheme))
+    return float(mx.linalg.norm(mx.concatenate(seen) @ change.T).item())
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+def test_codes_are_packed_as_mlx_packs_them(bits):
+    codes = np.random.default_rng(bits).integers(0, 2**bits, (5, 64)).astype(np.uint8)
+    codes[:, :2] = 0, 2**bits - 1  # so that MLX finds a scale of 1
+    packed = mx.array(pack(codes, bits))
+    one, zero = mx.ones((5, 2)), mx.zeros((5, 2))
+    restored = mx.dequantize(packed, one, zero, 32, bits)
+    np.testing.assert_array_equal(np.array(restored), codes)
+    assert packed.shape == mx.quantize(mx.array(codes.astype(np.float32)), 32, bits)[0].shape
+
+
+@pytest.mark.parametrize("path", LAYERS)
+@pytest.mark.parametrize("bits", [3, 4])
+def test_a_layer_puts_out_less_error_than_rounded_to_nearest(dense, path, bits):
+    model, processor = dense
+    scheme = Scheme(bits, 64)
+    seen, unseen = prompts(processor, range(6)), prompts(processor, range(6, 9))
+    learned = learn_rounding(model, {path: scheme}, seen, dtype=mx.float32)
+    assert set(learned) == {path}
+    weight = named_arrays(model.parameters())[f"{path}.weight"]
+    plain = mx.quantize(weight, scheme.group_size, bits)
+    assert [a.shape for a in learned[path]] == [a.shape for a in plain]
+    assert [a.dtype for a in learned[path]] == [a.dtype for a in plain]
+    for samples, share in ((seen, 0.8), (unseen, 1.0)):
+        ours = output_error(model, path, learned[path], scheme, samples)
+        assert ours < share * output_error(model, path, plain, scheme, samples)
+
+
+def test_the_whole_model_stays_nearer_to_its_source(wide, dense):
+    model, processor = dense
+    schemes = {path: Scheme(3, 64) for path in learnable_paths(model, everything(model))}
+    before = {name: np.array(value) for name, value in named_arrays(model.parameters()).items()}
+    learned = learn_rounding(model, schemes, prompts(processor, range(6)), dtype=mx.float32)
+    again = learn_rounding(model, schemes, prompts(processor, range(6)), dtype=mx.float32)
+    assert set(learned) == set(schemes)
+    for path, arrays in learned.items():
+        for one, other in zip(arrays, again[path], strict=True):
+            assert mx.array_equal(one, other), path
+    for name, value in named_arrays(model.parameters()).items():
+        np.testing.assert_array_equal(value, before[name])
+    plain = {path: mx.quantize(mx.array(before[f"{path}.weight"]), 64, 3) for path in schemes}
+    unseen = [Sample(inputs, len(inputs.input_ids) - 4) for inputs in prompts(processor, (7, 8))]
+    source = [observe(model, sample) for sample in unseen]
+    losses = []
+    for packed in (learned, plain):
+        other, _ = load(wide, dtype="float32")
+        weights = [
+            (f"{path}.weight", mx.dequantize(*arrays, 64, 3)) for path, arrays in packed.items()
+        ]
+        other.load_weights(weights, strict=False)
+        quality = compare(source, lambda n, other=other: observe(other, unseen[n]))
+        losses.append((quality["text"]["kl"], quality["image"]["kl"]))
+    assert losses[0] < losses[1]
+    assert losses[0][1] < losses[1][1]
+
+
+def everything(model):
+    return {path: Scheme(3, 64) for path, _ in model.named_modules()}
+
+
+def test_images_are_part_of_what_is_learned(dense):
+    model, processor = dense
+    path = "language_model.layers.0.feed_forward.w1"
+    first, second = ([processor(user_message("What?", [make_picture(64, 96, n)]))] for n in (1, 2))
+    assert first[0].input_ids == second[0].input_ids
+    one, other = (
+        learn_rounding(model, {path: Scheme(3, 64)}, samples, dtype=mx.float32)[path]
+        for samples in (first, second)
+    )
+    assert not mx.array_equal(one[0], other[0])
+
+
+def test_nothing_to_learn_is_an_error(dense):
+    model, processor = dense
+    samples = prompts(processor, [1])
+    for schemes in ({}, {LAYERS[2]: Scheme(4, 32, "mxfp4")}):
+        with pytest.raises(InputError, match="nothing to learn"):
+            learn_rounding(model, schemes, samples, dtype=mx.float32)
+
+
+def test_the_command_learns_at_the_same_size_and_loses_less(wide, tmp_path):
+    import json
+
+    reports = {}
+    for name, extra in (("plain", []), ("learned", ["--learned"])):
+        target = tmp_path / name
+        options = ["--bits", "3", "--vision-bits", "3", "--projector-bits", "3", *extra]
+        assert main(["--model", str(wide), "--output", str(target), *options]) == 0
+        reports[name] = json.loads((target / "quantization_report.json").read_text())
+    plain, learned = reports["plain"], reports["learned"]
+    assert learned["sizes"] == plain["sizes"]
+    assert learned["quality"]["text"]["kl"] < plain["quality"]["text"]["kl"]
+    assert "learned" in learned["settings"]

@@ -387,7 +387,8 @@ def test_a_repo_is_downloaded_with_only_the_files_needed(monkeypatch, tmp_path):
     find_checkpoint("LiquidAI/LFM2-VL-450M", with_weights=False)
     (repo, all_files), (_, small) = calls
     assert (repo, all_files["revision"]) == ("LiquidAI/LFM2-VL-450M", "main")
-    assert set(all_files["allow_patterns"]) == {"*.json", "*.jinja", "*.safetensors"}
+    wanted = {"*.json", "*.jinja", "LICENSE*", "README.md", "*.safetensors"}
+    assert set(all_files["allow_patterns"]) == wanted
     assert "*.safetensors" not in small["allow_patterns"]
 
 

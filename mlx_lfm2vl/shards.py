@@ -4,6 +4,7 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -79,13 +80,18 @@ def write_shards(
         if len(shards) > 1:
             name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         weight_map |= {entry.name: name for entry in entries}
-        with (folder / name).open("wb") as file:
+        with (folder / name).open("wb") as file, ThreadPoolExecutor(1) as writer:
             file.write(_header(entries, metadata))
-            for entry in entries:
+            written: Future | None = None
+            for entry in entries:  # one is written while the next is computed
                 data = _bytes(next(arrays), entry)
-                file.write(data)
+                if written is not None:
+                    written.result()
+                written = writer.submit(file.write, data)
                 checksums[entry.name] = zlib.crc32(data)
                 del data
+            if written is not None:
+                written.result()
     total = sum(entry.nbytes for entries in shards for entry in entries)
     notes = {key: value for key, value in metadata.items() if key != "format"}
     index = {

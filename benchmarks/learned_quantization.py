@@ -57,7 +57,7 @@ def measure_model(folder: str, learn: Path, test: Path, count: int) -> None:
     make = SampleMaker(processor, end_token_ids(model, processor))
     seen = [make(row).inputs for row in read_rows(learn)[:count]]
     made = [make(row) for row in read_rows(test)[:count]]
-    unseen = [Sample(sample.inputs, int(sample.learnt.argmax())) for sample in made]
+    unseen = [Sample(sample.inputs, sample.learnt) for sample in made]
     source = [observe(model, sample) for sample in unseen]
     print(f"{folder}: {count} conversations to learn from, {count} others to compare on\n")
     print("| bits | rounding | KL, image | KL, text | same best token | perplexity | seconds |")

@@ -131,11 +131,16 @@ class Conversion:
             raise InputError("nothing of this checkpoint can be quantized as asked")
 
     @property
-    def float_type(self) -> mx.Dtype:
-        """Of what the new checkpoint does not quantize, and of its scales."""
-        if self.options.dtype:
-            return DTYPES[self.options.dtype]
-        return self.weights["language_model.embedding_norm.weight"].dtype
+    def scale_type(self) -> mx.Dtype:
+        """Of the scales of layers in affine mode."""
+        names = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+        entries = [entry for layer in self.plan.layers if layer.target for entry in layer.entries]
+        return next(names[e.dtype] for e in entries if e.name.endswith(".biases"))
+
+    @property
+    def is_repacking(self) -> bool:
+        """Whether something that is to be packed is packed already."""
+        return any(layer.source and layer.target for layer in self.plan.layers)
 
     def write(
         self,
@@ -157,7 +162,7 @@ class Conversion:
             InputError: the target exists, or there is not enough space on its disk.
             CheckpointError: a tensor cannot be read, or what was written reads back otherwise.
         """
-        _check_space(target, self.plan.nbytes)
+        self.check_space(target)
         groups = [layer.entries for layer in self.plan.layers]
         shards = plan_shards(groups, self.options.max_shard_bytes)
         metadata = {"format": "mlx", WRITER_KEY: __version__}
@@ -167,6 +172,22 @@ class Conversion:
             verify_shards(folder, shards, checksums)
             self._write_small_files(folder)
             finish(folder)
+
+    def check_space(self, target: Path) -> None:
+        """Ask for the space before hours of work, not after.
+
+        Raises:
+            InputError: the disk of the target has too little.
+        """
+        parent, nbytes = target.absolute().parent, self.plan.nbytes
+        while not parent.exists():
+            parent = parent.parent
+        free = shutil.disk_usage(parent).free
+        if free < nbytes + SPARE_BYTES:
+            raise InputError(
+                f"{target} will have {nbytes / 1e9:.2f} GB, "
+                f"but only {free / 1e9:.2f} GB are free there"
+            )
 
     def _arrays(
         self, learned: Mapping[str, Packed], report: Callable[[int, int], object]
@@ -345,15 +366,3 @@ def _text_config(config: Mapping[str, Any], model: Lfm2VL) -> dict[str, Any]:
             values[key] = config[key]
     values.pop("full_attn_idxs", None)
     return values
-
-
-def _check_space(target: Path, nbytes: int) -> None:
-    """Ask for the space before hours of work, not after."""
-    parent = target.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    free = shutil.disk_usage(parent).free
-    if free < nbytes + SPARE_BYTES:
-        raise InputError(
-            f"{target} will have {nbytes / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free there"
-        )

@@ -29,11 +29,11 @@ def write_model_card(folder: Path, source: Path, report: Mapping[str, Any]) -> N
         "---",
         *(front or ["license: other"]),
         "library_name: mlx",
-        "pipeline_tag: image-text-to-text",
+        f"pipeline_tag: {'text-generation' if report['text_only'] else 'image-text-to-text'}",
         *([f"base_model: {name}"] if re.fullmatch(r"[\w.-]+/[\w.-]+", name) else []),
         "tags:",
         "- mlx",
-        "- lfm2-vl",
+        "- lfm2" if report["text_only"] else "- lfm2-vl",
         "---",
         f"# {folder_title(report)}",
         "",
@@ -41,7 +41,7 @@ def write_model_card(folder: Path, source: Path, report: Mapping[str, Any]) -> N
         "The weights remain under the licence of their source.",
         "",
         "```",
-        "pip install mlx-lfm2vl",
+        f"pip install {'mlx-lm' if report['text_only'] else 'mlx-lfm2vl'}",
         _how_to_run(report),
         "```",
         "",
@@ -85,7 +85,9 @@ def _front_matter(path: Path) -> list[str]:
     """The lines of the source's card that go on being true."""
     if not path.exists():
         return []
-    match = re.match(r"---\n(.*?)\n---", path.read_text(encoding="utf-8"), re.DOTALL)
+    match = re.match(
+        r"---\n(.*?)\n---", path.read_text(encoding="utf-8", errors="replace"), re.DOTALL
+    )
     kept, keeps = [], False
     for line in match[1].splitlines() if match else ():
         if not line.startswith((" ", "-")):
@@ -114,7 +116,7 @@ def _quality(report: Mapping[str, Any]) -> list[str]:
             f"{quality[kind]['kl']:.4f}",
             f"{quality[kind]['agreement']:.1%}",
         )
-        for kind in ("image", "text")
+        for kind in ("image", "text", "answer")
         if kind in quality
     ]
     perplexity = quality["perplexity"]

@@ -1,7 +1,7 @@
 """What a conversion costs: the new checkpoint against its source, on pictures and on text."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -26,11 +26,11 @@ class Sample:
 
     Attributes:
         inputs: ids of prompt and answer, patches and grids.
-        answer_start: place of the answer's first id.
+        is_answer: for every id whether the assistant says it, (L,) bool; not the first.
     """
 
     inputs: Inputs
-    answer_start: int
+    is_answer: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Observation:
     """What one model computes for one sample.
 
     Attributes:
-        logprobs: kind ("image", "text") -> (P, vocab_size) float32 at the positions compared.
+        logprobs: kind -> (P, vocab_size) float32 at the positions compared: of "image" tokens, of
+            "text", and those that predict an "answer".
         answer: log-probability of every id of the answer, (A,) float32.
         tower: (N, C) patch features of all views, or None without images.
         connector: (F, C) image features, or None without images.
@@ -65,11 +66,7 @@ def with_answer(model: Lfm2VL, inputs: Inputs, end_ids: set[int]) -> Sample:
         if token in end_ids:
             break
     ids = [*inputs.input_ids, *answer]
-    return Sample(_replace_ids(inputs, ids), len(inputs.input_ids))
-
-
-def _replace_ids(inputs: Inputs, ids: list[int]) -> Inputs:
-    return Inputs(ids, inputs.pixel_values, inputs.spatial_shapes, inputs.images)
+    return Sample(replace(inputs, input_ids=ids), np.arange(len(ids)) >= len(inputs.input_ids))
 
 
 def observe(model: Lfm2VL, sample: Sample) -> Observation:
@@ -87,15 +84,19 @@ def observe(model: Lfm2VL, sample: Sample) -> Observation:
     hidden = model.language_model(model.embed(inputs.input_ids, features))[0]
     ids = np.array(inputs.input_ids)
     is_image = ids == model.config.image_token_id
-    places = {"image": np.flatnonzero(is_image), "text": np.flatnonzero(~is_image[:-1])}
+    asked = np.flatnonzero(sample.is_answer) - 1
+    places = {
+        "image": np.flatnonzero(is_image),
+        "text": np.flatnonzero(~is_image[:-1]),
+        "answer": asked,
+    }
     logprobs = {
         kind: np.array(_logprobs(model, hidden, _spread(where)))
         for kind, where in places.items()
         if len(where)
     }
-    answer = ids[sample.answer_start :]
-    where = np.arange(sample.answer_start - 1, len(ids) - 1)
-    rows = _logprobs(model, hidden, where)
+    answer = ids[sample.is_answer]
+    rows = _logprobs(model, hidden, asked)
     chosen = mx.take_along_axis(rows, mx.array(answer.astype(np.int32))[:, None], axis=-1)
     return Observation(logprobs, np.array(chosen[:, 0]), tower, connector)
 
@@ -120,9 +121,9 @@ def compare(
         converted: the same of the new model, by number of the sample.
 
     Returns:
-        For "image" and "text" positions their number, the mean KL divergence of the next-token
-        distributions in nats and the share with the same best token; the perplexity of the
-        answers under both models; the relative error of tower and connector features where they
+        For "image", "text" and "answer" positions their number, the mean KL divergence of the
+        next-token distributions in nats and the share with the same best token; the perplexity of
+        the answers under both models; the relative error of tower and connector features where they
         differ.
     """
     if not source:
@@ -163,17 +164,19 @@ def compare(
 def warnings(quality: Mapping[str, Any]) -> list[str]:
     """Sentences about what was lost beyond the usual, and what to change."""
     found = []
-    text = quality["text"]
-    if text["kl"] > WARN_KL or text["agreement"] < WARN_AGREEMENT:
+    answer = quality["answer"]
+    if answer["kl"] > WARN_KL or answer["agreement"] < WARN_AGREEMENT:
         found.append(
-            f"the answers differ much from the source's (KL {text['kl']:.3f}, same best token "
-            f"{text['agreement']:.1%}): use more --bits, --group-size 32, --embed-bits 8, or "
+            f"the answers differ much from the source's (KL {answer['kl']:.3f}, same best token "
+            f"{answer['agreement']:.1%}): use more --bits, --group-size 32, --embed-bits 8, or "
             "--learned with your own images in --calibration"
         )
-    for name, error in quality.get("features", {}).items():
+    # An error of the tower goes on into the connector's features.
+    for name, option in (("tower", "--vision-bits"), ("connector", "--projector-bits")):
+        error = quality.get("features", {}).get(name, 0)
         if error > WARN_FEATURES:
-            option = {"tower": "--vision-bits", "connector": "--projector-bits"}[name]
             found.append(f"the {name}'s features are off by {error:.1%}: use more {option}")
+        if error:
             break
     return found
 

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import mlx.core as mx
@@ -66,6 +66,8 @@ def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error}") from None
     finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
         shutil.rmtree(partial, ignore_errors=True)
 
 
@@ -93,14 +95,27 @@ def _is_running(process: int) -> bool:
     return True
 
 
-def check_target(target: Path, *, overwrite: bool) -> None:
+def check_target(target: Path, *, overwrite: bool, keep: Sequence[Path] = ()) -> None:
     """Refuse to write over something; worth asking before hours of work.
 
+    Args:
+        target: the folder to be.
+        overwrite: an empty folder or a checkpoint may be replaced, and nothing else.
+        keep: files or folders that are still needed: none of them may be in the target.
+
     Raises:
-        InputError: the target exists.
+        InputError: the target exists, or would take something with it.
     """
-    if target.exists() and not overwrite:
+    if not target.exists():
+        return
+    for path in keep:
+        if path.resolve().is_relative_to(target.resolve()):
+            raise InputError(f"{target} holds {path}, which is needed: choose another --output")
+    if not overwrite:
         raise InputError(f"{target} exists already; choose another name or pass --overwrite")
+    is_folder = target.is_dir()
+    if not is_folder or (any(target.iterdir()) and not (target / "config.json").exists()):
+        raise InputError(f"{target} is no checkpoint folder: it is not replaced")
 
 
 def copy_small_files(source: Path, folder: Path) -> None:

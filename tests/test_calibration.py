@@ -17,6 +17,7 @@ from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.processor import user_message
 from mlx_lfm2vl.quality import Sample, compare, observe
 from mlx_lfm2vl.quantization import Scheme
+from mlx_lfm2vl.saving import save_checkpoint
 
 LAYERS = (
     "vision_tower.encoder.layers.0.mlp.fc1",
@@ -104,7 +105,10 @@ def test_the_whole_model_stays_nearer_to_its_source(wide, dense):
     for name, value in named_arrays(model.parameters()).items():
         np.testing.assert_array_equal(value, before[name])
     plain = {path: mx.quantize(mx.array(before[f"{path}.weight"]), 64, 3) for path in schemes}
-    unseen = [Sample(inputs, len(inputs.input_ids) - 4) for inputs in prompts(processor, (7, 8))]
+    unseen = [
+        Sample(inputs, np.arange(len(inputs.input_ids)) >= len(inputs.input_ids) - 4)
+        for inputs in prompts(processor, (7, 8))
+    ]
     source = [observe(model, sample) for sample in unseen]
     losses = []
     for packed in (learned, plain):
@@ -156,3 +160,25 @@ def test_the_command_learns_at_the_same_size_and_loses_less(wide, tmp_path):
     assert learned["sizes"] == plain["sizes"]
     assert learned["quality"]["text"]["kl"] < plain["quality"]["text"]["kl"]
     assert "learned" in learned["settings"]
+
+
+def test_a_packed_source_cannot_be_learned_from(wide, tmp_path, capsys):
+    eight, four = tmp_path / "eight", tmp_path / "four"
+    options = ["--no-report", "--bits"]
+    assert main(["--model", str(wide), "--output", str(eight), *options, "8"]) == 0
+    capsys.readouterr()
+    arguments = ["--model", str(eight), "--output", str(four), *options, "4", "--learned"]
+    assert main(arguments) == 2
+    assert "needs a source that is not quantized" in capsys.readouterr().err
+
+
+def test_scales_have_the_type_of_the_matrices_and_not_of_the_norms(wide, tmp_path):
+    model, _ = load(wide, dtype="float16")
+    norm = model.language_model.embedding_norm
+    norm.weight = norm.weight.astype(mx.float32)
+    save_checkpoint(model, wide, tmp_path / "mixed")
+    target = tmp_path / "q"
+    arguments = ["--model", str(tmp_path / "mixed"), "--output", str(target), "--no-report"]
+    assert main([*arguments, "--bits", "4", "--learned"]) == 0
+    loaded, _ = load(target, dtype="float16")
+    assert loaded.language_model.layers[0].conv.in_proj.scales.dtype == mx.float16

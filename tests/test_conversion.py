@@ -26,8 +26,9 @@ from mlx_lfm2vl.errors import CheckpointError, InputError
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.model_card import write_model_card
 from mlx_lfm2vl.processor import user_message
-from mlx_lfm2vl.quality import Observation, compare, observe, warnings, with_answer
+from mlx_lfm2vl.quality import Observation, Sample, compare, observe, warnings, with_answer
 from mlx_lfm2vl.quantization import MODES, QuantizeOptions, Scheme, quantization_config
+from mlx_lfm2vl.training.samples import SampleMaker
 from mlx_lfm2vl.weights import read_header, weight_files
 
 ALL_MODES = [(bits, mode) for mode, (choices, _) in MODES.items() for bits in choices]
@@ -288,6 +289,9 @@ def test_an_existing_target_is_kept_unless_overwriting(wide, tmp_path, capsys):
     target = tmp_path / "q"
     target.mkdir()
     (target / "mine.txt").write_text("precious")
+    assert main([*command(wide, target), "--bits", "4", "--overwrite"]) == 2
+    assert "is no checkpoint folder: it is not replaced" in capsys.readouterr().err
+    (target / "config.json").write_text("{}")
     assert main([*command(wide, target), "--bits", "4"]) == 2
     assert "exists already" in capsys.readouterr().err
     assert (target / "mine.txt").exists()
@@ -295,14 +299,42 @@ def test_an_existing_target_is_kept_unless_overwriting(wide, tmp_path, capsys):
     assert not (target / "mine.txt").exists()
 
 
-def test_a_source_is_never_its_own_target(wide, tmp_path, capsys):
-    source = shutil.copytree(wide, tmp_path / "source")
-    assert main([*command(source, source), "--bits", "4", "--overwrite"]) == 2
-    assert "is the source itself" in capsys.readouterr().err
+@pytest.mark.parametrize("target", ["models/source", "models", "."])
+def test_a_target_never_takes_the_source_or_the_images_with_it(
+    wide, tmp_path, monkeypatch, capsys, target
+):
+    monkeypatch.chdir(tmp_path)
+    source = shutil.copytree(wide, tmp_path / "models" / "source")
+    for arguments in (
+        command(source, target),
+        [*command(wide, target), "--calibration", str(source)],
+    ):
+        assert main([*arguments, "--bits", "4", "--overwrite"]) == 2
+        message = capsys.readouterr().err
+        assert "which is needed: choose another --output" in message or "not replaced" in message
+    assert (source / "model.safetensors").exists()
+
+
+def test_a_rename_that_fails_puts_the_old_target_back(wide, tmp_path, monkeypatch):
+    target = tmp_path / "q"
+    convert(wide, target, bits=8)
+    rename = Path.rename
+
+    def fails(path, new):
+        if ".partial-" in path.name:
+            raise OSError(5, "Input/output error")
+        return rename(path, new)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(InputError, match="Input/output error"):
+        convert(wide, target, bits=4, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["q"]
+    load(target)
 
 
 def test_too_little_space_is_said_before_anything_is_written(wide, tmp_path, monkeypatch, capsys):
     usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("mlx_lfm2vl.quality.observe", None)  # nothing is computed before, either
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 10**6))
     assert main([*command(wide, tmp_path / "q"), "--bits", "4"]) == 2
     assert "but only 0.00 GB are free" in capsys.readouterr().err
@@ -376,6 +408,10 @@ def test_what_is_written_is_read_back(wide, tmp_path, monkeypatch):
         (["--dequantize"], "the checkpoint is not quantized"),
         (["--recipe", "mixed_4_6", "--bits", "4"], "leave --bits and --mode out"),
         (["--learned"], "--learned needs something to quantize"),
+        (["--learned", "--mode", "mxfp4"], "only that can be learned"),
+        (["--group-size", "64"], "--group-size needs something to quantize"),
+        (["--bits", "4", "--text-only", "--vision-bits", "8"], "--text-only leaves out tower"),
+        (["--bits", "4", "--no-report", "--calibration", "."], "--calibration is for the report"),
         (["--max-shard-size", "many"], "expected a size such as"),
         (["--bits", "4", "--calibration", "nowhere"], "is no folder"),
     ],
@@ -482,7 +518,7 @@ def test_a_checkpoint_compared_with_itself_lost_nothing(demo):
     seen = [observe(model, sample)]
     quality = compare(seen, lambda _: observe(model, sample))
     assert quality["text"]["kl"] == pytest.approx(0, abs=1e-6)
-    assert quality["text"]["agreement"] == quality["image"]["agreement"] == 1
+    assert all(quality[kind]["agreement"] == 1 for kind in ("image", "text", "answer"))
     assert quality["perplexity"]["change"] == pytest.approx(0, abs=1e-6)
     assert "features" not in quality
     assert warnings(quality) == []
@@ -493,17 +529,36 @@ def test_divergence_and_perplexity_are_what_their_formulas_say():
     features = np.array([[3.0, 4.0]])
 
     def seen(probabilities, answer, tower):
-        logs = {"text": np.log(probabilities)}
+        logs = {"answer": np.log(probabilities)}
         return Observation(logs, np.log(np.array(answer)), tower, None)
 
     quality = compare(
         [seen(p, [0.5], features)], lambda _: seen(q, [0.25], features + [[0.3, 0.4]])
     )
-    assert quality["text"]["kl"] == pytest.approx((p * np.log(p / q)).sum())
-    assert quality["text"]["agreement"] == 0
+    assert quality["answer"]["kl"] == pytest.approx((p * np.log(p / q)).sum())
+    assert quality["answer"]["agreement"] == 0
     assert quality["perplexity"] == pytest.approx({"source": 2, "converted": 4, "change": 1})
     assert quality["features"] == {"tower": pytest.approx(0.1)}
     assert any("--embed-bits" in sentence for sentence in warnings(quality))
+
+
+def test_only_what_the_assistant_says_counts_as_answer(demo):
+    model, processor = demo
+    turns = [
+        {"role": "user", "content": [{"type": "image", "image": make_picture(60, 60, 1)}]},
+        {"role": "assistant", "content": "A cat."},
+        {"role": "user", "content": "Sure?"},
+        {"role": "assistant", "content": "Yes."},
+    ]
+    sample = SampleMaker(processor, {2})(turns)
+    seen = observe(model, Sample(sample.inputs, sample.learnt))
+    assert len(seen.answer) == sample.learnt.sum() < len(sample.inputs.input_ids) / 2
+    inputs = sample.inputs
+    logits = model(inputs.input_ids, inputs.pixel_values, inputs.spatial_shapes)[0]
+    logprobs = np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+    places = np.flatnonzero(sample.learnt)
+    expected = [logprobs[i - 1, sample.inputs.input_ids[i]] for i in places]
+    np.testing.assert_allclose(seen.answer, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_report_says_size_loss_and_speed(wide, tmp_path):
@@ -551,3 +606,5 @@ def test_a_card_names_its_base_model_on_the_hub(tmp_path):
     card = (tmp_path / "README.md").read_text()
     assert "base_model: LiquidAI/LFM2-VL-1.6B" in card
     assert "mlx_lm generate --model LFM2-VL-1.6B-4bit" in card
+    assert "pipeline_tag: text-generation" in card
+    assert "pip install mlx-lm\n" in card

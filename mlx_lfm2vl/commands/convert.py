@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-MAX_SAMPLES = 128
+MAX_SAMPLES = 128  # to learn from
+MAX_COMPARED = 32  # each keeps some 30 MB of what the source computes
 PICTURE_PROMPT = "Describe this image in detail."
 EPILOG = """\
 examples:
@@ -113,6 +114,7 @@ def _convert(options: argparse.Namespace) -> int:
         projector_bits=options.projector_bits,
         recipe=options.recipe,
     )
+    _check_usable(options, asked)
     max_shard_bytes = parse_size(options.max_shard_size)
 
     from ..conversion import Conversion, ConvertOptions
@@ -120,10 +122,11 @@ def _convert(options: argparse.Namespace) -> int:
     from ..saving import check_target
 
     target = options.output or Path(default_name(options, asked))
-    check_target(target, overwrite=options.overwrite)
+    target = target if target.name else target.resolve()
+    needed = [options.calibration] if options.calibration else []
+    check_target(target, overwrite=options.overwrite, keep=needed)
     source = find_checkpoint(options.model, options.revision)
-    if target.exists() and target.resolve() == source.resolve():
-        raise InputError(f"{target} is the source itself: choose another --output")
+    check_target(target, overwrite=options.overwrite, keep=[source])
     settings = ConvertOptions(
         quantize=asked,
         dtype=options.dtype,
@@ -133,10 +136,12 @@ def _convert(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
     )
     conversion = Conversion(source, settings, options.model)
+    conversion.check_space(target)
     schemes = {} if options.dequantize else conversion.plan.schemes
-    compares = options.report and bool(schemes) and not options.text_only
-    if options.learned and not schemes:
-        raise InputError("--learned needs something to quantize: pass --bits")
+    changes = bool(schemes or options.dtype or options.dequantize)
+    compares = options.report and changes and not options.text_only
+    if options.learned:
+        _check_learnable(conversion, schemes)
     samples: list[Sample] = []
     observed: list[Observation] = []
     learned: dict[str, tuple[mx.array, ...]] = {}
@@ -150,7 +155,7 @@ def _convert(options: argparse.Namespace) -> int:
 
         report = _report(options, conversion, target, samples, bool(learned))
         if compares:
-            report |= _compare(folder, samples, observed)
+            report |= _compare(folder, samples[:MAX_COMPARED], observed)
         (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n")
         write_model_card(folder, source, report)
         _summarise(report, target)
@@ -168,6 +173,30 @@ def _bits(options: argparse.Namespace) -> int | None:
     if options.mode != "affine":
         return MODES[options.mode][0][0]
     return 4 if options.quantize else None
+
+
+def _check_usable(options: argparse.Namespace, asked: QuantizeOptions) -> None:
+    """Refuse options that would do nothing, rather than to leave their user in the belief."""
+    parts = options.vision_bits is not None or options.projector_bits is not None
+    if options.text_only and parts:
+        raise InputError("--text-only leaves out tower and connector: so do --vision-bits and such")
+    if options.group_size is not None and not asked.quantizes:
+        raise InputError("--group-size needs something to quantize: pass --bits")
+    if options.learned and not asked.quantizes:
+        raise InputError("--learned needs something to quantize: pass --bits")
+    if options.calibration and not (options.report or options.learned):
+        raise InputError("--calibration is for the report and for --learned: ask for one of them")
+
+
+def _check_learnable(conversion: Conversion, schemes: Mapping[str, Scheme]) -> None:
+    from ..calibration import learnable_paths
+
+    if conversion.is_repacking:
+        raise InputError("--learned needs a source that is not quantized: --dequantize it first")
+    if not learnable_paths(conversion.model, schemes):
+        raise InputError(
+            "--learned: no layer is quantized in affine mode, only that can be learned"
+        )
 
 
 def parse_size(text: str) -> int:
@@ -198,14 +227,15 @@ def _study(
     from ..loading import load
     from ..quality import observe
 
-    model, processor = load(conversion.source)
+    # What a layer learns is a difference of outputs: not to be had in 16 bits.
+    model, processor = load(conversion.source, dtype="float32" if options.learned else None)
     samples = _samples(options.calibration, model, processor)
     observed = []
     if compares:
         progress = progress_line("reading the source")
-        for number, sample in enumerate(samples, 1):
+        for number, sample in enumerate(samples[:MAX_COMPARED], 1):
             observed.append(observe(model, sample))
-            progress(number, len(samples))
+            progress(number, min(len(samples), MAX_COMPARED))
     learned: dict[str, tuple[mx.array, ...]] = {}
     if options.learned:
         from ..calibration import learn_rounding
@@ -214,7 +244,7 @@ def _study(
             model,
             schemes,
             [sample.inputs for sample in samples],
-            dtype=conversion.float_type,
+            dtype=conversion.scale_type,
             report=progress_line("learning"),
         )
     return samples, observed, learned
@@ -231,11 +261,11 @@ def _samples(folder: Path | None, model: Lfm2VL, processor: Processor) -> list[S
     end_ids = end_token_ids(model, processor)
     if folder is not None and not folder.is_dir():
         raise InputError(f"--calibration {folder} is no folder")
-    if folder is not None and (files := sorted(folder.glob("*.jsonl"))):
+    if folder is not None and (files := sorted(folder.glob("[!.]*.jsonl"))):
         make = SampleMaker(processor, end_ids)
         rows = [row for path in files for row in read_rows(path)]
         made = [make(row) for row in _capped(rows)]
-        return [Sample(sample.inputs, int(sample.learnt.argmax())) for sample in made]
+        return [Sample(sample.inputs, sample.learnt) for sample in made]
     prompts = sample_conversations()
     if folder is not None:
         prompts = [user_message(PICTURE_PROMPT, [path]) for path in _capped(_images(folder))]
@@ -244,7 +274,7 @@ def _samples(folder: Path | None, model: Lfm2VL, processor: Processor) -> list[S
 
 def _images(folder: Path) -> list[Path]:
     suffixes = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".heic")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+    found = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in suffixes)
     if not found:
         raise InputError(f"--calibration {folder} holds neither *.jsonl nor images")
     return found
@@ -330,12 +360,10 @@ def _summarise(report: Mapping[str, Any], target: Path) -> None:
     for path, reason in report["kept"].items():
         logger.warning("%s stays as it is: %s", path, reason)
     if quality := report.get("quality"):
-        text = quality["text"]
-        print(
-            f"against the source: KL {text['kl']:.4f}, same best token {text['agreement']:.1%}, "
-            f"perplexity {quality['perplexity']['change']:+.1%}",
-            file=sys.stderr,
-        )
+        answer, perplexity = quality["answer"], quality["perplexity"]["change"]
+        text = f"answers against the source's: KL {answer['kl']:.4f}, same best token "
+        text += f"{answer['agreement']:.1%}, perplexity {perplexity:+.1%}"
+        print(text, file=sys.stderr)
     for sentence in report["warnings"]:
         logger.warning("%s", sentence)
 

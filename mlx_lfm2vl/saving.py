@@ -35,7 +35,7 @@ def save_checkpoint(model: Lfm2VL, source: Path, target: Path, *, overwrite: boo
     with new_folder(target, overwrite=overwrite) as folder:
         copy_small_files(source, folder)
         write_weights(model, folder)
-        _settle_quantization(model, folder / "config.json")
+        _settle_config(model, folder / "config.json")
         settle_tiling(model.image_config, folder)
 
 
@@ -166,11 +166,12 @@ def settle_tiling(config: ImageConfig, folder: Path) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n")
 
 
-def _settle_quantization(model: Lfm2VL, path: Path) -> None:
-    """Leave no quantization settings on a checkpoint that has no quantized layer."""
-    if any(name.endswith(".scales") for name in named_arrays(model.parameters())):
-        return
-    config = read_json(path)
-    config.pop("quantization", None)
-    config.pop("quantization_config", None)
+def _settle_config(model: Lfm2VL, path: Path) -> None:
+    """Say what the weights are: their type, and quantized only if a layer is."""
+    parameters, config = named_arrays(model.parameters()), read_json(path)
+    dtype = parameters["language_model.embedding_norm.weight"].dtype
+    config["torch_dtype" if "torch_dtype" in config else "dtype"] = str(dtype).split(".")[-1]
+    if not any(name.endswith(".scales") for name in parameters):
+        config.pop("quantization", None)
+        config.pop("quantization_config", None)
     path.write_text(json.dumps(config, indent=2) + "\n")

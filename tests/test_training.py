@@ -18,6 +18,7 @@ from conftest import GOLDEN, PUBLISHED_MODELS, edit_json, golden, load_tensors, 
 from pictures import make_picture
 from PIL import Image
 
+from mlx_lfm2vl import saving
 from mlx_lfm2vl.adapters import (
     adapted_paths,
     add_adapter,
@@ -378,6 +379,12 @@ def test_fuse_writes_the_type_asked_for(data, tmp_path, method):
     assert {value.dtype for value in weights.values()} == {mx.float16}
 
 
+def test_the_config_says_which_type_was_saved(tmp_path):
+    model, _ = load(TINY, dtype="float16")
+    saving.save_checkpoint(model, TINY, tmp_path / "half")
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "float16"
+
+
 def test_ten_samples_are_learnt_by_heart(data, tmp_path, capsys):
     output = tmp_path / "out"
     options = ["--method", "full", "--parts", *ALL_PARTS, "--steps", "150", "--batch-size", "10"]
@@ -542,8 +549,6 @@ def test_mlx_lm_reads_our_adapter(data, tmp_path, model_and_processor):
 
 
 def test_a_failed_save_leaves_an_existing_checkpoint_as_it_was(tmp_path, monkeypatch, tiny):
-    from mlx_lfm2vl import saving
-
     target = Path(shutil.copytree(TINY, tmp_path / "kept"))
     before = {path.name: path.read_bytes() for path in target.iterdir()}
 
@@ -559,8 +564,6 @@ def test_a_failed_save_leaves_an_existing_checkpoint_as_it_was(tmp_path, monkeyp
 
 def test_repaired_tiling_is_written_down(tmp_path):
     from test_loading import mlx_name, rewrite
-
-    from mlx_lfm2vl import saving
 
     source = Path(shutil.copytree(TINY, tmp_path / "source"))
     rewrite(source, mlx_name, transpose=True, metadata={"format": "mlx"})

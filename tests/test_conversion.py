@@ -579,6 +579,19 @@ def test_the_report_says_size_loss_and_speed(wide, tmp_path):
     assert f"{report['quality']['text']['kl']:.4f}" in card
 
 
+def test_a_comparison_that_runs_out_of_memory_leaves_the_weights(
+    wide, tmp_path, monkeypatch, capsys
+):
+    def fails(*_):
+        raise RuntimeError("[malloc] Unable to allocate")
+
+    monkeypatch.setattr("mlx_lfm2vl.quality.compare", fails)
+    assert main([*command(wide, tmp_path / "q"), "--bits", "4"]) == 0
+    assert "not compared with the source: [malloc]" in capsys.readouterr().err
+    assert "What was lost" not in (tmp_path / "q" / "README.md").read_text()
+    load(tmp_path / "q")
+
+
 def test_own_images_and_own_conversations_are_compared_on(wide, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()

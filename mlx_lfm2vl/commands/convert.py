@@ -155,7 +155,10 @@ def _convert(options: argparse.Namespace) -> int:
 
         report = _report(options, conversion, target, samples, bool(learned))
         if compares:
-            report |= _compare(folder, samples[:MAX_COMPARED], observed)
+            try:
+                report |= _compare(folder, samples[:MAX_COMPARED], observed)
+            except (RuntimeError, MemoryError) as error:  # out of memory: the weights are good
+                logger.warning("not compared with the source: %s", error)
         (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n")
         write_model_card(folder, source, report)
         _summarise(report, target)

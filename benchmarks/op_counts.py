@@ -13,13 +13,14 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import mlx.core as mx
 import numpy as np
 
-from mlx_lfm2vl import Sampling, language, model, vision
+from mlx_lfm2vl import Sampling, decoding, language, model, sampling, vision
 from mlx_lfm2vl import attention as attention_module
 from mlx_lfm2vl.config import (
     ImageConfig,
@@ -28,6 +29,7 @@ from mlx_lfm2vl.config import (
     TextConfig,
     VisionConfig,
 )
+from mlx_lfm2vl.decoding import DecodeStep
 from mlx_lfm2vl.model import Lfm2VL
 from mlx_lfm2vl.sampling import make_sampler
 
@@ -38,8 +40,14 @@ SEVEN_VIEWS = [(32, 32)] * 6 + [(26, 38)]  # grids of 1536 x 1024 pixels: tiles 
 LIQUIDS = Sampling(temperature=0.1, min_p=0.15, repetition_penalty=1.05)
 
 # On a CPU the fast functions become many small primitives while the graph is built. A primitive
-# that nothing else uses stands for each of them, as the one kernel it is on Metal.
-MARKERS = {"Sinh": "LayerNorm", "ErfInv": "RMSNorm", "ArcTan": "RoPE", "ArcSinh": "Attention"}
+# that nothing else uses, and that is never fused, stands for each of them, as the one kernel it is
+# on Metal.
+MARKERS = {
+    "CumLogAddExp": "LayerNorm",
+    "CumMax": "RMSNorm",
+    "CumMin": "RoPE",
+    "CumProd": "Attention",
+}
 
 # Kernels per primitive where it is not one. Follows mlx/backend/{metal,gpu}/*.cpp in 0.32: views
 # cost nothing as long as no copy is needed, a concatenation copies each input.
@@ -83,37 +91,49 @@ class Node(NamedTuple):
 
 
 @contextmanager
-def metal_view() -> Iterator[None]:
-    """Within it the graph has the nodes it has on Metal. Its values are garbage: never evaluate.
+def compiling() -> Iterator[None]:
+    """Within it the package compiles what it compiles on Metal.
 
-    What the package compiles only on Metal is compiled here too; a graph that is not evaluated
-    starts no compiler.
+    A graph that is not evaluated starts no compiler.
     """
 
-    def layer_norm(x: mx.array, _weight: Any, _bias: Any, _eps: float) -> mx.array:
-        return mx.sinh(x)
-
-    def rms_norm(x: mx.array, _weight: Any, _eps: float) -> mx.array:
-        return mx.erfinv(x)
-
-    def rope(x: mx.array, _dims: int, **_options: Any) -> mx.array:
-        return mx.arctan(x)
-
-    def attention(q: mx.array, k: mx.array, v: mx.array, **_options: Any) -> mx.array:
-        return mx.arcsinh(mx.depends([q], [k, v])[0])
-
-    def compiled(module: Any, name: str) -> Any:
+    def fused(module: Any, name: str) -> Any:
         return patch.object(module, name, mx.compile(getattr(module, name), shapeless=True))
 
     with (
+        fused(language, "_gated_sum"),
+        fused(language, "_gated_taps"),
+        fused(language, "_swiglu"),
+        patch.object(decoding, "traced", mx.compile),
+        patch.object(sampling, "traced", mx.compile),
+        patch.object(vision, "gelu_tanh", mx.compile(vision.gelu_sigmoid, shapeless=True)),
+    ):
+        yield
+
+
+@contextmanager
+def metal_view() -> Iterator[None]:
+    """Within it the graph has the nodes it has on Metal. Its values are garbage: never evaluate."""
+
+    def layer_norm(x: mx.array, _weight: Any, _bias: Any, _eps: float) -> mx.array:
+        return mx.logcumsumexp(x, axis=-1)
+
+    def rms_norm(x: mx.array, _weight: Any, _eps: float) -> mx.array:
+        return mx.cummax(x, axis=-1)
+
+    def rope(x: mx.array, _dims: int, **_options: Any) -> mx.array:
+        return mx.cummin(x, axis=-1)
+
+    def attention(q: mx.array, k: mx.array, v: mx.array, **_options: Any) -> mx.array:
+        return mx.cumprod(mx.depends([q], [k, v])[0], axis=-1)
+
+    with (
+        compiling(),
         patch.object(mx.fast, "layer_norm", layer_norm),
         patch.object(mx.fast, "rms_norm", rms_norm),
         patch.object(mx.fast, "rope", rope),
         patch.object(mx.fast, "scaled_dot_product_attention", attention),
         patch.object(mx, "async_eval", lambda *_arrays: None),
-        compiled(language, "_gated_sum"),
-        compiled(language, "_swiglu"),
-        patch.object(vision, "gelu_tanh", mx.compile(vision.gelu_sigmoid, shapeless=True)),
         patch.object(attention_module, "QUERY_ROWS", 2**30),
         patch.object(attention_module, "CAUSAL_QUERY_ROWS", 2**30),
         patch.object(model, "MAX_PATCHES", 4096),
@@ -145,6 +165,21 @@ def chain(nodes: list[Node]) -> int:
         ready = max((done[name] for name in node.inputs), default=0)
         done |= dict.fromkeys(node.outputs, ready + (node.kernels > 0))
     return max(done.values())
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Kernels by name, and the longest chain of them."""
+
+    kernels: collections.Counter[str]
+    chain: int
+
+    @classmethod
+    def of(cls, nodes: list[Node]) -> "Cost":
+        kernels: collections.Counter[str] = collections.Counter()
+        for node in nodes:
+            kernels[node.name] += node.kernels
+        return cls(kernels, chain(nodes))
 
 
 def make_model() -> Lfm2VL:
@@ -190,27 +225,33 @@ def make_model() -> Lfm2VL:
     return model
 
 
-def decode_step(model: Lfm2VL, sampling: Sampling) -> list[Node]:
-    """From a token to the next one, with everything the caches take."""
+def decode_steps(model: Lfm2VL, settings: Sampling, count: int) -> list[Node]:
+    """From a token to the `count`-th after it, with everything the caches take."""
     cache = model.make_cache()
-    sampler = make_sampler(sampling, range(PROMPT), seed=0)
-    hidden = model.language_model(model.embed(range(PROMPT)), cache)
-    token = sampler(model.head(hidden[:, -1]))
-    mx.eval(token, cache.arrays)
+    mx.eval(model.language_model(model.embed(range(PROMPT)), cache), cache.arrays)
+    with compiling():
+        step, sampler = DecodeStep(model), make_sampler(settings, range(PROMPT), seed=0)
+    token = mx.array([1])
     with metal_view():
-        embeds = model.language_model.embed_tokens(token)[None]
-        token = sampler(model.head(model.language_model(embeds, cache)[:, -1]))
+        for _ in range(count):
+            token = sampler(step(token, cache))
         return graph(token, *cache.arrays)
 
 
-def image_embeddings(model: Lfm2VL, views: list[tuple[int, int]]) -> list[Node]:
+def decode_step(model: Lfm2VL, settings: Sampling) -> Cost:
+    """What one more token costs, when the answer has begun."""
+    fewer, more = (Cost.of(decode_steps(model, settings, count)) for count in (2, 3))
+    return Cost(more.kernels - fewer.kernels, more.chain - fewer.chain)
+
+
+def image_embeddings(model: Lfm2VL, views: list[tuple[int, int]]) -> Cost:
     """From uint8 patches to the decoder's input, for the first image of these shapes."""
     patch_size = 3 * model.config.vision.patch_size**2
     patches = [np.zeros((rows * columns, patch_size), np.uint8) for rows, columns in views]
     tokens = sum(rows * columns // 4 for rows, columns in views)
     with metal_view():
         features = model.encode_images(patches, views)
-        return graph(model.embed([1, *[IMAGE_TOKEN] * tokens, 2], features))
+        return Cost.of(graph(model.embed([1, *[IMAGE_TOKEN] * tokens, 2], features)))
 
 
 def main() -> None:
@@ -222,13 +263,10 @@ def main() -> None:
         "image of 7 views": image_embeddings(model, SEVEN_VIEWS),
     }
     print("| work | kernels | longest chain |\n|---|---|---|")
-    for name, nodes in rows.items():
-        print(f"| {name} | {sum(node.kernels for node in nodes)} | {chain(nodes)} |")
-    for name, nodes in rows.items():
-        count: collections.Counter[str] = collections.Counter()
-        for node in nodes:
-            count[node.name] += node.kernels
-        print(f"\n{name}: " + ", ".join(f"{k} {n}" for k, n in count.most_common() if n))
+    for name, cost in rows.items():
+        print(f"| {name} | {cost.kernels.total()} | {cost.chain} |")
+    for name, cost in rows.items():
+        print(f"\n{name}: " + ", ".join(f"{k} {n}" for k, n in cost.kernels.most_common() if n))
 
 
 if __name__ == "__main__":

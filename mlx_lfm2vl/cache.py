@@ -1,10 +1,29 @@
 """What the decoder remembers of the sequences it has read."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import mlx.core as mx
 
 BLOCK = 256  # cache rows added at a time: growing by one would copy the cache at every token
+REWINDABLE = 32  # positions that one step may read and still give back
+
+Window = tuple[mx.array, ...]  # the last rows before a convolution, (B, C) each, oldest first
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the positions of one step stand.
+
+    Attributes:
+        column: of the first one in the cache; the same for all rows of a batch.
+        offset: its number in the sequence, for RoPE: one for all, or (B,) int32.
+        visible: (B, 1, 1, S) bool, the columns that belong to the row's sequence; None for all.
+    """
+
+    column: int = 0
+    offset: int | mx.array = 0
+    visible: mx.array | None = None
 
 
 class KeyValueCache:
@@ -13,19 +32,19 @@ class KeyValueCache:
     def __init__(self) -> None:
         self._rows: tuple[mx.array, mx.array] | None = None
 
-    def update(self, keys: mx.array, values: mx.array, offset: int) -> tuple[mx.array, mx.array]:
-        """Store new rows at `offset` and return all rows up to their end.
+    def update(self, keys: mx.array, values: mx.array, column: int) -> tuple[mx.array, mx.array]:
+        """Store new rows at `column` and return all rows up to their end.
 
         Args:
             keys: (B, H, L, D), already rotated.
             values: (B, H, L, D).
-            offset: number of rows that stay valid before these.
+            column: number of rows that stay valid before these.
 
         Returns:
-            Keys and values, (B, H, offset + L, D) each.
+            Keys and values, (B, H, column + L, D) each.
         """
         batch, heads, length, dim = keys.shape
-        end = offset + length
+        end = column + length
         capacity = 0 if self._rows is None else self._rows[0].shape[2]
         if end > capacity:
             missing = -(-(end - capacity) // BLOCK) * BLOCK
@@ -35,8 +54,8 @@ class KeyValueCache:
             self._rows = all_keys, all_values
         assert self._rows is not None
         all_keys, all_values = self._rows
-        all_keys[..., offset:end, :] = keys
-        all_values[..., offset:end, :] = values
+        all_keys[..., column:end, :] = keys
+        all_values[..., column:end, :] = values
         self._rows = all_keys, all_values
         return all_keys[..., :end, :], all_values[..., :end, :]
 
@@ -46,24 +65,70 @@ class KeyValueCache:
 
 
 class ConvCache:
-    """The last rows that went into one short convolution, one fewer than it has taps."""
+    """The last rows that went into one short convolution, one fewer than it has taps.
 
-    def __init__(self) -> None:
-        self.window: mx.array | None = None  # (B, taps - 1, C)
+    Attributes:
+        window: these rows, as arrays of their own: the next step then drops one and adds one
+            without copying any.
+    """
+
+    def __init__(self, taps: int) -> None:
+        self._kept = taps - 1
+        self._recent: mx.array | None = None  # (B, kept + L, C), what the last step has seen
+        self.window: Window | None = None
+
+    def update(self, rows: mx.array) -> mx.array:
+        """Add (B, L, C) rows; returns them behind those of the window, (B, taps - 1 + L, C)."""
+        if self.window is None:
+            self.window = (mx.zeros_like(rows[:, 0]),) * self._kept
+        rows = mx.concatenate([*(row[:, None] for row in self.window), rows], axis=1)
+        self._recent = rows if rows.shape[1] <= self._kept + REWINDABLE else None
+        self._look_back_from(rows, rows.shape[1])
+        return rows
+
+    def rewind(self, count: int) -> None:
+        """Forget the last `count` rows, of those that the last update brought."""
+        assert self._recent is not None
+        assert count <= self._recent.shape[1] - self._kept
+        self._look_back_from(self._recent, self._recent.shape[1] - count)
+
+    def _look_back_from(self, rows: mx.array, end: int) -> None:
+        # Copies: views would keep the whole prompt's rows alive.
+        self.window = tuple(mx.contiguous(rows[:, i]) for i in range(end - self._kept, end))
 
     @property
     def arrays(self) -> list[mx.array]:
-        return [] if self.window is None else [self.window]
+        return list(self.window or ())
 
 
 class Cache:
-    """One sequence's (or one batch's) memory: a part for every layer, and the common offset."""
+    """One sequence's (or one batch's) memory: a part for every layer, and how far it has come.
 
-    def __init__(self, layer_types: Iterable[str]) -> None:
+    Attributes:
+        offset: columns in use, the next one's number.
+    """
+
+    def __init__(self, layer_types: Iterable[str], taps: int) -> None:
         self.layers = [
-            KeyValueCache() if kind == "full_attention" else ConvCache() for kind in layer_types
+            KeyValueCache() if kind == "full_attention" else ConvCache(taps) for kind in layer_types
         ]
-        self.offset = 0  # tokens read so far
+        self.offset = 0
+
+    def place(self, length: int) -> Place:
+        """Make room for the next `length` positions; returns where they stand."""
+        self.offset += length
+        column = self.offset - length
+        return Place(column, column)
+
+    def rewind(self, count: int) -> None:
+        """Forget the last `count` positions, of at most `REWINDABLE` that came in one step.
+
+        Keys and values stay where they are: nothing looks at them, and the next ones replace them.
+        """
+        self.offset -= count
+        for layer in self.layers:
+            if count and isinstance(layer, ConvCache):
+                layer.rewind(count)
 
     @property
     def arrays(self) -> list[mx.array]:

@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from .cache import Cache
 from .config import ImageOptions, Sampling
+from .decoding import DecodeStep
 from .errors import InputError
 from .geometry import ImagePlan
 from .model import Lfm2VL
@@ -92,9 +93,8 @@ def generate_step(
         max_tokens: how many to yield at most.
     """
 
-    def step(embeds: mx.array) -> mx.array:
-        hidden = model.language_model(embeds, cache)
-        token = sampler(model.head(hidden[:, -1]))
+    def draw(logits: mx.array) -> mx.array:
+        token = sampler(logits)
         mx.async_eval(token, *cache.arrays)
         return token
 
@@ -103,11 +103,12 @@ def generate_step(
     for start in range(0, last, PREFILL_CHUNK):
         model.language_model(inputs_embeds[:, start : start + PREFILL_CHUNK], cache)
         mx.async_eval(*cache.arrays)
-    token = step(inputs_embeds[:, last:])
+    hidden = model.language_model(inputs_embeds[:, last:], cache)
+    token = draw(model.head(hidden[:, -1]))
+    del inputs_embeds, hidden
+    step = DecodeStep(model)
     for count in range(1, max_tokens + 1):
-        queued = (
-            step(model.language_model.embed_tokens(token)[None]) if count < max_tokens else None
-        )
+        queued = draw(step(token, cache)) if count < max_tokens else None
         yield cast(int, token.item())
         if queued is None:
             return

@@ -1,5 +1,6 @@
 """LFM2 decoder: short convolutions and grouped-query attention over one cache."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -7,26 +8,36 @@ import mlx.nn as nn
 from mlx.nn.utils import checkpoint
 
 from .attention import attend
-from .cache import Cache, ConvCache, KeyValueCache
+from .cache import Cache, ConvCache, KeyValueCache, Place, Window
 from .config import TextConfig
+from .kernels import fused
 
 
-def _gated_sum(gate: mx.array, rows: list[mx.array], weights: list[mx.array]) -> mx.array:
-    """gate * (rows[0] * weights[0] + rows[1] * weights[1] + ...)."""
+@fused
+def _gated_taps(
+    b: mx.array, c: mx.array, x: mx.array, before: Sequence[mx.array], weights: Sequence[mx.array]
+) -> tuple[mx.array, mx.array]:
+    """The convolution of one position, c * sum of taps, and the row b * x that it adds."""
+    row = b * x
+    return c * _sum_of_taps([*before, row], weights), row
+
+
+@fused
+def _gated_sum(c: mx.array, rows: Sequence[mx.array], weights: Sequence[mx.array]) -> mx.array:
+    return c * _sum_of_taps(rows, weights)
+
+
+def _sum_of_taps(rows: Sequence[mx.array], weights: Sequence[mx.array]) -> mx.array:
     total = rows[0] * weights[0]
     for row, weight in zip(rows[1:], weights[1:], strict=True):
         total = total + row * weight
-    return gate * total
+    return total
 
 
+@fused
 def _swiglu(gate: mx.array, x: mx.array) -> mx.array:
     # silu(gate) * x; the gradient of an infinite exp is NaN.
     return gate * x / (1 + mx.exp(mx.minimum(-gate, 80)))
-
-
-if mx.metal.is_available():  # one kernel each; on a CPU compiling would start g++
-    _gated_sum = mx.compile(_gated_sum, shapeless=True)
-    _swiglu = mx.compile(_swiglu, shapeless=True)
 
 
 class ShortConv(nn.Module):
@@ -43,17 +54,32 @@ class ShortConv(nn.Module):
         b, c, x = mx.split(self.in_proj(x), 3, axis=-1)
         x = b * x
         length, taps = x.shape[1], self.conv.weight.shape[1]
-        window = cache.window if cache is not None else None
-        if window is None:
-            window = mx.zeros((x.shape[0], taps - 1, x.shape[2]), x.dtype)
-        rows = mx.concatenate([window, x], axis=1)
-        if cache is not None:
-            # A copy: a view would keep the whole prompt's rows alive.
-            cache.window = mx.contiguous(rows[:, length:])
+        cache = cache if cache is not None else ConvCache(taps)
+        rows = cache.update(x)
         # Tap k acts on the row taps - 1 - k steps back.
         shifted = [rows[:, tap : tap + length] for tap in range(taps)]
-        weights = [self.conv.weight[:, tap, 0] for tap in range(taps)]
-        return self.out_proj(_gated_sum(c, shifted, weights))
+        return self.out_proj(_gated_sum(c, shifted, self.taps))
+
+    def step(
+        self, x: mx.array, window: Window, taps: Sequence[mx.array]
+    ) -> tuple[mx.array, Window]:
+        """The same for one position.
+
+        Args:
+            x: (B, C).
+            window: of the cache.
+            taps: of this layer, made once for many steps.
+
+        Returns:
+            (B, C), and the window after this position.
+        """
+        y, row = _gated_taps(*mx.split(self.in_proj(x), 3, axis=-1), window, taps)
+        return self.out_proj(y), (*window[1:], row)
+
+    @property
+    def taps(self) -> list[mx.array]:
+        """The weights of each tap, (C,), oldest row first."""
+        return [self.conv.weight[:, tap, 0] for tap in range(self.conv.weight.shape[1])]
 
 
 class Attention(nn.Module):
@@ -73,27 +99,42 @@ class Attention(nn.Module):
         self.q_layernorm = nn.RMSNorm(dim, eps=config.norm_eps)
         self.k_layernorm = nn.RMSNorm(dim, eps=config.norm_eps)
 
-    def __call__(self, x: mx.array, cache: KeyValueCache | None, offset: int) -> mx.array:
-        batch, length, _ = x.shape
-        q = self.q_layernorm(self.q_proj(x).reshape(batch, length, self.num_heads, -1))
-        k = self.k_layernorm(self.k_proj(x).reshape(batch, length, self.num_key_value_heads, -1))
-        v = self.v_proj(x).reshape(batch, length, self.num_key_value_heads, -1)
-        q, k = self._rotate(q, offset), self._rotate(k, offset)
-        v = v.transpose(0, 2, 1, 3)
-        if cache is not None:
-            k, v = cache.update(k, v, offset)
-        x = attend(q, k, v, self.scale, causal=True)
-        return self.out_proj(x.transpose(0, 2, 1, 3).reshape(batch, length, -1))
+    def __call__(self, x: mx.array, cache: KeyValueCache | None, place: Place) -> mx.array:
+        q, k, v = (part.transpose(0, 2, 1, 3) for part in self.project(x))
+        seen = self.attend(q, k, v, cache, place)
+        return self.out_proj(seen.transpose(0, 2, 1, 3).flatten(2))
 
-    def _rotate(self, x: mx.array, offset: int) -> mx.array:
-        """(B, L, H, D) -> (B, H, L, D), rotated by position (half-split RoPE)."""
+    def project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """(..., C) -> queries, keys and values, (..., heads, D), not yet rotated."""
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        q = mx.unflatten(q, -1, (self.num_heads, -1))
+        k, v = (mx.unflatten(part, -1, (self.num_key_value_heads, -1)) for part in (k, v))
+        return self.q_layernorm(q), self.k_layernorm(k), v
+
+    def attend(
+        self, q: mx.array, k: mx.array, v: mx.array, cache: KeyValueCache | None, place: Place
+    ) -> mx.array:
+        """What the positions see of one another and of those in the cache.
+
+        Args:
+            q: (B, H, L, D) of `project`.
+            k: (B, K, L, D).
+            v: (B, K, L, D).
+            cache: what came before; updated in place.
+            place: where the positions stand.
+
+        Returns:
+            (B, H, L, D).
+        """
+        q, k = self._rotate(q, place.offset), self._rotate(k, place.offset)
+        if cache is not None:
+            k, v = cache.update(k, v, place.column)
+        return attend(q, k, v, self.scale, causal=True, visible=place.visible)
+
+    def _rotate(self, x: mx.array, offset: int | mx.array) -> mx.array:
+        """(B, H, L, D), rotated by position (half-split RoPE)."""
         return mx.fast.rope(
-            x.transpose(0, 2, 1, 3),
-            x.shape[-1],
-            traditional=False,
-            base=self.rope_theta,
-            scale=1.0,
-            offset=offset,
+            x, x.shape[-1], traditional=False, base=self.rope_theta, scale=1.0, offset=offset
         )
 
 
@@ -124,12 +165,15 @@ class DecoderLayer(nn.Module):
         self.operator_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.ffn_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
 
-    def __call__(self, x: mx.array, cache: Any, offset: int) -> mx.array:
+    def __call__(self, x: mx.array, cache: Any, place: Place) -> mx.array:
         normed = self.operator_norm(x)
         if self.is_attention:
-            x = x + self.self_attn(normed, cache, offset)
-        else:
-            x = x + self.conv(normed, cache)
+            return self.finish(x, self.self_attn(normed, cache, place))
+        return self.finish(x, self.conv(normed, cache))
+
+    def finish(self, x: mx.array, mixed: mx.array) -> mx.array:
+        """Add what the operator has mixed in, then the feed-forward's part."""
+        x = x + mixed
         return x + self.feed_forward(self.ffn_norm(x))
 
 
@@ -138,7 +182,7 @@ class LanguageModel(nn.Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.layer_types = config.layer_types
+        self.layer_types, self.taps = config.layer_types, config.conv_L_cache
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = [DecoderLayer(config, kind) for kind in config.layer_types]
         self.embedding_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
@@ -150,7 +194,7 @@ class LanguageModel(nn.Module):
 
     def make_cache(self) -> Cache:
         """An empty cache for one sequence, or one batch of equally long ones."""
-        return Cache(self.layer_types)
+        return Cache(self.layer_types, self.taps)
 
     def __call__(self, inputs_embeds: mx.array, cache: Cache | None = None) -> mx.array:
         """Run the decoder over new positions.
@@ -162,11 +206,9 @@ class LanguageModel(nn.Module):
         Returns:
             (B, L, C) hidden states after the final norm; the output head is the model's.
         """
-        offset = cache.offset if cache is not None else 0
+        place = cache.place(inputs_embeds.shape[1]) if cache is not None else Place()
         x = inputs_embeds
         for i, layer in enumerate(self.layers):
             run = checkpoint(layer) if self._recompute else layer
-            x = run(x, cache.layers[i] if cache is not None else None, offset)
-        if cache is not None:
-            cache.offset = offset + x.shape[1]
+            x = run(x, cache.layers[i] if cache is not None else None, place)
         return self.embedding_norm(x)

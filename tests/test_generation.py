@@ -130,7 +130,8 @@ def test_the_next_step_is_queued_before_a_token_is_read(tiny, monkeypatch):
     )
     for _ in steps:
         events.append("read")
-    assert events == ["queue", "queue", "read", "queue", "read", "read"]
+    # The prompt with the first token, constants of the steps to come, the second token.
+    assert events == ["queue", "queue", "queue", "read", "queue", "read", "read"]
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64])

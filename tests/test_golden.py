@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from conftest import CASES, GOLDEN, golden, load_tensors, relative_error
 
+from mlx_lfm2vl.cache import Place
 from mlx_lfm2vl.generation import generate_step
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.processor import Inputs
@@ -89,7 +90,7 @@ def test_every_stage_is_the_references(loaded, name):
     x = stages["projector"] = model.multi_modal_projector(x.reshape(1, *grid, -1))
     x = model.embed(inputs.input_ids, x[0])
     for i, layer in enumerate(model.language_model.layers):
-        x = stages[f"language.layers.{i}"] = layer(x, None, 0)
+        x = stages[f"language.layers.{i}"] = layer(x, None, Place())
     stages["language.embedding_norm"] = model.language_model.embedding_norm(x)
     assert set(stages) == set(expected)
     for stage, value in stages.items():

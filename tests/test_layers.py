@@ -12,7 +12,7 @@ import mlx_lfm2vl
 PACKAGE = Path(mlx_lfm2vl.__file__).parent
 LAYERS = [
     {"errors"},
-    {"attention", "config"},
+    {"attention", "config", "kernels"},
     {
         "arrays",
         "cache",
@@ -30,12 +30,13 @@ LAYERS = [
     },
     {"hub", "image_file", "image_processor", "language", "pictures", "shards"},
     {"model", "processor"},
+    {"decoding"},
     {"adapters", "generation", "loading", "saving", "training"},
     {"calibration", "conversion", "model_card", "quality"},
     {"commands"},
     {"cli", "convert", "fuse", "generate", "train"},
 ]
-MODEL_SIDE = {"attention", "cache", "language", "model", "projector", "vision", "sampling"}
+MODEL_SIDE = {"attention", "cache", "decoding", "kernels", "language", "model", "projector", "vision", "sampling"}
 NEVER = {"torch", "transformers"}
 
 

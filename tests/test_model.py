@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_lfm2vl import model as model_module
 from mlx_lfm2vl.attention import attend
-from mlx_lfm2vl.cache import BLOCK
+from mlx_lfm2vl.cache import BLOCK, ConvCache, KeyValueCache
 from mlx_lfm2vl.config import (
     ImageConfig,
     ModelConfig,
@@ -92,6 +92,10 @@ def test_later_tokens_do_not_change_earlier_ones(decoder, embeds):
     assert_close(decoder(embeds[:, :4]), decoder(embeds)[:, :4])
 
 
+def parts_of(cache, kind):
+    return [array for layer in cache.layers if isinstance(layer, kind) for array in layer.arrays]
+
+
 @pytest.mark.parametrize("length", [BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3])
 def test_a_cache_grows_over_its_blocks(decoder, length):
     ids = mx.arange(length)[None] % 100
@@ -101,7 +105,7 @@ def test_a_cache_grows_over_its_blocks(decoder, length):
         decoder(decoder.embed_tokens(ids[:, i : i + 1]), cache) for i in (length - 2, length - 1)
     ]
     assert_close(mx.concatenate([head, *tail], axis=1), decoder(decoder.embed_tokens(ids)), 5e-6)
-    rows = {layer.arrays[0].shape[2] for layer in cache.layers if len(layer.arrays) == 2}
+    rows = {part.shape[2] for part in parts_of(cache, KeyValueCache)}
     assert rows == {-(-length // BLOCK) * BLOCK}
 
 
@@ -109,8 +113,7 @@ def test_the_cache_keeps_two_rows_per_convolution(decoder, embeds):
     cache = decoder.make_cache()
     decoder(embeds, cache)
     mx.eval(cache.arrays)
-    windows = [layer.window for layer in cache.layers if len(layer.arrays) == 1]
-    assert [w.shape for w in windows] == [(1, 2, 32)] * 2
+    assert [row.shape for row in parts_of(cache, ConvCache)] == [(1, 32)] * 2 * 2
     key_values = 2 * 2 * 2 * BLOCK * 8 * 4  # layers, keys and values, heads, rows, size, bytes
     assert cache.nbytes == key_values + 2 * 2 * 32 * 4
 

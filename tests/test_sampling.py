@@ -6,7 +6,7 @@ import pytest
 
 from mlx_lfm2vl.config import Sampling
 from mlx_lfm2vl.errors import InputError
-from mlx_lfm2vl.sampling import keep_min_p, keep_top_k, keep_top_p, make_sampler
+from mlx_lfm2vl.sampling import limits, make_sampler
 
 LOGITS = np.random.default_rng(0).normal(size=(1, 50)).astype(np.float32) * 3
 
@@ -16,13 +16,15 @@ def softmax(x: np.ndarray) -> np.ndarray:
     return exponents / exponents.sum()
 
 
-def kept(filtered: mx.array) -> set[int]:
-    return set(np.flatnonzero(np.isfinite(np.array(filtered)[0])).tolist())
+def kept(sampling: Sampling) -> set[int]:
+    from_the_top = LOGITS - LOGITS.max()
+    least = max(float(limit) for limit in limits(mx.array(from_the_top), sampling))
+    return set(np.flatnonzero(from_the_top[0] >= least).tolist())
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 10, 49])
 def test_top_k_keeps_the_k_most_likely(top_k):
-    assert kept(keep_top_k(mx.array(LOGITS), top_k)) == set(np.argsort(-LOGITS[0])[:top_k].tolist())
+    assert kept(Sampling(top_k=top_k)) == set(np.argsort(-LOGITS[0])[:top_k].tolist())
 
 
 @pytest.mark.parametrize("top_p", [0.01, 0.3, 0.9, 0.999])
@@ -30,14 +32,14 @@ def test_top_p_keeps_the_smallest_sufficient_set(top_p):
     order = np.argsort(-LOGITS[0])
     total = np.cumsum(softmax(LOGITS[0])[order])
     count = int(np.searchsorted(total, top_p)) + 1
-    assert kept(keep_top_p(mx.array(LOGITS), top_p)) == set(order[:count].tolist())
+    assert kept(Sampling(top_p=top_p)) == set(order[:count].tolist())
 
 
 @pytest.mark.parametrize("min_p", [0.001, 0.15, 1.0])
 def test_min_p_is_relative_to_the_most_likely(min_p):
     probabilities = softmax(LOGITS[0])
     expected = np.flatnonzero(probabilities >= min_p * probabilities.max() * (1 - 1e-6))
-    assert kept(keep_min_p(mx.array(LOGITS), min_p)) == set(expected.tolist())
+    assert kept(Sampling(min_p=min_p)) == set(expected.tolist())
 
 
 def draws(sampling: Sampling, count: int, seed: int = 0) -> list[int]:

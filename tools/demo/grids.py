@@ -147,9 +147,14 @@ def _make_search(random: stdlib_random.Random, canvas: Image.Image) -> tuple[str
         left, top = (start + random.uniform(0, FIELD - side) for start in (x, y))
         item = Object(what, "", "", (0, 0), (0, 0, 0, 0), tint)
         draw_shape(pen, item, (left, top, left + side, top + side), outline)
-    pairs = [f"{name} {what if kind == 'colour' else colour}" for name, what, colour in things]
+    pairs = [(name, what if kind == "colour" else colour) for name, what, colour in things]
     asked = "shape" if kind == "colour" else "color"
-    return f"Name the {asked} of each {kind}.", f"Each: {', '.join(pairs)}"
+    if random.random() < 0.25:
+        in_order = [pair for _, pair in sorted(zip(fields, pairs, strict=True))]
+        question = f"Name the {asked} of each {kind}."
+        return question, f"Each: {', '.join(map(' '.join, in_order))}"
+    question = f"Name the {asked} of: {', '.join(name for name, _ in pairs)}."
+    return question, f"Found: {', '.join(map(' '.join, pairs))}"
 
 
 def _paper(

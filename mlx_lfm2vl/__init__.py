@@ -4,9 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .answer import Piece, Result
+    from .batching import batch_generate, stream_batch
     from .config import ImageOptions, Sampling
     from .errors import CheckpointError, InputError, Lfm2VLError, NetworkError
-    from .generation import Piece, Result, generate, stream_generate
+    from .generation import generate, stream_generate
     from .image_file import ImageLimits
     from .loading import load
 
@@ -22,8 +24,10 @@ __all__ = [
     "Piece",
     "Result",
     "Sampling",
+    "batch_generate",
     "generate",
     "load",
+    "stream_batch",
     "stream_generate",
 ]
 
@@ -34,11 +38,13 @@ _HOMES = {
     "InputError": "errors",
     "Lfm2VLError": "errors",
     "NetworkError": "errors",
-    "Piece": "generation",
-    "Result": "generation",
+    "Piece": "answer",
+    "Result": "answer",
     "Sampling": "config",
+    "batch_generate": "batching",
     "generate": "generation",
     "load": "loading",
+    "stream_batch": "batching",
     "stream_generate": "generation",
 }
 

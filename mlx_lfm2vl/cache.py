@@ -1,7 +1,8 @@
 """What the decoder remembers of the sequences it has read."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Self, cast
 
 import mlx.core as mx
 
@@ -54,14 +55,37 @@ class KeyValueCache:
             self._rows = all_keys, all_values
         assert self._rows is not None
         all_keys, all_values = self._rows
-        all_keys[..., column:end, :] = keys
-        all_values[..., column:end, :] = values
+        all_keys[:, :, column:end] = keys
+        all_values[:, :, column:end] = values
         self._rows = all_keys, all_values
-        return all_keys[..., :end, :], all_values[..., :end, :]
+        return all_keys[:, :, :end], all_values[:, :, :end]
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple["KeyValueCache", mx.array, int]], length: int) -> Self:
+        """Rows of several caches, the last `length` columns of each.
+
+        Args:
+            parts: a cache, which of its rows, int32, and how many columns it has in use.
+            length: columns of the result; zeros stand before what is shorter.
+        """
+        joined = cls()
+        columns = [
+            [_last(rows[chosen], used, length) for rows in cache.arrays]
+            for cache, chosen, used in parts
+        ]
+        keys, values = (mx.concatenate(list(arrays)) for arrays in zip(*columns, strict=True))
+        joined._rows = keys, values
+        return joined
 
     @property
     def arrays(self) -> list[mx.array]:
         return list(self._rows or ())
+
+
+def _last(rows: mx.array, used: int, length: int) -> mx.array:
+    """(B, H, S, D) -> (B, H, length, D): the last of the columns in use, behind zeros."""
+    rows = rows[:, :, max(0, used - length) : used]
+    return mx.pad(rows, [(0, 0), (0, 0), (length - rows.shape[2], 0), (0, 0)])
 
 
 class ConvCache:
@@ -75,11 +99,11 @@ class ConvCache:
     def __init__(self, taps: int) -> None:
         self._kept = taps - 1
         self._recent: mx.array | None = None  # (B, kept + L, C), what the last step has seen
-        self.window: Window | None = None
+        self.window: Window = ()  # until there is one
 
     def update(self, rows: mx.array) -> mx.array:
         """Add (B, L, C) rows; returns them behind those of the window, (B, taps - 1 + L, C)."""
-        if self.window is None:
+        if not self.window:
             self.window = (mx.zeros_like(rows[:, 0]),) * self._kept
         rows = mx.concatenate([*(row[:, None] for row in self.window), rows], axis=1)
         self._recent = rows if rows.shape[1] <= self._kept + REWINDABLE else None
@@ -92,33 +116,49 @@ class ConvCache:
         assert count <= self._recent.shape[1] - self._kept
         self._look_back_from(self._recent, self._recent.shape[1] - count)
 
+    @classmethod
+    def joined(cls, parts: Sequence[tuple["ConvCache", mx.array]]) -> Self:
+        """Rows of several caches."""
+        joined = cls(parts[0][0]._kept + 1)
+        windows = [[row[chosen] for row in cache.arrays] for cache, chosen in parts]
+        joined.window = tuple(mx.concatenate(list(rows)) for rows in zip(*windows, strict=True))
+        return joined
+
     def _look_back_from(self, rows: mx.array, end: int) -> None:
         # Copies: views would keep the whole prompt's rows alive.
         self.window = tuple(mx.contiguous(rows[:, i]) for i in range(end - self._kept, end))
 
     @property
     def arrays(self) -> list[mx.array]:
-        return list(self.window or ())
+        return list(self.window)
 
 
 class Cache:
-    """One sequence's (or one batch's) memory: a part for every layer, and how far it has come.
+    """What one sequence, or a batch of them, leaves behind: a part for every layer.
+
+    The rows of a batch end in the same column; shorter ones begin later.
 
     Attributes:
-        offset: columns in use, the next one's number.
+        offset: columns in use.
     """
 
-    def __init__(self, layer_types: Iterable[str], taps: int) -> None:
+    def __init__(self, layer_types: Sequence[str], taps: int) -> None:
+        self._layer_types, self._taps = layer_types, taps
         self.layers = [
             KeyValueCache() if kind == "full_attention" else ConvCache(taps) for kind in layer_types
         ]
         self.offset = 0
+        self._begins: list[int] = []  # first column of each row; empty: all begin in column 0
+        self._begin: mx.array | None = None  # the same, (B,)
 
     def place(self, length: int) -> Place:
         """Make room for the next `length` positions; returns where they stand."""
+        column = self.offset
         self.offset += length
-        column = self.offset - length
-        return Place(column, column)
+        if self._begin is None:
+            return Place(column, column)
+        visible = mx.arange(self.offset) >= self._begin[:, None]
+        return Place(column, column - self._begin, visible[:, None, None])
 
     def rewind(self, count: int) -> None:
         """Forget the last `count` positions, of at most `REWINDABLE` that came in one step.
@@ -129,6 +169,33 @@ class Cache:
         for layer in self.layers:
             if count and isinstance(layer, ConvCache):
                 layer.rewind(count)
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple["Cache", Sequence[int]]]) -> "Cache":
+        """A batch of chosen rows of other caches, in this order, which go on by themselves."""
+        lengths = [
+            cache.offset - (cache._begins[row] if cache._begins else 0)
+            for cache, rows in parts
+            for row in rows
+        ]
+        first = parts[0][0]
+        joined = cls(first._layer_types, first._taps)
+        joined.offset = max(lengths)
+        if min(lengths) < joined.offset:
+            joined._begins = [joined.offset - length for length in lengths]
+            joined._begin = mx.array(joined._begins)
+        chosen = [(cache, mx.array(list(rows))) for cache, rows in parts]
+        for i, layer in enumerate(joined.layers):
+            same = [cast(Any, cache.layers[i]) for cache, _ in chosen]
+            rows = [rows for _, rows in chosen]
+            if isinstance(layer, ConvCache):
+                joined.layers[i] = ConvCache.joined(list(zip(same, rows, strict=True)))
+                continue
+            used = [cache.offset for cache, _ in chosen]
+            joined.layers[i] = KeyValueCache.joined(
+                list(zip(same, rows, used, strict=True)), joined.offset
+            )
+        return joined
 
     @property
     def arrays(self) -> list[mx.array]:

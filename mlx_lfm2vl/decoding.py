@@ -1,15 +1,40 @@
-"""One more token through the decoder, traced once between the attentions."""
+"""A prompt through the decoder, then one more token at a time."""
 
 from itertools import pairwise
 from typing import cast
 
 import mlx.core as mx
 
-from .cache import Cache, ConvCache, Window
-from .kernels import traced
+from .cache import Cache, ConvCache, KeyValueCache, Window
+from .kernels import GPU, traced
 from .model import Lfm2VL
 
+# Prompt positions read at a time: any usual prompt in one pass on a GPU. On a CPU attention is not
+# fused and its memory grows with the square of this.
+PREFILL_CHUNK = 4096 if GPU else 512
+
 State = tuple[mx.array, ...]
+
+
+def prefill(model: Lfm2VL, inputs_embeds: mx.array, cache: Cache) -> mx.array:
+    """Read prompts in one pass, very long ones in few, with the output head on the end only.
+
+    Args:
+        model: the network.
+        inputs_embeds: (B, L, C) embedded prompts.
+        cache: holds what came before them; takes them.
+
+    Returns:
+        (B, vocab_size) logits of the first tokens.
+    """
+    length = inputs_embeds.shape[1]
+    chunk = max(1, PREFILL_CHUNK // inputs_embeds.shape[0])
+    last = (length - 1) // chunk * chunk
+    for start in range(0, last, chunk):
+        model.language_model(inputs_embeds[:, start : start + chunk], cache)
+        mx.async_eval(*cache.arrays)
+    hidden = model.language_model(inputs_embeds[:, last:], cache)
+    return model.head(hidden[:, -1])
 
 
 class DecodeStep:
@@ -43,11 +68,12 @@ class DecodeStep:
             (B, vocab_size) logits.
         """
         place = cache.place(1)
-        state: State = (tokens,)
+        state = cast(State, (tokens,))
         for number, (begin, end) in enumerate(self._spans):
             if number:
                 x, q, k, v = state
-                seen = self._attentions[number - 1].attend(q, k, v, cache.layers[begin], place)
+                memory = cast(KeyValueCache, cache.layers[begin])
+                seen = self._attentions[number - 1].attend(q, k, v, memory, place)
                 state = x, seen
             memories = cast(list[ConvCache], cache.layers[begin + 1 : end])
             state, windows = self._segments[number](state, [m.window for m in memories])
@@ -90,5 +116,4 @@ class _Segment:
             taken.append(window)
         if self._after is None:
             return (self._model.head(self._model.language_model.embedding_norm(x)),), taken
-        parts = self._after.self_attn.project(self._after.operator_norm(x))
-        return (x, *(part[:, :, None] for part in parts)), taken
+        return (x, *self._after.self_attn.project(self._after.operator_norm(x))), taken

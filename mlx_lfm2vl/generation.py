@@ -3,73 +3,23 @@
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import mlx.core as mx
 
+from .answer import Answer, Piece, Result, Timings
 from .cache import Cache
 from .config import ImageOptions, Sampling
-from .decoding import DecodeStep
+from .decoding import DecodeStep, prefill
 from .errors import InputError
-from .geometry import ImagePlan
+from .lookup import Drafts, check_lookup, lookup_step
 from .model import Lfm2VL
-from .processor import Processor
+from .processor import Processor, Prompt
 from .sampling import make_sampler
 from .template import Message
 
 DEFAULT_MAX_TOKENS = 512
-# Prompt positions read at a time: any usual prompt in one pass on a GPU. On a CPU attention is not
-# fused and its memory grows with the square of this.
-PREFILL_CHUNK = 4096 if mx.metal.is_available() else 512
 CLEAR_EVERY = 256  # tokens between returns of unused buffers to the system
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Seconds."""
-
-    prepare: float  # decoding images, template, tokenizer
-    first_token: float  # from patches to the first token on the host
-    decode: float  # from the first token to the last
-
-    @property
-    def total(self) -> float:
-        return self.prepare + self.first_token + self.decode
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished answer. `str(result)` is its text."""
-
-    text: str
-    token_ids: list[int]  # without the end token
-    finish_reason: str  # "stop": end token or stop string; "length": max_tokens
-    prompt_tokens: int
-    image_tokens: int  # of the prompt tokens
-    images: list[ImagePlan]
-    sampling: Sampling
-    seed: int
-    timings: Timings
-    peak_memory_bytes: int
-
-    def __str__(self) -> str:
-        return self.text
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Decoding speed after the first token."""
-        later = len(self.token_ids) - 1
-        return later / self.timings.decode if later > 0 and self.timings.decode > 0 else 0.0
-
-
-@dataclass(frozen=True)
-class Piece:
-    """New text of a streamed answer, and the tokens read since the last piece."""
-
-    text: str
-    token_ids: list[int]
-    result: Result | None = None  # on the last piece
 
 
 def generate_step(
@@ -81,9 +31,7 @@ def generate_step(
 ) -> Iterator[int]:
     """Yield token ids without end; the caller stops.
 
-    The prompt is read in one pass (very long ones in few) with the output head on its last
-    position only. Step n + 1 is queued before token n is read, so the device never waits for the
-    host.
+    Step n + 1 is queued before token n is read, so the device never waits for the host.
 
     Args:
         model: the network.
@@ -98,14 +46,8 @@ def generate_step(
         mx.async_eval(token, *cache.arrays)
         return token
 
-    length = inputs_embeds.shape[1]
-    last = (length - 1) // PREFILL_CHUNK * PREFILL_CHUNK
-    for start in range(0, last, PREFILL_CHUNK):
-        model.language_model(inputs_embeds[:, start : start + PREFILL_CHUNK], cache)
-        mx.async_eval(*cache.arrays)
-    hidden = model.language_model(inputs_embeds[:, last:], cache)
-    token = draw(model.head(hidden[:, -1]))
-    del inputs_embeds, hidden
+    token = draw(prefill(model, inputs_embeds, cache))
+    del inputs_embeds
     step = DecodeStep(model)
     for count in range(1, max_tokens + 1):
         queued = draw(step(token, cache)) if count < max_tokens else None
@@ -128,6 +70,7 @@ def stream_generate(
     stop: Sequence[str] = (),
     options: ImageOptions | None = None,
     tools: Sequence[dict[str, Any]] | None = None,
+    lookup: int = 0,
 ) -> Iterator[Piece]:
     """Answer a conversation, piece by piece.
 
@@ -135,12 +78,14 @@ def stream_generate(
         model: from `load`.
         processor: from `load`.
         messages: see `Processor`; a string is one user message.
-        max_tokens: longest answer.
+        max_tokens: of the answer, at most.
         sampling: how tokens are drawn; None takes what the checkpoint is recommended for.
         seed: makes a drawn answer repeatable; None picks one and reports it.
         stop: strings that end the answer; they are cut off.
         options: changes to the checkpoint's image settings.
         tools: function descriptions for the chat template.
+        lookup: tokens to copy at a time, from where the prompt or the answer said the last three
+            before; the answer stays the same. For greedy sampling; 0 is off.
 
     Yields:
         Pieces of text that add up to the answer; the last one carries the `Result`.
@@ -150,64 +95,36 @@ def stream_generate(
         NetworkError: an image URL cannot be fetched.
     """
     started = time.perf_counter()
-    if max_tokens < 1:
-        raise InputError(f"max_tokens is {max_tokens}, expected at least 1")
-    stop = [stop] if isinstance(stop, str) else stop
-    if any(not text for text in stop):
-        raise InputError("a stop string is empty")
     sampling = sampling or model.config.sampling
-    seed = int.from_bytes(os.urandom(4), "big") if seed is None else seed
-    if not 0 <= seed < 2**63:
-        raise InputError(f"seed {seed} is not from 0 to 2**63 - 1")
-    if isinstance(messages, str):
-        messages = [{"role": "user", "content": messages}]
-    limit = max(0, model.config.text.max_position_embeddings - max_tokens)
-    inputs = processor(messages, options=options, tools=tools, max_length=limit)
-    prepared = time.perf_counter()
-
+    seed = checked_seed(seed)
+    check_lookup(lookup, sampling)
+    answer = Answer(processor.tokenizer, end_token_ids(model, processor), stop, max_tokens)
+    prompt = read_prompt(model, processor, messages, max_tokens, options, tools)
     mx.reset_peak_memory()
-    features = None
-    if inputs.pixel_values:
-        features = model.encode_images(inputs.pixel_values, inputs.spatial_shapes)
-    embeds = model.embed(inputs.input_ids, features)
-    sampler = make_sampler(sampling, inputs.input_ids, seed)
-    tokens = generate_step(model, embeds, model.make_cache(), sampler, max_tokens)
-    del features, embeds
+    read = time.perf_counter()
+    embeds, decoding = embed_prompt(model, prompt)
+    preparing = read - started + decoding
+    cache, drafts = model.make_cache(), Drafts()
+    if lookup:
+        tokens = lookup_step(model, embeds, cache, prompt.input_ids, lookup, drafts)
+    else:
+        sampler = make_sampler(sampling, prompt.input_ids, seed)
+        tokens = generate_step(model, embeds, cache, sampler, max_tokens)
+    del embeds
 
-    end_ids = end_token_ids(model, processor)
-    stream, stops = processor.tokenizer.text_stream(), StopStrings(stop)
-    token_ids: list[int] = []
-    text, pending, finish_reason, first = "", 0, "length", prepared
+    first, pending, piece = 0.0, 0, ""
     for token in tokens:
-        first = time.perf_counter() if first is prepared else first
-        if token in end_ids:
-            finish_reason = "stop"
+        first = first or time.perf_counter()
+        piece = answer.add(token)
+        if answer.finish_reason:
             break
-        token_ids.append(token)
-        piece = stops.add(stream.add(token))
         if piece:
-            text += piece
-            yield Piece(piece, token_ids[pending:])
-            pending = len(token_ids)
-        if stops.found:
-            finish_reason = "stop"
-            break
-    rest = "" if stops.found else stops.add(stream.finish()) + stops.finish()
-    finish_reason = "stop" if stops.found else finish_reason
-    timings = Timings(prepared - started, first - prepared, time.perf_counter() - first)
-    result = Result(
-        text=text + rest,
-        token_ids=token_ids,
-        finish_reason=finish_reason,
-        prompt_tokens=len(inputs.input_ids),
-        image_tokens=inputs.image_tokens,
-        images=inputs.images,
-        sampling=sampling,
-        seed=seed,
-        timings=timings,
-        peak_memory_bytes=mx.get_peak_memory(),
-    )
-    yield Piece(rest, token_ids[pending:], result)
+            yield Piece(piece, answer.token_ids[pending:])
+            pending = len(answer.token_ids)
+    now = time.perf_counter()
+    timings = Timings(preparing, first - started - preparing, now - first)
+    result = make_result(answer, prompt, sampling, seed, timings, drafts)
+    yield Piece(piece, answer.token_ids[pending:], result)
 
 
 def generate(
@@ -221,6 +138,7 @@ def generate(
     stop: Sequence[str] = (),
     options: ImageOptions | None = None,
     tools: Sequence[dict[str, Any]] | None = None,
+    lookup: int = 0,
 ) -> Result:
     """Answer a conversation; see `stream_generate` for the arguments and errors."""
     pieces = stream_generate(
@@ -233,6 +151,7 @@ def generate(
         stop=stop,
         options=options,
         tools=tools,
+        lookup=lookup,
     )
     result = None
     for piece in pieces:
@@ -241,51 +160,82 @@ def generate(
     return result
 
 
+def read_prompt(
+    model: Lfm2VL,
+    processor: Processor,
+    messages: Sequence[Message] | str,
+    max_tokens: int,
+    options: ImageOptions | None = None,
+    tools: Sequence[dict[str, Any]] | None = None,
+) -> Prompt:
+    """The ids of a conversation that leaves room for the answer; its images are not decoded yet.
+
+    Raises:
+        InputError, NetworkError: see `stream_generate`.
+    """
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
+    limit = max(0, model.config.text.max_position_embeddings - max_tokens)
+    return processor.read(messages, options=options, tools=tools, max_length=limit)
+
+
+def embed_prompt(model: Lfm2VL, prompt: Prompt) -> tuple[mx.array, float]:
+    """Embed a prompt; the device encodes an image while the host decodes the next.
+
+    Returns:
+        (1, L, C), and the seconds spent on decoding.
+
+    Raises:
+        InputError: an image is damaged.
+    """
+    features: list[mx.array] = []
+    seconds, start = 0.0, time.perf_counter()
+    for plan, pixel_values in zip(prompt.images, prompt.decode(), strict=True):
+        seconds += time.perf_counter() - start
+        features.append(model.encode_images(pixel_values, plan.spatial_shapes))
+        start = time.perf_counter()
+    joined = mx.concatenate(features) if len(features) > 1 else next(iter(features), None)
+    return model.embed(prompt.input_ids, joined), seconds
+
+
+def make_result(
+    answer: Answer,
+    prompt: Prompt,
+    sampling: Sampling,
+    seed: int,
+    timings: Timings,
+    drafts: Drafts,
+) -> Result:
+    """What is known of a finished answer."""
+    return Result(
+        text=answer.text,
+        token_ids=answer.token_ids,
+        finish_reason=answer.finish_reason,
+        prompt_tokens=len(prompt.input_ids),
+        image_tokens=prompt.image_tokens,
+        images=prompt.images,
+        sampling=sampling,
+        seed=seed,
+        timings=timings,
+        peak_memory_bytes=mx.get_peak_memory(),
+        drafted_tokens=drafts.tried,
+        accepted_tokens=drafts.accepted,
+    )
+
+
+def checked_seed(seed: int | None) -> int:
+    """The seed, or a new one for None.
+
+    Raises:
+        InputError: it is out of range.
+    """
+    seed = int.from_bytes(os.urandom(4), "big") if seed is None else seed
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed {seed} is not from 0 to 2**63 - 1")
+    return seed
+
+
 def end_token_ids(model: Lfm2VL, processor: Processor) -> set[int]:
     """Every id that ends an answer, of the configuration and of the tokenizer."""
     named = processor.tokenizer.id_of(processor.tokenizer.eos_token)
     return {*model.config.eos_token_ids, *([] if named is None else [named])}
-
-
-class StopStrings:
-    """Cuts a stream of text at the first stop string, even one spread over many pieces."""
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = tuple(stops)
-        self._held = ""
-        self.found = False
-
-    def add(self, text: str) -> str:
-        """Text that is safe to give out; what may become a stop string is held back."""
-        self._held += text
-        end = self._first_stop()
-        keep = max((self._overlap(stop) for stop in self._stops), default=0)
-        # A longer stop string that begins earlier may still be completed.
-        if end >= 0 and len(self._held) - keep >= end:
-            return self._cut(end)
-        given, self._held = (
-            self._held[: len(self._held) - keep],
-            self._held[len(self._held) - keep :],
-        )
-        return given
-
-    def finish(self) -> str:
-        """What was held back for nothing."""
-        if self.found:
-            return ""
-        end = self._first_stop()
-        return self._cut(end) if end >= 0 else self._held
-
-    def _first_stop(self) -> int:
-        """Where the earliest complete stop string begins, or -1."""
-        return min((at for at in map(self._held.find, self._stops) if at >= 0), default=-1)
-
-    def _cut(self, end: int) -> str:
-        self.found = True
-        given, self._held = self._held[:end], ""
-        return given
-
-    def _overlap(self, stop: str) -> int:
-        """Length of the longest end of the held text that begins `stop`."""
-        longest = min(len(stop) - 1, len(self._held))
-        return next((n for n in range(longest, 0, -1) if self._held.endswith(stop[:n])), 0)

@@ -1,7 +1,7 @@
 """Compiling functions: on a GPU, where it saves launches and the host's time."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import mlx.core as mx
 
@@ -12,7 +12,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def fused(function: Function) -> Function:
     """Make one kernel of a function of element-wise operations, for arrays of any shapes."""
-    return mx.compile(function, shapeless=True) if GPU else function
+    return cast(Function, mx.compile(function, shapeless=True)) if GPU else function
 
 
 def traced(function: Function) -> Function:
@@ -20,4 +20,4 @@ def traced(function: Function) -> Function:
 
     Arrays that it does not take as arguments are kept as they are at the first call.
     """
-    return mx.compile(function) if GPU else function
+    return cast(Function, mx.compile(function)) if GPU else function

@@ -73,7 +73,8 @@ class ShortConv(nn.Module):
         Returns:
             (B, C), and the window after this position.
         """
-        y, row = _gated_taps(*mx.split(self.in_proj(x), 3, axis=-1), window, taps)
+        b, c, x = mx.split(self.in_proj(x), 3, axis=-1)
+        y, row = _gated_taps(b, c, x, window, taps)
         return self.out_proj(y), (*window[1:], row)
 
     @property
@@ -105,10 +106,18 @@ class Attention(nn.Module):
         return self.out_proj(seen.transpose(0, 2, 1, 3).flatten(2))
 
     def project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        """(..., C) -> queries, keys and values, (..., heads, D), not yet rotated."""
-        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
-        q = mx.unflatten(q, -1, (self.num_heads, -1))
-        k, v = (mx.unflatten(part, -1, (self.num_key_value_heads, -1)) for part in (k, v))
+        """Queries, keys and values, not yet rotated.
+
+        (B, L, C) become (B, L, heads, D) each; one position, (B, C), becomes (B, heads, 1, D).
+        """
+        heads = [(self.num_heads, -1), *[(self.num_key_value_heads, -1)] * 2]
+        if x.ndim == 2:
+            heads = [(number, 1, size) for number, size in heads]
+        projected = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        q, k, v = (
+            part.reshape(*x.shape[:-1], *shape)
+            for part, shape in zip(projected, heads, strict=True)
+        )
         return self.q_layernorm(q), self.k_layernorm(k), v
 
     def attend(

@@ -1,6 +1,6 @@
 """Messages with images to what the model reads: ids, patches and their grids."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from PIL import Image
 from .config import ImageConfig, ImageOptions, read_image_config, restore_tiling
 from .errors import CheckpointError, InputError
 from .geometry import ImagePlan, plan_image
-from .image_file import ImageLimits, ImageSource, open_image
+from .image_file import ImageLimits, ImageSource, OpenedImage, open_image
 from .image_processor import process_image
 from .template import ChatTemplate, Message, guard_specials
 from .tokenizer import Tokenizer
@@ -37,6 +37,34 @@ class Inputs:
     @property
     def image_tokens(self) -> int:
         return sum(plan.image_tokens for plan in self.images)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt whose images are opened and planned, but not yet decoded.
+
+    Attributes:
+        input_ids: token ids, image tokens expanded.
+        images: per image its plan.
+    """
+
+    input_ids: list[int]
+    images: list[ImagePlan]
+    _opened: list[OpenedImage]
+    _config: ImageConfig
+
+    @property
+    def image_tokens(self) -> int:
+        return sum(plan.image_tokens for plan in self.images)
+
+    def decode(self) -> Iterator[list[np.ndarray]]:
+        """Decode one image after the other; yields the patches of its views, as `Inputs` has them.
+
+        Raises:
+            InputError: an image is damaged.
+        """
+        for image, plan in zip(self._opened, self.images, strict=True):
+            yield process_image(image.decode(), plan, self._config.resample)
 
 
 class Processor:
@@ -74,7 +102,31 @@ class Processor:
         add_generation_prompt: bool = True,
         max_length: int | None = None,
     ) -> Inputs:
-        """Prepare a conversation.
+        """Prepare a conversation, pixels included; arguments and errors as `read`."""
+        prompt = self.read(
+            messages,
+            options=options,
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            max_length=max_length,
+        )
+        return Inputs(
+            input_ids=prompt.input_ids,
+            pixel_values=[patches for views in prompt.decode() for patches in views],
+            spatial_shapes=[shape for plan in prompt.images for shape in plan.spatial_shapes],
+            images=prompt.images,
+        )
+
+    def read(
+        self,
+        messages: Sequence[Message],
+        *,
+        options: ImageOptions | None = None,
+        tools: Sequence[dict[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        max_length: int | None = None,
+    ) -> Prompt:
+        """Prepare a conversation up to its pixels.
 
         Args:
             messages: `{"role": ..., "content": ...}`; the content is text, or a list of
@@ -117,15 +169,7 @@ class Processor:
                 f"({sum(plan.image_tokens for plan in images)} of images), at most {max_length} "
                 "leave room for the answer; use fewer or smaller images, or a lower max_tokens"
             )
-        pixel_values = []
-        for image, plan in zip(opened, images, strict=True):
-            pixel_values += process_image(image.decode(), plan, config.resample)
-        return Inputs(
-            input_ids=input_ids,
-            pixel_values=pixel_values,
-            spatial_shapes=[shape for plan in images for shape in plan.spatial_shapes],
-            images=images,
-        )
+        return Prompt(input_ids, images, opened, config)
 
     def _expand(self, ids: list[int], images: list[ImagePlan]) -> list[int]:
         """Replace each image token by the markers and image tokens of its image."""

@@ -46,9 +46,9 @@ def make_sampler(sampling: Sampling, prompt_ids: Sequence[int], seed: int) -> Sa
     def sampler(logits: mx.array) -> mx.array:
         nonlocal seen
         if penalises and not seen:
-            counted = np.zeros((1, logits.shape[-1]), np.bool_)
-            counted[0, list(prompt_ids)] = True
-            seen = [mx.array(counted)]
+            counted = np.zeros((1, logits.shape[-1]), np.uint8)
+            counted[0, list(prompt_ids)] = 1
+            seen = [mx.array(counted) > 0]
         token, seen = choose(logits, seen, [next(keys)] if draws else [])
         return token
 

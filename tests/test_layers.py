@@ -30,13 +30,25 @@ LAYERS = [
     },
     {"hub", "image_file", "image_processor", "language", "pictures", "shards"},
     {"model", "processor"},
-    {"decoding"},
+    {"answer", "decoding"},
+    {"lookup"},
     {"adapters", "generation", "loading", "saving", "training"},
-    {"calibration", "conversion", "model_card", "quality"},
+    {"batching", "calibration", "conversion", "model_card", "quality"},
     {"commands"},
     {"cli", "convert", "fuse", "generate", "train"},
 ]
-MODEL_SIDE = {"attention", "cache", "decoding", "kernels", "language", "model", "projector", "vision", "sampling"}
+MODEL_SIDE = {
+    "attention",
+    "cache",
+    "decoding",
+    "kernels",
+    "language",
+    "lookup",
+    "model",
+    "projector",
+    "vision",
+    "sampling",
+}
 NEVER = {"torch", "transformers"}
 
 

@@ -18,7 +18,7 @@ from ..errors import InputError
 from .common import add_model_options, run_command
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
-    from ..generation import Result
+    from ..answer import Result
     from ..geometry import ImagePlan
     from ..image_file import ImageLimits, ImageSource
 

@@ -20,9 +20,12 @@ from scenes import (
     OVERSAMPLING,
     SHAPES,
     VIEW,
+    Box,
     Colour,
     Object,
+    Scene,
     World,
+    character_boxes,
     draw,
     draw_shape,
     make_scene,
@@ -205,3 +208,37 @@ def make_drill(random: stdlib_random.Random, world: World) -> tuple[Image.Image,
     what = "color" if other == "colour" else "shape"
     question = f"Name {what}, size and center of: {', '.join(keys)}."
     return draw(scene, train_style(random)), question, "; ".join(facts)
+
+
+def make_map(random: stdlib_random.Random, world: World) -> tuple[Image.Image, str, str]:
+    """A scene, and what is to be seen in the middle of each field of a grid laid over it.
+
+    The questions are those of the grids, and so is the place of each word of the answer: what is
+    new is that things have any place and size, and are larger than a field.
+    """
+    kind = random.choice(("colors", "shapes", "sizes", "characters", "characters"))
+    scene = make_scene(
+        random,
+        random.choice(("text", "text", "mixed") if kind == "characters" else ("shapes", "mixed")),
+        replace(world, square=True),
+    )
+    centres = [((x + 0.5) / SIDE, (y + 0.5) / SIDE) for y in range(SIDE) for x in range(SIDE)]
+    if kind == "characters":
+        found = [(box, character) for character, box in character_boxes(scene)]
+        return _draw(random, scene), "Read the grid.", "".join(_seen(found, centres))
+    name = {"colors": "colour", "shapes": "shape", "sizes": "size"}[kind]
+    found = [(item.box, getattr(item, name)) for item in scene.objects]
+    answer = " ".join(_seen(found, centres))
+    return _draw(random, scene), f"Name the {kind} of the grid.", f"{kind.capitalize()}: {answer}"
+
+
+def _seen(found: list[tuple[Box, str]], points: list[tuple[float, float]]) -> list[str]:
+    """The name of what is at each point, or EMPTY."""
+    return [
+        next((name for (x1, y1, x2, y2), name in found if x1 <= x < x2 and y1 <= y < y2), EMPTY)
+        for x, y in points
+    ]
+
+
+def _draw(random: stdlib_random.Random, scene: Scene) -> Image.Image:
+    return draw(scene, train_style(random))

@@ -133,6 +133,7 @@ class World:
         held_out: print words of the test split instead of those of the training split.
         easy: one or two objects, one line of at most 3 characters, no large canvas.
         large: share of canvases that are cut into tiles.
+        square: every canvas is one view of VIEW x VIEW pixels.
         tilt: most degrees that a text is turned by.
     """
 
@@ -140,6 +141,7 @@ class World:
     held_out: bool = False
     easy: bool = False
     large: float = 0.12
+    square: bool = False
     tilt: float = 0.0
 
 
@@ -281,6 +283,8 @@ def _make_canvas(
     random: stdlib_random.Random, world: World
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """((width, height), grid): mostly one view, sometimes large enough to be cut into tiles."""
+    if world.square:
+        return (VIEW, VIEW), (1, 1)
     if world.easy or random.random() >= world.large:
         area = VIEW**2 * random.uniform(0.75, 1.15)
         width = math.sqrt(area) * math.sqrt(random.uniform(0.7, 1.43))
@@ -455,6 +459,26 @@ def draw_shape(pen: ImageDraw.ImageDraw, item: Object, box: Box, outline: float)
             pen.polygon(points, fill=item.tint, outline=rim, width=edge)
         else:
             pen.polygon(points, fill=item.tint)
+
+
+def character_boxes(scene: Scene) -> list[tuple[str, Box]]:
+    """Every printed character and its place; of a text that is not tilted."""
+    if scene.text is None:
+        return []
+    width, height = (side * OVERSAMPLING for side in scene.size)
+    letter_height = round(scene.text.letter_height * OVERSAMPLING)
+    font = load_font(scene.text.font, letter_height)
+    layout = lay_out(scene.text.lines, scene.text.font, letter_height, scene.text.centred)
+    left, top = scene.text.box[0] * width, scene.text.box[1] * height
+    boxes = []
+    for line, origin in zip(scene.text.lines, layout.origins, strict=True):
+        for place, character in enumerate(line):
+            x1, y1, x2, y2 = font.getbbox(line[: place + 1], anchor="la")
+            x1 = font.getlength(line[:place])
+            x1, x2 = (origin[0] + left + x for x in (x1, x2))
+            y1, y2 = (origin[1] + top + y for y in (y1, y2))
+            boxes.append((character, (x1 / width, y1 / height, x2 / width, y2 / height)))
+    return boxes
 
 
 def _draw_text(canvas: Image.Image, text: Text) -> None:

@@ -1,0 +1,70 @@
+"""Prompt lookup: the same tokens as without, in fewer steps."""
+
+import mlx.core as mx
+import pytest
+
+from mlx_lfm2vl import InputError, Sampling, generate
+from mlx_lfm2vl.lookup import MOST, History
+
+GREEDY = Sampling()
+
+
+def test_what_followed_the_last_three_tokens_is_tried():
+    history = History([1, 2, 3, 4, 5, 9, 1, 2, 3])
+    assert history.draft(2) == [4, 5]
+    assert history.draft(8) == [4, 5, 9, 1, 2, 3, 4, 5]  # and so on
+    history.add(4)
+    assert history.draft(1) == [5]
+    history.add(7)
+    assert history.draft(5) == []
+
+
+def test_the_latest_place_counts():
+    history = History([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3])
+    assert history.draft(1) == [5]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 5])
+def test_a_rewound_cache_goes_on_as_if_nothing_had_come(tiny, count):
+    model, _ = tiny
+    ids = [7, 9, 11, 13, 15, 17, 19, 21]
+    decoder = model.language_model
+    fresh, rewound = model.make_cache(), model.make_cache()
+    for cache, more in ((fresh, []), (rewound, [30, 31, 32, 33, 34][:count])):
+        decoder(model.embed(ids[:3]), cache)
+        decoder(model.embed([*ids[3:5], *more]), cache)
+    rewound.rewind(count)
+    assert rewound.offset == fresh.offset == 5
+    for token in ids[5:]:
+        expected, actual = (decoder(model.embed([token]), cache) for cache in (fresh, rewound))
+        assert mx.allclose(expected, actual, atol=1e-6)
+
+
+@pytest.mark.parametrize("lookup", [1, 4, MOST])
+@pytest.mark.parametrize("prompt", ["a b c d a b c d a b c", "Say it again: one two three."])
+def test_the_answer_is_the_same(tiny, lookup, prompt):
+    plain = generate(*tiny, prompt, max_tokens=120, sampling=GREEDY)
+    copied = generate(*tiny, prompt, max_tokens=120, sampling=GREEDY, lookup=lookup)
+    assert copied.token_ids == plain.token_ids
+    assert copied.text == plain.text
+
+
+def test_an_answer_that_repeats_itself_takes_fewer_steps(tiny):
+    # A tiny random model falls into a loop sooner or later.
+    result = generate(*tiny, "Hi", max_tokens=400, sampling=GREEDY, lookup=8)
+    assert result.accepted_tokens > 60
+    assert result.drafted_tokens >= result.accepted_tokens
+
+
+@pytest.mark.parametrize(
+    ("lookup", "sampling", "message"),
+    [
+        (-1, GREEDY, "lookup -1 is not from 0 to"),
+        (MOST + 1, GREEDY, "is not from 0 to"),
+        (4, Sampling(temperature=0.1), "needs greedy sampling"),
+        (4, Sampling(repetition_penalty=1.05), "needs greedy sampling"),
+    ],
+)
+def test_what_would_change_the_answer_is_refused(tiny, lookup, sampling, message):
+    with pytest.raises(InputError, match=message):
+        generate(*tiny, "Hi", sampling=sampling, lookup=lookup)

@@ -101,6 +101,7 @@ def compiling() -> Iterator[None]:
         return patch.object(module, name, mx.compile(getattr(module, name), shapeless=True))
 
     with (
+        fused(model, "_standardise"),
         fused(language, "_gated_sum"),
         fused(language, "_gated_taps"),
         fused(language, "_swiglu"),

@@ -2,9 +2,11 @@
 
 import mlx.core as mx
 
+from .kernels import GPU
+
 # A CPU writes the scores to memory. Blocks below 32 MB are reused instead of mapped anew, and short
 # causal blocks leave out most of the half of the scores that is masked.
-QUERY_ROWS, CAUSAL_QUERY_ROWS = (2**30, 2**30) if mx.metal.is_available() else (512, 64)
+QUERY_ROWS, CAUSAL_QUERY_ROWS = (2**30, 2**30) if GPU else (512, 64)
 
 
 def attend(

@@ -6,8 +6,10 @@ from typing import Any, Self, cast
 
 import mlx.core as mx
 
+from .config import MAX_LOOKUP
+
 BLOCK = 256  # cache rows added at a time: growing by one would copy the cache at every token
-REWINDABLE = 32  # positions that one step may read and still give back
+REWINDABLE = MAX_LOOKUP + 1  # positions that one step may read and still give back
 
 Window = tuple[mx.array, ...]  # the last rows before a convolution, (B, C) each, oldest first
 

@@ -14,6 +14,7 @@ ARCHITECTURE = "Lfm2VlForConditionalGeneration"
 MAX_INTEGER = 2**31 - 1
 MAX_LAYERS = 1000
 MAX_TILES = 100  # the candidate grids of more take long to list
+MAX_LOOKUP = 31  # tokens guessed at a time
 MAX_JSON_BYTES = 64 * 2**20  # a real tokenizer.json has 18 MB
 
 
@@ -82,6 +83,18 @@ class Sampling:
                 raise InputError(f"{name} {getattr(self, name)} is out of range")
 
 
+def check_lookup(lookup: int, sampling: Sampling) -> None:
+    """Refuse what would not give the same answer.
+
+    Raises:
+        InputError: the number is out of range, or the sampling is not greedy.
+    """
+    if not 0 <= lookup <= MAX_LOOKUP:
+        raise InputError(f"lookup {lookup} is not from 0 to {MAX_LOOKUP}")
+    if lookup and (sampling.temperature > 0 or sampling.repetition_penalty != 1):
+        raise InputError("lookup needs greedy sampling: temperature 0 and repetition_penalty 1")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The whole network, and what its files say about its special ids and its quantization."""
@@ -114,6 +127,7 @@ class ImageConfig:
     image_mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     image_std: tuple[float, ...] = (0.5, 0.5, 0.5)
     use_image_special_tokens: bool = True
+    jpeg_draft: bool = True  # decode JPEGs at 1/2, 1/4 or 1/8 of their size where that is enough
 
     def __post_init__(self) -> None:
         block = self.encoder_patch_size * self.downsample_factor
@@ -147,6 +161,7 @@ class ImageOptions:
     min_tiles: int | None = None
     max_tiles: int | None = None
     use_thumbnail: bool | None = None
+    jpeg_draft: bool | None = None
 
     def apply(self, config: ImageConfig) -> ImageConfig:
         """The checkpoint's configuration with these options on top.

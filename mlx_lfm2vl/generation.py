@@ -9,10 +9,10 @@ import mlx.core as mx
 
 from .answer import Answer, Piece, Result, Timings
 from .cache import Cache
-from .config import ImageOptions, Sampling
+from .config import ImageOptions, Sampling, check_lookup
 from .decoding import DecodeStep, prefill
 from .errors import InputError
-from .lookup import Drafts, check_lookup, lookup_step
+from .lookup import Drafts, lookup_step
 from .model import Lfm2VL
 from .processor import Processor, Prompt
 from .sampling import make_sampler

@@ -64,8 +64,11 @@ class OpenedImage:
         size: (height, width) in pixels, the right way up.
     """
 
-    def __init__(self, image: Image.Image, name: str, limits: ImageLimits) -> None:
+    def __init__(
+        self, image: Image.Image, name: str, limits: ImageLimits, ours: bool = True
+    ) -> None:
         self.name, self._image, self._limits = name, image, limits
+        self._ours = ours  # nobody else has it, so its decoder's settings may be changed
         width, height = image.size
         if width * height > limits.max_pixels:
             raise InputError(
@@ -81,29 +84,42 @@ class OpenedImage:
         sideways = self._orientation in SIDEWAYS
         self.size = (width, height) if sideways else (height, width)
 
-    def decode(self) -> Image.Image:
+    def decode(self, at_least: tuple[int, int] | None = None) -> Image.Image:
         """The pixels the way a person would see them, RGB.
 
         EXIF rotation is applied, transparency goes over white, 16-bit images keep their range,
         palettes, grey and CMYK become RGB, wide-gamut profiles become sRGB, and an animation
         gives its first frame.
 
+        Args:
+            at_least: (height, width) that a JPEG may be reduced to while it is decoded, which is
+                done by a half, a quarter or an eighth; None for all of its pixels.
+
         Raises:
             InputError: the file is damaged.
         """
-        image = self._image
+        image, size = self._image, self.size
         if self._frames > 1 and image.format != "MPO":  # an MPO is one photo with previews
             logger.warning("%s has %d frames or pages: using the first", self.name, self._frames)
         try:
             with _our_rules(self._limits):
+                if at_least and self._ours and image.format == "JPEG":
+                    size = self._reduce(*at_least)
                 image.load()
             profile = image.info.get("icc_profile")
             image = _to_srgb(_over_white(_eight_bit(self._upright(image))), profile)
         except DECODE_ERRORS as error:
             raise InputError(f"{self.name} is damaged or not supported: {error}") from None
-        if (image.height, image.width) != self.size:
+        if (image.height, image.width) != size:
             raise InputError(f"{self.name} is damaged: it is not of the size its header says")
         return image
+
+    def _reduce(self, height: int, width: int) -> tuple[int, int]:
+        """Have a JPEG decoded smaller; returns the (height, width) it will have upright."""
+        sideways = self._orientation in SIDEWAYS
+        self._image.draft(None, (height, width) if sideways else (width, height))
+        width, height = self._image.size
+        return (width, height) if sideways else (height, width)
 
     def _upright(self, image: Image.Image) -> Image.Image:
         if self._orientation == 1:
@@ -126,7 +142,7 @@ def open_image(source: ImageSource, limits: ImageLimits) -> OpenedImage:
         NetworkError: a URL could not be fetched.
     """
     if isinstance(source, Image.Image):
-        return OpenedImage(source, "image", limits)
+        return OpenedImage(source, "image", limits, ours=False)
     name, data = ("image data", source) if isinstance(source, bytes) else _read(source, limits)
     if len(data) > limits.max_bytes:
         raise InputError(f"{name} has {len(data)} bytes, at most {limits.max_bytes} are read")

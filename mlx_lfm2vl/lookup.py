@@ -10,13 +10,10 @@ from typing import cast
 
 import mlx.core as mx
 
-from .cache import REWINDABLE, Cache
-from .config import Sampling
+from .cache import Cache
 from .decoding import DecodeStep, prefill
-from .errors import InputError
 from .model import Lfm2VL
 
-MOST = REWINDABLE - 1  # tokens guessed at a time
 NGRAM = 3  # tokens that must agree before what followed them is tried
 
 
@@ -31,18 +28,6 @@ class Drafts:
 
     tried: int = 0
     accepted: int = 0
-
-
-def check_lookup(lookup: int, sampling: Sampling) -> None:
-    """Refuse what would not give the same answer.
-
-    Raises:
-        InputError: the number is out of range, or the sampling is not greedy.
-    """
-    if not 0 <= lookup <= MOST:
-        raise InputError(f"lookup {lookup} is not from 0 to {MOST}")
-    if lookup and (sampling.temperature > 0 or sampling.repetition_penalty != 1):
-        raise InputError("lookup needs greedy sampling: temperature 0 and repetition_penalty 1")
 
 
 class History:
@@ -93,7 +78,7 @@ def lookup_step(
         inputs_embeds: (1, L, C) embedded prompt.
         cache: empty; takes prompt and answer.
         prompt_ids: L ids.
-        most: tokens guessed at a time, 1 to `MOST`.
+        most: tokens guessed at a time, 1 to `config.MAX_LOOKUP`.
         drafts: counts the guesses.
     """
 

@@ -9,13 +9,19 @@ import numpy as np
 
 from .cache import Cache
 from .config import ImageConfig, ModelConfig
+from .kernels import GPU, fused
 from .language import DecoderLayer, LanguageModel
 from .projector import MultiModalProjector
 from .vision import VisionTower
 
 # Patches encoded at a time: four full tiles keep a GPU busy, and memory flat for any image. A CPU,
 # whose attention is not fused, takes one tile.
-MAX_PATCHES = 4096 if mx.metal.is_available() else 1024
+MAX_PATCHES = 4096 if GPU else 1024
+
+
+@fused
+def _standardise(patches: mx.array, mean: mx.array, std: mx.array, like: mx.array) -> mx.array:
+    return ((patches.astype(mx.float32) - mean) / std).astype(like.dtype)
 
 
 class Lfm2VL(nn.Module):
@@ -87,16 +93,16 @@ class Lfm2VL(nn.Module):
         return mx.concatenate(features) if len(features) > 1 else features[0]
 
     def _normalise(self, patches: mx.array) -> mx.array:
-        dtype = self.vision_tower.post_layernorm.weight.dtype
+        weight = self.vision_tower.post_layernorm.weight
         if patches.dtype != mx.uint8:
-            return patches.astype(dtype)
+            return patches.astype(weight.dtype)
         config = self.image_config
         pixels = patches.shape[-1] // 3  # (row, column, channel) order: RGB repeats
         mean, std = (
             mx.array([value / config.rescale_factor for value in values] * pixels)
             for values in (config.image_mean, config.image_std)
         )
-        return ((patches.astype(mx.float32) - mean) / std).astype(dtype)
+        return _standardise(patches, mean, std, weight)
 
     def embed(self, input_ids: Sequence[int], features: mx.array | None = None) -> mx.array:
         """Embed a prompt, with image features in place of its image tokens.

@@ -64,7 +64,8 @@ class Prompt:
             InputError: an image is damaged.
         """
         for image, plan in zip(self._opened, self.images, strict=True):
-            yield process_image(image.decode(), plan, self._config.resample)
+            pixels = image.decode(plan.canvas if self._config.jpeg_draft else None)
+            yield process_image(pixels, plan, self._config.resample)
 
 
 class Processor:

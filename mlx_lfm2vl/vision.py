@@ -9,6 +9,7 @@ from mlx.nn.utils import checkpoint
 
 from .attention import attend
 from .config import VisionConfig
+from .kernels import GPU, fused
 
 MAX_GRIDS = 64  # resized position tables kept at a time
 
@@ -24,8 +25,7 @@ def gelu_exp(x: mx.array) -> mx.array:
     return x / (1 + mx.exp(mx.minimum(power, 80)))  # the gradient of an infinite exp is NaN
 
 
-# Compiled on a GPU only: on a CPU it would start g++.
-gelu_tanh = mx.compile(gelu_sigmoid, shapeless=True) if mx.metal.is_available() else gelu_exp
+gelu_tanh = fused(gelu_sigmoid) if GPU else gelu_exp
 
 
 @lru_cache(maxsize=256)

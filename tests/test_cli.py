@@ -58,6 +58,7 @@ def test_json_is_one_object_with_every_documented_key(picture, capsys):
         "prompt_tokens",
         "image_tokens",
         "completion_tokens",
+        "lookup",
         "finish_reason",
         "sampling",
         "images",

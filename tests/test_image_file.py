@@ -14,7 +14,7 @@ from pictures import make_picture
 from PIL import Image, ImageCms
 
 from mlx_lfm2vl.errors import InputError
-from mlx_lfm2vl.image_file import ImageLimits, load_image
+from mlx_lfm2vl.image_file import ImageLimits, load_image, open_image
 
 LIMITS = ImageLimits()
 
@@ -288,3 +288,55 @@ def test_malformed_sources_are_one_line(source):
     with pytest.raises(InputError) as error:
         load_image(source, ImageLimits(allow_url=True))
     assert "\n" not in str(error.value)
+
+
+def photo(width: int, height: int, **options) -> bytes:
+    """A smooth picture with a little noise, as a JPEG file."""
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    smooth = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
+    noisy = smooth + rng.normal(0, 4, smooth.shape)
+    picture = Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
+    return encoded(picture, "jpeg", quality=90, **options)
+
+
+@pytest.mark.parametrize(
+    ("at_least", "size"),
+    [
+        ((150, 200), (150, 200)),  # a quarter
+        ((151, 200), (300, 400)),
+        ((75, 50), (75, 100)),  # an eighth
+        ((1, 1), (75, 100)),
+        ((600, 800), (600, 800)),
+        ((900, 100), (600, 800)),
+        (None, (600, 800)),
+    ],
+)
+def test_a_jpeg_is_decoded_no_larger_than_it_must_be(at_least, size):
+    opened = open_image(photo(800, 600), ImageLimits())
+    assert opened.size == (600, 800)
+    image = opened.decode(at_least)
+    assert (image.height, image.width) == size
+
+
+def test_a_reduced_jpeg_is_turned_the_right_way_up():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    opened = open_image(photo(800, 600, exif=exif), ImageLimits())
+    assert opened.size == (800, 600)
+    image = opened.decode((390, 300))
+    assert (image.height, image.width) == (400, 300)
+    whole = open_image(photo(800, 600, exif=exif), ImageLimits()).decode()
+    difference = np.asarray(image).astype(int) - np.asarray(whole.resize((300, 400)))
+    assert np.abs(difference).mean() < 3
+
+
+def test_someone_elses_image_keeps_its_size():
+    theirs = Image.open(io.BytesIO(photo(800, 600)))
+    assert open_image(theirs, ImageLimits()).decode((10, 10)).size == (800, 600)
+    assert theirs.size == (800, 600)
+
+
+def test_only_jpegs_are_reduced():
+    png = encoded(make_picture(64, 64, 1))
+    assert open_image(png, ImageLimits()).decode((8, 8)).size == (64, 64)

@@ -12,7 +12,8 @@ import mlx_lfm2vl
 PACKAGE = Path(mlx_lfm2vl.__file__).parent
 LAYERS = [
     {"errors"},
-    {"attention", "config", "kernels"},
+    {"config", "kernels"},
+    {"attention"},
     {
         "arrays",
         "cache",

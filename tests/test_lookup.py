@@ -4,7 +4,8 @@ import mlx.core as mx
 import pytest
 
 from mlx_lfm2vl import InputError, Sampling, generate
-from mlx_lfm2vl.lookup import MOST, History
+from mlx_lfm2vl.config import MAX_LOOKUP
+from mlx_lfm2vl.lookup import History
 
 GREEDY = Sampling()
 
@@ -40,7 +41,7 @@ def test_a_rewound_cache_goes_on_as_if_nothing_had_come(tiny, count):
         assert mx.allclose(expected, actual, atol=1e-6)
 
 
-@pytest.mark.parametrize("lookup", [1, 4, MOST])
+@pytest.mark.parametrize("lookup", [1, 4, MAX_LOOKUP])
 @pytest.mark.parametrize("prompt", ["a b c d a b c d a b c", "Say it again: one two three."])
 def test_the_answer_is_the_same(tiny, lookup, prompt):
     plain = generate(*tiny, prompt, max_tokens=120, sampling=GREEDY)
@@ -60,7 +61,7 @@ def test_an_answer_that_repeats_itself_takes_fewer_steps(tiny):
     ("lookup", "sampling", "message"),
     [
         (-1, GREEDY, "lookup -1 is not from 0 to"),
-        (MOST + 1, GREEDY, "is not from 0 to"),
+        (MAX_LOOKUP + 1, GREEDY, "is not from 0 to"),
         (4, Sampling(temperature=0.1), "needs greedy sampling"),
         (4, Sampling(repetition_penalty=1.05), "needs greedy sampling"),
     ],

@@ -1,6 +1,7 @@
 """Messages and images to prompts: published counts, third-party fixtures, refusals."""
 
 import dataclasses
+import io
 import json
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from mlx_lfm2vl.config import ImageConfig, ImageOptions
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.geometry import plan_image
-from mlx_lfm2vl.image_file import ImageLimits
+from mlx_lfm2vl.image_file import ImageLimits, OpenedImage
 from mlx_lfm2vl.image_processor import process_image
 from mlx_lfm2vl.processor import Processor, user_message
 
@@ -214,3 +215,34 @@ def test_third_party_prompt_expansions(fixture):
         expanded = [token for plan in plans for token in processor.image_ids(plan)]
         markers = {3, 4, 5, 6, *WordTokenizer.labels.values()}
         assert expanded == [token for token in ids if token in markers]
+
+
+def test_huge_jpegs_are_planned_alike_and_shown_nearly_alike(real):
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    file = io.BytesIO()
+    small.resize((4000, 3000), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+    fast, exact = (
+        real(user_message("Hi", [file.getvalue()]), options=ImageOptions(jpeg_draft=draft))
+        for draft in (None, False)
+    )
+    assert fast.input_ids == exact.input_ids
+    assert fast.images == exact.images
+    assert fast.spatial_shapes == exact.spatial_shapes
+    for one, other in zip(fast.pixel_values, exact.pixel_values, strict=True):
+        assert np.abs(one.astype(int) - other).mean() < 1
+    assert any((a != b).any() for a, b in zip(fast.pixel_values, exact.pixel_values, strict=True))
+
+
+def test_images_are_decoded_one_at_a_time(real, monkeypatch):
+    decoded = []
+    original = OpenedImage.decode
+    monkeypatch.setattr(
+        OpenedImage, "decode", lambda self, *a: (decoded.append(1), original(self, *a))[1]
+    )
+    prompt = real.read(user_message("Hi", [make_picture(40, 40, i) for i in range(3)]))
+    assert not decoded
+    views = prompt.decode()
+    for count in (1, 2, 3):
+        next(views)
+        assert len(decoded) == count

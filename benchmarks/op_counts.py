@@ -29,7 +29,7 @@ from mlx_lfm2vl.config import (
     TextConfig,
     VisionConfig,
 )
-from mlx_lfm2vl.decoding import DecodeStep
+from mlx_lfm2vl.decoding import DecodeStep, prefill
 from mlx_lfm2vl.model import Lfm2VL
 from mlx_lfm2vl.sampling import make_sampler
 
@@ -107,7 +107,7 @@ def compiling() -> Iterator[None]:
         fused(language, "_swiglu"),
         patch.object(decoding, "traced", mx.compile),
         patch.object(sampling, "traced", mx.compile),
-        patch.object(vision, "gelu_tanh", mx.compile(vision.gelu_sigmoid, shapeless=True)),
+        patch.object(vision, "gelu_tanh", mx.compile(vision.gelu_sigmoid)),
     ):
         yield
 
@@ -245,6 +245,15 @@ def decode_step(model: Lfm2VL, settings: Sampling) -> Cost:
     return Cost(more.kernels - fewer.kernels, more.chain - fewer.chain)
 
 
+def prompt_pass(model: Lfm2VL) -> Cost:
+    """A prompt through the decoder."""
+    cache = model.make_cache()
+    embeds = model.embed(range(PROMPT))
+    mx.eval(embeds)
+    with metal_view():
+        return Cost.of(graph(prefill(model, embeds, cache), *cache.arrays))
+
+
 def image_embeddings(model: Lfm2VL, views: list[tuple[int, int]]) -> Cost:
     """From uint8 patches to the decoder's input, for the first image of these shapes."""
     patch_size = 3 * model.config.vision.patch_size**2
@@ -260,6 +269,7 @@ def main() -> None:
     rows = {
         "decode step, greedy": decode_step(model, Sampling()),
         "decode step, Liquid's sampling": decode_step(model, LIQUIDS),
+        "prompt": prompt_pass(model),
         "image of 1 view": image_embeddings(model, SEVEN_VIEWS[:1]),
         "image of 7 views": image_embeddings(model, SEVEN_VIEWS),
     }

@@ -19,25 +19,28 @@ def _gated_taps(
 ) -> tuple[mx.array, mx.array]:
     """The convolution of one position, c * sum of taps, and the row b * x that it adds."""
     row = b * x
-    return c * _sum_of_taps([*before, row], weights), row
+    return _gated_sum(c, [*before, row], weights), row
 
 
 @fused
 def _gated_sum(c: mx.array, rows: Sequence[mx.array], weights: Sequence[mx.array]) -> mx.array:
-    return c * _sum_of_taps(rows, weights)
-
-
-def _sum_of_taps(rows: Sequence[mx.array], weights: Sequence[mx.array]) -> mx.array:
-    total = rows[0] * weights[0]
-    for row, weight in zip(rows[1:], weights[1:], strict=True):
-        total = total + row * weight
-    return total
+    # In float32, which costs nothing inside a kernel.
+    first, *others = (
+        row.astype(mx.float32) * weight.astype(mx.float32)
+        for row, weight in zip(rows, weights, strict=True)
+    )
+    total = first
+    for other in others:
+        total = total + other
+    return (c.astype(mx.float32) * total).astype(c.dtype)
 
 
 @fused
 def _swiglu(gate: mx.array, x: mx.array) -> mx.array:
-    # silu(gate) * x; the gradient of an infinite exp is NaN.
-    return gate * x / (1 + mx.exp(mx.minimum(-gate, 80)))
+    # silu(gate) * x, in float32: the product may leave float16's range before it is divided. The
+    # gradient of an infinite exp is NaN.
+    wide = gate.astype(mx.float32)
+    return (wide * x.astype(mx.float32) / (1 + mx.exp(mx.minimum(-wide, 80)))).astype(gate.dtype)
 
 
 class ShortConv(nn.Module):

@@ -8,10 +8,12 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .arrays import named_arrays
+from .chip import prepare_device, read_chip
 from .config import ImageConfig, ModelConfig, read_model_config
 from .errors import CheckpointError, InputError
 from .hub import find_checkpoint
 from .image_file import ImageLimits
+from .kernels import GPU
 from .model import Lfm2VL
 from .processor import Processor
 from .quantization import written_scheme
@@ -35,7 +37,8 @@ def load(
         model: a folder, or a repo id on the Hub.
         revision: branch, tag or commit of a repo.
         dtype: "float32", "float16" or "bfloat16" for everything that is not quantized; None
-            keeps the file's on a GPU, and takes float32 on a CPU, where halves are slow.
+            keeps the file's on a GPU, but for bfloat16 on an M1 or M2, which takes float16; and
+            takes float32 on a CPU, where halves are slow.
         limits: caps on the images the processor accepts.
 
     Raises:
@@ -64,9 +67,20 @@ def load_model(
     Raises:
         CheckpointError: ids, sizes or tensors contradict each other.
     """
+    chip = read_chip()
+    prepare_device(chip)
     model, weights = open_checkpoint(folder, config, processor)
-    target = DTYPES[dtype] if dtype else None if mx.metal.is_available() else mx.float32
-    model.load_weights([(name, cast_floats(value, target)) for name, value in weights.items()])
+
+    def target(written: mx.Dtype) -> mx.Dtype | None:
+        if dtype:
+            return DTYPES[dtype]
+        if not GPU:
+            return mx.float32
+        return chip.half if written == mx.bfloat16 else None
+
+    cast = [(name, cast_floats(value, target(value.dtype))) for name, value in weights.items()]
+    model.load_weights(cast)
+    del cast
     del weights
     model.eval()
     try:

@@ -9,6 +9,8 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import host_syncs  # noqa: E402
+import mlx.core as mx  # noqa: E402
+import op_counts  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -32,3 +34,41 @@ def test_the_counter_sees_waits():
         mx.async_eval(x + 1)
     assert syncs.total == 4
     assert syncs.count["mx.eval"] == 1
+
+
+@pytest.fixture(scope="module")
+def decoder_of_16_layers():
+    return op_counts.make_model()
+
+
+@pytest.mark.parametrize(
+    ("sampling", "kernels", "chain"),
+    [(op_counts.Sampling(), 228, 182), (op_counts.LIQUIDS, 228 - 1 + 8, 182 - 1 + 6)],
+    ids=["greedy", "recommended"],
+)
+def test_a_decode_step_is_no_more_kernels_and_no_longer_chain(
+    decoder_of_16_layers, sampling, kernels, chain
+):
+    cost = op_counts.decode_step(decoder_of_16_layers, sampling)
+    assert cost.kernels.total() <= kernels
+    assert cost.chain <= chain
+
+
+def test_an_image_is_no_more_kernels_than_counted(decoder_of_16_layers):
+    one = op_counts.image_embeddings(decoder_of_16_layers, op_counts.SEVEN_VIEWS[:1])
+    seven = op_counts.image_embeddings(decoder_of_16_layers, op_counts.SEVEN_VIEWS)
+    assert (one.kernels.total(), one.chain) <= (161, 133)
+    assert (seven.kernels.total(), seven.chain) <= (472, 134)
+
+
+def test_the_count_sees_one_kernel_more(decoder_of_16_layers, monkeypatch):
+    fewer = op_counts.prompt_pass(decoder_of_16_layers)
+    original = op_counts.language._gated_sum
+
+    def summed(c, rows, weights):
+        return original(c, rows, weights) + mx.sum(c)
+
+    monkeypatch.setattr(op_counts.language, "_gated_sum", summed)
+    more = op_counts.prompt_pass(decoder_of_16_layers)
+    assert more.kernels["Sum"] == fewer.kernels["Sum"] + 10
+    assert more.chain > fewer.chain

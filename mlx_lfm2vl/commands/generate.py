@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # heavy imports wait until the arguments are right
     from ..answer import Result
     from ..geometry import ImagePlan
     from ..image_file import ImageLimits, ImageSource
+    from ..model import Lfm2VL
 
 EPILOG = """\
 exit codes: 0 answered, 1 failed, 2 wrong use or bad input, 130 interrupted
@@ -104,6 +106,10 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="TEXT",
         help="end the answer here; repeatable",
     )
+    device = parser.add_argument_group("GPU memory (the defaults follow the Mac's)")
+    add = device.add_argument
+    add("--cache-limit", type=float, metavar="GB", help="of freed memory kept to be used again")
+    add("--wired-limit", type=float, metavar="GB", help="of memory that is never paged out")
     output = parser.add_argument_group("output")
     add = output.add_argument
     add("--json", action="store_true", help="print one JSON object instead of the text")
@@ -158,6 +164,10 @@ def _check_early(
     from ..image_file import is_url, open_image
 
     check_lookup(options.lookup, _sampling(options, Sampling()))
+    for name in ("cache_limit", "wired_limit"):
+        size = getattr(options, name)
+        if size is not None and not 0 <= size < 1e4:
+            raise InputError(f"--{name.replace('_', '-')} {size} is not from 0 to 10000 GB")
     if options.max_tokens < 1:
         raise InputError(f"--max-tokens {options.max_tokens} is not positive")
     if not all(options.stop):
@@ -229,8 +239,10 @@ def _answer(options: argparse.Namespace) -> int:
 
         load_adapter(model, options.adapter)
     sampling = _sampling(options, model.config.sampling)
+    limits_set = _limit_memory(options, model)
     if options.verbose:
         _say(f"sampling: {_settings(sampling)}")
+        _say(f"device: {limits_set}")
     pieces = stream_generate(
         model,
         processor,
@@ -265,6 +277,26 @@ def _answer(options: argparse.Namespace) -> int:
     if options.verbose:
         _report(result)
     return 0
+
+
+def _limit_memory(options: argparse.Namespace, model: Lfm2VL) -> str:
+    """Set the limits that suit model and device, or those asked for; returns what was chosen."""
+    from ..arrays import named_arrays
+    from ..chip import choose_limits, set_limits
+
+    arrays = named_arrays(model.parameters()).values()
+    limits = choose_limits(sum(array.nbytes for array in arrays))
+    given = {"cache": options.cache_limit, "wired": options.wired_limit}
+    asked = {name: int(size * 1e9) for name, size in given.items() if size is not None}
+    limits = replace(limits, **asked)
+    set_limits(limits)
+    floats = {str(array.dtype).removeprefix("mlx.core.") for array in arrays} - {"uint32"}
+    sizes = [
+        f"{name} limit {'as MLX has it' if size is None else f'{size / 1e9:.1f} GB'}"
+        for name, size in asdict(limits).items()
+    ]
+    ops = os.environ.get("MLX_MAX_OPS_PER_BUFFER", "as MLX has it")
+    return ", ".join([" and ".join(sorted(floats)), *sizes, f"operations per buffer {ops}"])
 
 
 def _as_json(result: Result, model: str) -> dict[str, Any]:

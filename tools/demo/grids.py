@@ -217,11 +217,10 @@ def make_map(random: stdlib_random.Random, world: World) -> tuple[Image.Image, s
     new is that things have any place and size, and are larger than a field.
     """
     kind = random.choice(("colors", "shapes", "sizes", "characters", "characters"))
-    scene = make_scene(
-        random,
-        random.choice(("text", "text", "mixed") if kind == "characters" else ("shapes", "mixed")),
-        replace(world, square=True),
-    )
+    kinds = ("text", "text", "mixed") if kind == "characters" else ("shapes", "mixed")
+    square = replace(world, square=True)
+    tries = [make_scene(random, random.choice(kinds), square) for _ in range(3)]
+    scene = max(tries, key=_fullness)
     centres = [((x + 0.5) / SIDE, (y + 0.5) / SIDE) for y in range(SIDE) for x in range(SIDE)]
     if kind == "characters":
         found = [(box, character) for character, box in character_boxes(scene)]
@@ -230,6 +229,10 @@ def make_map(random: stdlib_random.Random, world: World) -> tuple[Image.Image, s
     found = [(item.box, getattr(item, name)) for item in scene.objects]
     answer = " ".join(_seen(found, centres))
     return _draw(random, scene), f"Name the {kind} of the grid.", f"{kind.capitalize()}: {answer}"
+
+
+def _fullness(scene: Scene) -> int:
+    return len(scene.objects) + sum(map(len, scene.text.lines if scene.text else ()))
 
 
 def _seen(found: list[tuple[Box, str]], points: list[tuple[float, float]]) -> list[str]:

@@ -1,0 +1,82 @@
+"""What suits the Mac's chip: the number type, the size of command buffers, memory limits.
+
+Follows measurements by others, none of them ours: M1 and M2 have no matrix products in bfloat16,
+and float16 reads prompts 20 to 34 % faster there; up to the M4 an Ultra decodes 5 to 13 % faster
+with long command buffers.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from .mac import cpu_brand
+
+OPS_PER_BUFFER = ("MLX_MAX_OPS_PER_BUFFER", "1000")  # MLX reads it when it first uses the GPU
+CACHE_SHARE, SMALLEST_CACHE = 1 / 16, 256 * 2**20  # of the memory, for buffers to be used again
+WIRED_FROM = 0.4  # weights of this share of what the GPU may use are kept from being paged out
+
+
+@dataclass(frozen=True)
+class Chip:
+    """An Apple chip.
+
+    Attributes:
+        generation: 1 for an M1 and so on; 0 if this is none of them.
+        ultra: two chips in one.
+    """
+
+    generation: int = 0
+    ultra: bool = False
+
+    @property
+    def half(self) -> mx.Dtype:
+        """The 16-bit type in which it computes fastest."""
+        return mx.float16 if 1 <= self.generation <= 2 else mx.bfloat16
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bytes; None leaves what MLX has chosen.
+
+    Attributes:
+        cache: freed buffers that are kept to be used again.
+        wired: memory that is kept from being paged out.
+    """
+
+    cache: int | None = None
+    wired: int | None = None
+
+
+def read_chip() -> Chip:
+    """The chip of this Mac."""
+    brand = re.fullmatch(r"Apple M(\d+)(?: (\w+))?", cpu_brand())
+    return Chip(int(brand[1]), brand[2] == "Ultra") if brand else Chip()
+
+
+def prepare_device(chip: Chip) -> None:
+    """Choose the size of command buffers, before MLX is used, unless the environment says it."""
+    if chip.ultra and chip.generation <= 4:
+        os.environ.setdefault(*OPS_PER_BUFFER)
+
+
+def choose_limits(weight_bytes: int) -> Limits:
+    """What suits a model on this device; nothing on a CPU."""
+    info = mx.device_info()
+    memory = info.get("memory_size")
+    working_set = info.get("max_recommended_working_set_size")
+    if not isinstance(memory, int) or not isinstance(working_set, int):
+        return Limits()
+    return Limits(
+        cache=max(SMALLEST_CACHE, int(memory * CACHE_SHARE)),
+        wired=working_set if weight_bytes > WIRED_FROM * working_set else None,
+    )
+
+
+def set_limits(limits: Limits) -> None:
+    """Tell MLX; it holds for the process."""
+    if limits.cache is not None:
+        mx.set_cache_limit(limits.cache)
+    if limits.wired is not None:
+        mx.set_wired_limit(limits.wired)

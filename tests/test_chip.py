@@ -1,0 +1,103 @@
+"""What is chosen for which chip."""
+
+import mlx.core as mx
+import pytest
+
+from mlx_lfm2vl import chip, loading
+from mlx_lfm2vl.chip import Chip, Limits, choose_limits, prepare_device, read_chip, set_limits
+
+GB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("brand", "expected"),
+    [
+        ("Apple M1", Chip(1)),
+        ("Apple M2 Pro", Chip(2)),
+        ("Apple M3 Ultra", Chip(3, ultra=True)),
+        ("Apple M12 Max", Chip(12)),
+        ("Intel(R) Core(TM) i7", Chip()),
+        ("", Chip()),
+    ],
+)
+def test_the_brand_tells_the_chip(monkeypatch, brand, expected):
+    monkeypatch.setattr(chip, "cpu_brand", lambda: brand)
+    assert read_chip() == expected
+
+
+@pytest.mark.parametrize(
+    ("generation", "half"),
+    [(0, mx.bfloat16), (1, mx.float16), (2, mx.float16), (3, mx.bfloat16), (5, mx.bfloat16)],
+)
+def test_bfloat16_begins_with_the_m3(generation, half):
+    assert Chip(generation).half == half
+
+
+@pytest.mark.parametrize(
+    ("where", "given", "expected"),
+    [
+        (Chip(1, ultra=True), None, "1000"),
+        (Chip(3, ultra=True), "77", "77"),
+        (Chip(5, ultra=True), None, None),
+        (Chip(2), None, None),
+    ],
+)
+def test_long_command_buffers_are_for_ultras_before_the_m5(monkeypatch, where, given, expected):
+    import os
+
+    monkeypatch.delenv("MLX_MAX_OPS_PER_BUFFER", raising=False)
+    if given:
+        monkeypatch.setenv("MLX_MAX_OPS_PER_BUFFER", given)
+    prepare_device(where)
+    assert os.environ.get("MLX_MAX_OPS_PER_BUFFER") == expected
+    monkeypatch.delenv("MLX_MAX_OPS_PER_BUFFER", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("memory", "weights", "expected"),
+    [
+        (8 * GB, GB, Limits(cache=GB // 2)),
+        (2 * GB, GB // 4, Limits(cache=GB // 4)),
+        (16 * GB, 6 * GB, Limits(cache=GB, wired=12 * GB)),
+        (128 * GB, 6 * GB, Limits(cache=8 * GB)),
+    ],
+)
+def test_limits_follow_memory_and_model(monkeypatch, memory, weights, expected):
+    info = {"memory_size": memory, "max_recommended_working_set_size": memory * 3 // 4}
+    monkeypatch.setattr(mx, "device_info", lambda: info)
+    assert choose_limits(weights) == expected
+
+
+def test_a_cpu_has_no_limits():
+    assert choose_limits(GB) == Limits()
+
+
+def test_limits_are_set_where_there_are_any(monkeypatch):
+    calls = []
+    monkeypatch.setattr(mx, "set_cache_limit", lambda n: calls.append(("cache", n)))
+    monkeypatch.setattr(mx, "set_wired_limit", lambda n: calls.append(("wired", n)))
+    set_limits(Limits())
+    set_limits(Limits(cache=1, wired=2))
+    assert calls == [("cache", 1), ("wired", 2)]
+
+
+@pytest.mark.parametrize(
+    ("generation", "asked", "expected"),
+    [(2, None, mx.float16), (3, None, mx.bfloat16), (2, "bfloat16", mx.bfloat16)],
+)
+def test_a_bfloat16_checkpoint_is_float16_on_an_m2(monkeypatch, wide, generation, asked, expected):
+    model, _ = loading.load(wide, dtype="bfloat16")
+    from mlx_lfm2vl.saving import write_weights
+
+    folder = wide.parent / "half"
+    if not folder.exists():
+        import shutil
+
+        shutil.copytree(wide, folder)
+        write_weights(model, folder)
+    monkeypatch.setattr(loading, "GPU", True)
+    monkeypatch.setattr(loading, "read_chip", lambda: Chip(generation))
+    model, _ = loading.load(folder, dtype=asked)
+    assert model.language_model.layers[0].feed_forward.w1.weight.dtype == expected
+    model, _ = loading.load(wide)  # a float16 file stays as it is
+    assert model.language_model.layers[0].feed_forward.w1.weight.dtype == mx.float16

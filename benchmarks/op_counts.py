@@ -20,7 +20,7 @@ from unittest.mock import patch
 import mlx.core as mx
 import numpy as np
 
-from mlx_lfm2vl import Sampling, decoding, language, model, sampling, vision
+from mlx_lfm2vl import Sampling, decoding, kernels, language, model, sampling, vision
 from mlx_lfm2vl import attention as attention_module
 from mlx_lfm2vl.config import (
     ImageConfig,
@@ -101,6 +101,7 @@ def compiling() -> Iterator[None]:
         return patch.object(module, name, mx.compile(getattr(module, name), shapeless=True))
 
     with (
+        patch.object(kernels, "GPU", True),
         fused(model, "_standardise"),
         fused(language, "_gated_sum"),
         fused(language, "_gated_taps"),
@@ -135,8 +136,7 @@ def metal_view() -> Iterator[None]:
         patch.object(mx.fast, "rope", rope),
         patch.object(mx.fast, "scaled_dot_product_attention", attention),
         patch.object(mx, "async_eval", lambda *_arrays: None),
-        patch.object(attention_module, "QUERY_ROWS", 2**30),
-        patch.object(attention_module, "CAUSAL_QUERY_ROWS", 2**30),
+        patch.object(attention_module, "GPU", True),
         patch.object(model, "MAX_PATCHES", 4096),
     ):
         yield

@@ -10,7 +10,7 @@ from mlx.nn.utils import checkpoint
 from .attention import attend
 from .cache import Cache, ConvCache, KeyValueCache, Place, Window
 from .config import TextConfig
-from .kernels import fused
+from .kernels import exp, fused
 
 
 @fused
@@ -40,7 +40,7 @@ def _swiglu(gate: mx.array, x: mx.array) -> mx.array:
     # silu(gate) * x, in float32: the product may leave float16's range before it is divided. The
     # gradient of an infinite exp is NaN.
     wide = gate.astype(mx.float32)
-    return (wide * x.astype(mx.float32) / (1 + mx.exp(mx.minimum(-wide, 80)))).astype(gate.dtype)
+    return (wide * x.astype(mx.float32) / (1 + exp(mx.minimum(-wide, 80)))).astype(gate.dtype)
 
 
 class ShortConv(nn.Module):

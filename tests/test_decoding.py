@@ -7,7 +7,7 @@ import pytest
 from conftest import relative_error
 from test_model import TEXT, lively
 
-from mlx_lfm2vl import decoding, language, sampling
+from mlx_lfm2vl import decoding, kernels, language, sampling
 from mlx_lfm2vl.cache import Cache
 from mlx_lfm2vl.config import (
     ImageConfig,
@@ -53,6 +53,7 @@ def model():
 @pytest.fixture
 def compiling(monkeypatch):
     """Compile on this CPU what is compiled on a GPU."""
+    monkeypatch.setattr(kernels, "GPU", True)
     for module in (decoding, sampling):
         monkeypatch.setattr(module, "traced", mx.compile)
     for name in ("_gated_sum", "_gated_taps", "_swiglu"):

@@ -20,6 +20,7 @@ from mlx_lfm2vl.config import (
     TextConfig,
     VisionConfig,
 )
+from mlx_lfm2vl.kernels import exp
 from mlx_lfm2vl.language import LanguageModel, _swiglu
 from mlx_lfm2vl.model import Lfm2VL
 from mlx_lfm2vl.projector import pixel_unshuffle
@@ -181,19 +182,40 @@ def test_views_in_small_batches_equal_one_batch(encoder, monkeypatch):
     assert_close(encoder.encode_images(patches, [(6, 6)] * 5), whole)
 
 
-def test_attention_in_blocks_of_queries_equals_one_block(encoder, monkeypatch):
-    whole = encoder.encode_images(views(1, (6, 6)), [(6, 6)])
-    monkeypatch.setattr("mlx_lfm2vl.attention.QUERY_ROWS", 10)
-    assert_close(encoder.encode_images(views(1, (6, 6)), [(6, 6)]), whole)
-
-
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("cached", [0, 5])
-def test_causal_attention_in_blocks_of_queries_equals_one_block(cached, monkeypatch):
-    sizes = ((6, 11), (3, 11 + cached), (3, 11 + cached))
-    q, k, v = (mx.random.normal((2, heads, rows, 8)) for heads, rows in sizes)
-    whole = attend(q, k, v, 0.3, causal=True)
-    monkeypatch.setattr("mlx_lfm2vl.attention.CAUSAL_QUERY_ROWS", 4)
-    assert_close(attend(q, k, v, 0.3, causal=True), whole)
+def test_attention_in_blocks_of_queries_equals_mlxs(cached, causal, monkeypatch):
+    sizes = ((6, 40), (3, 40 + cached), (3, 40 + cached))
+    q, k, v = (3 * mx.random.normal((2, heads, rows, 8)) for heads, rows in sizes)
+    mask = "causal" if causal else None
+    expected = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.3, mask=mask)
+    for size in (2**30, 17 * 2 * 6 * sizes[1][1] * 4, 1):
+        monkeypatch.setattr("mlx_lfm2vl.attention.BLOCK_BYTES", size)
+        assert_close(attend(q, k, v, 0.3, causal=causal), expected, 1e-6)
+
+
+def test_attention_in_blocks_has_the_gradients_of_mlxs():
+    q, k, v = (mx.random.normal((1, 4, 20, 8)) for _ in range(3))
+
+    def ours(*parts):
+        return (attend(*parts, 0.3, causal=True) ** 2).sum()
+
+    def theirs(*parts):
+        fused = mx.fast.scaled_dot_product_attention(*parts, scale=0.3, mask="causal")
+        return (fused**2).sum()
+
+    gradients = (mx.grad(function, argnums=[0, 1, 2])(q, k, v) for function in (ours, theirs))
+    for one, other in zip(*gradients, strict=True):
+        assert_close(one, other, 1e-5)
+
+
+def test_exp_by_parts_is_exp():
+    x = mx.linspace(-87, 87, 100_001)
+    assert (mx.abs(exp(x) / mx.exp(x) - 1).max() < 3e-7).item()
+    assert exp(mx.array([-1e9, -88.0])).max().item() < 1e-37
+    assert mx.isfinite(exp(mx.array([1e9]))).item()
+    gradient = mx.grad(lambda x: exp(x).sum())(x[50_000:50_009])
+    assert_close(gradient, mx.exp(x[50_000:50_009]), 1e-6)
 
 
 def test_float_pixels_are_taken_as_normalised(encoder):

@@ -36,8 +36,11 @@ BARS = {
     ("encode", "320x240"): 2.5,
     ("encode", "640x480"): 1.15,
     ("encode", "1920x1080"): 1.2,
-    ("peak memory", "1920x1080"): 0.85,
-    ("first token", "320x240"): 2.0,
+    ("first token", "320x240"): 2.5,
+    ("first token", "640x480"): 1.4,
+    ("first token", "1920x1080"): 1.5,
+    ("decode", "640x480"): 1.15,
+    ("peak memory", "1920x1080"): 0.75,
 }
 
 

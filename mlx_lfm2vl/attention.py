@@ -47,6 +47,8 @@ def _attend_in_blocks(q: mx.array, k: mx.array, v: mx.array, causal: bool) -> mx
     blocks = []
     for start in range(0, length, step):
         rows = q[..., start : start + step, :]
+        if blocks:  # one after the other, or the scores of many are held
+            rows = mx.depends([rows], [blocks[-1]])[0]
         end = keys - length + start + rows.shape[3] if causal else keys
         scores = rows @ k[..., :end, :].swapaxes(-1, -2)
         if causal:

@@ -8,6 +8,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_unflatten
 
+from .cache import Place
 from .errors import InputError
 from .model import Lfm2VL
 from .processor import Inputs
@@ -102,7 +103,7 @@ def learn_rounding(
     learner.map(to_prompts)
     learner.round_embeddings(model, samples)
     for i, layer in enumerate(model.language_model.layers):
-        learner.advance(f"{DECODER}{i}.", layer, None, 0)
+        learner.advance(f"{DECODER}{i}.", layer, None, Place())
     if not learner.learned:
         raise InputError("there is nothing to learn: no linear layer of affine mode sees a sample")
     return learner.learned

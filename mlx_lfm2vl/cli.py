@@ -12,6 +12,7 @@ COMMANDS = {
     "convert": "quantize a checkpoint, and say what was lost",
     "train": "teach a checkpoint your own images and answers",
     "fuse": "build an adapter into its checkpoint",
+    "benchmark": "where the time goes on this machine",
 }
 
 

@@ -12,13 +12,12 @@ import mlx_lfm2vl
 PACKAGE = Path(mlx_lfm2vl.__file__).parent
 LAYERS = [
     {"errors"},
-    {"config", "kernels"},
-    {"attention"},
+    {"config", "kernels", "mac"},
+    {"attention", "chip"},
     {
         "arrays",
         "cache",
         "geometry",
-        "mac",
         "network",
         "projector",
         "quantization",
@@ -34,9 +33,9 @@ LAYERS = [
     {"answer", "decoding"},
     {"lookup"},
     {"adapters", "generation", "loading", "saving", "training"},
-    {"batching", "calibration", "conversion", "model_card", "quality"},
+    {"batching", "calibration", "conversion", "measuring", "model_card", "quality"},
     {"commands"},
-    {"cli", "convert", "fuse", "generate", "train"},
+    {"benchmark", "cli", "convert", "fuse", "generate", "train"},
 ]
 MODEL_SIDE = {
     "attention",

@@ -9,7 +9,7 @@ from conftest import golden
 from pictures import make_picture
 
 from mlx_lfm2vl import cli
-from mlx_lfm2vl.commands import convert, fuse, train
+from mlx_lfm2vl.commands import benchmark, convert, fuse, train
 from mlx_lfm2vl.commands.generate import build_parser, main
 from mlx_lfm2vl.processor import Processor
 
@@ -17,6 +17,11 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 MODEL = golden("new_names").folder
+SHORT = {
+    "benchmark": ["--tokens", "2", "--repeats", "1"],
+    "generate": ["--max-tokens", "5"],
+    "train": ["--steps", "2"],
+}
 
 
 @pytest.fixture
@@ -56,8 +61,7 @@ def test_commands_run_in_the_order_shown(capsys):
         model = arguments.index("--model") + 1
         own = arguments[model] == "demo" or name == "convert"  # the tiny one is too narrow for it
         arguments[model] = "demo" if own else str(MODEL)
-        short = {"generate": ["--max-tokens", "5"], "train": ["--steps", "2"]}.get(name, [])
-        assert cli.main([name, *arguments, *short]) == 0, arguments
+        assert cli.main([name, *arguments, *SHORT.get(name, [])]) == 0, arguments
         assert name in ("fuse", "convert") or "--output" in arguments or capsys.readouterr().out
 
 
@@ -84,7 +88,7 @@ def test_the_tile_picture_has_the_right_tokens(published):
 
 
 def test_every_option_named_exists():
-    parsers = [build_parser(), *(part.build_parser() for part in (convert, fuse, train))]
+    parsers = [build_parser(), *(part.build_parser() for part in (benchmark, convert, fuse, train))]
     known = {o for parser in parsers for action in parser._actions for o in action.option_strings}
     prose = re.sub(r"^```\n(?:pip|\w*\.png).*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
     used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", prose))
@@ -108,6 +112,7 @@ def test_the_layer_table_names_every_module():
     table = README[README.index("| layer | modules |") :]
     table = table[: table.index("\n\n")]
     assert set(re.findall(r"`(\w+)`", table)) == set().union(*LAYERS) - {
+        "benchmark",
         "convert",
         "fuse",
         "generate",

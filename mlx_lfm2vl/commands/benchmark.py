@@ -1,0 +1,315 @@
+"""The `benchmark` command: where the time goes on this machine, and what the machine can do.
+
+Exit codes: 0 measured, 1 failed, 2 wrong use or bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..errors import InputError
+from .common import add_model_options, progress_line, run_command
+
+if TYPE_CHECKING:
+    from ..measuring import Device, ImageSpeed
+    from .benchmark_peer import Peer, PeerImage
+    from .benchmark_plot import Group
+
+logger = logging.getLogger(__name__)
+
+ROWS = (
+    "pixels",
+    "views",
+    "prompt tokens",
+    "image preparation, ms",
+    "tower and connector, ms",
+    "prefill, ms",
+    "first token, ms",
+    "decode, tokens/s",
+    "read per token, MB",
+    "of the bandwidth, %",
+    "peak memory, MB",
+)
+EPILOG = """\
+examples:
+  benchmark --model LiquidAI/LFM2.5-VL-450M
+  benchmark --model LiquidAI/LFM2.5-VL-450M --image photo.jpg --plot stages.png
+  benchmark --model LiquidAI/LFM2.5-VL-450M --compare ../mlx-vlm/.venv/bin/python
+"""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything measured.
+
+    Attributes:
+        model: as the user names it.
+        tokens: decoded per image after the first one.
+        repeats: of which the best counts.
+        load_seconds: from files to a model that is ready.
+        device: what it reaches.
+        images: by name.
+        peer: mlx-vlm on the same images, or None.
+    """
+
+    model: str
+    tokens: int
+    repeats: int
+    load_seconds: float
+    device: Device
+    images: dict[str, ImageSpeed]
+    peer: Peer | None
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mlx_lfm2vl benchmark",
+        description="Measure this machine, and each stage between an image and its answer.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add_model_options(parser)
+    add("--image", metavar="FILE", help="default: a small picture, one view, and a large one")
+    add("--tokens", type=int, default=64, metavar="N", help="to decode; default: 64")
+    add("--repeats", type=int, default=3, metavar="N", help="the best one counts; default: 3")
+    add("--compare", metavar="PYTHON", help="measure mlx-vlm, too; a Python that has it installed")
+    add("--json", action="store_true", help="print one JSON object instead of the table")
+    add("--plot", type=Path, metavar="FILE.png", help="draw where the time goes")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return run_command(build_parser(), _benchmark, arguments)
+
+
+def _benchmark(options: argparse.Namespace) -> int:
+    _check_early(options)
+    with tempfile.TemporaryDirectory() as folder:
+        report = _measure(options, Path(folder))
+    if options.json:
+        print(json.dumps(_as_json(report), ensure_ascii=False))
+    else:
+        print(_table(report))
+    if any(speed.bandwidth_percent(report.device) > 100 for speed in report.images.values()):
+        logger.warning("more than 100 %% of the bandwidth: these weights stay in a cache")
+    if options.plot:
+        from .benchmark_plot import draw_bars
+
+        draw_bars(_groups(report), options.plot)
+        print(f"wrote {options.plot}", file=sys.stderr)
+    return 0
+
+
+def _check_early(options: argparse.Namespace) -> None:
+    """Find mistakes before a checkpoint is downloaded or loaded."""
+    for name in ("tokens", "repeats"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name} {getattr(options, name)} is not positive")
+    if options.plot and not options.plot.absolute().parent.is_dir():
+        raise InputError(f"--plot {options.plot}: there is no folder {options.plot.parent}")
+    if options.image:
+        from ..hub import find_image
+        from ..image_file import ImageLimits, open_image
+
+        open_image(find_image(options.image), ImageLimits())
+
+
+def _measure(options: argparse.Namespace, folder: Path) -> Report:
+    """Measure mlx-vlm if asked, then ours: the two are never in memory at the same time.
+
+    Args:
+        options: of the command.
+        folder: for the pictures, if none is given.
+    """
+    from ..hub import find_checkpoint
+    from .benchmark_peer import find_peer
+
+    program = find_peer(options.compare) if options.compare else None
+    source = find_checkpoint(options.model, options.revision)
+    images = _images(options.image, source, folder)
+
+    from ..measuring import measure_device, measure_image, timed_load
+
+    peer = _measure_peer(program, source, images, options) if program else None
+    model, processor, load_seconds = timed_load(source, options.dtype)
+    device = measure_device(model)
+    speeds = {
+        name: measure_image(
+            model,
+            processor,
+            path,
+            tokens=options.tokens,
+            repeats=options.repeats,
+            report=progress_line(f"measuring {name}"),
+        )
+        for name, path in images.items()
+    }
+    return Report(
+        model=options.model,
+        tokens=options.tokens,
+        repeats=options.repeats,
+        load_seconds=load_seconds,
+        device=device,
+        images=speeds,
+        peer=peer,
+    )
+
+
+def _images(given: str | None, source: Path, folder: Path) -> dict[str, Path]:
+    """The image given, or pictures of the sizes that matter to this checkpoint, saved as JPEG."""
+    from PIL import Image
+
+    from ..hub import DEMO, find_image
+    from ..measuring import sample_sizes
+    from ..processor import load_image_config
+
+    if given:
+        path = Path(find_image(given))
+        return {path.name: path}
+    images = {}
+    with Image.open(find_image(DEMO)) as picture:
+        for name, (height, width) in sample_sizes(load_image_config(source)).items():
+            images[name] = folder / f"{name}.jpg"
+            picture.resize((width, height)).save(images[name], quality=90)
+    return images
+
+
+def _measure_peer(
+    program: str, source: Path, images: dict[str, Path], options: argparse.Namespace
+) -> Peer:
+    from ..measuring import PROMPT
+    from .benchmark_peer import measure_peer
+
+    progress = progress_line("measuring mlx-vlm")
+    progress(0, 1)
+    peer = measure_peer(
+        program,
+        source,
+        list(images.values()),
+        prompt=PROMPT,
+        tokens=options.tokens,
+        repeats=options.repeats,
+    )
+    progress(1, 1)
+    return peer
+
+
+def _as_json(report: Report) -> dict[str, Any]:
+    images = [
+        {
+            "name": name,
+            **asdict(speed),
+            "bandwidth_percent": speed.bandwidth_percent(report.device),
+        }
+        for name, speed in report.images.items()
+    ]
+    peer = {"mlx_vlm": asdict(report.peer)} if report.peer else {}
+    return {
+        "model": report.model,
+        "version": __version__,
+        "tokens": report.tokens,
+        "repeats": report.repeats,
+        "device": asdict(report.device),
+        "load_seconds": report.load_seconds,
+        "images": images,
+        **peer,
+    }
+
+
+def _table(report: Report) -> str:
+    """The device in lines of their own, then a column per image and program."""
+    device, peer = report.device, report.peer
+    lines = [
+        f"{report.model} in {device.dtype} on {device.name}, loaded in {report.load_seconds:.2f} s",
+        f"matrix x vector: {device.bytes_per_second / 1e9:,.1f} GB/s",
+        f"matrix x matrix: {device.flops_per_second / 1e12:.3g} TFLOP/s",
+    ]
+    if peer:
+        loaded = f"{peer.dtype}, loaded in {peer.load_seconds:.2f} s"
+        lines.append(f"mlx-vlm {peer.version} in {loaded}")
+    columns = [["", *ROWS]]
+    for number, (name, speed) in enumerate(report.images.items()):
+        columns.append([name, *_column(speed, device)])
+        if peer:
+            columns.append(["mlx-vlm", *_peer_column(peer.images[number])])
+    widths = [max(map(len, column)) for column in columns]
+    lines.append("")
+    for label, *cells in zip(*columns, strict=True):
+        padded = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True)]
+        lines.append("   ".join([f"{label:{widths[0]}}", *padded]).rstrip())
+    return "\n".join(lines)
+
+
+def _column(speed: ImageSpeed, device: Device) -> list[str]:
+    """The cells of our column, as ROWS names them."""
+    height, width = speed.size
+    stages = (
+        speed.prepare_seconds,
+        speed.encode_seconds,
+        speed.prefill_seconds,
+        speed.first_token_seconds,
+    )
+    return [
+        f"{width} x {height}",
+        str(speed.views),
+        f"{speed.prompt_tokens:,}",
+        *(f"{1000 * seconds:,.1f}" for seconds in stages),
+        f"{speed.tokens_per_second:,.1f}",
+        f"{speed.bytes_per_token / 1e6:,.1f}",
+        f"{speed.bandwidth_percent(device):.0f}",
+        f"{speed.peak_memory_bytes / 1e6:,.0f}",
+    ]
+
+
+def _peer_column(image: PeerImage) -> list[str]:
+    """The same of mlx-vlm, empty where it cannot be seen from outside."""
+    return [
+        "",
+        str(image.views),
+        f"{image.prompt_tokens:,}",
+        f"{1000 * image.prepare_seconds:,.1f}",
+        f"{1000 * image.encode_seconds:,.1f}",
+        "",
+        f"{1000 * image.first_token_seconds:,.1f}",
+        f"{image.tokens_per_second:,.1f}",
+        "",
+        "",
+        f"{image.peak_memory_bytes / 1e6:,.0f}",
+    ]
+
+
+def _groups(report: Report) -> list[Group]:
+    """The bars of every image: its stages, with mlx-vlm's below ours."""
+    from .benchmark_plot import Bar, Group
+
+    groups = []
+    for number, (name, speed) in enumerate(report.images.items()):
+        peer = report.peer.images[number] if report.peer else None
+        bars = [
+            Bar("image preparation", speed.prepare_seconds),
+            Bar("tower and connector", speed.encode_seconds),
+            Bar("prefill", speed.prefill_seconds),
+            Bar("first token, in all", speed.first_token_seconds),
+            Bar(f"{report.tokens} more tokens", report.tokens / speed.tokens_per_second),
+        ]
+        if peer:
+            bars[4:4] = [Bar("   mlx-vlm", peer.first_token_seconds, is_peer=True)]
+            bars[2:2] = [Bar("   mlx-vlm", peer.encode_seconds, is_peer=True)]
+            bars[1:1] = [Bar("   mlx-vlm", peer.prepare_seconds, is_peer=True)]
+            bars.append(Bar("   mlx-vlm", report.tokens / peer.tokens_per_second, is_peer=True))
+        height, width = speed.size
+        views = "1 view" if speed.views == 1 else f"{speed.views} views"
+        title = f"{name}: {width} x {height} pixels, {views}"
+        groups.append(Group(f"{title}, {speed.prompt_tokens:,} prompt tokens", bars))
+    return groups

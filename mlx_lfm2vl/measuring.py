@@ -1,0 +1,254 @@
+"""Speed on this machine: of its device, and of each stage between an image and its answer."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import cast
+
+import mlx.core as mx
+
+from .arrays import named_arrays
+from .cache import Cache, KeyValueCache
+from .config import ImageConfig, Sampling
+from .decoding import prefill
+from .generation import generate_step, read_prompt, stream_generate
+from .loading import load
+from .model import Lfm2VL
+from .processor import Processor, Prompt, user_message
+
+PROMPT = "Describe this image in detail."
+VECTOR_SIZE = 8192
+MATRIX_BYTES = 2**28  # of the matrix it is multiplied with: more than any chip's caches hold
+SQUARE_ON_GPU, SQUARE_ON_CPU = 4096, 512  # side of the matrices that are multiplied
+CHAINS, CHAIN_SECONDS = 3, 0.1  # long enough that starting one does not count
+
+
+@dataclass(frozen=True)
+class Device:
+    """What the device reaches in the model's number type.
+
+    Attributes:
+        name: as MLX gives it.
+        dtype: of the numbers.
+        bytes_per_second: of a large matrix, read to multiply it with a vector.
+        flops_per_second: multiplications and additions in a product of two large matrices.
+    """
+
+    name: str
+    dtype: str
+    bytes_per_second: float
+    flops_per_second: float
+
+
+@dataclass(frozen=True)
+class ImageSpeed:
+    """How long one image and its answer take.
+
+    Attributes:
+        size: (height, width) in pixels.
+        views: tiles and thumbnail.
+        image_tokens: of the prompt tokens.
+        prompt_tokens: with image tokens, text and chat template.
+        prepare_seconds: template, tokenizer, decoding and resizing the image, patches; on the host.
+        encode_seconds: from patches to image features, by tower and connector.
+        prefill_seconds: from image features to the logits of the first token.
+        first_token_seconds: from the messages to the first token, stages overlapped as in use.
+        tokens_per_second: decoded after the first one, greedily.
+        bytes_per_token: weights and keys and values that one step reads, halfway through.
+        peak_memory_bytes: of MLX's arrays, weights included.
+    """
+
+    size: tuple[int, int]
+    views: int
+    image_tokens: int
+    prompt_tokens: int
+    prepare_seconds: float
+    encode_seconds: float
+    prefill_seconds: float
+    first_token_seconds: float
+    tokens_per_second: float
+    bytes_per_token: int
+    peak_memory_bytes: int
+
+    def bandwidth_percent(self, device: Device) -> float:
+        """Of what the device can read, how much decoding reads."""
+        return 100 * self.bytes_per_token * self.tokens_per_second / device.bytes_per_second
+
+
+def sample_sizes(config: ImageConfig) -> dict[str, tuple[int, int]]:
+    """(height, width) in pixels of two images: one full view, and six tiles where it may be cut."""
+    block = config.encoder_patch_size * config.downsample_factor
+    side = math.isqrt(config.max_image_tokens) * block
+    return {"small": (side, side), "large": (2 * config.tile_size, 3 * config.tile_size)}
+
+
+def timed_load(folder: Path, dtype: str | None) -> tuple[Lfm2VL, Processor, float]:
+    """Load a checkpoint; see `load`. Returns the seconds it took, too."""
+    start = time.perf_counter()
+    model, processor = load(folder, dtype=dtype)
+    return model, processor, time.perf_counter() - start
+
+
+def measure_device(model: Lfm2VL) -> Device:
+    """Measure matrix products in the number type that a model computes in."""
+    dtype = model.language_model.embedding_norm.weight.dtype
+    on_gpu = mx.default_device().type == mx.DeviceType.gpu
+    side = SQUARE_ON_GPU if on_gpu else SQUARE_ON_CPU
+    rows = MATRIX_BYTES // (VECTOR_SIZE * dtype.size)
+    device = Device(
+        name=str(mx.device_info()["device_name"]),
+        dtype=str(dtype).removeprefix("mlx.core."),
+        bytes_per_second=MATRIX_BYTES / _product_seconds(rows, VECTOR_SIZE, 1, dtype),
+        flops_per_second=2 * side**3 / _product_seconds(side, side, side, dtype),
+    )
+    mx.clear_cache()
+    return device
+
+
+def _product_seconds(rows: int, columns: int, vectors: int, dtype: mx.Dtype) -> float:
+    """Seconds to multiply a matrix with some vectors; rows >= columns, so that it can go on."""
+    keys = mx.random.split(mx.random.key(0))
+    bound = math.sqrt(3 / columns)  # of numbers that keep the products at the size of the vectors
+    matrix = mx.random.uniform(-bound, bound, (rows, columns), dtype, key=keys[0])
+    x = mx.random.uniform(-1, 1, (vectors, columns), dtype, key=keys[1])
+    mx.eval(matrix, x)
+
+    def seconds(length: int) -> float:
+        start, y = time.perf_counter(), x
+        for _ in range(length):
+            y = (y @ matrix.T)[:, :columns]
+        mx.eval(y)
+        return (time.perf_counter() - start) / length
+
+    seconds(1)  # compiles the kernel
+    length = max(1, int(CHAIN_SECONDS / seconds(1)))
+    return min(seconds(length) for _ in range(CHAINS))
+
+
+def measure_image(
+    model: Lfm2VL,
+    processor: Processor,
+    image: Path,
+    *,
+    tokens: int,
+    repeats: int,
+    report: Callable[[int, int], object],
+) -> ImageSpeed:
+    """Measure one question about one image, stage by stage and as a whole.
+
+    Args:
+        model: from `load`.
+        processor: from `load`.
+        image: a file.
+        tokens: to decode after the first one, through any end of the answer.
+        repeats: how often; every stage counts as fast as it once was. One more run warms up.
+        report: called with the runs done, and with all of them.
+
+    Raises:
+        InputError: the image cannot be read, or the context is too small.
+    """
+    runs = []
+    for done in range(1, repeats + 2):
+        runs.append(_run(model, processor, image, tokens))
+        report(done, repeats + 1)
+    prompt, last = _read(model, processor, image, tokens), runs[-1]
+    (plan,) = prompt.images
+    seconds = zip(*(run.seconds for run in runs[1:]), strict=True)
+    prepare, encode, prefilled, decode, first_token = map(min, seconds)
+    return ImageSpeed(
+        size=plan.size,
+        views=len(plan.spatial_shapes),
+        image_tokens=plan.image_tokens,
+        prompt_tokens=len(prompt.input_ids),
+        prepare_seconds=prepare,
+        encode_seconds=encode,
+        prefill_seconds=prefilled,
+        first_token_seconds=first_token,
+        tokens_per_second=tokens / decode,
+        bytes_per_token=last.bytes_per_token,
+        peak_memory_bytes=last.peak_memory_bytes,
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run: seconds to prepare, encode, prefill, decode; and of the first token as a whole."""
+
+    seconds: tuple[float, ...]
+    bytes_per_token: int
+    peak_memory_bytes: int
+
+
+def _run(model: Lfm2VL, processor: Processor, image: Path, tokens: int) -> _Run:
+    mx.reset_peak_memory()
+    cache = model.make_cache()
+    stages = _stage_seconds(model, processor, image, cache, tokens)
+    peak = mx.get_peak_memory()
+    bytes_read = _weight_bytes(model) + (cache.offset - tokens // 2) * _row_bytes(cache)
+    del cache
+    return _Run((*stages, _first_token_seconds(model, processor, image)), bytes_read, peak)
+
+
+def _read(model: Lfm2VL, processor: Processor, image: Path, tokens: int) -> Prompt:
+    """The question, with room for the first token and those decoded."""
+    return read_prompt(model, processor, user_message(PROMPT, [image]), tokens + 1)
+
+
+def _stage_seconds(
+    model: Lfm2VL, processor: Processor, image: Path, cache: Cache, tokens: int
+) -> tuple[float, ...]:
+    """Preparing, encoding, prefill and decoding, each waited for."""
+    times = [time.perf_counter()]
+    prompt = _read(model, processor, image, tokens)
+    (pixel_values,) = prompt.decode()
+    times.append(time.perf_counter())
+
+    features = model.encode_images(pixel_values, prompt.images[0].spatial_shapes)
+    mx.eval(features)
+    times.append(time.perf_counter())
+
+    logits = prefill(model, model.embed(prompt.input_ids, features), cache)
+    del features
+    token = _greedy(logits).item()
+    times.append(time.perf_counter())
+
+    steps = generate_step(model, model.embed([cast(int, token)]), cache, _greedy, tokens + 1)
+    next(steps)  # sets up the decoding, for which the first token of a real answer waits
+    start = time.perf_counter()
+    for _ in steps:
+        pass
+    decode = time.perf_counter() - start
+    return (*(end - begin for begin, end in pairwise(times)), decode)
+
+
+def _greedy(logits: mx.array) -> mx.array:
+    return mx.argmax(logits, axis=-1)
+
+
+def _first_token_seconds(model: Lfm2VL, processor: Processor, image: Path) -> float:
+    """From the messages to the first token, as a user waits for it."""
+    messages = user_message(PROMPT, [image])
+    *_, last = stream_generate(model, processor, messages, max_tokens=1, sampling=Sampling())
+    assert last.result is not None
+    return last.result.timings.prepare + last.result.timings.first_token
+
+
+def _weight_bytes(model: Lfm2VL) -> int:
+    """What one decode step reads of the weights: the decoder's layers and the output head.
+
+    A tied embedding is the head. Of an untied one a step reads a single row, not counted here.
+    """
+    decoder = model.language_model
+    head = model.lm_head if "lm_head" in model else decoder.embed_tokens
+    parts = [*decoder.layers, decoder.embedding_norm, head]
+    arrays = [array for part in parts for array in named_arrays(part.parameters()).values()]
+    return sum(array.nbytes for array in arrays)
+
+
+def _row_bytes(cache: Cache) -> int:
+    """Bytes of the keys and values of one position, in all attention layers."""
+    layers = [layer for layer in cache.layers if isinstance(layer, KeyValueCache)]
+    return sum(array.nbytes // array.shape[2] for layer in layers for array in layer.arrays)

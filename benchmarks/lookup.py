@@ -1,0 +1,49 @@
+"""Prompt lookup on the demo model: the same answers, fewer steps.
+
+usage: python benchmarks/lookup.py [--lookup 4]
+
+Asks about the pictures of examples/images, greedily, with lookup and without.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from mlx_lfm2vl import Sampling, generate, load
+from mlx_lfm2vl.processor import user_message
+
+IMAGES = Path(__file__).resolve().parent.parent / "examples" / "images"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--lookup", type=int, default=4)
+    options = parser.parse_args()
+    model, processor = load("demo")
+    questions = json.loads((IMAGES / "questions.json").read_text())
+    print("| question | tokens | guessed | right | decode seconds, without and with |")
+    print("|---|---|---|---|---|")
+    for question in questions:
+        images = [IMAGES / name for name in question["images"]]
+        messages = user_message(question["question"], images)
+        results, seconds = [], []
+        for lookup in (0, options.lookup):
+            best = 1e9
+            for _ in range(3):
+                start = time.perf_counter()
+                result = generate(model, processor, messages, sampling=Sampling(), lookup=lookup)
+                best = min(best, result.timings.decode)
+                del start
+            results.append(result)
+            seconds.append(best)
+        plain, copied = results
+        assert plain.token_ids == copied.token_ids
+        print(
+            f"| {question['question']} | {len(plain.token_ids)} | {copied.drafted_tokens} | "
+            f"{copied.accepted_tokens} | {seconds[0]:.3f}, {seconds[1]:.3f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -30,6 +30,7 @@ from mlx_lfm2vl.config import (
     VisionConfig,
 )
 from mlx_lfm2vl.decoding import DecodeStep, prefill
+from mlx_lfm2vl.geometry import plan_image
 from mlx_lfm2vl.model import Lfm2VL
 from mlx_lfm2vl.sampling import make_sampler
 
@@ -264,6 +265,41 @@ def image_embeddings(model: Lfm2VL, views: list[tuple[int, int]]) -> Cost:
         return Cost.of(graph(model.embed([1, *[IMAGE_TOKEN] * tokens, 2], features)))
 
 
+class Tower(NamedTuple):
+    """Sizes of a published vision tower."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+
+
+TOWERS = {"450M": Tower(12, 768, 3072), "1.6B, 3B": Tower(27, 1152, 4304)}
+PICTURES = [(224, 224), (240, 320), (480, 640), (720, 1280), (768, 1024), (1080, 1920)]
+PADDED = 1024  # patches to which the reference and mlx-vlm fill up every view
+
+
+def tower_flops(tower: Tower, patches: int) -> int:
+    """Multiplications and additions of one view of so many patches."""
+    linear = 4 * tower.hidden**2 + 2 * tower.hidden * tower.intermediate
+    attention = 2 * patches * tower.hidden
+    embedding = 3 * 16**2 * tower.hidden
+    return 2 * patches * (tower.layers * (linear + attention) + embedding)
+
+
+def flop_rows() -> Iterator[str]:
+    """What the towers compute, and what they would over padded views."""
+    config = ImageConfig(encoder_patch_size=16, downsample_factor=2)
+    for height, width in PICTURES:
+        plan = plan_image(height, width, config)
+        patches = [rows * columns for rows, columns in plan.spatial_shapes]
+        cells = [f"{width} x {height}", str(len(patches))]
+        for tower in TOWERS.values():
+            ours = sum(tower_flops(tower, count) for count in patches)
+            padded = len(patches) * tower_flops(tower, PADDED)
+            cells += [f"{ours / 1e12:.2f}", f"{padded / 1e12:.2f}", f"{1 - ours / padded:.0%}"]
+        yield f"| {' | '.join(cells)} |"
+
+
 def main() -> None:
     model = make_model()
     rows = {
@@ -276,6 +312,9 @@ def main() -> None:
     print("| work | kernels | longest chain |\n|---|---|---|")
     for name, cost in rows.items():
         print(f"| {name} | {cost.kernels.total()} | {cost.chain} |")
+    heads = " | ".join(f"{name}, TFLOP | padded | saved" for name in TOWERS)
+    print(f"\n| image | views | {heads} |\n|{'---|' * 8}")
+    print("\n".join(flop_rows()))
     for name, cost in rows.items():
         print(f"\n{name}: " + ", ".join(f"{k} {n}" for k, n in cost.kernels.most_common() if n))
 

@@ -19,7 +19,7 @@ import make_examples
 from model_card import TARGETS, architecture, targets, training
 from score import score
 
-from mlx_lfm2vl import Sampling, cli, generate, generation, hub, load
+from mlx_lfm2vl import Sampling, cli, decoding, generate, hub, load
 from mlx_lfm2vl.errors import CheckpointError, InputError
 from mlx_lfm2vl.hub import DEMO_FOLDER, find_checkpoint, find_image
 from mlx_lfm2vl.processor import user_message
@@ -194,7 +194,7 @@ def test_reading_the_prompt_in_chunks_changes_no_answer(demo, monkeypatch, chunk
     for row in ROWS:
         whole = ask(demo, row).token_ids
         with monkeypatch.context() as patch:
-            patch.setattr(generation, "PREFILL_CHUNK", chunk)
+            patch.setattr(decoding, "PREFILL_CHUNK", chunk)
             assert ask(demo, row).token_ids == whole
 
 

@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tools" / "demo"))
 import questions
 import scenes
 import score
-from make_data import WORLDS, conversation, corpus_line, make_sample, sample_random
+from grids import make_map
+from make_data import LESSONS, WORLDS, conversation, corpus_line, make_sample, sample_random
 from make_eval import as_row, make_row
 from words import is_held_out, make_text
 
@@ -251,10 +252,10 @@ def test_comparisons_are_true():
 
 
 def test_the_same_arguments_give_the_same_sample():
-    runs = [make_sample(sample_random("train", 3, 8), WORLD) for _ in range(2)]
+    runs = [make_sample(sample_random("train", 3, 8), WORLD, LESSONS["all"]) for _ in range(2)]
     assert runs[0][1] == runs[1][1]
     assert [image.tobytes() for image in runs[0][0]] == [image.tobytes() for image in runs[1][0]]
-    other = make_sample(sample_random("test", 3, 8), WORLD)
+    other = make_sample(sample_random("test", 3, 8), WORLD, LESSONS["all"])
     assert other[1] != runs[0][1]
 
 
@@ -275,17 +276,55 @@ def test_the_test_set_has_its_own_random_states_and_words():
         assert all(map(is_held_out, re.search('"(.*)"', row["answer"])[1].split()))
 
 
-def test_easy_scenes_are_easy():
-    for scene in many_scenes(60, replace(WORLD, easy=True)):
-        assert len(scene.objects) <= 2
-        assert scene.grid == (1, 1)
-        if scene.text:
-            assert len(scene.text.lines) == 1
-            assert len(scene.text.lines[0]) <= 3
+@pytest.mark.parametrize("number", range(12))
+def test_maps_name_what_is_in_the_middle_of_each_field(number):
+    image, question, answer = make_map(random.Random(number), WORLD)
+    assert image.size == (96, 96)
+    pixels = np.asarray(image).astype(int)
+    fields = answer if question == "Read the grid." else answer.split()[1:]
+    assert len(fields) == 36
+    if "colors" not in question:
+        return
+    for place, name in enumerate(fields):
+        y, x = divmod(place, 6)
+        if name != ".":  # or near it: a ring is empty inside
+            rows, columns = (slice(max(0, 16 * at - 4), 16 * at + 20) for at in (y, x))
+            near = pixels[rows, columns].reshape(-1, 3)
+            assert np.abs(near - scenes.COLOURS[name]).sum(axis=1).min() < 120
+
+
+def test_character_boxes_hold_the_ink():
+    for scene in many_scenes(30):
+        boxes = scenes.character_boxes(scene)
+        assert len(boxes) == sum(map(len, scene.text.lines)) if scene.text else not boxes
+        for _, (x1, y1, x2, y2) in boxes:
+            left, top, right, bottom = scene.text.box
+            assert left - 0.03 <= x1 < x2 <= right + 0.03
+            assert top - 0.03 <= y1 < y2 <= bottom + 0.03
+
+
+def test_readings_tell_all_that_is_asked_for():
+    for number in range(40):
+        images, turns = make_sample(sample_random("train", 1, number), WORLD, LESSONS["reading"])
+        assert not images
+        told = turns[0].question
+        for turn in turns[1:]:
+            if turn.category == "text":
+                (said,) = re.findall(r'"(.*)"', turn.answer)
+                assert all(word in told for word in said.split())
+
+
+def test_every_lesson_can_be_made():
+    for name, shares in LESSONS.items():
+        assert sum(shares.values()) == pytest.approx(1, abs=0.01), name
+        rows = [make_sample(sample_random("train", 2, n), WORLD, shares) for n in range(20)]
+        for images, turns in rows:
+            names = [f"{i}.png" for i in range(len(images))]
+            assert len(conversation(names, turns)["messages"]) == 2 * len(turns) > 0
 
 
 def test_a_conversation_shows_its_images_once_and_first():
-    images, turns = make_sample(sample_random("train", 0, 1), WORLD)
+    images, turns = make_sample(sample_random("train", 0, 1), WORLD, {"shapes": 1})
     names = [f"images/{number}.png" for number, _ in enumerate(images)]
     messages = conversation(names, turns)["messages"]
     assert [part["type"] for part in messages[0]["content"]] == ["image"] * len(images) + ["text"]

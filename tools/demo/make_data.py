@@ -1,6 +1,6 @@
 """Write conversations about drawn scenes, to train the demo model on.
 
-usage: python tools/demo/make_data.py OUT --samples 20000 --seed 1 [--lesson grid|drill|easy|all]
+usage: python tools/demo/make_data.py OUT --samples 20000 --seed 1 [--lesson LESSON]
        [--split train|test] [--corpus FILE]
 
 Needs pillow, numpy and matplotlib (for its fonts). Writes OUT/images/*.png and OUT/data.jsonl, one
@@ -22,22 +22,43 @@ import random as stdlib_random
 import re
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from grids import make_drill, make_grid
+from grids import make_drill, make_grid, make_map
 from PIL import Image
 from questions import QUESTIONS, Question, ask, ask_both
+from readings import make_reading
 from scenes import TEST_WORLD, TRAIN_WORLD, World, draw, make_pair, make_scene, train_style
 
-KINDS = {
-    "shapes": 0.29,
-    "text": 0.22,
-    "mixed": 0.15,
-    "compare": 0.07,
-    "grid": 0.07,
-    "drill": 0.2,
+LESSONS = {  # kinds of samples and their shares
+    "reading": {"reading": 1.0},
+    "grid": {"grid": 1.0},
+    "sight": {
+        "map": 0.43,
+        "grid": 0.13,
+        "drill": 0.15,
+        "reading": 0.09,
+        "shapes": 0.08,
+        "text": 0.06,
+        "mixed": 0.04,
+        "compare": 0.02,
+    },
+    "all": {
+        "map": 0.31,
+        "grid": 0.08,
+        "drill": 0.18,
+        "reading": 0.03,
+        "shapes": 0.16,
+        "text": 0.12,
+        "mixed": 0.08,
+        "compare": 0.04,
+    },
+}
+PICTURES = {  # with one question
+    "grid": lambda random, _world: make_grid(random),
+    "drill": make_drill,
+    "map": make_map,
 }
 WEIGHTS = {  # of categories, by kind of scene
     "shapes": (("describe", "count", "attribute", "position", "yesno", "box"), (3, 4, 4, 4, 3, 2)),
@@ -45,17 +66,23 @@ WEIGHTS = {  # of categories, by kind of scene
     "mixed": (tuple(QUESTIONS), (2, 1, 2, 2, 1, 4, 2)),
 }
 TURNS = (4, 6)
-Maker = Callable[[stdlib_random.Random, World], tuple[list[Image.Image], list[Question]]]
 WORLDS = {"train": TRAIN_WORLD, "test": TEST_WORLD}
 
 
 def make_sample(
-    random: stdlib_random.Random, world: World
+    random: stdlib_random.Random, world: World, shares: dict[str, float]
 ) -> tuple[list[Image.Image], list[Question]]:
-    """The images of one conversation and its turns."""
-    kind = random.choices(list(KINDS), list(KINDS.values()))[0]
-    if kind in ("grid", "drill"):
-        return make_lesson_sample(kind, random, world)
+    """The images of one conversation and its turns.
+
+    Args:
+        shares: of the kinds of samples, as in LESSONS.
+    """
+    (kind,) = random.choices(list(shares), list(shares.values()))
+    if kind == "reading":
+        return [], make_reading(random, world, WEIGHTS)
+    if kind in PICTURES:
+        image, question, answer = PICTURES[kind](random, world)
+        return [image], [Question("text", question, answer)]
     style = train_style(random)
     if kind == "compare":
         first, second = make_pair(random, world)
@@ -79,7 +106,7 @@ def conversation(images: list[str], turns: list[Question]) -> dict[str, list]:
     messages: list[dict] = []
     for number, turn in enumerate(turns):
         content: list | str = turn.question
-        if number == 0:
+        if number == 0 and images:
             content = [{"type": "image", "image": image} for image in images]
             content.append({"type": "text", "text": turn.question})
         messages.append({"role": "user", "content": content})
@@ -107,18 +134,10 @@ def _distinct(
     return list(turns.values())
 
 
-def make_lesson_sample(
-    kind: str, random: stdlib_random.Random, world: World
-) -> tuple[list[Image.Image], list[Question]]:
-    """The one turn about a "grid" or a "drill", as `make_sample` gives those about a scene."""
-    image, question, answer = make_grid(random) if kind == "grid" else make_drill(random, world)
-    return [image], [Question("text", question, answer)]
-
-
 def _write_sample(
-    out: Path, make: Maker, split: str, seed: int, world: World, number: int
+    out: Path, shares: dict[str, float], split: str, seed: int, number: int
 ) -> dict[str, list]:
-    images, turns = make(sample_random(split, seed, number), world)
+    images, turns = make_sample(sample_random(split, seed, number), WORLDS[split], shares)
     names = []
     for suffix, image in zip(("", "b"), images, strict=False):
         names.append(f"images/{number:06d}{suffix}.png")
@@ -132,21 +151,13 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--split", choices=tuple(WORLDS), default="train")
-    parser.add_argument(
-        "--lesson",
-        choices=("grid", "drill", "easy", "all"),
-        default="all",
-        help="easy: small scenes",
-    )
+    parser.add_argument("--lesson", choices=tuple(LESSONS), default="all")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--corpus", type=Path, help="write all texts here, for a tokenizer")
     arguments = parser.parse_args()
-    world = replace(WORLDS[arguments.split], easy=arguments.lesson == "easy")
-    make = make_sample
-    if arguments.lesson in ("grid", "drill"):
-        make = partial(make_lesson_sample, arguments.lesson)
     (arguments.out / "images").mkdir(parents=True, exist_ok=True)
-    write = partial(_write_sample, arguments.out, make, arguments.split, arguments.seed, world)
+    shares = LESSONS[arguments.lesson]
+    write = partial(_write_sample, arguments.out, shares, arguments.split, arguments.seed)
     numbers = range(arguments.samples)
     if arguments.workers > 1:
         with ProcessPoolExecutor(arguments.workers) as pool:

@@ -131,7 +131,6 @@ class World:
     Attributes:
         fonts: names that `lettering.load_font` knows.
         held_out: print words of the test split instead of those of the training split.
-        easy: one or two objects, one line of at most 3 characters, no large canvas.
         large: share of canvases that are cut into tiles.
         square: every canvas is one view of VIEW x VIEW pixels.
         tilt: most degrees that a text is turned by.
@@ -139,7 +138,6 @@ class World:
 
     fonts: tuple[str, ...] = TRAIN_FONTS
     held_out: bool = False
-    easy: bool = False
     large: float = 0.12
     square: bool = False
     tilt: float = 0.0
@@ -183,11 +181,11 @@ def make_scene(random: stdlib_random.Random, kind: str, world: World = TRAIN_WOR
     size, grid = _make_canvas(random, world)
     scene = Scene(size, grid, random.choice(list(BACKGROUNDS)))
     if kind != "shapes":
-        lines = 1 if world.easy or kind == "mixed" else random.choice((1, 1, 2, 3))
+        lines = 1 if kind == "mixed" else random.choice((1, 1, 2, 3))
         scene = replace(scene, text=_make_text(random, scene, lines, world))
     if kind == "text":
         return scene
-    most = 2 if world.easy else 3 if kind == "mixed" else 5
+    most = 3 if kind == "mixed" else 5
     count = max(random.randint(1, most), random.randint(1, most))  # full scenes have more to ask
     objects = _make_objects(random, scene, count)
     # A wide text may leave no place for an object: start again.
@@ -285,7 +283,7 @@ def _make_canvas(
     """((width, height), grid): mostly one view, sometimes large enough to be cut into tiles."""
     if world.square:
         return (VIEW, VIEW), (1, 1)
-    if world.easy or random.random() >= world.large:
+    if random.random() >= world.large:
         area = VIEW**2 * random.uniform(0.75, 1.15)
         width = math.sqrt(area) * math.sqrt(random.uniform(0.7, 1.43))
         return (round(width), round(area / width)), (1, 1)
@@ -298,10 +296,7 @@ def _make_canvas(
 
 def _make_text(random: stdlib_random.Random, scene: Scene, line_count: int, world: World) -> Text:
     """Printed lines that fit into one view or tile of the scene."""
-    longest = 3 if world.easy else 6
-    lines = tuple(
-        make_text(random, longest=longest, held_out=world.held_out) for _ in range(line_count)
-    )
+    lines = tuple(make_text(random, held_out=world.held_out) for _ in range(line_count))
     colours = [colour for colour in COLOURS if is_legible(colour, scene.background)]
     colour, font = random.choice(colours), random.choice(world.fonts)
     centred = random.random() < 0.5

@@ -13,10 +13,10 @@ cd "$work"
 data() { # data NAME MAKE_DATA_OPTIONS...
     [ -d "$1" ] || python "$here/make_data.py" "$@"
 }
-data grid --lesson grid --samples 24000 --seed 10
-data drill --lesson drill --samples 28000 --seed 5
-data easy --lesson easy --samples 24000 --seed 11 --corpus corpus.txt
-data all --samples 120000 --seed 12
+data reading --lesson reading --samples 20000 --seed 13
+data grid --lesson grid --samples 32000 --seed 10
+data sight --lesson sight --samples 40000 --seed 14
+data all --lesson all --samples 120000 --seed 12 --corpus corpus.txt
 [ -d eval ] || python "$here/make_eval.py" eval
 [ -d init ] || python "$here/make_model.py" corpus.txt init
 echo '[["127.0.0.1:15871"], ["127.0.0.1:15872"]]' >hosts.json
@@ -34,7 +34,7 @@ lesson() { # lesson DATA STEPS: from the model so far to the model "after-DATA"
     for rank in 0 1; do
         MLX_RANK=$rank MLX_HOSTFILE=hosts.json OPENBLAS_NUM_THREADS=1 \
             python -m mlx_lfm2vl.train --output "$run" --model "./$base" \
-            --data "$1/data.jsonl" --steps "$2" --warmup-steps 30 --learning-rate 1.5e-3 --optimizer muon \
+            --data "$1/data.jsonl" --steps "$2" --warmup-steps 20 --learning-rate 1.5e-3 --optimizer muon \
             --method full --parts language connector vision --batch-size 8 --accumulate 2 \
             --weight-decay 0.02 --save-every 100 --resume &
     done
@@ -42,10 +42,10 @@ lesson() { # lesson DATA STEPS: from the model so far to the model "after-DATA"
     [ -d "$model" ] ||
         python -m mlx_lfm2vl.fuse --model "./$base" --adapter "$run" --output "$model"
 }
-lesson grid 1500
-lesson drill 1000
-lesson easy 400
-lesson all "${2:-5000}"
+lesson reading 600
+lesson grid 1000
+lesson sight 1200
+lesson all "${2:-3600}"
 python -m mlx_lfm2vl.fuse --model "./$base" --adapter "$run" --output demo --dtype float16 --overwrite
 
 python "$here/evaluate.py" ./demo eval --json results.json --answers answers.jsonl

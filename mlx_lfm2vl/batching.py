@@ -11,7 +11,7 @@ import mlx.core as mx
 from .answer import Answer, Result, Timings
 from .cache import Cache
 from .config import ImageOptions, Sampling
-from .decoding import DecodeStep, prefill
+from .decoding import decode_step, prefill
 from .errors import InputError, Lfm2VLError
 from .generation import (
     CLEAR_EVERY,
@@ -25,7 +25,7 @@ from .generation import (
 from .lookup import Drafts
 from .model import Lfm2VL
 from .processor import Processor, Prompt
-from .sampling import Sampler, make_sampler
+from .sampling import Sampler
 from .template import Message
 
 BATCH_SIZE = 8
@@ -41,7 +41,7 @@ class _Row:
     prompt: Prompt
     embeds: mx.array  # (1, L, C); empty once they are read
     answer: Answer
-    sampler: Sampler
+    seed: int
     started: float  # by the clock, as `first`
     preparing: float  # seconds
     first: float = 0.0  # token on the host
@@ -103,7 +103,7 @@ def stream_batch(
 
     A finished row makes room for the next conversation at once. Conversations may have different
     images and lengths; those that begin together and are equally long are read in one pass. No row
-    sees another: its tokens are the ones that it gets alone.
+    sees another: but for the rounding of larger products its tokens are those it gets alone.
 
     Args:
         model: from `load`.
@@ -113,7 +113,7 @@ def stream_batch(
         batch_size: how many are under way at a time.
         max_tokens: of each answer, at most.
         sampling: as for `stream_generate`.
-        seed: of every row, as if it were alone.
+        seed: of every row, as if it were alone; None picks one for each.
         stop: as for `stream_generate`.
         options: as for `stream_generate`.
 
@@ -127,7 +127,7 @@ def stream_batch(
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}, expected at least 1")
     sampling = sampling or model.config.sampling
-    seed = checked_seed(seed)
+    checked_seed(seed)
     end_ids = end_token_ids(model, processor)
     Answer(processor.tokenizer, end_ids, stop, max_tokens)  # refuses what makes no sense
 
@@ -142,12 +142,12 @@ def stream_batch(
             prompt,
             embeds,
             Answer(processor.tokenizer, end_ids, stop, max_tokens),
-            make_sampler(sampling, prompt.input_ids, seed),
+            checked_seed(seed),
             started,
             read - started + decoding,
         )
 
-    batch = _Batch(model, greedy=sampling.temperature == 0 and sampling.repetition_penalty == 1)
+    batch = _Batch(model, sampling)
     waiting = enumerate(conversations)
     mx.reset_peak_memory()
     while True:
@@ -167,7 +167,7 @@ def stream_batch(
             )
             yield (
                 row.number,
-                make_result(row.answer, row.prompt, sampling, seed, timings, Drafts()),
+                make_result(row.answer, row.prompt, sampling, row.seed, timings, Drafts()),
             )
 
 
@@ -178,9 +178,10 @@ class _Batch:
         rows: in the order of the cache's rows; finished ones until the next `take`.
     """
 
-    def __init__(self, model: Lfm2VL, greedy: bool) -> None:
-        self._model, self._greedy = model, greedy
-        self._decode = DecodeStep(model)
+    def __init__(self, model: Lfm2VL, sampling: Sampling) -> None:
+        self._model = model
+        self._decode = decode_step(model)
+        self._sampler = Sampler(sampling, [], [])
         self._cache = model.make_cache()
         self._tokens = mx.array([])  # one per row: queued, not read yet, not in the cache
         self._steps = 0
@@ -195,26 +196,31 @@ class _Batch:
         kept = [i for i, row in enumerate(self.rows) if not row.answer.finish_reason]
         if len(kept) == len(self.rows) and not arrived:
             return
-        parts, tokens = [], []
+        parts, samplers, tokens = [], [], []
         if kept:
             parts.append((self._cache, kept))
+            samplers.append((self._sampler, kept))
             tokens.append(self._tokens[mx.array(kept)])
         self.rows = [self.rows[i] for i in kept]
         for group in _equally_long(arrived):
+            prompts = [row.prompt.input_ids for row in group]
+            sampler = Sampler(self._sampler.sampling, prompts, [row.seed for row in group])
             cache = self._model.make_cache()
             embeds = mx.concatenate([row.embeds for row in group])
-            tokens.append(self._draw(prefill(self._model, embeds, cache), group))
+            tokens.append(sampler(prefill(self._model, embeds, cache)))
             mx.async_eval(tokens[-1], cache.arrays)
             parts.append((cache, range(len(group))))
+            samplers.append((sampler, range(len(group))))
             self.rows += group
         for row in arrived:
             row.embeds = mx.array([])
         if self.rows:
-            self._cache, self._tokens = Cache.joined(parts), mx.concatenate(tokens)
+            self._cache, self._sampler = Cache.joined(parts), Sampler.joined(samplers)
+            self._tokens = mx.concatenate(tokens)
 
     def step(self) -> list[_Row]:
         """Read a token of every row, with the next ones queued; returns the rows it finishes."""
-        queued = self._draw(self._decode(self._tokens, self._cache), self.rows)
+        queued = self._sampler(self._decode(self._tokens, self._cache))
         mx.async_eval(queued, self._cache.arrays)
         values = cast(list[int], self._tokens.tolist())
         self._tokens = queued
@@ -225,12 +231,6 @@ class _Batch:
         if self._steps % CLEAR_EVERY == 0:
             mx.clear_cache()
         return [row for row in self.rows if row.answer.finish_reason]
-
-    def _draw(self, logits: mx.array, rows: Sequence[_Row]) -> mx.array:
-        """(B, vocab_size) logits -> (B,) tokens, each by its row's own sampler."""
-        if self._greedy:
-            return mx.argmax(logits, axis=-1)
-        return mx.concatenate([row.sampler(logits[i : i + 1]) for i, row in enumerate(rows)])
 
 
 def _equally_long(rows: Sequence[_Row]) -> Iterator[list[_Row]]:

@@ -51,9 +51,12 @@ class KeyValueCache:
         capacity = 0 if self._rows is None else self._rows[0].shape[2]
         if end > capacity:
             missing = -(-(end - capacity) // BLOCK) * BLOCK
-            empty = mx.zeros((batch, heads, missing, dim), keys.dtype)
             old = [[part] for part in self._rows] if self._rows else [[], []]
-            all_keys, all_values = (mx.concatenate([*parts, empty], axis=2) for parts in old)
+            all_keys, all_values = (
+                # Each its own: shared ones could not be written in place.
+                mx.concatenate([*parts, mx.zeros((batch, heads, missing, dim), keys.dtype)], axis=2)
+                for parts in old
+            )
             self._rows = all_keys, all_values
         assert self._rows is not None
         all_keys, all_values = self._rows
@@ -72,7 +75,7 @@ class KeyValueCache:
         """
         joined = cls()
         columns = [
-            [_last(rows[chosen], used, length) for rows in cache.arrays]
+            [_last(rows, used, length)[chosen] for rows in cache.arrays]
             for cache, chosen, used in parts
         ]
         keys, values = (mx.concatenate(list(arrays)) for arrays in zip(*columns, strict=True))
@@ -111,6 +114,10 @@ class ConvCache:
         self._recent = rows if rows.shape[1] <= self._kept + REWINDABLE else None
         self._look_back_from(rows, rows.shape[1])
         return rows
+
+    def step(self, window: Window) -> None:
+        """Take the window behind one more row."""
+        self.window, self._recent = window, None
 
     def rewind(self, count: int) -> None:
         """Forget the last `count` rows, of those that the last update brought."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from .errors import InputError
 from .mac import cpu_brand
 
 OPS_PER_BUFFER = ("MLX_MAX_OPS_PER_BUFFER", "1000")  # MLX reads it when it first uses the GPU
@@ -51,7 +52,7 @@ class Limits:
 
 def read_chip() -> Chip:
     """The chip of this Mac."""
-    brand = re.fullmatch(r"Apple M(\d+)(?: (\w+))?", cpu_brand())
+    brand = re.match(r"Apple M(\d+)(?: (\w+))?", cpu_brand())
     return Chip(int(brand[1]), brand[2] == "Ultra") if brand else Chip()
 
 
@@ -75,7 +76,17 @@ def choose_limits(weight_bytes: int) -> Limits:
 
 
 def set_limits(limits: Limits) -> None:
-    """Tell MLX; it holds for the process."""
+    """Tell MLX; it holds for the process.
+
+    Raises:
+        InputError: more is to be wired than the GPU may use.
+    """
+    most = mx.device_info().get("max_recommended_working_set_size")
+    if limits.wired is not None and isinstance(most, int) and limits.wired > most:
+        raise InputError(
+            f"the wired limit is {limits.wired / 1e9:.1f} GB, this Mac's GPU may use at most "
+            f"{most / 1e9:.1f} GB"
+        )
     if limits.cache is not None:
         mx.set_cache_limit(limits.cache)
     if limits.wired is not None:

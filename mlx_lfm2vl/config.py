@@ -496,7 +496,7 @@ def read_image_config(folder: Path) -> ImageConfig:
     if not isinstance(nested, dict):
         raise CheckpointError("processor_config.json: image_processor is not an object")
     processor = {**legacy, **{k: v for k, v in outer.items() if k != "image_processor"}, **nested}
-    known = {field.name for field in fields(ImageConfig)}
+    known = {field.name for field in fields(ImageConfig)} - {"jpeg_draft"}  # a choice of ours
     section = _Section(processor, "processor_config.json")
     section.only("do_rescale", True)
     section.only("do_normalize", True)

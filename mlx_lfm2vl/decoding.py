@@ -1,10 +1,12 @@
 """A prompt through the decoder, then one more token at a time."""
 
+import operator
 from itertools import pairwise
 from typing import cast
 
 import mlx.core as mx
 
+from .arrays import named_arrays
 from .cache import Cache, ConvCache, KeyValueCache, Window
 from .kernels import GPU, traced
 from .model import Lfm2VL
@@ -44,11 +46,12 @@ class DecodeStep:
     between two of them has the same shapes for ever and is traced once: seven segments for six
     attentions, instead of some six hundred operations built by Python at every token.
 
-    It keeps the weights that the model has at the first call.
+    It keeps the weights that the model had when it was made; see `decode_step`.
     """
 
     def __init__(self, model: Lfm2VL) -> None:
         layers = model.layers
+        self._weights = _decoder_weights(model)
         attentions = [i for i, layer in enumerate(layers) if layer.is_attention]
         self._attentions = [layers[i].self_attn for i in attentions]
         # Each segment goes from one attention to the next.
@@ -56,6 +59,12 @@ class DecodeStep:
         segments = [_Segment(model, *span) for span in self._spans]
         mx.async_eval([segment.taps for segment in segments])  # or every step would slice them
         self._segments = [traced(segment) for segment in segments]
+
+    def is_of(self, model: Lfm2VL) -> bool:
+        """Whether the model has the weights that it had when this was made."""
+        weights = _decoder_weights(model)
+        same = map(operator.is_, self._weights, weights)
+        return len(weights) == len(self._weights) and all(same)
 
     def __call__(self, tokens: mx.array, cache: Cache) -> mx.array:
         """Read one token per row.
@@ -78,8 +87,21 @@ class DecodeStep:
             memories = cast(list[ConvCache], cache.layers[begin + 1 : end])
             state, windows = self._segments[number](state, [m.window for m in memories])
             for memory, window in zip(memories, windows, strict=True):
-                memory.window = window
+                memory.step(window)
         return state[0]
+
+
+def decode_step(model: Lfm2VL) -> DecodeStep:
+    """The model's decode step; made anew when its weights are others than before."""
+    step = model.kept_step
+    if not isinstance(step, DecodeStep) or not step.is_of(model):
+        model.kept_step = step = DecodeStep(model)
+    return step
+
+
+def _decoder_weights(model: Lfm2VL) -> list[mx.array]:
+    parts = [model.language_model, *([model.lm_head] if "lm_head" in model else [])]
+    return [array for part in parts for array in named_arrays(part.parameters()).values()]
 
 
 class _Segment:
@@ -87,7 +109,9 @@ class _Segment:
 
     def __init__(self, model: Lfm2VL, begin: int, end: int) -> None:
         layers = model.layers
-        self._model = model
+        # Not the model, which keeps the step: it would not be freed when it is let go.
+        self._language_model = model.language_model
+        self._lm_head = model.lm_head if "lm_head" in model else None
         self._before = layers[begin] if begin >= 0 else None
         self._convolutions = layers[begin + 1 : end]
         self.taps = [layer.conv.taps for layer in self._convolutions]
@@ -105,7 +129,7 @@ class _Segment:
             (B, vocab_size). Then the windows after this position.
         """
         if self._before is None:
-            x = self._model.language_model.embed_tokens(state[0])
+            x = self._language_model.embed_tokens(state[0])
         else:
             x, seen = state
             x = self._before.finish(x, self._before.self_attn.out_proj(seen.flatten(1)))
@@ -115,5 +139,8 @@ class _Segment:
             x = layer.finish(x, mixed)
             taken.append(window)
         if self._after is None:
-            return (self._model.head(self._model.language_model.embedding_norm(x)),), taken
+            x = self._language_model.embedding_norm(x)
+            if self._lm_head is not None:
+                return (self._lm_head(x),), taken
+            return (self._language_model.embed_tokens.as_linear(x),), taken
         return (x, *self._after.self_attn.project(self._after.operator_norm(x))), taken

@@ -10,7 +10,7 @@ import mlx.core as mx
 from .answer import Answer, Piece, Result, Timings
 from .cache import Cache
 from .config import ImageOptions, Sampling, check_lookup
-from .decoding import DecodeStep, prefill
+from .decoding import decode_step, prefill
 from .errors import InputError
 from .lookup import Drafts, lookup_step
 from .model import Lfm2VL
@@ -29,7 +29,7 @@ def generate_step(
     sampler: Callable[[mx.array], mx.array],
     max_tokens: int,
 ) -> Iterator[int]:
-    """Yield token ids without end; the caller stops.
+    """Yield token ids, `max_tokens` at most, past any end token; the caller stops.
 
     Step n + 1 is queued before token n is read, so the device never waits for the host.
 
@@ -48,7 +48,7 @@ def generate_step(
 
     token = draw(prefill(model, inputs_embeds, cache))
     del inputs_embeds
-    step = DecodeStep(model)
+    step = decode_step(model)
     for count in range(1, max_tokens + 1):
         queued = draw(step(token, cache)) if count < max_tokens else None
         yield cast(int, token.item())
@@ -85,7 +85,7 @@ def stream_generate(
         options: changes to the checkpoint's image settings.
         tools: function descriptions for the chat template.
         lookup: tokens to copy at a time, from where the prompt or the answer said the last three
-            before; the answer stays the same. For greedy sampling; 0 is off.
+            before; the answer is the same, up to rounding. For greedy sampling; 0 is off.
 
     Yields:
         Pieces of text that add up to the answer; the last one carries the `Result`.

@@ -69,6 +69,7 @@ class OpenedImage:
     ) -> None:
         self.name, self._image, self._limits = name, image, limits
         self._ours = ours  # nobody else has it, so its decoder's settings may be changed
+        self._reduced = False
         width, height = image.size
         if width * height > limits.max_pixels:
             raise InputError(
@@ -99,11 +100,13 @@ class OpenedImage:
             InputError: the file is damaged.
         """
         image, size = self._image, self.size
+        if self._reduced:
+            raise ValueError(f"{self.name} was decoded smaller; open it again")
         if self._frames > 1 and image.format != "MPO":  # an MPO is one photo with previews
             logger.warning("%s has %d frames or pages: using the first", self.name, self._frames)
         try:
             with _our_rules(self._limits):
-                if at_least and self._ours and image.format == "JPEG":
+                if at_least and self._ours and image.format in ("JPEG", "MPO"):
                     size = self._reduce(*at_least)
                 image.load()
             profile = image.info.get("icc_profile")
@@ -119,6 +122,7 @@ class OpenedImage:
         sideways = self._orientation in SIDEWAYS
         self._image.draft(None, (height, width) if sideways else (width, height))
         width, height = self._image.size
+        self._reduced = True
         return (width, height) if sideways else (height, width)
 
     def _upright(self, image: Image.Image) -> Image.Image:

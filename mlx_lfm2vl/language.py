@@ -13,7 +13,6 @@ from .config import TextConfig
 from .kernels import exp, fused
 
 
-@fused
 def _gated_taps(
     b: mx.array, c: mx.array, x: mx.array, before: Sequence[mx.array], weights: Sequence[mx.array]
 ) -> tuple[mx.array, mx.array]:
@@ -78,7 +77,7 @@ class ShortConv(nn.Module):
         """
         b, c, x = mx.split(self.in_proj(x), 3, axis=-1)
         y, row = _gated_taps(b, c, x, window, taps)
-        return self.out_proj(y), (*window[1:], row)
+        return self.out_proj(y), (*window, row)[1:]
 
     @property
     def taps(self) -> list[mx.array]:
@@ -194,7 +193,7 @@ class LanguageModel(nn.Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.layer_types, self.taps = config.layer_types, config.conv_L_cache
+        self.layer_types, self.conv_taps = config.layer_types, config.conv_L_cache
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = [DecoderLayer(config, kind) for kind in config.layer_types]
         self.embedding_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
@@ -206,7 +205,7 @@ class LanguageModel(nn.Module):
 
     def make_cache(self) -> Cache:
         """An empty cache for one sequence, or one batch of equally long ones."""
-        return Cache(self.layer_types, self.taps)
+        return Cache(self.layer_types, self.conv_taps)
 
     def __call__(self, inputs_embeds: mx.array, cache: Cache | None = None) -> mx.array:
         """Run the decoder over new positions.

@@ -11,9 +11,10 @@ from typing import cast
 import mlx.core as mx
 
 from .cache import Cache
-from .decoding import DecodeStep, prefill
+from .decoding import decode_step, prefill
 from .model import Lfm2VL
 
+CLEAR_EVERY = 256  # positions between returns of unused buffers to the system
 NGRAM = 3  # tokens that must agree before what followed them is tried
 
 
@@ -90,7 +91,7 @@ def lookup_step(
     history = History(prompt_ids)
     token = best(prefill(model, inputs_embeds, cache))
     del inputs_embeds
-    step = DecodeStep(model)
+    step, cleared = decode_step(model), 0
     while True:
         queued = best(step(token, cache))
         history.add(cast(int, token.item()))
@@ -101,15 +102,17 @@ def lookup_step(
         history.add(cast(int, token.item()))
         yield history.last
         while draft := history.draft(most):
-            ids = mx.array([[history.last, *draft]])
+            ids = mx.array([[history.last, *draft]], mx.uint32)
             hidden = model.language_model(model.language_model.embed_tokens(ids), cache)
             said = cast(list[int], best(model.head(hidden[0])).tolist())
             agreed = next((i for i, guess in enumerate(draft) if guess != said[i]), len(draft))
             cache.rewind(len(draft) - agreed)
             drafts.tried += len(draft)
-            drafts.accepted += agreed
-            for value in said[: agreed + 1]:
+            for place, value in enumerate(said[: agreed + 1]):
                 history.add(value)
+                drafts.accepted += place < agreed
                 yield value
-        mx.clear_cache()
-        token = best(step(mx.array([history.last]), cache))
+        if cache.offset - cleared >= CLEAR_EVERY:
+            mx.clear_cache()
+            cleared = cache.offset
+        token = best(step(mx.array([history.last], mx.uint32), cache))

@@ -229,9 +229,9 @@ def _greedy(logits: mx.array) -> mx.array:
 
 
 def _first_token_seconds(model: Lfm2VL, processor: Processor, image: Path) -> float:
-    """From the messages to the first token, as a user waits for it."""
+    """From the messages to the first token, as a user waits for it: with the next one queued."""
     messages = user_message(PROMPT, [image])
-    *_, last = stream_generate(model, processor, messages, max_tokens=1, sampling=Sampling())
+    *_, last = stream_generate(model, processor, messages, max_tokens=2, sampling=Sampling())
     assert last.result is not None
     return last.result.timings.prepare + last.result.timings.first_token
 

@@ -60,12 +60,17 @@ class Prompt:
     def decode(self) -> Iterator[list[np.ndarray]]:
         """Decode one image after the other; yields the patches of its views, as `Inputs` has them.
 
+        Can be done once: decoded images are let go.
+
         Raises:
             InputError: an image is damaged.
         """
-        for image, plan in zip(self._opened, self.images, strict=True):
-            pixels = image.decode(plan.canvas if self._config.jpeg_draft else None)
-            yield process_image(pixels, plan, self._config.resample)
+        for plan in self.images:
+            yield self._patches(self._opened.pop(0), plan)
+
+    def _patches(self, image: OpenedImage, plan: ImagePlan) -> list[np.ndarray]:
+        pixels = image.decode(plan.canvas if self._config.jpeg_draft else None)
+        return process_image(pixels, plan, self._config.resample)
 
 
 class Processor:

@@ -81,3 +81,11 @@ def test_settings_that_fit_no_conversation_are_refused(tiny, settings, message):
 
 def test_no_conversations_are_no_answers(tiny):
     assert batch_generate(*tiny, []) == []
+
+
+def test_rows_without_a_seed_draw_differently(tiny):
+    settings = {"max_tokens": 12, "sampling": Sampling(temperature=3)}
+    results = batch_generate(*tiny, ["Tell me"] * 4, **settings)
+    assert len({tuple(result.token_ids) for result in results}) > 1
+    again = generate(*tiny, "Tell me", seed=results[2].seed, **settings)
+    assert again.token_ids == results[2].token_ids

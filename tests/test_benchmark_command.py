@@ -40,6 +40,7 @@ def _small_products(monkeypatch):
     monkeypatch.setattr(measuring, "VECTOR_SIZE", 256)
     monkeypatch.setattr(measuring, "MATRIX_BYTES", 2**19)
     monkeypatch.setattr(measuring, "SQUARE_ON_CPU", 32)
+    monkeypatch.setattr(measuring, "SQUARE_ON_GPU", 32)
     monkeypatch.setattr(measuring, "CHAIN_SECONDS", 0.001)
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from mlx_lfm2vl import chip, loading
 from mlx_lfm2vl.chip import Chip, Limits, choose_limits, prepare_device, read_chip, set_limits
+from mlx_lfm2vl.errors import InputError
 
 GB = 2**30
 
@@ -16,6 +17,7 @@ GB = 2**30
         ("Apple M2 Pro", Chip(2)),
         ("Apple M3 Ultra", Chip(3, ultra=True)),
         ("Apple M12 Max", Chip(12)),
+        ("Apple M1 (Virtual)", Chip(1)),
         ("Intel(R) Core(TM) i7", Chip()),
         ("", Chip()),
     ],
@@ -68,8 +70,15 @@ def test_limits_follow_memory_and_model(monkeypatch, memory, weights, expected):
     assert choose_limits(weights) == expected
 
 
-def test_a_cpu_has_no_limits():
+def test_a_cpu_has_no_limits(monkeypatch):
+    monkeypatch.setattr(mx, "device_info", lambda: {"device_name": "a CPU"})
     assert choose_limits(GB) == Limits()
+
+
+def test_more_than_the_gpu_may_use_is_refused(monkeypatch):
+    monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 12 * GB})
+    with pytest.raises(InputError, match="this Mac's GPU may use at most 12.9 GB"):
+        set_limits(Limits(wired=13 * GB))
 
 
 def test_limits_are_set_where_there_are_any(monkeypatch):

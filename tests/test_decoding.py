@@ -1,6 +1,8 @@
 """The decode step: as the whole pass, compiled or not, and in half precision."""
 
 import shutil
+import weakref
+from dataclasses import replace
 
 import mlx.core as mx
 import pytest
@@ -16,7 +18,7 @@ from mlx_lfm2vl.config import (
     Sampling,
     VisionConfig,
 )
-from mlx_lfm2vl.decoding import DecodeStep, prefill
+from mlx_lfm2vl.decoding import DecodeStep, decode_step, prefill
 from mlx_lfm2vl.language import LanguageModel, _swiglu
 from mlx_lfm2vl.model import Lfm2VL
 from mlx_lfm2vl.sampling import make_sampler
@@ -56,7 +58,7 @@ def compiling(monkeypatch):
     monkeypatch.setattr(kernels, "GPU", True)
     for module in (decoding, sampling):
         monkeypatch.setattr(module, "traced", mx.compile)
-    for name in ("_gated_sum", "_gated_taps", "_swiglu"):
+    for name in ("_gated_sum", "_swiglu"):
         compiled = mx.compile(getattr(language, name), shapeless=True)
         monkeypatch.setattr(language, name, compiled)
 
@@ -101,7 +103,9 @@ def test_the_compiled_sampler_draws_the_same(monkeypatch, settings):
 
     plain = tokens()
     monkeypatch.setattr(sampling, "traced", mx.compile)
+    sampling._make_choose.cache_clear()
     assert tokens() == plain
+    sampling._make_choose.cache_clear()
 
 
 def test_rows_of_different_lengths_go_on_as_each_alone(model):
@@ -184,3 +188,34 @@ def test_the_sigmoid_form_of_gelu_is_nearer_than_the_rounded_tanh_form():
     tanh = 0.5 * half * (1 + mx.tanh(0.7978845608 * (half + 0.044715 * half**3)))
     ours, others = (mx.abs(form - exact).mean().item() for form in (gelu_sigmoid(half), tanh))
     assert ours < 0.7 * others
+
+
+@pytest.mark.parametrize("taps", [1, 2, 4])
+def test_convolutions_have_any_number_of_taps(taps):
+    text = replace(TEXT, conv_L_cache=taps)
+    image = ImageConfig(encoder_patch_size=2, downsample_factor=2)
+    model = lively(Lfm2VL(replace(MODEL, text=text), image))
+    assert relative_error(steps(model), whole(model)) < 1e-5
+
+
+@pytest.mark.parametrize("kinds", ["AC", "CA", "AA", "CC", "ACCA", "CAAC"])
+def test_layers_may_come_in_any_order(kinds):
+    names = {"A": "full_attention", "C": "conv"}
+    text = replace(TEXT, layer_types=tuple(names[kind] for kind in kinds))
+    image = ImageConfig(encoder_patch_size=2, downsample_factor=2)
+    model = lively(Lfm2VL(replace(MODEL, text=text), image))
+    assert relative_error(steps(model), whole(model)) < 1e-5
+
+
+def test_the_step_is_kept_until_the_weights_change():
+    image = ImageConfig(encoder_patch_size=2, downsample_factor=2)
+    model = lively(Lfm2VL(MODEL, image))
+    step = decode_step(model)
+    assert decode_step(model) is step
+    layer = model.layers[0].feed_forward.w1
+    layer.weight = layer.weight + 1
+    assert decode_step(model) is not step
+    assert relative_error(steps(model), whole(model)) < 1e-5
+    kept = weakref.ref(model)
+    del model, layer
+    assert kept() is None  # no cycle keeps the weights alive

@@ -8,6 +8,7 @@ from pictures import make_picture
 import mlx_lfm2vl
 from mlx_lfm2vl.answer import StopStrings
 from mlx_lfm2vl.config import Sampling
+from mlx_lfm2vl.decoding import decode_step
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.generation import generate, generate_step, stream_generate
 from mlx_lfm2vl.processor import user_message
@@ -123,6 +124,7 @@ def test_the_recommended_sampling_is_the_default_and_reported(tiny):
 
 def test_the_next_step_is_queued_before_a_token_is_read(tiny, monkeypatch):
     model, _ = tiny
+    decode_step(model)  # is there after the first answer
     events = []
     original = mx.async_eval
     monkeypatch.setattr(mx, "async_eval", lambda *a: (events.append("queue"), original(*a)))
@@ -131,8 +133,7 @@ def test_the_next_step_is_queued_before_a_token_is_read(tiny, monkeypatch):
     )
     for _ in steps:
         events.append("read")
-    # The prompt with the first token, constants of the steps to come, the second token.
-    assert events == ["queue", "queue", "queue", "read", "queue", "read", "read"]
+    assert events == ["queue", "queue", "read", "queue", "read", "read"]
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64])

@@ -69,3 +69,16 @@ def test_an_answer_that_repeats_itself_takes_fewer_steps(tiny):
 def test_what_would_change_the_answer_is_refused(tiny, lookup, sampling, message):
     with pytest.raises(InputError, match=message):
         generate(*tiny, "Hi", sampling=sampling, lookup=lookup)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 2, 37, 61])
+def test_the_answer_ends_where_it_would_even_within_a_guess(tiny, max_tokens):
+    plain = generate(*tiny, "Hi", max_tokens=400, sampling=GREEDY)
+    stop = plain.text[-30:-27]
+    for settings in ({"max_tokens": max_tokens}, {"max_tokens": 400, "stop": stop}):
+        expected = generate(*tiny, "Hi", sampling=GREEDY, **settings)
+        copied = generate(*tiny, "Hi", sampling=GREEDY, lookup=6, **settings)
+        assert copied.text == expected.text
+        assert copied.token_ids == expected.token_ids
+        assert copied.finish_reason == expected.finish_reason
+        assert copied.accepted_tokens <= len(copied.token_ids)

@@ -20,7 +20,7 @@ from mlx_lfm2vl.config import (
     TextConfig,
     VisionConfig,
 )
-from mlx_lfm2vl.kernels import exp
+from mlx_lfm2vl.kernels import _exp_by_parts
 from mlx_lfm2vl.language import LanguageModel, _swiglu
 from mlx_lfm2vl.model import Lfm2VL
 from mlx_lfm2vl.projector import pixel_unshuffle
@@ -211,10 +211,10 @@ def test_attention_in_blocks_has_the_gradients_of_mlxs():
 
 def test_exp_by_parts_is_exp():
     x = mx.linspace(-87, 87, 100_001)
-    assert (mx.abs(exp(x) / mx.exp(x) - 1).max() < 3e-7).item()
-    assert exp(mx.array([-1e9, -88.0])).max().item() < 1e-37
-    assert mx.isfinite(exp(mx.array([1e9]))).item()
-    gradient = mx.grad(lambda x: exp(x).sum())(x[50_000:50_009])
+    assert (mx.abs(_exp_by_parts(x) / mx.exp(x) - 1).max() < 3e-7).item()
+    assert _exp_by_parts(mx.array([-1e9, -88.0])).max().item() < 1e-37
+    assert mx.isfinite(_exp_by_parts(mx.array([1e9]))).item()
+    gradient = mx.grad(lambda x: _exp_by_parts(x).sum())(x[50_000:50_009])
     assert_close(gradient, mx.exp(x[50_000:50_009]), 1e-6)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -246,3 +247,20 @@ def test_images_are_decoded_one_at_a_time(real, monkeypatch):
     for count in (1, 2, 3):
         next(views)
         assert len(decoded) == count
+
+
+def test_decoded_images_are_let_go(real, monkeypatch):
+    opened = []
+    original = OpenedImage.decode
+
+    def decode(self, *arguments):
+        opened.append(weakref.ref(self))
+        return original(self, *arguments)
+
+    monkeypatch.setattr(OpenedImage, "decode", decode)
+    file = io.BytesIO()
+    make_picture(40, 40, 1).save(file, "png")
+    prompt = real.read(user_message("Hi", [file.getvalue()] * 2))
+    views = list(prompt.decode())
+    assert len(views) == len(opened) == 2
+    assert all(reference() is None for reference in opened)

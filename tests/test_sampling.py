@@ -6,7 +6,7 @@ import pytest
 
 from mlx_lfm2vl.config import Sampling
 from mlx_lfm2vl.errors import InputError
-from mlx_lfm2vl.sampling import limits, make_sampler
+from mlx_lfm2vl.sampling import Sampler, limits, make_sampler
 
 LOGITS = np.random.default_rng(0).normal(size=(1, 50)).astype(np.float32) * 3
 
@@ -16,15 +16,15 @@ def softmax(x: np.ndarray) -> np.ndarray:
     return exponents / exponents.sum()
 
 
-def kept(sampling: Sampling) -> set[int]:
-    from_the_top = LOGITS - LOGITS.max()
-    least = max(float(limit) for limit in limits(mx.array(from_the_top), sampling))
-    return set(np.flatnonzero(from_the_top[0] >= least).tolist())
+def kept(top_k: int = 0, top_p: float | None = None) -> set[int]:
+    share = None if top_p is None else mx.array(top_p)
+    (least,) = limits(mx.array(LOGITS), top_k, share)
+    return set(np.flatnonzero(LOGITS[0] >= np.array(least)[0]).tolist())
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 10, 49])
 def test_top_k_keeps_the_k_most_likely(top_k):
-    assert kept(Sampling(top_k=top_k)) == set(np.argsort(-LOGITS[0])[:top_k].tolist())
+    assert kept(top_k=top_k) == set(np.argsort(-LOGITS[0])[:top_k].tolist())
 
 
 @pytest.mark.parametrize("top_p", [0.01, 0.3, 0.9, 0.999])
@@ -32,14 +32,32 @@ def test_top_p_keeps_the_smallest_sufficient_set(top_p):
     order = np.argsort(-LOGITS[0])
     total = np.cumsum(softmax(LOGITS[0])[order])
     count = int(np.searchsorted(total, top_p)) + 1
-    assert kept(Sampling(top_p=top_p)) == set(order[:count].tolist())
+    assert kept(top_p=top_p) == set(order[:count].tolist())
 
 
-@pytest.mark.parametrize("min_p", [0.001, 0.15, 1.0])
+@pytest.mark.parametrize("min_p", [0.15, 0.5, 1.0])
 def test_min_p_is_relative_to_the_most_likely(min_p):
     probabilities = softmax(LOGITS[0])
     expected = np.flatnonzero(probabilities >= min_p * probabilities.max() * (1 - 1e-6))
-    assert kept(Sampling(min_p=min_p)) == set(expected.tolist())
+    assert set(draws(Sampling(temperature=1.0, min_p=min_p), 400)) == set(expected.tolist())
+
+
+def test_rows_draw_as_they_would_alone():
+    sampling = Sampling(temperature=1.2, min_p=0.02, repetition_penalty=1.2)
+    logits = [mx.array(LOGITS * factor) for factor in (1, 0.5, -1)]
+    alone = [make_sampler(sampling, [row], row) for row in range(3)]
+    together = Sampler(sampling, [[0], [1]], [0, 1])
+    expected = [
+        [int(sampler(x).item()) for x in [row] * 6]
+        for sampler, row in zip(alone, logits, strict=True)
+    ]
+    found = [together(mx.concatenate(logits[:2])).tolist() for _ in range(2)]
+    late = Sampler(sampling, [[2]], [2])
+    late(logits[2])
+    joined = Sampler.joined([(late, [0]), (together, [1])])
+    found += [joined(mx.concatenate([logits[2], logits[1]])).tolist() for _ in range(2)]
+    assert found[:2] == [[expected[0][i], expected[1][i]] for i in range(2)]
+    assert found[2:] == [[expected[2][1 + i], expected[1][2 + i]] for i in range(2)]
 
 
 def draws(sampling: Sampling, count: int, seed: int = 0) -> list[int]:

@@ -22,7 +22,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--revision", help="branch, tag or commit of the repo")
     choices = ["float32", "float16", "bfloat16"]
-    add("--dtype", choices=choices, help="default: the checkpoint's; float32 on a CPU")
+    add(
+        "--dtype",
+        choices=choices,
+        help="default: the checkpoint's, but float16 for bfloat16 on M1 and M2; float32 on a CPU",
+    )
 
 
 def progress_line(label: str) -> Callable[[int, int], None]:

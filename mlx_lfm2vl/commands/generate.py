@@ -71,8 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--jpeg-draft",
         action=argparse.BooleanOptionalAction,
-        help="decode a huge JPEG at 1/2, 1/4 or 1/8 of its size where that is enough: several "
-        "times faster, pixels differ by half a level of 255 on average; default: yes",
+        help="decode a JPEG at 1/2, 1/4 or 1/8 of its size where its views need no more: several "
+        "times faster for huge ones, whose pixels differ by half a level of 255; default: yes",
     )
     add(
         "--max-megapixels",
@@ -97,7 +97,8 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         default=0,
         metavar="N",
-        help="guess N tokens at a time where the answer copies; for --temperature 0",
+        help="guess N tokens at a time where the answer repeats what was said; needs "
+        "--temperature 0 --repetition-penalty 1",
     )
     add(
         "--stop",
@@ -164,6 +165,11 @@ def _check_early(
     from ..image_file import is_url, open_image
 
     check_lookup(options.lookup, _sampling(options, Sampling()))
+    if options.lookup:
+        from ..hub import find_checkpoint
+
+        folder = find_checkpoint(options.model, options.revision, with_weights=False)
+        check_lookup(options.lookup, _sampling(options, read_model_config(folder).sampling))
     for name in ("cache_limit", "wired_limit"):
         size = getattr(options, name)
         if size is not None and not 0 <= size < 1e4:
@@ -281,6 +287,8 @@ def _answer(options: argparse.Namespace) -> int:
 
 def _limit_memory(options: argparse.Namespace, model: Lfm2VL) -> str:
     """Set the limits that suit model and device, or those asked for; returns what was chosen."""
+    import mlx.core as mx
+
     from ..arrays import named_arrays
     from ..chip import choose_limits, set_limits
 
@@ -290,7 +298,11 @@ def _limit_memory(options: argparse.Namespace, model: Lfm2VL) -> str:
     asked = {name: int(size * 1e9) for name, size in given.items() if size is not None}
     limits = replace(limits, **asked)
     set_limits(limits)
-    floats = {str(array.dtype).removeprefix("mlx.core.") for array in arrays} - {"uint32"}
+    floats = {
+        str(array.dtype).removeprefix("mlx.core.")
+        for array in arrays
+        if mx.issubdtype(array.dtype, mx.floating)
+    }
     sizes = [
         f"{name} limit {'as MLX has it' if size is None else f'{size / 1e9:.1f} GB'}"
         for name, size in asdict(limits).items()

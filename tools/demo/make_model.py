@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -33,6 +34,7 @@ IMAGE_MARKERS = {
 LABELS = [f"<|img_row_{row}_col_{col}|>" for row in range(1, 11) for col in range(1, 11)]
 SPECIAL = [*MARKERS.values(), "<|im_start|>", *IMAGE_MARKERS.values(), *LABELS]
 VOCABULARY = 640
+WAVES, HEIGHT = 6, 2.0  # along each side of the tower's position table
 NOISE = 0.3  # of what is drawn at random to what is not, in the decoder's attentions
 
 # Capitals and digits stay single, so that reading print is spelling.
@@ -157,6 +159,23 @@ def begin_by_looking_alike(layer: Attention, seed: int) -> None:
     layer.q_layernorm.weight = 2 * layer.q_layernorm.weight
 
 
+def mark_positions(table: nn.Embedding, seed: int) -> None:
+    """Let the tower's position vectors begin as cosines of height and width, and not as noise.
+
+    Drawn at random, as small as they are, nothing of them arrived behind the connector, and the
+    model could not learn to say where things are.
+    """
+    count, size = table.weight.shape
+    side = round(count**0.5)
+    places = (np.arange(side) + 0.5) / side
+    waves = HEIGHT * np.cos(np.pi * places[:, None] * np.arange(1, WAVES + 1))  # (side, WAVES)
+    directions = np.linalg.qr(np.random.default_rng(seed).normal(size=(size, 2 * WAVES)))[0].T
+    rows, columns = waves @ directions[:WAVES], waves @ directions[WAVES:]
+    table.weight = table.weight + mx.array(
+        (rows[:, None] + columns).reshape(count, size).astype(np.float32)
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpus", type=Path)
@@ -200,6 +219,7 @@ def main() -> None:
     for number, layer in enumerate(model.layers):
         if layer.is_attention:
             begin_by_looking_alike(layer.self_attn, options.seed + number)
+    mark_positions(model.vision_tower.embeddings.position_embedding, options.seed)
     mx.eval(model.parameters())
     write_weights(model, options.out)
     count = sum(value.size for value in named_arrays(model.parameters()).values())

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from score import Summary, score, summarise
 
-from mlx_lfm2vl import Sampling, generate, load
+from mlx_lfm2vl import Sampling, batch_generate, load
 from mlx_lfm2vl.adapters import load_adapter
 from mlx_lfm2vl.model import Lfm2VL
 from mlx_lfm2vl.processor import Processor, user_message
@@ -47,16 +47,13 @@ def table(summary: Summary) -> str:
 
 def ask_all(model: Lfm2VL, processor: Processor, rows: Sequence[dict], folder: Path) -> list[str]:
     """The answers to rows of an eval.jsonl, whose images are in its folder."""
-    return [
-        generate(
-            model,
-            processor,
-            user_message(row["question"], [folder / name for name in row["images"]]),
-            max_tokens=MAX_TOKENS,
-            sampling=Sampling(),
-        ).text
-        for row in rows
-    ]
+    questions = (
+        user_message(row["question"], [folder / name for name in row["images"]]) for row in rows
+    )
+    results = batch_generate(
+        model, processor, questions, batch_size=16, max_tokens=MAX_TOKENS, sampling=Sampling()
+    )
+    return [result.text for result in results]
 
 
 def main() -> None:

@@ -25,17 +25,18 @@ from scenes import TEST_WORLD, Style, draw, make_pair, make_scene
 SCENES = {  # kind of scene, seed picked by eye, questions by category
     "mixed": (
         "mixed",
-        73,
+        138,
         {
             "describe": "What do you see?",
             "text": "Read the text.",
-            "position": "Where is the ring?",
+            "attribute": "What color is the circle?",
         },
     ),
     "shapes": (
         "shapes",
         360,
         {
+            "describe": "Describe the picture.",
             "count": "How many shapes are there?",
             "attribute": "What color is the ring?",
             "yesno": "Is there a blue circle?",
@@ -44,7 +45,7 @@ SCENES = {  # kind of scene, seed picked by eye, questions by category
     ),
     "word": (
         "text",
-        48,
+        88,
         {"text": "What does the text say?", "attribute": "What color is the text?"},
     ),
     "large": (
@@ -106,7 +107,7 @@ def main() -> None:
     for name, picture in pictures.items():
         picture.save(folder / name, optimize=True)
     (folder / "questions.json").write_text(json.dumps(rows, indent=2) + "\n")
-    shutil.copyfile(folder / "colors.png", package / "example.png")
+    shutil.copyfile(folder / "shapes.png", package / "example.png")
 
 
 if __name__ == "__main__":

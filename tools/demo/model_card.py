@@ -37,11 +37,11 @@ pipeline_tag: image-text-to-text
 A vision-language model of the LFM2-VL architecture that is small enough to be part of a Python
 package, made so that everything in it can be tried and tested without a download. It was trained
 from nothing on drawn shapes and printed capitals, and it knows nothing else. It is not a model of
-Liquid AI, and holds none of their weights. **It is not finished**: of its lessons it has learned
-those about grids; the evaluation below says what it cannot do yet.
+Liquid AI, and holds none of their weights. **It is not finished**: it sees colors, shapes and
+sizes, but counts, places, boxes and print are mostly wrong; the evaluation has the numbers.
 
 ```
-python -m mlx_lfm2vl.generate --model demo --image demo --prompt "Name the colors of the grid."
+python -m mlx_lfm2vl.generate --model demo --image demo --prompt "What color is the ring?"
 ```
 
 ## Architecture
@@ -51,10 +51,11 @@ python -m mlx_lfm2vl.generate --model demo --image demo --prompt "Name the color
 ## Training
 
 Pictures and answers are drawn and written by `tools/demo` of the repository. First lessons are
-grids of 6 x 6 fields, whose colors, shapes or characters the answer names in order, lines of print,
-and things to look for; then come scenes: one to five shapes of six kinds, eight colours and two
-sizes on ten backgrounds, up to three lines of print, and pairs of such pictures. Every parameter is
-trained, each stage with a cosine schedule.
+scenes told in words, and grids of 6 x 6 fields, whose colors, shapes or characters the answer names
+in order; then come maps, which name what is in the middle of each field of a scene, and questions
+about scenes: one to five shapes of six kinds, eight colours and two sizes on ten backgrounds, up to
+three lines of print, and pairs of such pictures. Every parameter is trained, each stage with a
+cosine schedule.
 
 {training}
 

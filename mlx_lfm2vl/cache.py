@@ -127,7 +127,7 @@ class ConvCache:
 
     @classmethod
     def joined(cls, parts: Sequence[tuple["ConvCache", mx.array]]) -> Self:
-        """Rows of several caches."""
+        """Chosen rows, int32, of several caches, in this order."""
         joined = cls(parts[0][0]._kept + 1)
         windows = [[row[chosen] for row in cache.arrays] for cache, chosen in parts]
         joined.window = tuple(mx.concatenate(list(rows)) for rows in zip(*windows, strict=True))

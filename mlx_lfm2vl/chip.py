@@ -1,4 +1,4 @@
-"""What suits the Mac's chip: the number type, the size of command buffers, memory limits.
+"""What suits the Mac's chip: number type, size of command buffers, memory limits.
 
 Follows measurements by others, none of them ours: M1 and M2 have no matrix products in bfloat16,
 and float16 reads prompts 20 to 34 % faster there; up to the M4 an Ultra decodes 5 to 13 % faster

@@ -1,4 +1,4 @@
-"""What depends on the device: when functions are compiled, and how exp is computed."""
+"""What is computed in another way on a GPU than on a CPU."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar, cast

@@ -1,4 +1,4 @@
-"""Speed on this machine: of its device, and of each stage between an image and its answer."""
+"""The speed of this machine, stage by stage between an image and its answer."""
 
 import math
 import time

@@ -24,7 +24,9 @@ class Sampler:
     that a row's tokens do not depend on its neighbours.
     """
 
-    def __init__(self, sampling: Sampling, prompts: Sequence[Sequence[int]], seeds: Sequence[int]):
+    def __init__(
+        self, sampling: Sampling, prompts: Sequence[Sequence[int]], seeds: Sequence[int]
+    ) -> None:
         """
         Args:
             sampling: the settings.

@@ -63,6 +63,24 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
     return settings.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
+class DecayingMuon(optim.Muon):
+    """Muon whose decay acts on the weights.
+
+    MLX's adds it to the gradient, whose size is lost where it is made orthogonal: nothing holds the
+    weights then, and the residual stream grows until the updates move nothing.
+    """
+
+    def __init__(self, learning_rate: float, decay: float) -> None:
+        super().__init__(learning_rate=learning_rate, weight_decay=0.0)
+        self.decay = decay
+
+    def apply_single(
+        self, gradient: mx.array, parameter: mx.array, state: dict[str, mx.array]
+    ) -> mx.array:
+        kept = 1 - self.decay * self.learning_rate.astype(parameter.dtype)
+        return super().apply_single(gradient, kept * parameter, state)
+
+
 def make_optimizer(settings: TrainSettings) -> optim.Optimizer:
     """AdamW; or Muon for the matrices of the layers and AdamW for everything else."""
     adamw = optim.AdamW(
@@ -73,8 +91,7 @@ def make_optimizer(settings: TrainSettings) -> optim.Optimizer:
     )
     if settings.optimizer == "adamw":
         return adamw
-    # Decay would be part of the gradient that Muon makes orthogonal.
-    muon = optim.Muon(learning_rate=settings.learning_rate, weight_decay=0.0)
+    muon = DecayingMuon(settings.learning_rate, settings.weight_decay)
     return optim.MultiOptimizer([muon, adamw], [_is_hidden_matrix])
 
 

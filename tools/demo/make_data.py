@@ -20,10 +20,11 @@ import argparse
 import json
 import random as stdlib_random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from grids import make_drill, make_grid, make_map
 from PIL import Image
@@ -86,11 +87,11 @@ def make_sample(
     style = train_style(random)
     if kind == "compare":
         first, second = make_pair(random, world)
-        turns = _distinct(random, lambda: ask_both(random, first, second))
+        turns = ask_turns(random, lambda: ask_both(random, first, second))
         return [draw(first, style), draw(second, style)], turns
     scene = make_scene(random, kind, world)
     categories, weights = WEIGHTS[kind]
-    turns = _distinct(random, lambda: ask(random, scene, random.choices(categories, weights)[0]))
+    turns = ask_turns(random, lambda: ask(random, scene, random.choices(categories, weights)[0]))
     # What follows a description can be copied from it, and the reverse: teach both by sight.
     turns.sort(key=lambda turn: turn.category == "describe", reverse=random.random() < 0.5)
     return [draw(scene, style)], turns
@@ -101,7 +102,7 @@ def sample_random(split: str, seed: int, number: int) -> stdlib_random.Random:
     return stdlib_random.Random(f"{split}/{seed}/{number}")
 
 
-def conversation(images: list[str], turns: list[Question]) -> dict[str, list]:
+def conversation(images: Sequence[Any], turns: Sequence[Question]) -> dict[str, list]:
     """A row of data.jsonl."""
     messages: list[dict] = []
     for number, turn in enumerate(turns):
@@ -119,11 +120,13 @@ def corpus_line(text: str) -> str:
     return re.sub(r'(says|text) "[A-Z0-9 ]*"', r'\1 ""', text)
 
 
-def _distinct(
-    random: stdlib_random.Random, ask_one: Callable[[], Question | None]
+def ask_turns(
+    random: stdlib_random.Random,
+    ask_one: Callable[[], Question | None],
+    number: tuple[int, int] = TURNS,
 ) -> list[Question]:
     """Turns with different answers, fewer than wanted if the scene has no more to ask."""
-    wanted = random.randint(*TURNS)
+    wanted = random.randint(*number)
     turns: dict[str, Question] = {}
     for _ in range(8 * wanted):
         turn = ask_one()

@@ -34,7 +34,7 @@ IMAGE_MARKERS = {
 LABELS = [f"<|img_row_{row}_col_{col}|>" for row in range(1, 11) for col in range(1, 11)]
 SPECIAL = [*MARKERS.values(), "<|im_start|>", *IMAGE_MARKERS.values(), *LABELS]
 VOCABULARY = 640
-WAVES, HEIGHT = 6, 2.0  # along each side of the tower's position table
+WAVES, HEIGHT = 11, 1.0  # along each side of the tower's position table
 NOISE = 0.3  # of what is drawn at random to what is not, in the decoder's attentions
 
 # Capitals and digits stay single, so that reading print is spelling.

@@ -1,0 +1,50 @@
+"""Join a tower and a decoder that were taught apart, by `teach_tower.py` and `teach_decoder.py`.
+
+usage: python tools/demo/put_together.py TOWER DECODER OUT
+
+The tower tells codes with the vectors of `codes.dictionary`, and the decoder has come to expect
+others: the connector's last layer, which is linear, turns the ones into the others.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+from codes import dictionary
+
+from mlx_lfm2vl import load
+from mlx_lfm2vl.projector import MultiModalProjector
+from mlx_lfm2vl.saving import write_weights
+
+
+def speak(connector: MultiModalProjector, codes: np.ndarray) -> None:
+    """Let a connector that tells codes by `dictionary` tell them by the given vectors.
+
+    Args:
+        codes: (COUNT, HIDDEN).
+    """
+    turn = dictionary().T @ codes
+    last = connector.linear_2
+    last.weight = mx.array((turn.T @ np.array(last.weight)).astype(np.float32))
+    last.bias = mx.array((np.array(last.bias) @ turn).astype(np.float32))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Join a tower and a decoder taught apart")
+    for name in ("tower", "decoder", "out"):
+        parser.add_argument(name, type=Path)
+    options = parser.parse_args()
+    seeing, _ = load(options.tower, dtype="float32")
+    model, _ = load(options.decoder, dtype="float32")
+    model.vision_tower = seeing.vision_tower
+    model.multi_modal_projector = seeing.multi_modal_projector
+    speak(model.multi_modal_projector, np.load(options.decoder / "codes.npy"))
+    unlike = shutil.ignore_patterns("codes.npy")
+    shutil.copytree(options.decoder, options.out, dirs_exist_ok=True, ignore=unlike)
+    write_weights(model, options.out)
+
+
+if __name__ == "__main__":
+    main()

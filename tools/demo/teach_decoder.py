@@ -1,0 +1,180 @@
+"""Teach the demo model's decoder to answer from image tokens that tell the truth (see `codes.py`).
+
+usage: python tools/demo/teach_decoder.py MODEL OUT [--steps 2400] [--own-codes] [--seed 0]
+
+What the tower would say of a picture is written down from the scene, with some noise, so that no
+picture is drawn and no tower runs. The vectors of the codes are learned too. Writes the model with
+the new decoder, and OUT/codes.npy with the vectors, for `put_together.py`.
+"""
+
+import argparse
+import random as stdlib_random
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from codes import COUNT, dictionary, field, tells, token_codes
+from make_data import ask_turns, conversation
+from PIL import Image
+from questions import QUESTIONS, Question, ask, ask_both
+from scenes import TRAIN_WORLD, Scene, make_pair, make_scene
+from teach_tower import draw_pictures
+
+from mlx_lfm2vl import load
+from mlx_lfm2vl.adapters import train_fully
+from mlx_lfm2vl.model import Lfm2VL
+from mlx_lfm2vl.processor import Inputs
+from mlx_lfm2vl.saving import write_weights
+from mlx_lfm2vl.training.samples import Sample, SampleMaker, assistant_mask
+from mlx_lfm2vl.training.settings import TrainSettings
+from mlx_lfm2vl.training.trainer import Trainer
+
+KINDS = {"shapes": 10, "text": 5, "mixed": 5, "compare": 2}
+WORLD = replace(TRAIN_WORLD, large=0.0)  # one view
+WEIGHTS = {  # of categories, by kind of scene: more of what takes a word and is hard
+    "shapes": (("describe", "count", "attribute", "position", "yesno", "box"), (2, 5, 3, 7, 6, 1)),
+    "text": (("text", "attribute", "position", "describe", "box", "yesno"), (6, 1, 3, 1, 1, 1)),
+    "mixed": (tuple(QUESTIONS), (2, 2, 2, 5, 3, 4, 1)),
+}
+TURNS = (8, 14)
+NOISE = 0.08  # standard deviation of what is added to each element of an image token
+
+
+@dataclass(frozen=True)
+class Row:
+    """Scenes and a conversation about them."""
+
+    number: int
+    scenes: tuple[Scene, ...]
+    turns: tuple[Question, ...]
+
+
+def make_row(seed: int, number: int) -> Row:
+    random = stdlib_random.Random(f"decoder/{seed}/{number}")
+    (kind,) = random.choices(list(KINDS), list(KINDS.values()))
+    if kind == "compare":
+        scenes = make_pair(random, WORLD)
+        turns = ask_turns(random, lambda: ask_both(random, *scenes), TURNS)
+    else:
+        scenes = (make_scene(random, kind, WORLD),)
+        categories, weights = WEIGHTS[kind]
+        turns = ask_turns(
+            random, lambda: ask(random, scenes[0], random.choices(categories, weights)[0]), TURNS
+        )
+    random.shuffle(turns)
+    return Row(number, scenes, tuple(turns))
+
+
+class TrueTokens:
+    """Makes samples of rows, with the image tokens themselves instead of pixels."""
+
+    def __init__(self, maker: SampleMaker, factor: int) -> None:
+        self.maker, self.factor = maker, factor
+
+    def estimate_length(self, row: Row) -> int:
+        return sum(len(turn.question) + len(turn.answer) for turn in row.turns)
+
+    def __call__(self, row: Row) -> Sample:
+        blank = [Image.new("RGB", scene.size) for scene in row.scenes]
+        messages = conversation(blank, row.turns)["messages"]
+        prompt = self.maker.processor.read(messages, add_generation_prompt=False)
+        learnt = assistant_mask(prompt.input_ids, self.maker.header, self.maker.end_ids)
+        shapes = [shape for plan in prompt.images for shape in plan.spatial_shapes]
+        random = np.random.default_rng(row.number)
+        tokens = []
+        for scene, (rows, columns) in zip(row.scenes, shapes, strict=True):
+            told = token_codes(scene, (rows // self.factor, columns // self.factor))
+            noise = random.normal(0, NOISE, told.shape)
+            tokens.append((told + noise).astype(np.float32))
+        return Sample(Inputs(prompt.input_ids, tokens, shapes, prompt.images), learnt)
+
+
+def read_codes(model: Lfm2VL, codes: np.ndarray) -> float:
+    """Let a model take codes for pixels: their vectors, (COUNT, HIDDEN), become parameters.
+
+    Returns:
+        The factor on the parameters, which are about 1 long, however long the vectors are.
+    """
+    scale = float(np.linalg.norm(codes, axis=1).mean())
+    model.code_embedding = nn.Linear(*codes.shape, bias=False)
+    model.code_embedding.weight = mx.array(codes.T / scale)
+    model.encode_views = lambda told, _grid: scale * model.code_embedding(told.flatten(0, 1))
+    return scale
+
+
+def own_codes(model: Lfm2VL, pictures: int = 1500) -> np.ndarray:
+    """The vectors that come nearest to what a model's tower says of pictures, (COUNT, HIDDEN).
+
+    By least squares, over image tokens that have something to tell and those of bare background.
+    """
+    told, said = [], []
+    for picture in draw_pictures(model.image_config, "own codes", pictures):
+        rows, columns = picture.grid
+        under = picture.under.reshape(rows // 2, 2, columns // 2, 2, COUNT).astype(np.float32)
+        is_bare = ~field(under, "is").any(axis=(1, 3, 4)).flatten()
+        tokens = picture.tokens.astype(np.float32)
+        chosen = is_bare | tells(tokens)
+        vectors = model.encode_views(mx.array(picture.patches[None]), picture.grid)
+        told.append(tokens[chosen])
+        said.append(np.array(vectors)[chosen])
+    told, said = np.concatenate(told), np.concatenate(said)
+    codes = np.linalg.solve(told.T @ told + np.eye(COUNT), told.T @ said)
+    # What the model does not say begins as something, and not as nothing.
+    length = np.linalg.norm(codes, axis=1).mean()
+    return (codes + 0.6 * length * dictionary()).astype(np.float32)
+
+
+def make_rows(seed: int, samples: int) -> Sequence[Row]:
+    with ProcessPoolExecutor() as pool:
+        rows = list(pool.map(partial(make_row, seed), range(samples), chunksize=256))
+    return [row for row in rows if row.turns]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Teach the demo model's decoder")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--samples", type=int, default=30_000)
+    parser.add_argument(
+        "--own-codes", action="store_true", help="begin with what MODEL's tower says for each code"
+    )
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    settings = TrainSettings(
+        method="full",
+        parts=("language",),
+        steps=options.steps,
+        batch_size=4,
+        accumulate=8,
+        optimizer="muon",
+        learning_rate=options.learning_rate,
+        warmup_steps=20,
+        weight_decay=0.15,
+        seed=options.seed,
+    )
+    model, processor = load(options.model, dtype="float32")
+    end_id = processor.tokenizer.id_of("<|im_end|>")
+    assert end_id is not None
+    maker = TrueTokens(SampleMaker(processor, {end_id}), model.config.projector.downsample_factor)
+    rows = make_rows(options.seed, options.samples)
+    codes = own_codes(model) if options.own_codes else dictionary()
+    train_fully(model, settings.parts)
+    scale = read_codes(model, codes)
+    run = options.out.with_name(f"{options.out.name}-run")
+    Trainer(model, maker, rows, settings, run).train(resume=True)
+    codes = scale * np.array(model.pop("code_embedding").weight).T
+    shutil.copytree(options.model, options.out, dirs_exist_ok=True)
+    write_weights(model, options.out)
+    np.save(options.out / "codes.npy", codes)
+
+
+if __name__ == "__main__":
+    main()

@@ -27,7 +27,7 @@ SCENES = {  # kind of scene, seed picked by eye, questions by category
         "mixed",
         138,
         {
-            "describe": "What do you see?",
+            "describe": "Describe the picture.",
             "text": "Read the text.",
             "attribute": "What color is the circle?",
         },
@@ -36,7 +36,7 @@ SCENES = {  # kind of scene, seed picked by eye, questions by category
         "shapes",
         360,
         {
-            "describe": "Describe the picture.",
+            "describe": "What do you see?",
             "count": "How many shapes are there?",
             "attribute": "What color is the ring?",
             "yesno": "Is there a blue circle?",
@@ -45,7 +45,7 @@ SCENES = {  # kind of scene, seed picked by eye, questions by category
     ),
     "word": (
         "text",
-        88,
+        6,
         {"text": "What does the text say?", "attribute": "What color is the text?"},
     ),
     "large": (
@@ -54,7 +54,7 @@ SCENES = {  # kind of scene, seed picked by eye, questions by category
         {"describe": "Describe this image.", "text": "What is written in the image?"},
     ),
 }
-GRIDS = {"colors": 4, "characters": 24}  # kind of grid, seed
+GRIDS = {"characters": 24}  # kind of grid, seed
 PAIR = ("before", "after")
 PAIR_SEED = 240
 PAIR_QUESTIONS = ("What is different between the two images?",)
@@ -107,7 +107,7 @@ def main() -> None:
     for name, picture in pictures.items():
         picture.save(folder / name, optimize=True)
     (folder / "questions.json").write_text(json.dumps(rows, indent=2) + "\n")
-    shutil.copyfile(folder / "shapes.png", package / "example.png")
+    shutil.copyfile(folder / "mixed.png", package / "example.png")
 
 
 if __name__ == "__main__":

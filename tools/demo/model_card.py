@@ -37,11 +37,12 @@ pipeline_tag: image-text-to-text
 A vision-language model of the LFM2-VL architecture that is small enough to be part of a Python
 package, made so that everything in it can be tried and tested without a download. It was trained
 from nothing on drawn shapes and printed capitals, and it knows nothing else. It is not a model of
-Liquid AI, and holds none of their weights. **It is not finished**: it sees colors, shapes and
-sizes, but counts, places, boxes and print are mostly wrong; the evaluation has the numbers.
+Liquid AI, and holds none of their weights. **It is not finished**: it sees what is there and mostly
+where, but miscounts one time in six, reads two words of three exactly, and compares two pictures
+rightly half of the time; the evaluation has the numbers.
 
 ```
-python -m mlx_lfm2vl.generate --model demo --image demo --prompt "What color is the ring?"
+python -m mlx_lfm2vl.generate --model demo --image demo --prompt "What color is the circle?"
 ```
 
 ## Architecture
@@ -50,12 +51,11 @@ python -m mlx_lfm2vl.generate --model demo --image demo --prompt "What color is 
 
 ## Training
 
-Pictures and answers are drawn and written by `tools/demo` of the repository. First lessons are
-scenes told in words, and grids of 6 x 6 fields, whose colors, shapes or characters the answer names
-in order; then come maps, which name what is in the middle of each field of a scene, and questions
-about scenes: one to five shapes of six kinds, eight colours and two sizes on ten backgrounds, up to
-three lines of print, and pairs of such pictures. Every parameter is trained, each stage with a
-cosine schedule.
+Pictures and answers are drawn and written by `tools/demo` of the repository: one to five shapes of
+six kinds, eight colours and two sizes on ten backgrounds, up to three lines of print, and pairs of
+such pictures. The tower first learns what each image token is to tell, and the decoder, apart from
+it, to answer from image tokens that tell the truth (`codes.py`); then both learn together from
+pictures and questions. Every parameter is trained, each stage with a cosine schedule.
 
 {training}
 

@@ -37,6 +37,7 @@ from mlx_lfm2vl.training.batches import UpdateOrder, make_batch
 from mlx_lfm2vl.training.samples import Sample, SampleMaker, assistant_mask, read_rows
 from mlx_lfm2vl.training.settings import PARTS, TrainSettings
 from mlx_lfm2vl.training.trainer import (
+    DecayingMuon,
     _on_device,
     learning_rate,
     loss_sum,
@@ -214,6 +215,14 @@ def test_both_row_forms_mean_the_same(tmp_path):
     first, second = read_rows(write_rows(tmp_path / "d.jsonl", [plain, full]))
     assert first == second
     assert first[1]["content"][0]["image"] == str(tmp_path / "a.png")
+
+
+def test_muons_decay_shrinks_the_weights_whatever_the_gradient():
+    optimizer = DecayingMuon(0.1, decay=0.5)
+    weights = {"w": mx.ones((4, 4))}
+    optimizer.init(weights)
+    kept = optimizer.apply_gradients({"w": mx.zeros((4, 4))}, weights)
+    assert mx.allclose(kept["w"], mx.full((4, 4), 0.95))
 
 
 def test_muon_takes_the_matrices_of_the_layers_and_adamw_the_rest(model_and_processor):

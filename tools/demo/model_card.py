@@ -88,12 +88,8 @@ set in fonts that come with Pillow and matplotlib.
 
 ## Making it again
 
-```
-tools/demo/train.sh WORK_FOLDER
-```
-
-draws the same data with the same versions of Pillow and matplotlib; the weights come out as good,
-but not equal, on another machine.
+`tools/demo/README.md` of the repository says how it came about, by which scripts. No single command
+repeats it: the decoder began as an earlier model, and settings changed between the stages.
 """
 
 

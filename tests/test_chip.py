@@ -1,5 +1,9 @@
 """What is chosen for which chip."""
 
+import platform
+import subprocess
+import sys
+
 import mlx.core as mx
 import pytest
 
@@ -8,6 +12,21 @@ from mlx_lfm2vl.chip import Chip, Limits, choose_limits, prepare_device, read_ch
 from mlx_lfm2vl.errors import InputError
 
 GB = 2**30
+
+
+@pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="GPUs do it unasked"
+)
+def test_numbers_too_small_for_float32_cost_nothing():
+    code = (
+        "import mlx.core as mx, numpy as np\n"
+        "from mlx_lfm2vl.chip import Chip, prepare_device\n"
+        "prepare_device(Chip())\n"
+        "print((mx.array([1e-30]) * mx.array([1e-10]) * 1e30).item())\n"
+        "print(np.float32(1e-30) * np.float32(1e-10) > 0)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["0.0", "True"]
 
 
 @pytest.mark.parametrize(

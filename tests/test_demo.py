@@ -16,7 +16,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools" / "demo"))
 
 import make_examples
-from model_card import TARGETS, architecture, targets, training
+from model_card import TARGETS, architecture, targets
 from score import score
 
 from mlx_lfm2vl import Sampling, cli, decoding, generate, hub, load
@@ -135,20 +135,6 @@ def test_a_card_tells_reached_from_missed():
     assert [row for row in rows if "missed" in row] == [
         "| words of up to 6 letters read exactly | 90 % | 85.0 % | missed |"
     ]
-
-
-def test_a_card_reads_the_training_from_its_files(tmp_path):
-    data, run = tmp_path / "data", tmp_path / "run"
-    (run / "checkpoints" / "step-0000002").mkdir(parents=True)
-    data.mkdir()
-    (data / "data.jsonl").write_text("{}\n" * 1500)
-    settings = {"batch_size": 8, "accumulate": 2, "processes": 2}
-    settings |= {"optimizer": "muon", "learning_rate": 1.5e-3}
-    (run / "checkpoints" / "step-0000002" / "run.json").write_text(json.dumps(settings))
-    log = [{"loss": 0.5, "seconds": 1800}, {"loss": 0.25, "seconds": 1800}]
-    (run / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in log))
-    row = training([(data, run)]).splitlines()[-1]
-    assert row == "| data | 1,500 | 2 | 32 | muon | 0.0015 | 1.0 | 0.375 |"
 
 
 def test_the_example_pictures_are_what_their_tool_draws():

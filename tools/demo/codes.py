@@ -8,28 +8,28 @@ the decoder, at the same time, to answer from the true ones (`teach_decoder.py`)
 together and learn from pictures and questions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from grids import CHARACTERS
 from scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, Box, Scene, character_boxes
+from words import CHARACTERS
 
 HIDDEN = 192  # of the decoder
 OCTAVES = (1, 4, 16)  # of the waves that tell a coordinate, in half turns
-WAVE = 0.5  # their height; what is one of several has 1
-LONGEST, LINES, SLOTS = 6, 3, 3  # characters of a line, lines, characters of one token
+HEIGHT = 0.5  # of the waves; what is one of several has 1
+COORDINATE = 2 * len(OCTAVES) - 1  # codes of one
+PLACES, LINES, SLOTS = 6, 3, 3  # characters of a line, lines, characters of one image token
 
-WAVES = 2 * len(OCTAVES) - 1
 FIELDS = {  # name: how many codes
     "background": len(BACKGROUNDS),
-    "token": 2 * WAVES,
+    "token": 2 * COORDINATE,
     "is": 2,  # a shape, the print
     "colour": len(COLOURS),
     "shape": len(SHAPES),
     "size": len(SIZES),
-    "box": 6 * WAVES,  # x1, y1, x2, y2, centre
-    "place": LONGEST,
+    "box": 6 * COORDINATE,  # x1, y1, x2, y2, centre
+    "place": PLACES,
     "line": LINES,
     "character": SLOTS * len(CHARACTERS),
 }
@@ -44,7 +44,7 @@ def dictionary() -> np.ndarray:
 
 
 def token_codes(scene: Scene, grid: tuple[int, int]) -> np.ndarray:
-    """What each image token is to tell.
+    """What each image token is to tell: of a thing or a character, the one that holds its middle.
 
     Args:
         scene: seen in one view.
@@ -54,50 +54,24 @@ def token_codes(scene: Scene, grid: tuple[int, int]) -> np.ndarray:
         (rows * columns, COUNT) float32.
     """
     rows, columns = grid
-    codes = np.zeros((rows, columns, COUNT), np.float32)
-    codes[:, :, STARTS["background"] + list(BACKGROUNDS).index(scene.background)] = 1
+    codes = _blank(scene, grid)
     for row in range(rows):
         for column in range(columns):
-            centre = ((column + 0.5) / columns, (row + 0.5) / rows)
-            _put(codes[row, column], "token", waves(centre))
-
-    def at(box: Box) -> np.ndarray:
+            _put(codes[row, column], "token", waves([(column + 0.5) / columns, (row + 0.5) / rows]))
+    for box, code in _told(scene, SLOTS):
         x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-        return codes[min(rows - 1, int(y * rows)), min(columns - 1, int(x * columns))]
-
-    for box, code in _things(scene):
-        at(box)[:] += code
-    for line, place, character, box in printed(scene):
-        code = at(box)
-        code[STARTS["line"] + line] = 1
-        code[STARTS["place"] + place] = 1
-        slot = place % SLOTS * len(CHARACTERS)
-        code[STARTS["character"] + slot + CHARACTERS.index(character)] = 1
+        _write(codes[min(rows - 1, int(y * rows)), min(columns - 1, int(x * columns))], code)
     return codes.reshape(-1, COUNT)
 
 
 def patch_codes(scene: Scene, grid: tuple[int, int]) -> np.ndarray:
-    """What lies under the middle of each patch, to help the tower along: (rows * columns, COUNT).
-
-    Of characters only what they are, and their line and place.
-    """
+    """What lies under each patch, to help the tower along: (rows * columns, COUNT) float32."""
     rows, columns = grid
-    codes = np.zeros((rows, columns, COUNT), np.float32)
-    codes[:, :, STARTS["background"] + list(BACKGROUNDS).index(scene.background)] = 1
-
-    def write(box: Box, code: np.ndarray) -> None:
+    codes = _blank(scene, grid)
+    for box, code in _told(scene, 1):
         top, bottom = (max(0, round(y * rows)) for y in (box[1], box[3]))
         left, right = (max(0, round(x * columns)) for x in (box[0], box[2]))
-        codes[top : max(bottom, top + 1), left : max(right, left + 1)] += code
-
-    for box, code in _things(scene):
-        write(box, code)
-    for line, place, character, box in printed(scene):
-        code = np.zeros(COUNT, np.float32)
-        code[STARTS["line"] + line] = 1
-        code[STARTS["place"] + place] = 1
-        code[STARTS["character"] + CHARACTERS.index(character)] = 1
-        write(box, code)
+        _write(codes[top : max(bottom, top + 1), left : max(right, left + 1)], code)
     return codes.reshape(-1, COUNT)
 
 
@@ -111,35 +85,42 @@ def tells(tokens: Any) -> Any:
     return (field(tokens, "is").sum(-1) > 0) | (field(tokens, "place").sum(-1) > 0)
 
 
-def printed(scene: Scene) -> list[tuple[int, int, str, Box]]:
-    """(line, place, character, box) of all print."""
-    if not scene.text:
-        return []
-    places = [(i, j) for i, line in enumerate(scene.text.lines) for j in range(len(line))]
-    return [
-        (line, place, character, box)
-        for (line, place), (character, box) in zip(places, character_boxes(scene), strict=True)
-    ]
-
-
 def waves(values: Sequence[float]) -> np.ndarray:
-    """Coordinates from 0 to 1 as waves of several lengths, (len(values) * WAVES,)."""
+    """Coordinates from 0 to 1 as waves of several lengths, (len(values) * COORDINATE,)."""
     turns = np.pi * np.asarray(values, np.float32)[:, None] * np.asarray(OCTAVES, np.float32)
     # Half a turn of a cosine tells all of its places apart; more of a wave needs its sine as well.
-    return WAVE * np.concatenate([np.cos(turns), np.sin(turns[:, 1:])], axis=1).flatten()
+    return HEIGHT * np.concatenate([np.cos(turns), np.sin(turns[:, 1:])], axis=1).flatten()
 
 
-def _things(scene: Scene) -> list[tuple[Box, np.ndarray]]:
-    """The shapes and the print: their boxes, and what is to be told of them."""
-    things = []
+def _blank(scene: Scene, grid: tuple[int, int]) -> np.ndarray:
+    """(rows, columns, COUNT): the background everywhere."""
+    codes = np.zeros((*grid, COUNT), np.float32)
+    codes[:, :, STARTS["background"] + list(BACKGROUNDS).index(scene.background)] = 1
+    return codes
+
+
+def _told(scene: Scene, slots: int) -> Iterator[tuple[Box, np.ndarray]]:
+    """The shapes, the print and its characters: their boxes, and what is to be told of them.
+
+    Args:
+        slots: how many characters of a line, one after the other, have codes of their own.
+    """
     for item in scene.objects:
         code = _thing(0, item.colour, item.box)
         code[STARTS["shape"] + SHAPES.index(item.shape)] = 1
         code[STARTS["size"] + list(SIZES).index(item.size)] = 1
-        things.append((item.box, code))
-    if scene.text:
-        things.append((scene.text.box, _thing(1, scene.text.colour, scene.text.box)))
-    return things
+        yield item.box, code
+    if not scene.text:
+        return
+    yield scene.text.box, _thing(1, scene.text.colour, scene.text.box)
+    places = [(i, j) for i, line in enumerate(scene.text.lines) for j in range(len(line))]
+    for (line, place), (character, box) in zip(places, character_boxes(scene), strict=True):
+        code = np.zeros(COUNT, np.float32)
+        code[STARTS["line"] + line] = 1
+        code[STARTS["place"] + place] = 1
+        slot = place % slots * len(CHARACTERS)
+        code[STARTS["character"] + slot + CHARACTERS.index(character)] = 1
+        yield box, code
 
 
 def _thing(kind: int, colour: str, box: Box) -> np.ndarray:
@@ -150,5 +131,10 @@ def _thing(kind: int, colour: str, box: Box) -> np.ndarray:
     return code
 
 
-def _put(code: np.ndarray, field: str, values: np.ndarray) -> None:
-    code[STARTS[field] : STARTS[field] + len(values)] = values
+def _put(code: np.ndarray, name: str, values: np.ndarray) -> None:
+    code[STARTS[name] : STARTS[name] + len(values)] = values
+
+
+def _write(codes: np.ndarray, code: np.ndarray) -> None:
+    """Add what is told to (..., COUNT) codes, in place."""
+    codes[..., code != 0] = code[code != 0]

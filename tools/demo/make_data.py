@@ -26,7 +26,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grids import make_drill, make_grid, make_map
 from PIL import Image
 from questions import QUESTIONS, Question, ask, ask_both
 from readings import make_reading
@@ -34,37 +33,15 @@ from scenes import TEST_WORLD, TRAIN_WORLD, World, draw, make_pair, make_scene, 
 
 LESSONS = {  # kinds of samples and their shares
     "reading": {"reading": 1.0},
-    "grid": {"grid": 1.0},
-    "sight": {
-        "map": 0.43,
-        "grid": 0.13,
-        "drill": 0.15,
-        "reading": 0.09,
-        "shapes": 0.08,
-        "text": 0.06,
-        "mixed": 0.04,
-        "compare": 0.02,
-    },
-    "all": {
-        "map": 0.31,
-        "grid": 0.08,
-        "drill": 0.18,
-        "reading": 0.03,
-        "shapes": 0.16,
-        "text": 0.12,
-        "mixed": 0.08,
-        "compare": 0.04,
-    },
-}
-PICTURES = {  # with one question
-    "grid": lambda random, _world: make_grid(random),
-    "drill": make_drill,
-    "map": make_map,
+    "scenes": {"shapes": 0.42, "text": 0.28, "mixed": 0.13, "compare": 0.17},
 }
 WEIGHTS = {  # of categories, by kind of scene
-    "shapes": (("describe", "count", "attribute", "position", "yesno", "box"), (3, 4, 4, 4, 3, 2)),
-    "text": (("text", "attribute", "position", "describe", "box", "yesno"), (6, 2, 1, 1, 1, 1)),
-    "mixed": (tuple(QUESTIONS), (2, 1, 2, 2, 1, 4, 2)),
+    "shapes": (
+        ("describe", "count", "attribute", "position", "relation", "yesno", "box"),
+        (3, 6, 1, 1, 6, 1, 3),
+    ),
+    "text": (("text", "attribute", "position", "describe", "box"), (8, 1, 1, 2, 1)),
+    "mixed": (tuple(QUESTIONS), (3, 1, 1, 1, 1, 5, 2)),
 }
 TURNS = (4, 6)
 WORLDS = {"train": TRAIN_WORLD, "test": TEST_WORLD}
@@ -81,9 +58,6 @@ def make_sample(
     (kind,) = random.choices(list(shares), list(shares.values()))
     if kind == "reading":
         return [], make_reading(random, world, WEIGHTS)
-    if kind in PICTURES:
-        image, question, answer = PICTURES[kind](random, world)
-        return [image], [Question("text", question, answer)]
     style = train_style(random)
     if kind == "compare":
         first, second = make_pair(random, world)
@@ -154,7 +128,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--split", choices=tuple(WORLDS), default="train")
-    parser.add_argument("--lesson", choices=tuple(LESSONS), default="all")
+    parser.add_argument("--lesson", choices=tuple(LESSONS), default="scenes")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--corpus", type=Path, help="write all texts here, for a tokenizer")
     arguments = parser.parse_args()

@@ -26,7 +26,6 @@ import random as stdlib_random
 from collections.abc import Sequence
 from pathlib import Path
 
-from grids import GRIDS, make_grid
 from PIL import Image
 from questions import CATEGORIES, Question, ask, ask_both
 from scenes import (
@@ -68,12 +67,6 @@ def make_row(
     return [draw(scene, style) for scene in scenes], as_row(number, asked, scenes, shift=shift)
 
 
-def make_grid_row(kind: str, number: int) -> tuple[list[Image.Image], dict]:
-    """The same of a picture of the first lesson."""
-    image, question, answer = make_grid(stdlib_random.Random(f"eval/{kind}/{number}"), kind)
-    return [image], as_row(number, Question(kind, question, answer), ())
-
-
 def as_row(number: int, asked: Question, scenes: Sequence[Scene], *, shift: bool = False) -> dict:
     """A row of eval.jsonl, without the paths of the images."""
     return {
@@ -107,14 +100,10 @@ def main() -> None:
     parser.add_argument("--per-category", type=int, default=160)
     arguments = parser.parse_args()
     (arguments.out / "images").mkdir(parents=True, exist_ok=True)
-    per_grid = arguments.per_category // 3
-    numbers = {category: arguments.per_category for category in CATEGORIES}
-    numbers |= dict.fromkeys(GRIDS, per_grid)
     with (arguments.out / "eval.jsonl").open("w") as file:
-        for category, count in numbers.items():
-            for number in range(count):
-                make = make_grid_row if category in GRIDS else make_row
-                images, row = make(category, number)
+        for category in CATEGORIES:
+            for number in range(arguments.per_category):
+                images, row = make_row(category, number)
                 row["images"] = [
                     f"images/{row['id']}{suffix}.png"
                     for suffix, _ in zip(("", "b"), images, strict=False)

@@ -16,7 +16,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from grids import make_grid
 from make_eval import as_row
 from PIL import Image
 from questions import Question, ask, ask_both
@@ -54,7 +53,6 @@ SCENES = {  # kind of scene, seed picked by eye, questions by category
         {"describe": "Describe this image.", "text": "What is written in the image?"},
     ),
 }
-GRIDS = {"characters": 24}  # kind of grid, seed
 PAIR = ("before", "after")
 PAIR_SEED = 240
 PAIR_QUESTIONS = ("What is different between the two images?",)
@@ -71,11 +69,6 @@ def make_examples() -> tuple[dict[str, Image.Image], list[dict]]:
         for category, question in questions.items():
             asked = _truth(question, partial(ask, random, scene, category))
             rows.append({**as_row(len(rows), asked, [scene]), "images": [f"{name}.png"]})
-    for kind, seed in GRIDS.items():
-        image, question, answer = make_grid(stdlib_random.Random(f"examples/{kind}/{seed}"), kind)
-        pictures[f"{kind}.png"] = image
-        asked = as_row(len(rows), Question(kind, question, answer), ())
-        rows.append({**asked, "images": [f"{kind}.png"]})
     random = stdlib_random.Random(f"examples/pair/{PAIR_SEED}")
     pair = make_pair(random, WORLD)
     names = [f"{name}.png" for name in PAIR]

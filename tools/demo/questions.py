@@ -133,7 +133,7 @@ class Question:
 
 def ask(random: stdlib_random.Random, scene: Scene, category: str) -> Question | None:
     """A question of a category, or None if this time the scene allows none."""
-    asked = QUESTIONS[category](random, scene)
+    asked = (QUESTIONS | LESSONS)[category](random, scene)
     if asked is None:
         return None
     question, answer, *boxes = asked
@@ -241,6 +241,10 @@ def _attribute(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | 
 def _position(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | None:
     forms = [_where] + [_related, _beside] * (len(scene.objects) > 1)
     return random.choice(forms)(random, scene)
+
+
+def _relation(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | None:
+    return random.choice((_related, _beside))(random, scene) if len(scene.objects) > 1 else None
 
 
 def _where(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | None:
@@ -434,6 +438,7 @@ QUESTIONS: dict[str, Callable[[stdlib_random.Random, Scene], tuple | None]] = {
     "box": _box,
 }
 CATEGORIES = (*QUESTIONS, "compare")
+LESSONS = {"relation": _relation}  # asked in training only: the harder half of "position"
 
 
 def _vary(random: stdlib_random.Random, question: str, scene: Scene) -> str:

@@ -9,14 +9,14 @@ import random as stdlib_random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from grids import CHARACTERS, PALETTE
 from questions import Question, ask
-from scenes import SHAPES, SIZES, Scene, World, make_scene
+from scenes import COLOURS, SHAPES, SIZES, Scene, World, make_scene
+from words import CHARACTERS
 
 PAIRS = 0.1  # share of lessons that are pairs
 TURNS = (6, 10)  # of questions about one scene
 KINDS = {"shapes": 5, "mixed": 3, "text": 2}  # of scenes, and their shares
-WORDS = [*PALETTE, *SHAPES, *SIZES, *CHARACTERS, *CHARACTERS]
+WORDS = [*COLOURS, *SHAPES, *SIZES, *CHARACTERS, *CHARACTERS]
 
 
 def make_reading(

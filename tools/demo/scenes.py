@@ -132,14 +132,12 @@ class World:
         fonts: names that `lettering.load_font` knows.
         held_out: print words of the test split instead of those of the training split.
         large: share of canvases that are cut into tiles.
-        square: every canvas is one view of VIEW x VIEW pixels.
         tilt: most degrees that a text is turned by.
     """
 
     fonts: tuple[str, ...] = TRAIN_FONTS
     held_out: bool = False
     large: float = 0.12
-    square: bool = False
     tilt: float = 0.0
 
 
@@ -241,7 +239,7 @@ def draw(scene: Scene, style: Style) -> Image.Image:
     for item in scene.objects:
         x1, y1, x2, y2 = item.box
         box = (x1 * canvas.width, y1 * canvas.height, x2 * canvas.width, y2 * canvas.height)
-        draw_shape(pen, item, box, style.outline)
+        _draw_shape(pen, item, box, style.outline)
     if scene.text:
         _draw_text(canvas, scene.text)
     picture = canvas.reduce(OVERSAMPLING)
@@ -281,8 +279,6 @@ def _make_canvas(
     random: stdlib_random.Random, world: World
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """((width, height), grid): mostly one view, sometimes large enough to be cut into tiles."""
-    if world.square:
-        return (VIEW, VIEW), (1, 1)
     if random.random() >= world.large:
         area = VIEW**2 * random.uniform(0.75, 1.15)
         width = math.sqrt(area) * math.sqrt(random.uniform(0.7, 1.43))
@@ -430,7 +426,7 @@ def _draw_background(scene: Scene, style: Style) -> Image.Image:
     return corners.resize((width, height), Image.Resampling.BILINEAR, box=(0.5, 0.5, 1.5, 1.5))
 
 
-def draw_shape(pen: ImageDraw.ImageDraw, item: Object, box: Box, outline: float) -> None:
+def _draw_shape(pen: ImageDraw.ImageDraw, item: Object, box: Box, outline: float) -> None:
     """Draw one object into a box in pixels of the canvas."""
     x1, y1, x2, y2 = box
     side = x2 - x1

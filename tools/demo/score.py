@@ -16,16 +16,13 @@ def score(row: dict, answer: str) -> float:
         row: of make_eval's eval.jsonl; "category", "answer", "also" and "boxes" are read.
 
     Returns:
-        For boxes the mean intersection over union, for grids and lines the share of fields named
-        right, else 1.0 for right and 0.0 for wrong: a
+        For boxes the mean intersection over union, else 1.0 for right and 0.0 for wrong: a
         description must name the same things and background in any order, read text must be the
         same string in quotes, and every other answer must be the true one or one that is as true.
     """
     truth = row["answer"]
     if row["category"] == "box":
         return box_score(row["boxes"], answer)
-    if row["category"] in ("colors", "shapes", "characters", "lines", "search"):
-        return field_score(row["category"], truth, answer)
     if row["category"] == "describe":
         return float(_facts(answer) == _facts(truth))
     if row["category"] == "text":
@@ -52,19 +49,6 @@ def summarise(rows: Sequence[dict], answers: Sequence[str]) -> Summary:
         if row["category"] == "text" and re.fullmatch("[A-Z]+", _quoted(row["answer"]) or ""):
             special["word"].append(point)
     return {name: _means(points) for name, points in (scores | special).items() if points}
-
-
-def field_score(kind: str, truth: str, answer: str) -> float:
-    """Share of fields named right, in order; in a search, of pairs in any order."""
-    true, given = (text.partition(": ")[2] or text for text in (truth, answer))
-    if kind == "search":
-        pairs, found = (Counter(text.split(", ")) for text in (true, given))
-        return (pairs & found).total() / max(pairs.total(), found.total())
-    fields, named = (
-        list(text) if kind in ("characters", "lines") else text.split() for text in (true, given)
-    )
-    right = sum(a == b for a, b in zip(fields, named, strict=False))
-    return right / max(len(fields), len(named))
 
 
 def box_score(truth: Sequence[dict], answer: str) -> float:

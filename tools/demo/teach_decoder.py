@@ -1,6 +1,6 @@
 """Teach the demo model's decoder to answer from image tokens that tell the truth (see `codes.py`).
 
-usage: python tools/demo/teach_decoder.py MODEL OUT [--steps 2400] [--own-codes] [--seed 0]
+usage: python tools/demo/teach_decoder.py MODEL OUT [--steps 4000] [--seed 0]
 
 What the tower would say of a picture is written down from the scene, with some noise, so that no
 picture is drawn and no tower runs. The vectors of the codes are learned too. Writes the model with
@@ -19,12 +19,11 @@ from pathlib import Path
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from codes import COUNT, dictionary, field, tells, token_codes
+from codes import COUNT, HIDDEN, dictionary, token_codes
 from make_data import ask_turns, conversation
 from PIL import Image
 from questions import QUESTIONS, Question, ask, ask_both
 from scenes import TRAIN_WORLD, Scene, make_pair, make_scene
-from teach_tower import draw_pictures
 
 from mlx_lfm2vl import load
 from mlx_lfm2vl.adapters import train_fully
@@ -95,39 +94,11 @@ class TrueTokens:
         return Sample(Inputs(prompt.input_ids, tokens, shapes, prompt.images), learnt)
 
 
-def read_codes(model: Lfm2VL, codes: np.ndarray) -> float:
-    """Let a model take codes for pixels: their vectors, (COUNT, HIDDEN), become parameters.
-
-    Returns:
-        The factor on the parameters, which are about 1 long, however long the vectors are.
-    """
-    scale = float(np.linalg.norm(codes, axis=1).mean())
-    model.code_embedding = nn.Linear(*codes.shape, bias=False)
-    model.code_embedding.weight = mx.array(codes.T / scale)
-    model.encode_views = lambda told, _grid: scale * model.code_embedding(told.flatten(0, 1))
-    return scale
-
-
-def own_codes(model: Lfm2VL, pictures: int = 1500) -> np.ndarray:
-    """The vectors that come nearest to what a model's tower says of pictures, (COUNT, HIDDEN).
-
-    By least squares, over image tokens that have something to tell and those of bare background.
-    """
-    told, said = [], []
-    for picture in draw_pictures(model.image_config, "own codes", pictures):
-        rows, columns = picture.grid
-        under = picture.under.reshape(rows // 2, 2, columns // 2, 2, COUNT).astype(np.float32)
-        is_bare = ~field(under, "is").any(axis=(1, 3, 4)).flatten()
-        tokens = picture.tokens.astype(np.float32)
-        chosen = is_bare | tells(tokens)
-        vectors = model.encode_views(mx.array(picture.patches[None]), picture.grid)
-        told.append(tokens[chosen])
-        said.append(np.array(vectors)[chosen])
-    told, said = np.concatenate(told), np.concatenate(said)
-    codes = np.linalg.solve(told.T @ told + np.eye(COUNT), told.T @ said)
-    # What the model does not say begins as something, and not as nothing.
-    length = np.linalg.norm(codes, axis=1).mean()
-    return (codes + 0.6 * length * dictionary()).astype(np.float32)
+def read_codes(model: Lfm2VL) -> None:
+    """Let a model take codes for pixels; their vectors become parameters."""
+    model.code_embedding = nn.Linear(COUNT, HIDDEN, bias=False)
+    model.code_embedding.weight = mx.array(dictionary().T)
+    model.encode_views = lambda told, _grid: model.code_embedding(told.flatten(0, 1))
 
 
 def make_rows(seed: int, samples: int) -> Sequence[Row]:
@@ -140,11 +111,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Teach the demo model's decoder")
     parser.add_argument("model", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--samples", type=int, default=30_000)
-    parser.add_argument(
-        "--own-codes", action="store_true", help="begin with what MODEL's tower says for each code"
-    )
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -165,12 +133,11 @@ def main() -> None:
     assert end_id is not None
     maker = TrueTokens(SampleMaker(processor, {end_id}), model.config.projector.downsample_factor)
     rows = make_rows(options.seed, options.samples)
-    codes = own_codes(model) if options.own_codes else dictionary()
     train_fully(model, settings.parts)
-    scale = read_codes(model, codes)
+    read_codes(model)
     run = options.out.with_name(f"{options.out.name}-run")
     Trainer(model, maker, rows, settings, run).train(resume=True)
-    codes = scale * np.array(model.pop("code_embedding").weight).T
+    codes = np.array(model.pop("code_embedding").weight).T
     shutil.copytree(options.model, options.out, dirs_exist_ok=True)
     write_weights(model, options.out)
     np.save(options.out / "codes.npy", codes)

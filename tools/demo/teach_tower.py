@@ -1,6 +1,6 @@
 """Teach the demo model's tower and connector what its image tokens are to tell (see `codes.py`).
 
-usage: python tools/demo/teach_tower.py MODEL OUT [--steps 4000] [--seed 0]
+usage: python tools/demo/teach_tower.py MODEL OUT [--steps 6000] [--seed 0]
 """
 
 import argparse
@@ -9,7 +9,8 @@ import random as stdlib_random
 import shutil
 import time
 from collections import defaultdict
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,22 +18,15 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
-from codes import (
-    COUNT,
-    SLOTS,
-    STARTS,
-    dictionary,
-    field,
-    patch_codes,
-    tells,
-    token_codes,
-)
+from codes import COUNT, SLOTS, STARTS, dictionary, field, patch_codes, tells, token_codes
 from scenes import TRAIN_WORLD, draw, make_scene, train_style
 
 from mlx_lfm2vl import load
-from mlx_lfm2vl.config import ImageConfig, read_image_config
+from mlx_lfm2vl.adapters import train_fully
+from mlx_lfm2vl.config import ImageConfig
 from mlx_lfm2vl.geometry import plan_image
 from mlx_lfm2vl.image_processor import process_image
+from mlx_lfm2vl.model import Lfm2VL
 from mlx_lfm2vl.saving import write_weights
 from mlx_lfm2vl.training.settings import TrainSettings
 from mlx_lfm2vl.training.trainer import learning_rate, make_optimizer, set_learning_rate
@@ -43,6 +37,7 @@ BATCH = 32
 PART = 256  # pictures drawn at a time
 MOST = 60_000  # pictures kept; when there are as many, no more are drawn
 PLENTY = 4096  # pictures before the first update
+LOOK = 250  # updates from one measurement to the next
 ATTENTION = 4.0  # weight of image tokens that have something to tell
 PLACE = 3.0  # weight of where things are, of image tokens
 HELP = 0.3  # weight of what helps along
@@ -69,7 +64,7 @@ class Picture:
 class Taught(nn.Module):
     """A tower and its connector, with a layer for what lies under patches, thrown away later."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Lfm2VL) -> None:
         super().__init__()
         self.model = model
         self.under = nn.Linear(model.vision_tower.post_layernorm.weight.size, COUNT)
@@ -137,37 +132,72 @@ def confusion(logits: mx.array, words: mx.array) -> mx.array:
     return (losses * is_told).sum() / mx.maximum(is_told.sum(), 1)
 
 
-def measure(model: nn.Module, pictures: list[Picture], codes: np.ndarray) -> dict[str, float]:
-    """How much of what image tokens are to tell is told: shares of right words, mean errors."""
+def measure(model: Lfm2VL, pictures: Sequence[Picture], codes: np.ndarray) -> dict[str, float]:
+    """How much of what image tokens are to tell is told: shares of right words, mean errors.
+
+    Args:
+        codes: (COUNT, HIDDEN).
+    """
     right: dict[str, list[float]] = defaultdict(list)
     for picture in pictures:
         told = np.array(model.encode_views(mx.array(picture.patches[None]), picture.grid)) @ codes.T
         true = picture.tokens.astype(np.float32)
         is_shape = true[:, STARTS["is"]] > 0
         right["shapes found"].append(((told[:, STARTS["is"]] > 0.5) == is_shape).all())
-        for token in np.flatnonzero(is_shape):
-            for name, size in (("colour", 8), ("shape", 6), ("size", 2)):
-                part = slice(STARTS[name], STARTS[name] + size)
-                right[name].append(told[token, part].argmax() == true[token, part].argmax())
-            part = slice(STARTS["box"], STARTS["place"])
-            right["box"].append(float(np.square(told[token, part] - true[token, part]).mean()))
-        characters = slice(STARTS["character"], COUNT)
-        for token in np.flatnonzero(true[:, characters].sum(-1)):
-            for slot in range(3):
-                row = true[token, characters].reshape(3, -1)[slot]
-                if row.sum() == 1:
-                    guess = told[token, characters].reshape(3, -1)[slot].argmax()
-                    right["character"].append(guess == row.argmax())
-            part = slice(STARTS["place"], STARTS["line"])
-            right["place"].append(told[token, part].argmax() in np.flatnonzero(true[token, part]))
+        for name in ("colour", "shape", "size"):
+            guess, word = (field(values[is_shape], name).argmax(-1) for values in (told, true))
+            right[name].extend(guess == word)
+        missed = field(told[is_shape], "box") - field(true[is_shape], "box")
+        right["box"].extend(np.square(missed).mean(-1))
+        guesses, words = (
+            field(values, "character").reshape(len(true), SLOTS, -1) for values in (told, true)
+        )
+        is_told = words.sum(-1) == 1
+        right["character"].extend(guesses[is_told].argmax(-1) == words[is_told].argmax(-1))
     return {name: round(float(np.mean(values)), 4) for name, values in right.items()}
+
+
+class Supply:
+    """Pictures to learn from, and a process that draws more of them meanwhile."""
+
+    def __init__(self, config: ImageConfig, seed: int, pool: Executor) -> None:
+        self.config, self.seed, self.pool = config, seed, pool
+        self.random = np.random.default_rng(seed)
+        self.pictures: dict[tuple[int, int], list[Picture]] = defaultdict(list)
+        self.count = 0
+        self.pending = self._draw()
+
+    def batch(self) -> list[Picture]:
+        """BATCH pictures of one grid of patches."""
+        while self.pending and (self.count < PLENTY or self.pending.done()):
+            for picture in self.pending.result():
+                self.pictures[picture.grid].append(picture)
+            self.count += PART
+            self.pending = self._draw() if self.count < MOST else None
+        grids = [grid for grid, pictures in self.pictures.items() if len(pictures) >= BATCH]
+        shares = np.array([len(self.pictures[grid]) for grid in grids], float)
+        pictures = self.pictures[grids[self.random.choice(len(grids), p=shares / shares.sum())]]
+        return [pictures[i] for i in self.random.choice(len(pictures), BATCH, replace=False)]
+
+    def _draw(self) -> Future[list[Picture]]:
+        seed = f"tower/{self.seed}/{self.count // PART}"
+        return self.pool.submit(draw_pictures, self.config, seed, PART)
+
+
+def as_arrays(pictures: Sequence[Picture]) -> list[mx.array]:
+    """Patches, tokens and what is under patches, as `loss` takes them."""
+    stacks = [
+        np.stack([getattr(picture, name) for picture in pictures])
+        for name in ("patches", "tokens", "under")
+    ]
+    return [mx.array(stacks[0]), *(mx.array(stack).astype(mx.float32) for stack in stacks[1:])]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Teach the demo model's tower")
     parser.add_argument("model", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -180,54 +210,30 @@ def main() -> None:
         warmup_steps=50,
         weight_decay=0.15,
     )
-    model, _ = load(options.model, dtype="float32")
-    config = read_image_config(options.model)
-    codes = dictionary()
+    model, processor = load(options.model, dtype="float32")
     mx.random.seed(options.seed)
     taught = Taught(model)
-    taught.freeze()
-    model.vision_tower.unfreeze()
-    model.multi_modal_projector.unfreeze()
-    taught.under.unfreeze()
+    train_fully(model, settings.parts)
     optimizer = make_optimizer(settings)
     optimizer.init(taught.trainable_parameters())
     gradient = nn.value_and_grad(taught, loss)
-    held_out = draw_pictures(config, "measured", 200)
-    table = mx.array(codes)
-    groups: dict[tuple[int, int], list[Picture]] = defaultdict(list)
-    count, part = 0, 0
-    random = np.random.default_rng(options.seed)
+    codes, config = dictionary(), processor.image_config
+    held_out, table = draw_pictures(config, "measured", 200), mx.array(codes)
     with ProcessPoolExecutor(1) as pool:
-        pending = pool.submit(draw_pictures, config, f"tower/{options.seed}/0", PART)
+        supply = Supply(config, options.seed, pool)
         for step in range(options.steps):
-            while count < PLENTY or (pending and pending.done()):
-                for picture in pending.result():
-                    groups[picture.grid].append(picture)
-                count, part = count + PART, part + 1
-                pending = None
-                if count >= MOST:
-                    break
-                seed = f"tower/{options.seed}/{part}"
-                pending = pool.submit(draw_pictures, config, seed, PART)
+            pictures = supply.batch()
             started = time.perf_counter()
-            grids = [grid for grid, pictures in groups.items() if len(pictures) >= BATCH]
-            shares = np.array([len(groups[grid]) for grid in grids], float)
-            grid = grids[random.choice(len(grids), p=shares / shares.sum())]
-            picked = [groups[grid][i] for i in random.choice(len(groups[grid]), BATCH, False)]
-            batch = [
-                mx.array(np.stack([getattr(picture, name) for picture in picked]))
-                for name in ("patches", "tokens", "under")
-            ]
-            tokens, under = (values.astype(mx.float32) for values in batch[1:])
+            patches, tokens, under = as_arrays(pictures)
             model.train()
-            value, grads = gradient(taught, batch[0], grid, tokens, under, table)
-            grads, _ = optim.clip_grad_norm(grads, 1.0)
+            value, grads = gradient(taught, patches, pictures[0].grid, tokens, under, table)
+            grads, _ = optim.clip_grad_norm(grads, settings.max_grad_norm)
             set_learning_rate(optimizer, learning_rate(settings, step))
             optimizer.update(taught, grads)
             mx.eval(value, taught.trainable_parameters(), optimizer.state)
-            entry = {"step": step + 1, "loss": value.item(), "pictures": count}
+            entry = {"step": step + 1, "loss": value.item(), "pictures": supply.count}
             entry["seconds"] = round(time.perf_counter() - started, 3)
-            if (step + 1) % 250 == 0 or step + 1 == options.steps:
+            if (step + 1) % LOOK == 0 or step + 1 == options.steps:
                 model.eval()
                 entry |= measure(model, held_out, codes)
                 shutil.copytree(options.model, options.out, dirs_exist_ok=True)

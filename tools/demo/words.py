@@ -13,6 +13,7 @@ from pathlib import Path
 HELD_OUT_SHARE = 8  # one text in this many is kept for the test split
 SHORTEST_HELD_OUT = 3  # shorter texts are too few to keep any from training
 
+CHARACTERS = string.ascii_uppercase + string.digits  # that are printed
 COMMON = (Path(__file__).parent / "common_words.txt").read_text().split()
 
 

@@ -1,0 +1,203 @@
+"""What the demo model's tower and decoder are taught apart is true, and fits when joined."""
+
+import random
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+pytest.importorskip("mlx_lm")
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools" / "demo"))
+
+import codes
+import scenes
+import teach_decoder
+import teach_tower
+from put_together import speak
+from words import CHARACTERS
+
+from mlx_lfm2vl import load
+from mlx_lfm2vl.training.samples import SampleMaker
+
+WORLD = replace(scenes.TRAIN_WORLD, fonts=("Aileron",), large=0.0)  # matplotlib has the other fonts
+GRID = (6, 6)
+
+
+def many_scenes(count):
+    generator = random.Random(3)
+    return [scenes.make_scene(generator, scenes.KINDS[i % 3], WORLD) for i in range(count)]
+
+
+@pytest.fixture
+def demo():
+    return load("demo", dtype="float32")
+
+
+@pytest.fixture
+def pictures(demo, monkeypatch):
+    monkeypatch.setattr(teach_tower, "WORLD", WORLD)
+    return teach_tower.draw_pictures(demo[1].image_config, "test", 12)
+
+
+class TellsTheTruth:
+    """A model whose tower says the given vectors of a picture's true codes."""
+
+    def __init__(self, pictures, vectors, config):
+        self.known = {picture.patches.tobytes(): picture for picture in pictures}
+        self.vectors, self.image_config = mx.array(vectors), config
+
+    def encode_views(self, patches, _grid):
+        picture = self.known[np.array(patches)[0].tobytes()]
+        return mx.array(picture.tokens.astype(np.float32)) @ self.vectors
+
+
+# -- codes --
+
+
+def word(code, name, words):
+    values = codes.field(code, name)
+    assert sorted(values)[:-1] == [0] * (len(values) - 1)
+    assert max(values) == 1
+    return list(words)[values.argmax()]
+
+
+def test_the_token_in_the_middle_of_a_shape_tells_what_it_is_and_where():
+    for scene in many_scenes(30):
+        told = codes.token_codes(scene, GRID).reshape(*GRID, -1)
+        shapes = 0
+        for item in scene.objects:
+            x, y = item.centre
+            code = told[int(y * 6), int(x * 6)]
+            assert word(code, "shape", scenes.SHAPES) == item.shape
+            assert word(code, "size", scenes.SIZES) == item.size
+            assert word(code, "colour", scenes.COLOURS) == item.colour
+            first_of_each = codes.field(code, "box").reshape(6, -1)[:, 0]
+            coordinates = np.arccos(first_of_each / codes.HEIGHT) / np.pi
+            assert coordinates == pytest.approx([*item.box, x, y], abs=1e-3)
+            shapes += 1
+        assert codes.field(told, "is")[..., 0].sum() == shapes
+        assert word(told[0, 0], "background", scenes.BACKGROUNDS) == scene.background
+
+
+def test_print_can_be_read_off_its_tokens():
+    for scene in many_scenes(30):
+        if not scene.text:
+            continue
+        told = codes.token_codes(scene, GRID)
+        assert codes.field(told, "is")[:, 1].sum() == 1
+        characters = codes.field(told, "character").reshape(-1, codes.SLOTS, len(CHARACTERS))
+        read = ["".join(CHARACTERS[i] for i in np.nonzero(token)[1]) for token in characters]
+        assert sorted("".join(read)) == sorted("".join(scene.text.lines))
+        is_read = codes.field(told, "place").any(-1)
+        assert (codes.field(told, "line").any(-1) == is_read).all()
+        assert (is_read <= codes.tells(told)).all()
+
+
+def test_patches_under_a_shape_tell_its_name_and_others_do_not():
+    for scene in many_scenes(20):
+        under = codes.patch_codes(scene, (12, 12)).reshape(12, 12, -1)
+        is_shape = np.zeros((12, 12), bool)
+        for item in scene.objects:
+            x1, y1, x2, y2 = (round(12 * edge) for edge in item.box)
+            is_shape[y1:y2, x1:x2] = True
+            assert codes.field(under[y1:y2, x1:x2], "shape").any(-1).all()
+        assert (codes.field(under, "shape").any(-1) == is_shape).all()
+
+
+def test_codes_have_vectors_of_their_own():
+    vectors = codes.dictionary()
+    assert vectors.shape == (codes.COUNT, codes.HIDDEN)
+    assert vectors @ vectors.T == pytest.approx(np.eye(codes.COUNT), abs=1e-5)
+
+
+# -- the tower --
+
+
+def test_a_tower_that_tells_the_truth_measures_so(demo, pictures):
+    vectors = codes.dictionary()
+    truthful = TellsTheTruth(pictures, vectors, demo[1].image_config)
+    measured = teach_tower.measure(truthful, pictures, vectors)
+    assert measured.pop("box") < 1e-6
+    assert set(measured.values()) == {1.0}
+    measured = teach_tower.measure(truthful, pictures, np.roll(vectors, 1, axis=0))
+    assert measured["character"] < 0.2
+    assert measured["shapes found"] < 0.8
+
+
+def test_the_tower_learns_what_it_is_taught(demo, pictures):
+    model, _ = demo
+    taught = teach_tower.Taught(model)
+    picked = [picture for picture in pictures if picture.grid == pictures[0].grid]
+    patches, tokens, under = teach_tower.as_arrays(picked)
+    gradient = teach_tower.nn.value_and_grad(taught, teach_tower.loss)
+    given = (patches, picked[0].grid, tokens, under, mx.array(codes.dictionary()))
+    optimizer = teach_tower.optim.AdamW(learning_rate=1e-3)
+    losses = []
+    for _ in range(10):
+        value, grads = gradient(taught, *given)
+        optimizer.update(taught, grads)
+        losses.append(value.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_pictures_go_on_being_drawn_while_they_are_learned_from(demo, monkeypatch):
+    class Now:
+        def submit(self, draw, *arguments):
+            self.value = draw(*arguments)
+            return self
+
+        def done(self):
+            return True
+
+        def result(self):
+            return self.value
+
+    for name, value in {"WORLD": WORLD, "PART": 12, "PLENTY": 12, "MOST": 36, "BATCH": 2}.items():
+        monkeypatch.setattr(teach_tower, name, value)
+    supply = teach_tower.Supply(demo[1].image_config, 0, Now())
+    counts = []
+    for _ in range(3):
+        batch = supply.batch()
+        assert len({picture.grid for picture in batch}) == 1
+        counts.append(supply.count)
+    assert counts == [36, 36, 36]
+    drawn = [picture.patches.tobytes() for group in supply.pictures.values() for picture in group]
+    assert len(set(drawn)) == len(drawn) == 36
+
+
+# -- the decoder --
+
+
+def test_the_decoder_is_told_what_the_scene_holds_with_a_little_noise(demo, monkeypatch):
+    monkeypatch.setattr(teach_decoder, "WORLD", WORLD)
+    model, processor = demo
+    row = teach_decoder.make_row(0, 5)
+    maker = teach_decoder.TrueTokens(SampleMaker(processor, {2}), 2)
+    sample = maker(row)
+    assert sample.learnt.sum() > len(row.turns)
+    for scene, told, (rows, columns) in zip(
+        row.scenes, sample.inputs.pixel_values, sample.inputs.spatial_shapes, strict=True
+    ):
+        truth = codes.token_codes(scene, (rows // 2, columns // 2))
+        assert told.shape == truth.shape
+        assert np.abs(told - truth).mean() == pytest.approx(teach_decoder.NOISE * 0.8, rel=0.1)
+    teach_decoder.read_codes(model)
+    said = model.encode_views(mx.array(told[None]), (rows, columns))
+    assert np.array(said) == pytest.approx(told @ codes.dictionary(), abs=1e-4)
+
+
+# -- together --
+
+
+def test_a_joined_connector_speaks_as_the_decoder_expects(demo):
+    model, _ = demo
+    connector = model.multi_modal_projector
+    seen = mx.random.normal((1, 4, 4, model.config.vision.hidden_size))
+    before = np.array(connector(seen)).reshape(-1, codes.HIDDEN)
+    vectors = np.random.default_rng(1).normal(size=(codes.COUNT, codes.HIDDEN))
+    speak(connector, vectors)
+    after = np.array(connector(seen)).reshape(-1, codes.HIDDEN)
+    assert after == pytest.approx(before @ codes.dictionary().T @ vectors, rel=1e-3, abs=1e-3)

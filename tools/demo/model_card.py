@@ -2,8 +2,8 @@
 
 usage: python tools/demo/model_card.py MODEL RESULTS
 
-MODEL is the checkpoint folder the card is written into, RESULTS what evaluate.py --json wrote. What
-the packaged model learned, and when, is kept here by hand: it took several sessions.
+MODEL is the checkpoint folder the card is written into, RESULTS what evaluate.py --json wrote. The
+words are in card.md, and what the packaged model learned, kept by hand: it took several runs.
 """
 
 import argparse
@@ -23,82 +23,7 @@ TARGETS = {  # group of questions: (what is asked for, the least share)
     "word": ("words of up to 6 letters read exactly", 0.9),
     "box": ("mean overlap of boxes (intersection over union)", 0.7),
 }
-CARD = """\
----
-license: mit
-library_name: mlx
-pipeline_tag: image-text-to-text
----
-
-# The demo model of mlx-lfm2vl
-
-A vision-language model of the LFM2-VL architecture that is small enough to be part of a Python
-package, made so that everything in it can be tried and tested without a download. It was trained
-from nothing on drawn shapes and printed capitals, and it knows nothing else. It is not a model of
-Liquid AI, and holds none of their weights. **It is not finished**: it sees what is there and mostly
-where, but miscounts one time in six, reads two words of three exactly, and compares two pictures
-rightly half of the time; the evaluation has the numbers.
-
-```
-python -m mlx_lfm2vl.generate --model demo --image demo --prompt "What color is the circle?"
-```
-
-## Architecture
-
-{architecture}
-
-## Training
-
-Pictures and answers are drawn and written by `tools/demo` of the repository: one to five shapes of
-six kinds, eight colours and two sizes on ten backgrounds, up to three lines of print, and pairs of
-such pictures. The tower first learns what each image token is to tell, and the decoder, apart from
-it, to answer from image tokens that tell the truth (`codes.py`); then both learn together from
-pictures and questions. Every parameter is trained, each stage with a cosine schedule.
-
-| lessons | updates | of | learning rate | hours | last loss |
-|---|---|---|---|---|---|
-| the decoder's beginning: an earlier model (readings, grids, maps, scenes) | 3,900 | 32 | 0.0015 | 1.4 | 0.29 |
-| tower, from nothing: codes of image tokens (squared errors only) | 1,250 | 32 | 0.0015 | 0.2 | - |
-| tower: with cross entropies | 1,250 | 32 | 0.0015 | 0.2 | - |
-| tower: with weight on places | 3,500 | 32 | 0.0015 | 0.5 | 1.6 |
-| decoder: true image tokens, questions as in the data | 200 | 32 | 0.0015 | 0.1 | 0.22 |
-| decoder: true image tokens, more short and hard questions | 2,400 | 32 | 0.0015 | 1.6 | 0.06 |
-| both together: pictures and questions (96,000 conversations) | 750 | 32 | 0.0006 | 0.3 | 0.15 |
-
-Muon and AdamW, one core for a tower and one for a decoder, both for both. Losses of different lessons
-cannot be compared.
-
-Trained on 2 cores of an AMD EPYC (Zen 5).
-
-## Evaluation
-
-{questions:,} questions about pictures whose random states no training picture has: eight categories
-about scenes, with words that training never prints, {tiled} of them about a picture that is cut
-into tiles. Half of the scenes are drawn in other ways than in training: thick outlines, noise, blur,
-JPEG artefacts, other fonts, slightly turned print. Greedy, float32; an answer is right or wrong, and
-boxes count their overlap.
-
-{table}
-
-What was aimed at, and what came out over all pictures, those drawn otherwise included:
-
-{targets}
-
-## Limits
-
-It answers the questions of its lessons, in one form each. Asked about anything else, a photo for
-example, it makes something up.
-
-## Licence
-
-MIT, as the package. The pictures it was trained on are the project's own drawings; their print is
-set in fonts that come with Pillow and matplotlib.
-
-## Making it again
-
-`tools/demo/README.md` of the repository says how it came about, by which scripts. No single command
-repeats it: the decoder began as an earlier model, and settings changed between the stages.
-"""
+CARD = (Path(__file__).parent / "card.md").read_text()
 
 
 def architecture(folder: Path) -> str:

@@ -54,8 +54,16 @@ def add_adapter(
         rank: columns of the factors.
         scale: factor on the product of the two.
         dropout: share of inputs dropped while training.
+
+    Raises:
+        InputError: mlx-lm is missing, or its DoRA does not know the layers' number of bits.
     """
     tuner = _mlx_lm_tuner()
+    layers = dict(model.named_modules())
+    for path in paths if dora else ():
+        bits = getattr(layers[path], "bits", 32)
+        if 32 % bits:
+            raise InputError(f"{path} has {bits} bits, which DoRA cannot train: use lora")
     model.freeze()
     parameters = {"rank": rank, "scale": scale, "dropout": dropout, "keys": set(paths)}
     tuner.linear_to_lora_layers(model, 0, parameters, use_dora=dora)
@@ -143,12 +151,9 @@ def fuse_adapter(model: Lfm2VL, *, dequantize: bool = False) -> None:
         model: with an adapter; without one nothing happens.
         dequantize: leave fused layers unquantized where the base is quantized.
     """
-    from mlx_lm.tuner.dora import DoRALinear
-    from mlx_lm.tuner.lora import LoRALinear
-
     fused = []
     for path, module in model.named_modules():
-        if isinstance(module, (LoRALinear, DoRALinear)):
+        if "lora_a" in module:
             layer = module.fuse(dequantize=dequantize)
             stored = module.linear.get("scales", module.linear.weight).dtype
             if mx.issubdtype(stored, mx.floating):

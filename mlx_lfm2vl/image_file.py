@@ -165,9 +165,16 @@ def open_image(source: ImageSource, limits: ImageLimits) -> OpenedImage:
     return OpenedImage(image, name, limits)
 
 
-def load_image(source: ImageSource, limits: ImageLimits) -> Image.Image:
-    """Open and decode; see `open_image` and `OpenedImage.decode`."""
-    return open_image(source, limits).decode()
+def read_size(path: str | Path, limits: ImageLimits) -> tuple[int, int] | None:
+    """(height, width) as the header of a file says, before any turning.
+
+    None if it cannot be read, and for HEIC, which has to be decoded first.
+    """
+    try:
+        with _our_rules(limits), Image.open(path, formats=FORMATS) as image:
+            return image.height, image.width
+    except DECODE_ERRORS:
+        return None
 
 
 def _read(source: str | Path, limits: ImageLimits) -> tuple[str, bytes]:

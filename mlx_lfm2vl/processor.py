@@ -149,22 +149,8 @@ class Processor:
                 prompt is too long, or the chat template does not take these messages.
             NetworkError: an image URL cannot be fetched.
         """
-        plain, sources = split_images(messages)
-        if len(sources) > self.limits.max_images:
-            raise InputError(
-                f"the prompt has {len(sources)} images, at most {self.limits.max_images} are read"
-            )
-        guarded, guard = guard_specials([plain, tools], self.tokenizer.special_tokens)
-        text = self.template.render(
-            guarded[0], tools=guarded[1], add_generation_prompt=add_generation_prompt
-        )
+        text, guard, sources = self.render(messages, tools, add_generation_prompt)
         ids = self.tokenizer.encode_rendered(text, guard)
-        placeholders = ids.count(self.tokenizer.image_token_id)
-        if placeholders != len(sources):
-            raise InputError(
-                f"the chat template placed {placeholders} of {len(sources)} images; "
-                "some templates take no images in a system message"
-            )
         config = (options or ImageOptions()).apply(self.image_config)
         opened = [open_image(source, self.limits) for source in sources]
         images = [plan_image(*image.size, config) for image in opened]
@@ -176,6 +162,37 @@ class Processor:
                 "leave room for the answer; use fewer or smaller images, or a lower max_tokens"
             )
         return Prompt(input_ids, images, opened, config)
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]] | None,
+        add_generation_prompt: bool,
+    ) -> tuple[str, str, list[Any]]:
+        """A conversation as the chat template writes it, images still one placeholder each.
+
+        Returns:
+            The text, the character that guards special tokens in it, and the images' sources.
+
+        Raises:
+            InputError: there are too many images, or the template does not take these messages.
+        """
+        plain, sources = split_images(messages)
+        if len(sources) > self.limits.max_images:
+            raise InputError(
+                f"the prompt has {len(sources)} images, at most {self.limits.max_images} are read"
+            )
+        guarded, guard = guard_specials([plain, tools], self.tokenizer.special_tokens)
+        text = self.template.render(
+            guarded[0], tools=guarded[1], add_generation_prompt=add_generation_prompt
+        )
+        placeholders = text.count(self.tokenizer.image_token)
+        if placeholders != len(sources):
+            raise InputError(
+                f"the chat template placed {placeholders} of {len(sources)} images; "
+                "some templates take no images in a system message"
+            )
+        return text, guard, sources
 
     def _expand(self, ids: list[int], images: list[ImagePlan]) -> list[int]:
         """Replace each image token by the markers and image tokens of its image."""

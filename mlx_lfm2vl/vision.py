@@ -62,6 +62,7 @@ class VisionEmbeddings(nn.Module):
         self.position_embedding = nn.Embedding(config.num_patches, config.hidden_size)
         self.side = round(config.num_patches**0.5)
         self._resized: dict[tuple[int, int], mx.array] = {}
+        self._resized_from: mx.array | None = None
 
     def positions(self, grid: tuple[int, int]) -> mx.array:
         """Position vectors of a grid of (rows, columns) patches, (rows * columns, C)."""
@@ -73,16 +74,15 @@ class VisionEmbeddings(nn.Module):
         return resized.flatten(0, 1).astype(table.dtype)
 
     def __call__(self, pixel_values: mx.array, grid: tuple[int, int]) -> mx.array:
-        if self.training:  # the table changes with every step
+        if self.training:  # gradients pass through the resizing
+            return self.patch_embedding(pixel_values) + self.positions(grid)
+        table = self.position_embedding.weight
+        if self._resized_from is not table or len(self._resized) >= MAX_GRIDS:
             self._resized.clear()
-            positions = self.positions(grid)
-        else:
-            if len(self._resized) >= MAX_GRIDS:
-                self._resized.clear()
-            if grid not in self._resized:
-                self._resized[grid] = self.positions(grid)
-            positions = self._resized[grid]
-        return self.patch_embedding(pixel_values) + positions
+            self._resized_from = table
+        if grid not in self._resized:
+            self._resized[grid] = self.positions(grid)
+        return self.patch_embedding(pixel_values) + self._resized[grid]
 
 
 class VisionAttention(nn.Module):

@@ -129,6 +129,12 @@ def test_image_and_prompt_from_stdin(picture, monkeypatch, capsys):
     assert capsys.readouterr().out == expected
 
 
+def test_a_prompt_from_stdin_is_utf_8_whatever_the_locale(monkeypatch, capsys):
+    stdin(monkeypatch, b"\xff\xfe")
+    assert main(["--model", TINY, "--prompt", "-"]) == 2
+    assert "not UTF-8" in capsys.readouterr().err
+
+
 def test_several_images_and_a_system_message(picture, capsys):
     assert answer("--image", picture, "--image", picture, "--system", "Short.", "--json") == 0
     result = json.loads(capsys.readouterr().out)

@@ -2,10 +2,12 @@
 
 import fnmatch
 import json
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from string import Formatter
 
 import mlx.core as mx
 import numpy as np
@@ -16,7 +18,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools" / "demo"))
 
 import make_examples
-from model_card import TARGETS, architecture, targets
+from model_card import CARD, TARGETS, architecture, targets
 from score import score
 
 from mlx_lfm2vl import Sampling, cli, decoding, generate, hub, load
@@ -127,6 +129,14 @@ def test_the_card_has_the_numbers_of_the_files():
     assert "license: mit" in card
 
 
+def test_the_card_can_be_written_again():
+    names = {name for _, name, _, _ in Formatter().parse(CARD) if name}
+    assert names == {"architecture", "questions", "tiled", "table", "targets"}
+    card = (DEMO_FOLDER / "README.md").read_text()
+    for words in re.split(r"\{[a-z:,]+\}", CARD):
+        assert words in card
+
+
 def test_a_card_tells_reached_from_missed():
     summary = {group: {"all": least} for group, (_, least) in TARGETS.items()}
     summary["word"] = {"all": 0.85}
@@ -168,7 +178,7 @@ def test_it_answers_in_an_empty_folder_without_network_or_hub(tmp_path):
 @pytest.mark.parametrize("row", [FIRST, *LEARNED], ids=lambda row: row["question"])
 def test_it_is_right_about_the_example_pictures(demo, row):
     answer = ask(demo, row).text
-    assert score(row, answer) > 0.95, answer  # of the fields
+    assert score(row, answer) > (0.7 if row["category"] == "box" else 0.99), answer
 
 
 def test_the_large_picture_is_cut_into_tiles(demo):

@@ -20,6 +20,7 @@ from put_together import speak
 from words import CHARACTERS
 
 from mlx_lfm2vl import load
+from mlx_lfm2vl.processor import user_message
 from mlx_lfm2vl.training.samples import SampleMaker
 
 WORLD = replace(scenes.TRAIN_WORLD, fonts=("Aileron",), large=0.0)  # matplotlib has the other fonts
@@ -52,6 +53,20 @@ class TellsTheTruth:
     def encode_views(self, patches, _grid):
         picture = self.known[np.array(patches)[0].tobytes()]
         return mx.array(picture.tokens.astype(np.float32)) @ self.vectors
+
+
+def test_the_tower_is_taught_on_what_it_is_shown_later(demo, monkeypatch):
+    model, processor = demo
+    monkeypatch.setattr(teach_tower, "WORLD", WORLD)
+    shown = []
+    draw = teach_tower.draw
+    monkeypatch.setattr(teach_tower, "draw", lambda *a: shown.append(draw(*a)) or shown[-1])
+    pictures = teach_tower.draw_pictures(processor.image_config, "test", 12)
+    assert any(picture.grid[0] != picture.grid[1] for picture in pictures)
+    for picture, image in zip(pictures, shown, strict=True):
+        inputs = processor(user_message("What?", [image]))
+        assert np.array_equal(inputs.pixel_values[0], picture.patches)
+        assert inputs.spatial_shapes[0] == picture.grid
 
 
 # -- codes --

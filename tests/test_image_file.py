@@ -14,7 +14,7 @@ from pictures import make_picture
 from PIL import Image, ImageCms
 
 from mlx_lfm2vl.errors import InputError
-from mlx_lfm2vl.image_file import ImageLimits, load_image, open_image
+from mlx_lfm2vl.image_file import ImageLimits, open_image, read_size
 
 LIMITS = ImageLimits()
 
@@ -23,6 +23,10 @@ def encoded(image: Image.Image, form: str = "png", **options) -> bytes:
     data = io.BytesIO()
     image.save(data, form, **options)
     return data.getvalue()
+
+
+def load_image(source, limits: ImageLimits) -> Image.Image:
+    return open_image(source, limits).decode()
 
 
 def pixels(source, limits: ImageLimits = LIMITS) -> np.ndarray:
@@ -340,3 +344,15 @@ def test_someone_elses_image_keeps_its_size():
 def test_only_jpegs_are_reduced():
     png = encoded(make_picture(64, 64, 1))
     assert open_image(png, ImageLimits()).decode((8, 8)).size == (64, 64)
+
+
+def test_the_size_is_read_from_the_header_or_not_at_all(tmp_path):
+    path = tmp_path / "a.png"
+    make_picture(30, 40, 1).save(path)
+    assert read_size(path, LIMITS) == (30, 40)
+    path.write_bytes(path.read_bytes()[:60])  # the header is whole
+    assert read_size(path, LIMITS) == (30, 40)
+    for data in (b"", b"no image", BAD["heic"][0]):
+        path.write_bytes(data)
+        assert read_size(path, LIMITS) is None
+    assert read_size(tmp_path / "gone.png", LIMITS) is None

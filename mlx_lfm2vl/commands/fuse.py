@@ -37,11 +37,13 @@ def _fuse(options: argparse.Namespace) -> int:
     from ..loading import load
     from ..saving import check_target, save_checkpoint
 
-    check_target(options.output, overwrite=options.overwrite)
+    target = options.output if options.output.name else options.output.resolve()
+    check_target(target, overwrite=options.overwrite, keep=[options.adapter])
     source = find_checkpoint(options.model, options.revision)
+    check_target(target, overwrite=options.overwrite, keep=[source])
     model, _ = load(source, dtype=options.dtype)
     load_adapter(model, options.adapter)
     fuse_adapter(model, dequantize=options.dequantize)
-    save_checkpoint(model, source, options.output, overwrite=options.overwrite)
-    print(f"wrote {options.output}", file=sys.stderr)
+    save_checkpoint(model, source, target, overwrite=options.overwrite)
+    print(f"wrote {target}", file=sys.stderr)
     return 0

@@ -158,6 +158,13 @@ def _stdin() -> TextIO:
     return sys.stdin
 
 
+def _read_prompt() -> str:
+    try:
+        return _stdin().buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"the prompt on standard input is not UTF-8: {error}") from None
+
+
 def _check_early(
     options: argparse.Namespace, sources: Sequence[ImageSource], limits: ImageLimits
 ) -> None:
@@ -230,7 +237,7 @@ def _answer(options: argparse.Namespace) -> int:
         raise InputError("--prompt is missing (only --plan works without)")
     limits = _limits(options)
     sources = _sources(options, limits)
-    prompt = _stdin().read() if options.prompt == "-" else options.prompt
+    prompt = _read_prompt() if options.prompt == "-" else options.prompt
     _check_early(options, sources, limits)
 
     from ..generation import stream_generate

@@ -46,7 +46,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--output", type=Path, default=Path("adapter"), help="folder to write; default: adapter")
     add("--resume", action="store_true", help="go on from the newest checkpoint in --output")
     add("--show", type=int, metavar="N", help="print N samples, learnt parts in ⟦ ⟧, and stop")
-    add("--method", choices=METHODS, default=DEFAULTS.method, help="default: lora")
+    add(
+        "--method",
+        choices=METHODS,
+        default=DEFAULTS.method,
+        help="default: lora; full trains in float32 unless --dtype says bfloat16",
+    )
     add(
         "--parts",
         nargs="+",
@@ -105,14 +110,17 @@ def _train(options: argparse.Namespace) -> int:
     settings = TrainSettings(**{name: getattr(options, name) for name in names})
     rows = read_rows(options.data)
     validation = read_rows(options.validation) if options.validation else []
+    if options.show is not None and options.show < 1:
+        raise InputError(f"--show is {options.show}, expected 1 or more")
     if (options.output / "checkpoints").exists() and not options.resume and not options.show:
         raise InputError(f"{options.output} holds a run already: --resume it or choose another")
-    model, processor = load(options.model, revision=options.revision, dtype=options.dtype)
+    model, processor = load(options.model, revision=options.revision, dtype=_dtype(options))
     maker = SampleMaker(processor, end_token_ids(model, processor))
     if options.show:
         for row in rows[: options.show]:
             print(maker.show(row), end="\n\n")
         return 0
+    identity = _identity(model, options.data)
     mx.random.seed(settings.seed)
     adapter = _make_trainable(model, settings)
     trainer = Trainer(
@@ -122,7 +130,7 @@ def _train(options: argparse.Namespace) -> int:
         settings,
         options.output,
         validation=validation,
-        fingerprint=hashlib.sha256(options.data.read_bytes()).hexdigest()[:16],
+        identity=identity,
         report=_Progress(settings.steps),
     )
     trainer.train(resume=options.resume)
@@ -133,6 +141,29 @@ def _train(options: argparse.Namespace) -> int:
         plot_log(options.output / "log.jsonl", options.output / "loss.png")
         print(f"{options.output}: adapter, log.jsonl and loss.png", file=sys.stderr)
     return 0
+
+
+def _dtype(options: argparse.Namespace) -> str | None:
+    """The type to load: squares of small gradients and small updates are lost in 16 bits."""
+    if options.method != "full":
+        return options.dtype
+    if options.dtype == "float16":
+        raise InputError("--method full cannot train in float16: use float32 or bfloat16")
+    return options.dtype or "float32"
+
+
+def _identity(model: Lfm2VL, data: Path) -> dict[str, str]:
+    """What tells a model and its data from others of the same sizes."""
+    import mlx.core as mx
+    import numpy as np
+
+    norm = model.language_model.embedding_norm.weight
+    values = np.array(norm.astype(mx.float32)).tobytes()
+    return {
+        "model": hashlib.sha256(values).hexdigest()[:16],
+        "dtype": str(norm.dtype).removeprefix("mlx.core."),
+        "data": hashlib.sha256(data.read_bytes()).hexdigest()[:16],
+    }
 
 
 def _make_trainable(model: Lfm2VL, settings: TrainSettings) -> dict[str, Any]:

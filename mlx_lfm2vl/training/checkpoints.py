@@ -32,7 +32,8 @@ def save_state(
     """
     folder.mkdir(parents=True, exist_ok=True)
     final, partial = folder / f"step-{step:07d}", folder / f".partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
+    for left in folder.glob(".partial-*"):  # by a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
     partial.mkdir()
     _save(partial / "weights.safetensors", named_arrays(model.trainable_parameters()))
     _save(partial / "optimizer.safetensors", named_arrays(optimizer.state))

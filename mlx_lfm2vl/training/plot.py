@@ -1,9 +1,10 @@
 """The loss curve of a run as a picture."""
 
-import json
 from pathlib import Path
 
 from PIL import Image, ImageDraw
+
+from .log import read_log
 
 WIDTH, HEIGHT, MARGIN = 900, 500, 60
 INK, GREY, BLUE, ORANGE = "#222222", "#dddddd", "#1f77b4", "#ff7f0e"
@@ -11,7 +12,7 @@ INK, GREY, BLUE, ORANGE = "#222222", "#dddddd", "#1f77b4", "#ff7f0e"
 
 def plot_log(log: Path, picture: Path) -> None:
     """Draw training (blue) and validation (orange) loss over steps from a JSONL log."""
-    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    entries = read_log(log)
     training = [(entry["step"], entry["loss"]) for entry in entries]
     validation = [(e["step"], e["validation_loss"]) for e in entries if "validation_loss" in e]
     losses = [loss for _, loss in training + validation]

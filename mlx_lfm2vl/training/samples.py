@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from ..config import ImageOptions
 from ..errors import CheckpointError, InputError
 from ..geometry import plan_image
-from ..image_file import open_image
-from ..processor import Inputs, Processor, split_images
+from ..image_file import ImageLimits, open_image, read_size
+from ..processor import Inputs, Processor
 from ..template import Message
 
 PROBLEMS_SHOWN = 20
 CHARACTERS_PER_TOKEN = 3
+CAMERA = (3024, 4032)  # height, width of an image whose header cannot be read
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def read_rows(path: Path) -> list[list[Message]]:
         InputError: rows are wrong; every one is named with its line number.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # strings may hold other line ends
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
     rows, problems = [], []
@@ -60,13 +59,17 @@ def read_rows(path: Path) -> list[list[Message]]:
         except InputError as error:
             problems.append(f"line {number}: {error}")
     if problems:
-        shown = "\n  ".join(problems[:PROBLEMS_SHOWN])
-        more = len(problems) - PROBLEMS_SHOWN
-        shown += f"\n  and {more} more" if more > 0 else ""
-        raise InputError(f"{path} has {len(problems)} bad rows:\n  {shown}")
+        raise _bad_rows(str(path), problems)
     if not rows:
         raise InputError(f"{path} has no rows")
     return rows
+
+
+def _bad_rows(where: str, problems: Sequence[str]) -> InputError:
+    shown = "\n  ".join(problems[:PROBLEMS_SHOWN])
+    more = len(problems) - PROBLEMS_SHOWN
+    shown += f"\n  and {more} more" if more > 0 else ""
+    return InputError(f"{where} has {len(problems)} bad rows:\n  {shown}")
 
 
 def _messages(row: Any, folder: Path) -> list[Message]:
@@ -119,20 +122,19 @@ def _checked_item(item: Any, folder: Path) -> Any:
         raise InputError(f"an item is a {type(item).__name__}, expected an object")
     if item.get("type") == "text" and not isinstance(item.get("text"), str):
         raise InputError("a text item without text")
-    if item.get("type") != "image":
+    if item.get("type") not in ("image", "image_url"):
         return item
-    name = item.get("image") or item.get("path") or item.get("url")
+    keys = ("image", "path", "url", "image_url")
+    name = next((item[key] for key in keys if item.get(key)), None)
+    name = name.get("url") if isinstance(name, dict) else name
     if not isinstance(name, str):
         raise InputError("an image item without a path")
     path = folder / Path(name).expanduser()
     if not path.is_file():
         raise InputError(f"no such image: {name}")
-    try:
-        with Image.open(path):
-            pass
-    except (OSError, ValueError, SyntaxError):
-        if path.suffix.lower() not in (".heic", ".heif"):
-            raise InputError(f"not an image: {name}") from None
+    is_heic = path.suffix.lower() in (".heic", ".heif")
+    if not is_heic and read_size(path, ImageLimits()) is None:
+        raise InputError(f"not an image: {name}")
     return {"type": "image", "image": str(path)}
 
 
@@ -175,12 +177,9 @@ def assistant_mask(ids: Sequence[int], header: Sequence[int], end_ids: set[int])
 class SampleMaker:
     """Turns conversations into samples with one processor."""
 
-    def __init__(
-        self, processor: Processor, end_ids: set[int], options: ImageOptions | None = None
-    ) -> None:
+    def __init__(self, processor: Processor, end_ids: set[int]) -> None:
         self.processor = processor
         self.end_ids = end_ids
-        self.options = options
         self.header = self._assistant_header()
 
     def _assistant_header(self) -> list[int]:
@@ -199,20 +198,39 @@ class SampleMaker:
 
     def __call__(self, messages: Sequence[Message]) -> Sample:
         """Raises InputError if an image cannot be read or the template refuses the messages."""
-        inputs = self.processor(messages, options=self.options, add_generation_prompt=False)
+        inputs = self.processor(messages, add_generation_prompt=False)
         learnt = assistant_mask(inputs.input_ids, self.header, self.end_ids)
         if not learnt.any():
             raise InputError("the chat template leaves nothing of the assistant's to learn")
         return Sample(inputs, learnt)
 
-    def estimate_length(self, messages: Sequence[Message]) -> int:
-        """About how many ids a conversation has; tokenizes and decodes nothing."""
-        _, sources = split_images(messages)
-        config = (self.options or ImageOptions()).apply(self.processor.image_config)
-        images = [open_image(source, self.processor.limits).size for source in sources]
-        text = sum(len(_text_of(message)) for message in messages)
-        tokens = sum(plan_image(*size, config).image_tokens for size in images)
-        return tokens + text // CHARACTERS_PER_TOKEN
+    def lengths(self, rows: Sequence[Sequence[Message]]) -> list[int]:
+        """About how many ids every conversation has; tokenizes and decodes nothing.
+
+        Raises:
+            InputError: the template refuses some, or they have too many images; all are named.
+        """
+        lengths, problems = [], []
+        for number, messages in enumerate(rows, 1):
+            try:
+                lengths.append(self._length(messages))
+            except InputError as error:
+                problems.append(f"conversation {number}: {error}")
+        if problems:
+            raise _bad_rows("the data", problems)
+        return lengths
+
+    def _length(self, messages: Sequence[Message]) -> int:
+        text, _, sources = self.processor.render(messages, None, add_generation_prompt=False)
+        limits, config = self.processor.limits, self.processor.image_config
+        sizes = [
+            read_size(source, limits) or CAMERA
+            if isinstance(source, (str, Path))
+            else open_image(source, limits).size
+            for source in sources
+        ]
+        tokens = sum(plan_image(*size, config).image_tokens for size in sizes)
+        return tokens + len(text) // CHARACTERS_PER_TOKEN
 
     def show(self, messages: Sequence[Message]) -> str:
         """The sample as text: learnt parts in ⟦ ⟧, image tokens counted."""

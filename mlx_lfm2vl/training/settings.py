@@ -7,6 +7,7 @@ from ..errors import InputError
 METHODS = ("lora", "dora", "full")
 OPTIMIZERS = ("adamw", "muon")
 PARTS = ("language", "connector", "vision")
+LARGEST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ class TrainSettings:
             raise InputError(f"parts {sorted(unknown)} are not among {', '.join(PARTS)}")
         positive = ("steps", "batch_size", "accumulate", "learning_rate", "rank", "max_grad_norm")
         for name in (*positive, "validate_every", "save_every"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:  # nor is NaN
                 raise InputError(f"{name} is {getattr(self, name)}, expected more than 0")
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout is {self.dropout}, expected 0 to 1")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise InputError(f"seed is {self.seed}, expected 0 to {LARGEST_SEED}")

@@ -1,15 +1,15 @@
 """The training loop: forward, backward, update, and what the run leaves behind."""
 
 import contextlib
-import json
 import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import mlx.core as mx
@@ -17,10 +17,12 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_map
 
+from ..errors import InputError
 from ..model import Lfm2VL
 from ..template import Message
 from .batches import Batch, UpdateOrder, make_batch
 from .checkpoints import load_state, newest, save_state
+from .log import add_to_log, start_log
 from .samples import SampleMaker
 from .settings import TrainSettings
 
@@ -120,7 +122,7 @@ class Trainer:
         output: Path,
         *,
         validation: Rows = (),
-        fingerprint: str = "",
+        identity: Mapping[str, str] = MappingProxyType({}),
         report: Callable[[dict[str, Any]], None] = lambda _: None,
     ) -> None:
         """
@@ -131,19 +133,20 @@ class Trainer:
             settings: how.
             output: folder for the log and the checkpoints.
             validation: conversations to measure the loss on.
-            fingerprint: tells the data from other data, for resuming.
+            identity: of the model and the data; a run only resumes with the same.
             report: called with every log entry.
         """
         self.model, self.maker, self.rows, self.settings = model, maker, rows, settings
         self.validation, self.output, self.report = validation, output, report
         self.group = mx.distributed.init()
-        lengths = [maker.estimate_length(row) for row in rows]
+        lengths = maker.lengths(rows)
+        maker.lengths(validation)  # bad rows end the run now and not at step 100
         # Samples of one batch, over all processes.
         self.batch_size = settings.batch_size * self.group.size()
         self.order = UpdateOrder(lengths, settings.accumulate * self.batch_size, settings.seed)
         self.optimizer = make_optimizer(settings)
         self.optimizer.init(model.trainable_parameters())
-        self.run = {**asdict(settings), "data": fingerprint, "processes": self.group.size()}
+        self.run = {**asdict(settings), **identity, "processes": self.group.size()}
         self._gradient = nn.value_and_grad(model, loss_sum)
         self._compiled: dict[tuple[object, ...], Callable[..., Any]] = {}
         if settings.recompute:
@@ -159,27 +162,49 @@ class Trainer:
         """Run to the last step, or from the newest checkpoint to it.
 
         Raises:
-            InputError: an image cannot be read, or the run to resume was another one.
+            InputError: an image cannot be read, the loss is no number any more, or the run to
+                resume was another one.
             KeyboardInterrupt: passed on, after a checkpoint is written.
         """
         done = 0
         checkpoint = newest(self.output / "checkpoints") if resume else None
         if checkpoint is not None:
             done = load_state(checkpoint, self.model, self.optimizer, self.run)
+        self._begin_together(done)
         if self.is_first:
-            self._start_log(done)
-        with ThreadPoolExecutor(1) as pool, interrupts_deferred() as interrupted:
+            start_log(self.output / "log.jsonl", done)
+        with ThreadPoolExecutor(1) as pool, interrupts_deferred() as pressed:
             batches = self._prefetched(pool, done)
             for step in range(done, self.settings.steps):
-                self._step(step, batches)
+                entry = self._step(step, batches)
                 done = step + 1
                 last = done == self.settings.steps
-                if done % self.settings.save_every == 0 or last or interrupted():
+                if self.validation and (last or done % self.settings.validate_every == 0):
+                    entry["validation_loss"] = self.validate()
+                self._log(entry)
+                stop = self._any(pressed()) and not last
+                if done % self.settings.save_every == 0 or last or stop:
                     self._save(done)
-                if interrupted() and not last:
+                if stop:
                     raise KeyboardInterrupt
 
-    def _step(self, step: int, batches: Iterator[Batch]) -> None:
+    def _begin_together(self, done: int) -> None:
+        """Refuse to go on from different updates, as machines without a common disk would."""
+        most = mx.distributed.all_max(mx.array(done), group=self.group).item()
+        if self._any(done != most):
+            raise InputError(
+                f"the processes cannot resume together: this one is at update {done}, one is at "
+                f"{most}; copy the output folder of the first to every machine"
+            )
+
+    def _any(self, flag: bool) -> bool:
+        """Whether it holds in any of the processes."""
+        if self.group.size() == 1:
+            return flag
+        return self._over_all(mx.array(float(flag))).item() != 0
+
+    def _step(self, step: int, batches: Iterator[Batch]) -> dict[str, Any]:
+        """One update; returns the entry for the log."""
         started = time.perf_counter()
         self.model.train()
         # Randomness follows from the step, so that resuming needs no generator state.
@@ -202,7 +227,12 @@ class Trainer:
         self.optimizer.update(self.model, grads)
         loss = self._over_all(total) / tokens
         mx.eval(loss, norm, self.model.trainable_parameters(), self.optimizer.state)
-        entry: dict[str, Any] = {
+        if not math.isfinite(cast_float(loss)):
+            raise InputError(
+                f"the loss of update {step + 1} is {loss.item()}: train with a lower "
+                "--learning-rate, or --dtype float32"
+            )
+        return {
             "step": step + 1,
             "loss": loss.item(),
             "grad_norm": norm.item(),
@@ -210,10 +240,6 @@ class Trainer:
             "tokens": int(cast_float(tokens)),
             "seconds": round(time.perf_counter() - started, 4),
         }
-        last = step + 1 == self.settings.steps
-        if self.validation and (last or (step + 1) % self.settings.validate_every == 0):
-            entry["validation_loss"] = self.validate()
-        self._log(entry)
 
     def _loss_and_gradient(self, batch: Batch) -> tuple[mx.array, Any]:
         run = self._runner(batch.shape_key, batch.grids)
@@ -270,18 +296,9 @@ class Trainer:
             folder = self.output / "checkpoints"
             save_state(folder, done, self.model, self.optimizer, self.run)
 
-    def _start_log(self, done: int) -> None:
-        """Keep what is logged up to the checkpoint; a killed run may have written more."""
-        self.output.mkdir(parents=True, exist_ok=True)
-        path = self.output / "log.jsonl"
-        lines = path.read_text().splitlines() if done and path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= done]
-        path.write_text("".join(line + "\n" for line in kept))
-
     def _log(self, entry: dict[str, Any]) -> None:
         if self.is_first:
-            with (self.output / "log.jsonl").open("a") as file:
-                file.write(json.dumps(entry) + "\n")
+            add_to_log(self.output / "log.jsonl", entry)
             self.report(entry)
 
 

@@ -100,17 +100,18 @@ def main() -> None:
     parser.add_argument("--per-category", type=int, default=160)
     arguments = parser.parse_args()
     (arguments.out / "images").mkdir(parents=True, exist_ok=True)
-    with (arguments.out / "eval.jsonl").open("w") as file:
-        for category in CATEGORIES:
-            for number in range(arguments.per_category):
-                images, row = make_row(category, number)
-                row["images"] = [
-                    f"images/{row['id']}{suffix}.png"
-                    for suffix, _ in zip(("", "b"), images, strict=False)
-                ]
-                for name, image in zip(row["images"], images, strict=True):
-                    image.save(arguments.out / name)
-                file.write(json.dumps(row) + "\n")
+    rows = []
+    for category in CATEGORIES:
+        for number in range(arguments.per_category):
+            images, row = make_row(category, number)
+            row["images"] = [
+                f"images/{row['id']}{suffix}.png"
+                for suffix, _ in zip(("", "b"), images, strict=False)
+            ]
+            for name, image in zip(row["images"], images, strict=True):
+                image.save(arguments.out / name)
+            rows.append(json.dumps(row) + "\n")
+    (arguments.out / "eval.jsonl").write_text("".join(rows))
 
 
 if __name__ == "__main__":

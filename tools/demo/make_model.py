@@ -182,8 +182,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    options.out.mkdir(parents=True)
     tokenizer = make_tokenizer(options.corpus)
+    options.out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(options.out / "tokenizer.json"), pretty=False)
     eos = tokenizer.token_to_id(MARKERS["eos_token"])
     ids = {

@@ -133,7 +133,7 @@ class Question:
 
 def ask(random: stdlib_random.Random, scene: Scene, category: str) -> Question | None:
     """A question of a category, or None if this time the scene allows none."""
-    asked = (QUESTIONS | LESSONS)[category](random, scene)
+    asked = (QUESTIONS | TRAINED_ONLY)[category](random, scene)
     if asked is None:
         return None
     question, answer, *boxes = asked
@@ -153,7 +153,7 @@ def ask_both(random: stdlib_random.Random, first: Scene, second: Scene) -> Quest
 def differences(random: stdlib_random.Random, first: Scene, second: Scene) -> list[str]:
     """Sentences that say what differs, any of which will do.
 
-    None if more than one object differs, or no name fits the one that does.
+    None of them if more than one object differs, or no name fits the one that does.
     """
     if first.background != second.background:
         return []
@@ -438,7 +438,7 @@ QUESTIONS: dict[str, Callable[[stdlib_random.Random, Scene], tuple | None]] = {
     "box": _box,
 }
 CATEGORIES = (*QUESTIONS, "compare")
-LESSONS = {"relation": _relation}  # asked in training only: the harder half of "position"
+TRAINED_ONLY = {"relation": _relation}  # the harder half of "position"
 
 
 def _vary(random: stdlib_random.Random, question: str, scene: Scene) -> str:

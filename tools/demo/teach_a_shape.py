@@ -19,7 +19,7 @@ from score import summarise
 from mlx_lfm2vl import load
 from mlx_lfm2vl.adapters import load_adapter
 
-LESSONS, TESTS = 240, 64
+CONVERSATIONS, TESTS = 240, 64
 TRAIN = "--method lora --parts language connector vision --batch-size 8 --learning-rate 1e-3"
 
 
@@ -37,7 +37,7 @@ def measure(folder: Path, tests: dict[str, list[dict]], adapter: Path | None = N
 
 def main(folder: Path, steps: str = "200") -> None:
     folder.mkdir(parents=True)
-    data, tests = write_lessons(folder, LESSONS), write_tests(folder, TESTS)
+    data, tests = write_lessons(folder, CONVERSATIONS), write_tests(folder, TESTS)
     print("before:", measure(folder, tests), flush=True)
     adapter = folder / "adapter"
     command = f"-m mlx_lfm2vl.train --model demo {TRAIN} --steps {steps}".split()

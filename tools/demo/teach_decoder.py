@@ -76,8 +76,8 @@ class TrueTokens:
     def __init__(self, maker: SampleMaker, factor: int) -> None:
         self.maker, self.factor = maker, factor
 
-    def estimate_length(self, row: Row) -> int:
-        return sum(len(turn.question) + len(turn.answer) for turn in row.turns)
+    def lengths(self, rows: Sequence[Row]) -> list[int]:
+        return [sum(len(turn.question + turn.answer) for turn in row.turns) for row in rows]
 
     def __call__(self, row: Row) -> Sample:
         blank = [Image.new("RGB", scene.size) for scene in row.scenes]

@@ -77,7 +77,8 @@ def draw_pictures(config: ImageConfig, seed: str, count: int) -> list[Picture]:
         (kind,) = random.choices(list(KINDS), list(KINDS.values()))
         scenes = [make_scene(random, kind, WORLD) for _ in range(2)]
         scene = max(scenes, key=lambda scene: len(scene.objects))
-        plan = plan_image(*scene.size, config)
+        width, height = scene.size
+        plan = plan_image(height, width, config)
         if plan.grid != (1, 1):
             continue
         (patches,) = process_image(draw(scene, train_style(random)), plan, config.resample)
@@ -236,9 +237,9 @@ def main() -> None:
             if (step + 1) % LOOK == 0 or step + 1 == options.steps:
                 model.eval()
                 entry |= measure(model, held_out, codes)
-                shutil.copytree(options.model, options.out, dirs_exist_ok=True)
-                write_weights(model, options.out)
             print(json.dumps(entry), flush=True)
+    shutil.copytree(options.model, options.out, dirs_exist_ok=True)
+    write_weights(model, options.out)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Make a demo model from nothing: tower and decoder apart, then together; and test it.
 # Two processes share the last lesson over MLX's ring backend, each with one core for its products.
-# Started again, it goes on where it stopped.
+# Started again, it goes on with the lesson in which it stopped; all but the tower's go on inside.
 #
 # usage: tools/demo/train.sh WORK_FOLDER
 set -eu
@@ -10,6 +10,7 @@ work=${1:?usage: train.sh WORK_FOLDER}
 samples=${SAMPLES:-120000} # conversations of the last lesson; the others follow
 tower_steps=${TOWER_STEPS:-6000} reading_steps=${READING_STEPS:-600}
 decoder_steps=${DECODER_STEPS:-4000} steps=${STEPS:-3400}
+last=model.safetensors.index.json # what a script writes last
 mkdir -p "$work"
 cd "$work"
 
@@ -31,23 +32,22 @@ learn() { # learn RUN MODEL DATA STEPS TRAIN_OPTIONS...
         --save-every 50 --resume "$@"
 }
 fuse() { # fuse RUN MODEL OUT: the model that a run has made of another
-    [ -f "$3/config.json" ] ||
-        python -m mlx_lfm2vl.fuse --model "./$2" --adapter "$1" --output "$3"
+    [ -d "$3" ] || python -m mlx_lfm2vl.fuse --model "./$2" --adapter "$1" --output "$3"
 }
 
 data scenes --lesson scenes --samples "$samples" --seed 31 --workers 2 --corpus corpus.txt
 data reading --lesson reading --samples $((samples / 6)) --seed 13 --workers 2
-[ -f init/config.json ] || python "$here/make_model.py" corpus.txt init
+[ -f "init/$last" ] || python "$here/make_model.py" corpus.txt init
 [ -f eval/eval.jsonl ] || python "$here/make_eval.py" eval
 
-[ -f tower/config.json ] ||
-    python "$here/teach_tower.py" init tower --steps "$tower_steps" >tower.log &
+[ -d tower ] || python "$here/teach_tower.py" init tower --steps "$tower_steps" >tower.log &
+tower=$!
 learn read init reading "$reading_steps" --accumulate 8 --parts language --learning-rate 1.5e-3
 fuse read init reader
 [ -f decoder/codes.npy ] || python "$here/teach_decoder.py" reader decoder \
     --steps "$decoder_steps" --samples $((samples / 4))
-wait
-[ -f joined/config.json ] || python "$here/put_together.py" tower decoder joined
+wait "$tower"
+[ -f "joined/$last" ] || python "$here/put_together.py" tower decoder joined
 
 echo '[["127.0.0.1:15871"], ["127.0.0.1:15872"]]' >hosts.json
 for rank in 0 1; do
@@ -56,9 +56,11 @@ for rank in 0 1; do
         learn both joined scenes "$steps" --accumulate 4 --parts language connector vision \
             --learning-rate 1e-3 --warmup-steps 50
     ) &
+    ranks="${ranks:-} $!"
 done
-wait
-[ -f demo/config.json ] || python -m mlx_lfm2vl.fuse --model ./joined --adapter both --output demo \
-    --dtype float16
+for rank in $ranks; do
+    wait "$rank"
+done
+[ -d demo ] || python -m mlx_lfm2vl.fuse --model ./joined --adapter both --output demo --dtype float16
 OPENBLAS_NUM_THREADS=$(getconf _NPROCESSORS_ONLN) python "$here/evaluate.py" ./demo eval \
     --json results.json --answers answers.jsonl

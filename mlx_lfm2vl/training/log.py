@@ -1,0 +1,30 @@
+"""What a run writes down after every update, as JSONL."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """All whole entries; a machine that lost its power may have left half of one."""
+    entries = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return entries
+
+
+def start_log(path: Path, done: int) -> None:
+    """Keep the entries of updates up to `done`: a killed run may have written more."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = [entry for entry in read_log(path) if entry["step"] <= done]
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+    partial.replace(path)
+
+
+def add_to_log(path: Path, entry: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(entry) + "\n")

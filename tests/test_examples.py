@@ -44,7 +44,7 @@ def test_a_shape_is_taught(tmp_path, monkeypatch, capfd):
 
     if sys.platform == "linux":
         monkeypatch.setenv("LD_PRELOAD", "libopenblas.so.0")  # ignored where it is not
-    monkeypatch.setattr(teach_a_shape, "LESSONS", 4)
+    monkeypatch.setattr(teach_a_shape, "CONVERSATIONS", 4)
     monkeypatch.setattr(teach_a_shape, "TESTS", 8)
     teach_a_shape.main(tmp_path / "work", "1")
     before, after = capfd.readouterr().out.splitlines()

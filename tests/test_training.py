@@ -677,6 +677,21 @@ def test_a_quantized_base_is_trained_by_adapter_only(data, tmp_path, capsys):
         assert bool(scales) != dense
 
 
+def test_dora_refuses_bits_that_it_cannot_unpack(data, tmp_path, capsys):
+    from test_loading import quantized
+
+    folder = shutil.copytree(golden("untied_sharded_bf16").folder, tmp_path / "wide")
+    quantized(
+        folder,
+        lambda path: 6 if "language_model.model.layers" in path else None,
+        overrides={"bits": 6},
+    )
+    options = ["--steps", "1", "--parts", "language"]
+    assert run(data, tmp_path / "a", *options, "--method", "dora", model=folder) == 2
+    assert "has 6 bits, which DoRA cannot train: use lora" in capsys.readouterr().err
+    assert run(data, tmp_path / "a", *options, model=folder) == 0
+
+
 def test_an_adapter_for_another_model_is_refused(data, tmp_path, capsys):
     output = tmp_path / "out"
     assert run(data, output, "--steps", "5") == 0

@@ -168,7 +168,7 @@ class Processor:
         messages: Sequence[Message],
         tools: Sequence[dict[str, Any]] | None,
         add_generation_prompt: bool,
-    ) -> tuple[str, str, list[Any]]:
+    ) -> tuple[str, str, list[ImageSource]]:
         """A conversation as the chat template writes it, images still one placeholder each.
 
         Returns:

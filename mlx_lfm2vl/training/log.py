@@ -26,5 +26,6 @@ def start_log(path: Path, done: int) -> None:
 
 
 def add_to_log(path: Path, entry: dict[str, Any]) -> None:
+    """Append one entry."""
     with path.open("a") as file:
         file.write(json.dumps(entry) + "\n")

@@ -34,12 +34,15 @@ from mlx_lfm2vl.training.samples import Sample, SampleMaker, assistant_mask
 from mlx_lfm2vl.training.settings import TrainSettings
 from mlx_lfm2vl.training.trainer import Trainer
 
-KINDS = {"shapes": 10, "text": 5, "mixed": 5, "compare": 2}
+KINDS = {"shapes": 10, "text": 4, "mixed": 4, "compare": 5}
 WORLD = replace(TRAIN_WORLD, large=0.0)  # one view
 WEIGHTS = {  # of categories, by kind of scene: more of what takes a word and is hard
-    "shapes": (("describe", "count", "attribute", "position", "yesno", "box"), (2, 5, 3, 7, 6, 1)),
-    "text": (("text", "attribute", "position", "describe", "box", "yesno"), (6, 1, 3, 1, 1, 1)),
-    "mixed": (tuple(QUESTIONS), (2, 2, 2, 5, 3, 4, 1)),
+    "shapes": (
+        ("describe", "count", "attribute", "position", "relation", "yesno", "box"),
+        (3, 6, 2, 1, 7, 2, 2),
+    ),
+    "text": (("text", "attribute", "position", "describe", "box", "yesno"), (6, 1, 2, 2, 1, 1)),
+    "mixed": (tuple(QUESTIONS), (3, 2, 1, 2, 2, 4, 2)),
 }
 TURNS = (8, 14)
 NOISE = 0.08  # standard deviation of what is added to each element of an image token
@@ -121,7 +124,7 @@ def main() -> None:
         parts=("language",),
         steps=options.steps,
         batch_size=4,
-        accumulate=8,
+        accumulate=4,
         optimizer="muon",
         learning_rate=options.learning_rate,
         warmup_steps=20,

@@ -54,7 +54,7 @@ for rank in 0 1; do
     (
         export MLX_RANK="$rank" MLX_HOSTFILE=hosts.json
         learn both joined scenes "$steps" --accumulate 4 --parts language connector vision \
-            --learning-rate 1e-3 --warmup-steps 50
+            --learning-rate 7e-4 --warmup-steps 30
     ) &
     ranks="${ranks:-} $!"
 done

@@ -171,6 +171,36 @@ def test_positions_are_true_beyond_doubt():
         assert bool(words & {"lower", "bottom"}) == (row == 2)
 
 
+def test_lessons_about_places_are_true():
+    forms = set()
+    for scene, question in asked("relation", 300):
+        answer = question.answer
+        if " to bottom" in question.question:
+            forms.add("list")
+            names = re.findall(r"\b[Aa]n? ([^,.]+?)(?=,| and |\.)", answer)
+            downward = sorted(scene.objects, key=lambda item: item.centre[1])
+            assert names == [f"{item.size} {item.colour} {item.shape}" for item in downward]
+        elif answer.endswith(("higher.", "lower.")):
+            forms.add("higher")
+            name, word = re.fullmatch(r"The (.+) is (higher|lower)\.", answer).groups()
+            both = re.search(
+                r"the (.+) or the (.+)\?", question.question.replace("object", "shape")
+            )
+            (other,) = set(both.groups()) - {name}
+            step = only(scene, other).centre[1] - only(scene, name).centre[1]
+            assert step * (1 if word == "higher" else -1) >= questions.CLEAR
+        elif " or " in question.question:
+            forms.add("either")
+            name, relation, other = re.fullmatch(
+                r"The (.+) is (left of|right of|above|below) the (.+)\.", answer
+            ).groups()
+            axis, sign = questions.RELATIONS[relation]
+            step = only(scene, name).centre[axis] - only(scene, other).centre[axis]
+            assert step * sign >= questions.CLEAR
+            assert f"{relation.removesuffix(' of')} " in question.question
+    assert forms == {"list", "higher", "either"}
+
+
 def test_yes_and_no_are_true_and_balanced():
     pairs = asked("yesno", 600)
     for scene, question in pairs:

@@ -14,9 +14,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tools" / "demo"))
 
 import codes
 import scenes
+import take_apart
 import teach_decoder
 import teach_tower
-from put_together import speak
+from put_together import turn
 from words import CHARACTERS
 
 from mlx_lfm2vl import load
@@ -199,20 +200,35 @@ def test_the_decoder_is_told_what_the_scene_holds_with_a_little_noise(demo, monk
         truth = codes.token_codes(scene, (rows // 2, columns // 2))
         assert told.shape == truth.shape
         assert np.abs(told - truth).mean() == pytest.approx(teach_decoder.NOISE * 0.8, rel=0.1)
-    teach_decoder.read_codes(model)
+    vectors = 30 * codes.dictionary()
+    teach_decoder.read_codes(model, vectors)
     said = model.encode_views(mx.array(told[None]), (rows, columns))
-    assert np.array(said) == pytest.approx(told @ codes.dictionary(), abs=1e-4)
+    assert np.array(said) == pytest.approx(told @ vectors, abs=1e-3)
+    assert np.linalg.norm(model.code_embedding.weight, axis=0) == pytest.approx(1, abs=1e-3)
+    assert model.code_embedding.vectors() == pytest.approx(vectors, abs=1e-4)
 
 
 # -- together --
 
 
-def test_a_joined_connector_speaks_as_the_decoder_expects(demo):
+def test_a_connector_turned_says_the_same_in_other_words(demo):
     model, _ = demo
     connector = model.multi_modal_projector
     seen = mx.random.normal((1, 4, 4, model.config.vision.hidden_size))
     before = np.array(connector(seen)).reshape(-1, codes.HIDDEN)
-    vectors = np.random.default_rng(1).normal(size=(codes.COUNT, codes.HIDDEN))
-    speak(connector, vectors)
+    matrix, offset = np.random.default_rng(1).normal(size=(2, codes.HIDDEN, codes.HIDDEN))
+    turn(connector, matrix, offset[0])
     after = np.array(connector(seen)).reshape(-1, codes.HIDDEN)
-    assert after == pytest.approx(before @ codes.dictionary().T @ vectors, rel=1e-3, abs=1e-3)
+    assert after == pytest.approx(before @ matrix + offset[0], rel=1e-3, abs=1e-3)
+
+
+def test_taken_apart_a_model_gives_its_vectors_and_the_reading_of_them(demo, pictures):
+    vectors = 30 * np.random.default_rng(1).normal(size=(codes.COUNT, codes.HIDDEN))
+    truthful = TellsTheTruth(pictures, vectors.astype(np.float32), demo[1].image_config)
+    true, told = take_apart.tell(truthful, pictures)
+    assert told == pytest.approx(true @ vectors, rel=1e-3, abs=1e-2)
+    fitted = take_apart.fit_vectors(true, told)
+    assert np.square(true @ fitted - told).sum() < 0.05 * np.square(told - told.mean(0)).sum()
+    matrix, offset = take_apart.fit_reading(true, told)
+    read = told @ matrix + offset
+    assert np.square(read - true).sum() < 0.05 * np.square(true - true.mean(0)).sum()

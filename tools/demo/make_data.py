@@ -33,17 +33,18 @@ from scenes import TEST_WORLD, TRAIN_WORLD, World, draw, make_pair, make_scene, 
 
 LESSONS = {  # kinds of samples and their shares
     "reading": {"reading": 1.0},
-    "scenes": {"shapes": 0.42, "text": 0.28, "mixed": 0.13, "compare": 0.17},
+    "scenes": {"shapes": 0.40, "text": 0.28, "mixed": 0.12, "compare": 0.20},
 }
 WEIGHTS = {  # of categories, by kind of scene
     "shapes": (
         ("describe", "count", "attribute", "position", "relation", "yesno", "box"),
-        (3, 6, 1, 1, 6, 1, 3),
+        (3, 6, 1, 1, 10, 1, 2),
     ),
     "text": (("text", "attribute", "position", "describe", "box"), (8, 1, 1, 2, 1)),
     "mixed": (tuple(QUESTIONS), (3, 1, 1, 1, 1, 5, 2)),
 }
 TURNS = (4, 6)
+PAIR_TURNS = (2, 4)  # what differs is said in one sentence: of more turns, most ask other things
 WORLDS = {"train": TRAIN_WORLD, "test": TEST_WORLD}
 
 
@@ -61,7 +62,7 @@ def make_sample(
     style = train_style(random)
     if kind == "compare":
         first, second = make_pair(random, world)
-        turns = ask_turns(random, lambda: ask_both(random, first, second))
+        turns = ask_turns(random, lambda: ask_both(random, first, second), PAIR_TURNS)
         return [draw(first, style), draw(second, style)], turns
     scene = make_scene(random, kind, world)
     categories, weights = WEIGHTS[kind]

@@ -12,23 +12,23 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
-from codes import dictionary
+from codes import HIDDEN, dictionary
 
 from mlx_lfm2vl import load
 from mlx_lfm2vl.projector import MultiModalProjector
 from mlx_lfm2vl.saving import write_weights
 
 
-def speak(connector: MultiModalProjector, codes: np.ndarray) -> None:
-    """Let a connector that tells codes by `dictionary` tell them by the given vectors.
+def turn(connector: MultiModalProjector, matrix: np.ndarray, offset: np.ndarray) -> None:
+    """Let a connector say `x @ matrix + offset` for what it has said as `x`.
 
     Args:
-        codes: (COUNT, HIDDEN).
+        matrix: (HIDDEN, HIDDEN).
+        offset: (HIDDEN,).
     """
-    turn = dictionary().T @ codes
     last = connector.linear_2
-    last.weight = mx.array((turn.T @ np.array(last.weight)).astype(np.float32))
-    last.bias = mx.array((np.array(last.bias) @ turn).astype(np.float32))
+    last.weight = mx.array((matrix.T @ np.array(last.weight)).astype(np.float32))
+    last.bias = mx.array((np.array(last.bias) @ matrix + offset).astype(np.float32))
 
 
 def main() -> None:
@@ -40,9 +40,10 @@ def main() -> None:
     model, _ = load(options.decoder, dtype="float32")
     model.vision_tower = seeing.vision_tower
     model.multi_modal_projector = seeing.multi_modal_projector
-    speak(model.multi_modal_projector, np.load(options.decoder / "codes.npy"))
-    unlike = shutil.ignore_patterns("codes.npy")
-    shutil.copytree(options.decoder, options.out, dirs_exist_ok=True, ignore=unlike)
+    codes = np.load(options.decoder / "codes.npy")  # (COUNT, HIDDEN)
+    turn(model.multi_modal_projector, dictionary().T @ codes, np.zeros(HIDDEN))
+    no_codes = shutil.ignore_patterns("codes.npy")
+    shutil.copytree(options.decoder, options.out, dirs_exist_ok=True, ignore=no_codes)
     write_weights(model, options.out)
 
 

@@ -10,6 +10,7 @@ import random as stdlib_random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from scenes import COLOURS, SHAPES, SIZES, Box, Object, Scene
 
@@ -70,6 +71,9 @@ WHERE = (
     "Tell me where the {} is.",
 )
 RELATED = ("Is the {} {} the {}?", "Can you see the {} {} the {}?", "Is the {} placed {} the {}?")
+EITHER = ("Is the {} {} or {} the {}?", "Tell me if the {} is {} or {} the {}.")
+HIGHER = ("Which is {}, the {} or the {}?", "What is {}: the {} or the {}?")
+DOWNWARD = ("List the objects from top to bottom.", "Name all objects from top to bottom.")
 BESIDE = ("What is {} the {}?", "Which object is {} the {}?", "Tell me what is {} the {}.")
 EXISTS = (
     "Is there {} in the image?",
@@ -244,7 +248,13 @@ def _position(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | N
 
 
 def _relation(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | None:
-    return random.choice((_related, _beside))(random, scene) if len(scene.objects) > 1 else None
+    """Mostly of above and below: left and right are learned from lists, which go that way too."""
+    if len(scene.objects) < 2:
+        return None
+    (form,) = random.choices((_related, _beside, _either, _higher, _downward), (4, 1, 2, 2, 2))
+    asked = form(random, scene)
+    is_level = asked and ("left of" in asked[1] or "right of" in asked[1])
+    return None if is_level and random.random() < 0.7 else asked
 
 
 def _where(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | None:
@@ -277,6 +287,45 @@ def _related(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | No
         return question, f"Yes, the {name} is {relation} the {other_name}."
     opposite = next(word for word, way in RELATIONS.items() if way == (axis, -sign))
     return question, f"No, the {name} is {opposite} the {other_name}."
+
+
+def _either(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | None:
+    """Which of two opposite relations holds; to compare places comes before saying yes or no."""
+    one, other = random.sample(scene.objects, 2)
+    names, other_names = _names(scene, one), _names(scene, other)
+    axis = random.randrange(2)
+    step = one.centre[axis] - other.centre[axis]
+    if not names or not other_names or abs(step) < CLEAR:
+        return None
+    name, other_name = random.choice(names), random.choice(other_names)
+    before, after = (word for word, (way, _) in RELATIONS.items() if way == axis)
+    first, second = (before, after) if random.random() < 0.5 else (after, before)
+    question = random.choice(EITHER).format(
+        _object(name), first.removesuffix(" of"), second, _object(other_name)
+    )
+    return question, f"The {name} is {before if step < 0 else after} the {other_name}."
+
+
+def _higher(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | None:
+    """Which of two objects is higher, or lower."""
+    items = random.sample(scene.objects, 2)
+    names = [_names(scene, item) for item in items]
+    if not all(names) or abs(items[0].centre[1] - items[1].centre[1]) < CLEAR:
+        return None
+    asked = [random.choice(some) for some in names]
+    word, pick = random.choice((("higher", min), ("lower", max)))
+    answer = asked[pick((0, 1), key=lambda number: items[number].centre[1])]
+    question = random.choice(HIGHER).format(word, *(_object(name) for name in asked))
+    return question, f"The {answer} is {word}."
+
+
+def _downward(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | None:
+    """All objects from top to bottom, if none are side by side."""
+    items = sorted(scene.objects, key=lambda item: item.centre[1])
+    if any(after.centre[1] - before.centre[1] < OFF_LINE for before, after in pairwise(items)):
+        return None
+    *most, last = (f"a {item.size} {_label(item)}" for item in items)
+    return random.choice(DOWNWARD), f"A{', '.join(most)[1:]} and {last}."
 
 
 def _beside(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | None:
@@ -438,7 +487,7 @@ QUESTIONS: dict[str, Callable[[stdlib_random.Random, Scene], tuple | None]] = {
     "box": _box,
 }
 CATEGORIES = (*QUESTIONS, "compare")
-TRAINED_ONLY = {"relation": _relation}  # the harder half of "position"
+TRAINED_ONLY = {"relation": _relation}  # the harder half of "position", and what leads to it
 
 
 def _vary(random: stdlib_random.Random, question: str, scene: Scene) -> str:

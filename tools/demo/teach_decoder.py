@@ -3,8 +3,9 @@
 usage: python tools/demo/teach_decoder.py MODEL OUT [--steps 4000] [--seed 0]
 
 What the tower would say of a picture is written down from the scene, with some noise, so that no
-picture is drawn and no tower runs. The vectors of the codes are learned too. Writes the model with
-the new decoder, and OUT/codes.npy with the vectors, for `put_together.py`.
+picture is drawn and no tower runs. The vectors of the codes are learned too, from those in
+MODEL/codes.npy if `take_apart.py` has written some. Writes the model with the new decoder, and
+OUT/codes.npy with the vectors, for `put_together.py`.
 """
 
 import argparse
@@ -19,8 +20,8 @@ from pathlib import Path
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from codes import COUNT, HIDDEN, dictionary, token_codes
-from make_data import ask_turns, conversation
+from codes import dictionary, token_codes
+from make_data import PAIR_TURNS, ask_turns, conversation
 from PIL import Image
 from questions import QUESTIONS, Question, ask, ask_both
 from scenes import TRAIN_WORLD, Scene, make_pair, make_scene
@@ -34,12 +35,12 @@ from mlx_lfm2vl.training.samples import Sample, SampleMaker, assistant_mask
 from mlx_lfm2vl.training.settings import TrainSettings
 from mlx_lfm2vl.training.trainer import Trainer
 
-KINDS = {"shapes": 10, "text": 4, "mixed": 4, "compare": 5}
+KINDS = {"shapes": 12, "text": 3, "mixed": 4, "compare": 7}
 WORLD = replace(TRAIN_WORLD, large=0.0)  # one view
 WEIGHTS = {  # of categories, by kind of scene: more of what takes a word and is hard
     "shapes": (
         ("describe", "count", "attribute", "position", "relation", "yesno", "box"),
-        (3, 6, 2, 1, 7, 2, 2),
+        (3, 6, 1, 1, 16, 1, 2),
     ),
     "text": (("text", "attribute", "position", "describe", "box", "yesno"), (6, 1, 2, 2, 1, 1)),
     "mixed": (tuple(QUESTIONS), (3, 2, 1, 2, 2, 4, 2)),
@@ -62,7 +63,7 @@ def make_row(seed: int, number: int) -> Row:
     (kind,) = random.choices(list(KINDS), list(KINDS.values()))
     if kind == "compare":
         scenes = make_pair(random, WORLD)
-        turns = ask_turns(random, lambda: ask_both(random, *scenes), TURNS)
+        turns = ask_turns(random, lambda: ask_both(random, *scenes), PAIR_TURNS)
     else:
         scenes = (make_scene(random, kind, WORLD),)
         categories, weights = WEIGHTS[kind]
@@ -97,10 +98,25 @@ class TrueTokens:
         return Sample(Inputs(prompt.input_ids, tokens, shapes, prompt.images), learnt)
 
 
-def read_codes(model: Lfm2VL) -> None:
-    """Let a model take codes for pixels; their vectors become parameters."""
-    model.code_embedding = nn.Linear(COUNT, HIDDEN, bias=False)
-    model.code_embedding.weight = mx.array(dictionary().T)
+class CodeEmbedding(nn.Module):
+    """Vectors of codes as parameters, of norm 1 on average, which is what a rate is meant for."""
+
+    def __init__(self, codes: np.ndarray) -> None:
+        super().__init__()
+        self.norm = float(np.linalg.norm(codes, axis=1).mean())
+        self.weight = mx.array(codes.T / self.norm)
+
+    def __call__(self, told: mx.array) -> mx.array:
+        return self.norm * (told @ self.weight.T)
+
+    def vectors(self) -> np.ndarray:
+        """(COUNT, HIDDEN) float32."""
+        return self.norm * np.array(self.weight).T
+
+
+def read_codes(model: Lfm2VL, codes: np.ndarray) -> None:
+    """Let a model take codes for pixels; their vectors, (COUNT, HIDDEN), become parameters."""
+    model.code_embedding = CodeEmbedding(codes)
     model.encode_views = lambda told, _grid: model.code_embedding(told.flatten(0, 1))
 
 
@@ -137,10 +153,11 @@ def main() -> None:
     maker = TrueTokens(SampleMaker(processor, {end_id}), model.config.projector.downsample_factor)
     rows = make_rows(options.seed, options.samples)
     train_fully(model, settings.parts)
-    read_codes(model)
+    known = options.model / "codes.npy"
+    read_codes(model, np.load(known) if known.is_file() else dictionary())
     run = options.out.with_name(f"{options.out.name}-run")
     Trainer(model, maker, rows, settings, run).train(resume=True)
-    codes = np.array(model.pop("code_embedding").weight).T
+    codes = model.pop("code_embedding").vectors()
     shutil.copytree(options.model, options.out, dirs_exist_ok=True)
     write_weights(model, options.out)
     np.save(options.out / "codes.npy", codes)

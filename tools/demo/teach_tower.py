@@ -19,7 +19,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 from codes import COUNT, SLOTS, STARTS, dictionary, field, patch_codes, tells, token_codes
-from scenes import TRAIN_WORLD, draw, make_scene, train_style
+from scenes import TRAIN_WORLD, Scene, draw, make_scene, train_style
 
 from mlx_lfm2vl import load
 from mlx_lfm2vl.adapters import train_fully
@@ -31,7 +31,7 @@ from mlx_lfm2vl.saving import write_weights
 from mlx_lfm2vl.training.settings import TrainSettings
 from mlx_lfm2vl.training.trainer import learning_rate, make_optimizer, set_learning_rate
 
-KINDS = {"shapes": 4, "text": 6, "mixed": 2}
+KINDS = {"shapes": 3, "text": 7, "mixed": 2}
 WORLD = replace(TRAIN_WORLD, large=0.0)  # one view
 BATCH = 32
 PART = 256  # pictures drawn at a time
@@ -76,7 +76,7 @@ def draw_pictures(config: ImageConfig, seed: str, count: int) -> list[Picture]:
     while len(pictures) < count:
         (kind,) = random.choices(list(KINDS), list(KINDS.values()))
         scenes = [make_scene(random, kind, WORLD) for _ in range(2)]
-        scene = max(scenes, key=lambda scene: len(scene.objects))
+        scene = max(scenes, key=_fullness)
         width, height = scene.size
         plan = plan_image(height, width, config)
         if plan.grid != (1, 1):
@@ -88,6 +88,11 @@ def draw_pictures(config: ImageConfig, seed: str, count: int) -> list[Picture]:
         under = patch_codes(scene, (rows, columns)).astype(np.float16)
         pictures.append(Picture((rows, columns), patches, tokens, under))
     return pictures
+
+
+def _fullness(scene: Scene) -> int:
+    """How much there is to tell: a shape as much as two characters."""
+    return 2 * len(scene.objects) + (len("".join(scene.text.lines)) if scene.text else 0)
 
 
 def loss(
@@ -123,7 +128,7 @@ def loss(
     helping = (field(guess, "box") - field(under, "box")).square().sum(-1).mean()
     for name in ("is", "background", "colour", "shape", "size", "place", "line", "character"):
         helping = helping + confusion(field(guess, name), field(under, name))
-    return main + HELP * (words + helping)
+    return main + words + HELP * helping
 
 
 def confusion(logits: mx.array, words: mx.array) -> mx.array:

@@ -1,0 +1,74 @@
+"""Take a model apart for one more round of lessons apart: the reverse of `put_together.py`.
+
+usage: python tools/demo/take_apart.py MODEL OUT
+
+What a trained tower tells is no longer said with the vectors of `codes.dictionary`. Writes the
+model with its connector's last layer fitted, by least squares over drawn pictures, so that it is
+said with them again, for `teach_tower.py`; and OUT/codes.npy with the vectors that come nearest to
+what had been said, for `teach_decoder.py`.
+"""
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+from codes import COUNT, dictionary, tells
+from put_together import turn
+from teach_tower import ATTENTION, Picture, draw_pictures, measure
+
+from mlx_lfm2vl import load
+from mlx_lfm2vl.model import Lfm2VL
+from mlx_lfm2vl.saving import write_weights
+
+PICTURES = 3000
+RIDGE = 0.01  # of the fit of codes to what is told, as a share of its mean square
+
+
+def tell(model: Lfm2VL, pictures: Sequence[Picture]) -> tuple[np.ndarray, np.ndarray]:
+    """True codes (N, COUNT) of the image tokens of pictures, and what they are: (N, HIDDEN)."""
+    told = [
+        np.array(model.encode_views(mx.array(picture.patches[None]), picture.grid))
+        for picture in pictures
+    ]
+    true = [picture.tokens.astype(np.float32) for picture in pictures]
+    return np.concatenate(true), np.concatenate(told)
+
+
+def fit_vectors(true: np.ndarray, told: np.ndarray) -> np.ndarray:
+    """(COUNT, HIDDEN): the sum of a token's codes by these comes nearest to the token."""
+    weighted = true * np.where(tells(true), ATTENTION, 1.0)[:, None]
+    return np.linalg.solve(weighted.T @ true + np.eye(COUNT), weighted.T @ told).astype(np.float32)
+
+
+def fit_reading(true: np.ndarray, told: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(HIDDEN, COUNT) and (COUNT,): a linear layer that reads codes off image tokens."""
+    told = np.concatenate([told, np.ones((len(told), 1), told.dtype)], axis=1)
+    squares = told.T @ told
+    squares += RIDGE * np.diag(squares).mean() * np.eye(len(squares))
+    reading = np.linalg.solve(squares, told.T @ true)
+    return reading[:-1], reading[-1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Take the demo model apart")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("out", type=Path)
+    options = parser.parse_args()
+    model, processor = load(options.model, dtype="float32")
+    model.eval()
+    true, told = tell(model, draw_pictures(processor.image_config, "apart", PICTURES))
+    codes = fit_vectors(true, told)
+    matrix, offset = fit_reading(true, told)
+    turn(model.multi_modal_projector, matrix @ dictionary(), offset @ dictionary())
+    held_out = draw_pictures(processor.image_config, "measured", 200)
+    print(measure(model, held_out, dictionary()))
+    shutil.copytree(options.model, options.out, dirs_exist_ok=True)
+    write_weights(model, options.out)
+    np.save(options.out / "codes.npy", codes)
+
+
+if __name__ == "__main__":
+    main()

@@ -190,7 +190,7 @@ def test_pictures_go_on_being_drawn_while_they_are_learned_from(demo, monkeypatc
 def test_the_decoder_is_told_what_the_scene_holds_with_a_little_noise(demo, monkeypatch):
     monkeypatch.setattr(teach_decoder, "WORLD", WORLD)
     model, processor = demo
-    row = teach_decoder.make_row(0, 5)
+    row = teach_decoder.make_row("all", 0, 5)
     maker = teach_decoder.TrueTokens(SampleMaker(processor, {2}), 2)
     sample = maker(row)
     assert sample.learnt.sum() > len(row.turns)
@@ -206,6 +206,21 @@ def test_the_decoder_is_told_what_the_scene_holds_with_a_little_noise(demo, monk
     assert np.array(said) == pytest.approx(told @ vectors, abs=1e-3)
     assert np.linalg.norm(model.code_embedding.weight, axis=0) == pytest.approx(1, abs=1e-3)
     assert model.code_embedding.vectors() == pytest.approx(vectors, abs=1e-4)
+
+
+def test_above_is_learned_before_below(monkeypatch):
+    monkeypatch.setattr(teach_decoder, "WORLD", WORLD)
+    asked = {
+        lesson: {
+            word
+            for number in range(40)
+            for turn in teach_decoder.make_row(lesson, 0, number).turns
+            for word in ("above", "below")
+            if turn.answer.startswith(("Yes", "No")) and word in turn.question
+        }
+        for lesson in ("above", "relations")
+    }
+    assert asked == {"above": {"above"}, "relations": {"above", "below"}}
 
 
 # -- together --

@@ -257,6 +257,17 @@ def _relation(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | N
     return None if is_level and random.random() < 0.7 else asked
 
 
+def _above(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | None:
+    """As `_relation`, but yes and no are asked of "above" alone.
+
+    Yes or no is the comparison of two places times the direction asked for, and neither factor
+    alone tells anything of it: where one of them is fixed the other can be learned.
+    """
+    asked = _relation(random, scene)
+    is_yes_no = asked and asked[1].startswith(("Yes", "No"))
+    return None if is_yes_no and "below" in asked[0] else asked
+
+
 def _where(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | None:
     places = [(_names(scene, item), item.centre) for item in scene.objects]
     if scene.text:
@@ -487,7 +498,7 @@ QUESTIONS: dict[str, Callable[[stdlib_random.Random, Scene], tuple | None]] = {
     "box": _box,
 }
 CATEGORIES = (*QUESTIONS, "compare")
-TRAINED_ONLY = {"relation": _relation}  # the harder half of "position", and what leads to it
+TRAINED_ONLY = {"relation": _relation, "above": _above}  # the harder half of "position"
 
 
 def _vary(random: stdlib_random.Random, question: str, scene: Scene) -> str:

@@ -1,6 +1,6 @@
 """Teach the demo model's decoder to answer from image tokens that tell the truth (see `codes.py`).
 
-usage: python tools/demo/teach_decoder.py MODEL OUT [--steps 4000] [--seed 0]
+usage: python tools/demo/teach_decoder.py MODEL OUT [--lesson all] [--steps 4000] [--seed 0]
 
 What the tower would say of a picture is written down from the scene, with some noise, so that no
 picture is drawn and no tower runs. The vectors of the codes are learned too, from those in
@@ -24,7 +24,7 @@ from codes import dictionary, token_codes
 from make_data import PAIR_TURNS, ask_turns, conversation
 from PIL import Image
 from questions import QUESTIONS, Question, ask, ask_both
-from scenes import TRAIN_WORLD, Scene, make_pair, make_scene
+from scenes import KINDS, TRAIN_WORLD, Scene, make_pair, make_scene
 
 from mlx_lfm2vl import load
 from mlx_lfm2vl.adapters import train_fully
@@ -35,9 +35,15 @@ from mlx_lfm2vl.training.samples import Sample, SampleMaker, assistant_mask
 from mlx_lfm2vl.training.settings import TrainSettings
 from mlx_lfm2vl.training.trainer import Trainer
 
-KINDS = {"shapes": 12, "text": 3, "mixed": 4, "compare": 7}
+LESSONS = {  # kinds of conversations and their shares
+    "above": {"above": 1},
+    "relations": {"relations": 1},
+    "all": {"shapes": 12, "text": 3, "mixed": 4, "compare": 7},
+}
 WORLD = replace(TRAIN_WORLD, large=0.0)  # one view
-WEIGHTS = {  # of categories, by kind of scene: more of what takes a word and is hard
+WEIGHTS = {  # of categories, by kind: more of what takes a word and is hard
+    "above": (("describe", "count", "above"), (1, 1, 30)),
+    "relations": (("describe", "count", "relation"), (1, 1, 30)),
     "shapes": (
         ("describe", "count", "attribute", "position", "relation", "yesno", "box"),
         (3, 6, 1, 1, 16, 1, 2),
@@ -58,14 +64,14 @@ class Row:
     turns: tuple[Question, ...]
 
 
-def make_row(seed: int, number: int) -> Row:
+def make_row(lesson: str, seed: int, number: int) -> Row:
     random = stdlib_random.Random(f"decoder/{seed}/{number}")
-    (kind,) = random.choices(list(KINDS), list(KINDS.values()))
+    (kind,) = random.choices(list(LESSONS[lesson]), list(LESSONS[lesson].values()))
     if kind == "compare":
         scenes = make_pair(random, WORLD)
         turns = ask_turns(random, lambda: ask_both(random, *scenes), PAIR_TURNS)
     else:
-        scenes = (make_scene(random, kind, WORLD),)
+        scenes = (make_scene(random, kind if kind in KINDS else "shapes", WORLD),)
         categories, weights = WEIGHTS[kind]
         turns = ask_turns(
             random, lambda: ask(random, scenes[0], random.choices(categories, weights)[0]), TURNS
@@ -120,9 +126,9 @@ def read_codes(model: Lfm2VL, codes: np.ndarray) -> None:
     model.encode_views = lambda told, _grid: model.code_embedding(told.flatten(0, 1))
 
 
-def make_rows(seed: int, samples: int) -> Sequence[Row]:
+def make_rows(lesson: str, seed: int, samples: int) -> Sequence[Row]:
     with ProcessPoolExecutor() as pool:
-        rows = list(pool.map(partial(make_row, seed), range(samples), chunksize=256))
+        rows = list(pool.map(partial(make_row, lesson, seed), range(samples), chunksize=256))
     return [row for row in rows if row.turns]
 
 
@@ -130,6 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Teach the demo model's decoder")
     parser.add_argument("model", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--lesson", choices=tuple(LESSONS), default="all")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--samples", type=int, default=30_000)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
@@ -151,7 +158,7 @@ def main() -> None:
     end_id = processor.tokenizer.id_of("<|im_end|>")
     assert end_id is not None
     maker = TrueTokens(SampleMaker(processor, {end_id}), model.config.projector.downsample_factor)
-    rows = make_rows(options.seed, options.samples)
+    rows = make_rows(options.lesson, options.seed, options.samples)
     train_fully(model, settings.parts)
     known = options.model / "codes.npy"
     read_codes(model, np.load(known) if known.is_file() else dictionary())

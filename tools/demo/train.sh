@@ -9,7 +9,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 work=${1:?usage: train.sh WORK_FOLDER}
 samples=${SAMPLES:-120000} # conversations of the last lesson; the others follow
 tower_steps=${TOWER_STEPS:-6000} reading_steps=${READING_STEPS:-600}
-decoder_steps=${DECODER_STEPS:-4000} steps=${STEPS:-3400}
+decoder_steps=${DECODER_STEPS:-4000} relation_steps=${RELATION_STEPS:-200} steps=${STEPS:-3400}
 last=model.safetensors.index.json # what a script writes last
 mkdir -p "$work"
 cd "$work"
@@ -44,8 +44,14 @@ data reading --lesson reading --samples $((samples / 6)) --seed 13 --workers 2
 tower=$!
 learn read init reading "$reading_steps" --accumulate 8 --parts language --learning-rate 1.5e-3
 fuse read init reader
-[ -f decoder/codes.npy ] || python "$here/teach_decoder.py" reader decoder \
-    --steps "$decoder_steps" --samples $((samples / 4))
+teach() { # teach LESSON MODEL OUT STEPS: a lesson on true codes
+    [ -f "$3/codes.npy" ] || python "$here/teach_decoder.py" "$2" "$3" --lesson "$1" \
+        --steps "$4" --samples $((samples / 4))
+}
+teach all reader teller $((decoder_steps / 2))
+teach above teller comparer "$relation_steps"
+teach relations comparer placer "$relation_steps"
+teach all placer decoder $((decoder_steps / 2))
 wait "$tower"
 [ -f "joined/$last" ] || python "$here/put_together.py" tower decoder joined
 

@@ -279,7 +279,8 @@ def test_rows_the_template_or_the_limits_refuse_are_all_named_before_training(
         given = data if options else path
         assert run(given, tmp_path / "out", "--steps", "1", *options) == 2
         error = capsys.readouterr().err
-        assert "has 2 bad rows" in error
+        name = "validation" if options else "training"
+        assert f"the {name} data has 2 bad rows" in error
         assert "conversation 1: the prompt has 33 images" in error
         assert "conversation 3: the prompt has 40 images" in error
     assert not (tmp_path / "out").exists()

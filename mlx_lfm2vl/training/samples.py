@@ -204,8 +204,14 @@ class SampleMaker:
             raise InputError("the chat template leaves nothing of the assistant's to learn")
         return Sample(inputs, learnt)
 
-    def lengths(self, rows: Sequence[Sequence[Message]]) -> list[int]:
+    def lengths(
+        self, rows: Sequence[Sequence[Message]], name: str = "the training data"
+    ) -> list[int]:
         """About how many ids every conversation has; tokenizes and decodes nothing.
+
+        Args:
+            rows: conversations.
+            name: of the rows, for errors.
 
         Raises:
             InputError: the template refuses some, or they have too many images; all are named.
@@ -217,7 +223,7 @@ class SampleMaker:
             except InputError as error:
                 problems.append(f"conversation {number}: {error}")
         if problems:
-            raise _bad_rows("the data", problems)
+            raise _bad_rows(name, problems)
         return lengths
 
     def _length(self, messages: Sequence[Message]) -> int:

@@ -140,7 +140,8 @@ class Trainer:
         self.validation, self.output, self.report = validation, output, report
         self.group = mx.distributed.init()
         lengths = maker.lengths(rows)
-        maker.lengths(validation)  # bad rows end the run now and not at step 100
+        if validation:  # bad rows end the run now and not at step 100
+            maker.lengths(validation, "the validation data")
         # Samples of one batch, over all processes.
         self.batch_size = settings.batch_size * self.group.size()
         self.order = UpdateOrder(lengths, settings.accumulate * self.batch_size, settings.seed)

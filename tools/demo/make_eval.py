@@ -1,6 +1,6 @@
 """Write the held-out test set of the demo model: single questions about scenes never trained on.
 
-usage: python tools/demo/make_eval.py OUT [--per-category 160]
+usage: python tools/demo/make_eval.py OUT [--per-category 160] [--name eval]
 
 Writes OUT/images/*.png and OUT/eval.jsonl, one question a line:
 
@@ -16,7 +16,7 @@ Writes OUT/images/*.png and OUT/eval.jsonl, one question a line:
     boxes     what a "box" question asks for: [{"label": "red star", "bbox": [x1, y1, x2, y2]}],
               rounded as answers are; else empty
 
-Random states are made of the word "eval", which no split of make_data uses; printed words are those
+Random states are made of the name, "eval" for the test set; no split of make_data uses it. Words are those
 that training never prints. Half of the answers of "yesno" are yes, half of every category is shift.
 """
 
@@ -48,15 +48,19 @@ OTHER_KINDS = ("shapes", "shapes", "shapes", "mixed")
 
 
 def make_row(
-    category: str, number: int, worlds: tuple[World, World] = (TEST_WORLD, SHIFT_WORLD)
+    category: str,
+    number: int,
+    worlds: tuple[World, World] = (TEST_WORLD, SHIFT_WORLD),
+    name: str = "eval",
 ) -> tuple[list[Image.Image], dict]:
     """The images of one test question and its row, without the paths of the images.
 
     Args:
         number: odd numbers are drawn with a shift.
         worlds: of even and of odd numbers.
+        name: of the set.
     """
-    random = stdlib_random.Random(f"eval/{category}/{number}")
+    random = stdlib_random.Random(f"{name}/{category}/{number}")
     shift = bool(number % 2)
     beginning = ("Yes", "No")[number // 2 % 2] if category == "yesno" else ""
     while True:
@@ -98,12 +102,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the held-out test set")
     parser.add_argument("out", type=Path, help="folder to write; files in it are replaced")
     parser.add_argument("--per-category", type=int, default=160)
+    parser.add_argument("--name", default="eval", help="another makes a set to choose models by")
     arguments = parser.parse_args()
     (arguments.out / "images").mkdir(parents=True, exist_ok=True)
     rows = []
     for category in CATEGORIES:
         for number in range(arguments.per_category):
-            images, row = make_row(category, number)
+            images, row = make_row(category, number, name=arguments.name)
             row["images"] = [
                 f"images/{row['id']}{suffix}.png"
                 for suffix, _ in zip(("", "b"), images, strict=False)

@@ -16,8 +16,9 @@ Writes OUT/images/*.png and OUT/eval.jsonl, one question a line:
     boxes     what a "box" question asks for: [{"label": "red star", "bbox": [x1, y1, x2, y2]}],
               rounded as answers are; else empty
 
-Random states are made of the name, "eval" for the test set; no split of make_data uses it. Words are those
-that training never prints. Half of the answers of "yesno" are yes, half of every category is shift.
+Random states are made of the set's name, which is no split of make_data's ("eval" is the test set);
+printed words are those that training never prints. Half of the answers of "yesno" are yes, half of
+every category is shift.
 """
 
 import argparse

@@ -111,7 +111,9 @@ def load_adapter(model: Lfm2VL, folder: Path) -> None:
         CheckpointError: the folder holds no adapter, or one for another model.
     """
     if not (folder / CONFIG).exists():
-        raise CheckpointError(f"{folder} has no {CONFIG}: not an adapter")
+        unfinished = (folder / "checkpoints").is_dir()
+        why = "a run that has not ended: --resume it" if unfinished else "not an adapter"
+        raise CheckpointError(f"{folder} has no {CONFIG}: {why}")
     config = read_json(folder / CONFIG)
     method = config.get("fine_tune_type", "lora")
     if method != "full":

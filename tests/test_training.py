@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import signal
@@ -264,7 +265,7 @@ def test_the_batches_of_an_update_hold_alike_lengths():
 def test_estimated_lengths_order_samples_as_exact_ones_do(model_and_processor):
     maker = SampleMaker(model_and_processor[1], {2})
     exact = [len(maker(row)) for row in MIXED]
-    assert np.argsort(maker.lengths(MIXED)).tolist() == np.argsort(exact).tolist()
+    assert np.argsort(maker.lengths(MIXED, "these")).tolist() == np.argsort(exact).tolist()
 
 
 def test_rows_the_template_or_the_limits_refuse_are_all_named_before_training(
@@ -290,6 +291,37 @@ def test_line_ends_inside_strings_do_not_end_a_row(tmp_path):
     row = {"prompt": "a\u2028b\u0085c", "answer": "y"}
     (messages,) = read_rows(write_rows(tmp_path / "d.jsonl", [row]))
     assert messages[0]["content"][0]["text"] == row["prompt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("https://example.com/a.png", "https://example.com/a.png is no path: training reads"),
+        ("data:image/png;base64," + 5000 * "A", "A... is no path: training reads"),
+        (300 * "b" + ".png", "no such image: " + 100 * "b" + "..."),
+        ("~nobody-of-that-name/a.png", "no such image: ~nobody-of-that-name/a.png"),
+    ],
+)
+def test_an_image_that_is_no_file_is_named_by_its_line(name, why, tmp_path):
+    rows = [{"image": name, "prompt": "x", "answer": "y"}]
+    with pytest.raises(InputError) as error:
+        read_rows(write_rows(tmp_path / "d.jsonl", rows))
+    _, line = str(error.value).splitlines()
+    assert line.strip().startswith("line 1: ")
+    assert why in line
+    assert len(line) < 200
+
+
+def test_an_image_damaged_behind_its_header_is_named_by_its_conversation(data, tmp_path, capsys):
+    picture = data.parent / "damaged.png"
+    make_picture(64, 64, 1).save(picture)
+    picture.write_bytes(picture.read_bytes()[:-40])
+    row = {"image": str(picture), "prompt": "x", "answer": "y"}
+    path = write_rows(data.parent / "damaged.jsonl", [row])
+    assert run(path, tmp_path / "one", "--steps", "1") == 2
+    assert "error: conversation 1: " in capsys.readouterr().err
+    assert run(data, tmp_path / "two", "--steps", "1", "--validation", str(path)) == 2
+    assert "error: validation conversation 1: " in capsys.readouterr().err
 
 
 def test_an_image_url_item_is_a_path_beside_the_file(tmp_path):
@@ -521,15 +553,32 @@ def test_a_run_is_not_overwritten_or_resumed_with_other_settings(data, tmp_path,
     assert "rank was 16" in capsys.readouterr().err
 
 
-def test_a_run_resumes_on_its_own_model_only(data, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "part", ["language_model.embedding_norm", "vision_tower.encoder.layers.0.self_attn.q_proj"]
+)
+def test_a_run_resumes_on_its_own_model_only(part, data, tmp_path, capsys):
     other = tmp_path / "other"
     model, _ = load(TINY)
-    norm = model.language_model.embedding_norm
-    norm.weight = norm.weight + 0.25
+    changed = dict(model.named_modules())[part]
+    changed.weight = changed.weight + 0.25
     saving.save_checkpoint(model, TINY, other)
     assert run(data, tmp_path / "out", "--steps", "5") == 0
     assert run(data, tmp_path / "out", "--steps", "5", "--resume", model=other) == 2
     assert "cannot resume with other settings (model was " in capsys.readouterr().err
+
+
+def test_resuming_what_has_not_begun_says_so(data, tmp_path, capsys):
+    assert run(data, tmp_path / "out", "--steps", "1", "--resume") == 0
+    assert "out has no checkpoint: starting at update 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("weight_decay", math.nan), ("learning_rate", math.inf), ("scale", 0.0), ("warmup_steps", -1)],
+)
+def test_settings_that_train_nothing_are_refused(name, value):
+    with pytest.raises(InputError, match=f"{name} is {value}, expected"):
+        TrainSettings(**{name: value})
 
 
 def test_full_training_is_not_done_in_halves(data, tmp_path, capsys):
@@ -704,6 +753,9 @@ def test_an_adapter_for_another_model_is_refused(data, tmp_path, capsys):
     assert "layers.77" in capsys.readouterr().err
     assert generate(["--model", str(TINY), "--adapter", str(tmp_path), "--prompt", "x"]) == 1
     assert "not an adapter" in capsys.readouterr().err
+    (output / "adapter_config.json").unlink()
+    assert generate(arguments) == 1
+    assert "a run that has not ended: --resume it" in capsys.readouterr().err
 
 
 def test_mlx_lm_reads_our_adapter(data, tmp_path, model_and_processor):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..model import Lfm2VL
 
 DEFAULTS = TrainSettings()
+IDENTIFYING = 16  # elements of every parameter that a run remembers its model by
 EPILOG = """\
 data: JSONL, one conversation per line, image paths relative to the file:
   {"messages": [{"role": "user", "content": [{"type": "image", "image": "a.jpg"},
@@ -99,6 +100,7 @@ def _train(options: argparse.Namespace) -> int:
 
     from ..generation import end_token_ids
     from ..loading import load
+    from ..training.checkpoints import newest
     from ..training.plot import plot_log
     from ..training.samples import SampleMaker, read_rows
     from ..training.trainer import Trainer
@@ -133,6 +135,8 @@ def _train(options: argparse.Namespace) -> int:
         identity=identity,
         report=_Progress(settings.steps),
     )
+    if options.resume and trainer.is_first and newest(options.output / "checkpoints") is None:
+        print(f"{options.output} has no checkpoint: starting at update 1", file=sys.stderr)
     trainer.train(resume=options.resume)
     if trainer.is_first:
         from ..adapters import save_adapter
@@ -153,15 +157,17 @@ def _dtype(options: argparse.Namespace) -> str | None:
 
 
 def _identity(model: Lfm2VL, data: Path) -> dict[str, str]:
-    """What tells a model and its data from others of the same sizes."""
+    """What tells a model and its data from others of the same sizes: its weights' beginnings."""
     import mlx.core as mx
     import numpy as np
 
-    norm = model.language_model.embedding_norm.weight
-    values = np.array(norm.astype(mx.float32)).tobytes()
+    from ..arrays import named_arrays
+
+    weights = named_arrays(model.parameters())
+    begun = [weights[name].flatten()[:IDENTIFYING].view(mx.uint8) for name in sorted(weights)]
     return {
-        "model": hashlib.sha256(values).hexdigest()[:16],
-        "dtype": str(norm.dtype).removeprefix("mlx.core."),
+        "model": hashlib.sha256(np.array(mx.concatenate(begun)).tobytes()).hexdigest()[:16],
+        "dtype": str(model.language_model.embedding_norm.weight.dtype).removeprefix("mlx.core."),
         "data": hashlib.sha256(data.read_bytes()).hexdigest()[:16],
     }
 

@@ -15,6 +15,7 @@ from ..processor import Inputs, Processor
 from ..template import Message
 
 PROBLEMS_SHOWN = 20
+NAME_SHOWN = 100  # characters of an image's name in an error
 CHARACTERS_PER_TOKEN = 3
 CAMERA = (3024, 4032)  # height, width of an image whose header cannot be read
 
@@ -129,13 +130,27 @@ def _checked_item(item: Any, folder: Path) -> Any:
     name = name.get("url") if isinstance(name, dict) else name
     if not isinstance(name, str):
         raise InputError("an image item without a path")
-    path = folder / Path(name).expanduser()
-    if not path.is_file():
-        raise InputError(f"no such image: {name}")
+    if name.startswith("data:") or "://" in name:
+        raise InputError(f"{_short(name)} is no path: training reads images from files")
+    path = _existing(name, folder)
     is_heic = path.suffix.lower() in (".heic", ".heif")
     if not is_heic and read_size(path, ImageLimits()) is None:
         raise InputError(f"not an image: {name}")
     return {"type": "image", "image": str(path)}
+
+
+def _existing(name: str, folder: Path) -> Path:
+    try:
+        path = folder / Path(name).expanduser()
+        if path.is_file():
+            return path
+    except (OSError, RuntimeError):  # too long, or below the home of a user who is not there
+        pass
+    raise InputError(f"no such image: {_short(name)}")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= NAME_SHOWN else f"{name[:NAME_SHOWN]}..."
 
 
 def _text_of(message: Message) -> str:
@@ -204,9 +219,7 @@ class SampleMaker:
             raise InputError("the chat template leaves nothing of the assistant's to learn")
         return Sample(inputs, learnt)
 
-    def lengths(
-        self, rows: Sequence[Sequence[Message]], name: str = "the training data"
-    ) -> list[int]:
+    def lengths(self, rows: Sequence[Sequence[Message]], name: str) -> list[int]:
         """About how many ids every conversation has; tokenizes and decodes nothing.
 
         Args:

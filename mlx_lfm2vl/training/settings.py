@@ -1,5 +1,6 @@
 """What a training run is asked to do."""
 
+import math
 from dataclasses import dataclass
 
 from ..errors import InputError
@@ -42,10 +43,13 @@ class TrainSettings:
         unknown = set(self.parts) - set(PARTS)
         if unknown or not self.parts:
             raise InputError(f"parts {sorted(unknown)} are not among {', '.join(PARTS)}")
-        positive = ("steps", "batch_size", "accumulate", "learning_rate", "rank", "max_grad_norm")
-        for name in (*positive, "validate_every", "save_every"):
-            if not getattr(self, name) > 0:  # nor is NaN
+        counts = ("steps", "batch_size", "accumulate", "rank", "validate_every", "save_every")
+        for name in (*counts, "learning_rate", "max_grad_norm", "scale"):
+            if not 0 < getattr(self, name) < math.inf:  # nor is NaN
                 raise InputError(f"{name} is {getattr(self, name)}, expected more than 0")
+        for name in ("warmup_steps", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}, expected 0 or more")
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout is {self.dropout}, expected 0 to 1")
         if not 0 <= self.seed <= LARGEST_SEED:

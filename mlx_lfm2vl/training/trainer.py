@@ -23,7 +23,7 @@ from ..template import Message
 from .batches import Batch, UpdateOrder, make_batch
 from .checkpoints import load_state, newest, save_state
 from .log import add_to_log, start_log
-from .samples import SampleMaker
+from .samples import Sample, SampleMaker
 from .settings import TrainSettings
 
 BETAS = (0.9, 0.99)  # of AdamW: runs are short, so squares are averaged over 100 updates
@@ -139,9 +139,8 @@ class Trainer:
         self.model, self.maker, self.rows, self.settings = model, maker, rows, settings
         self.validation, self.output, self.report = validation, output, report
         self.group = mx.distributed.init()
-        lengths = maker.lengths(rows)
-        if validation:  # bad rows end the run now and not at step 100
-            maker.lengths(validation, "the validation data")
+        lengths = maker.lengths(rows, "the training data")
+        maker.lengths(validation, "the validation data")  # bad rows end it now, not at step 100
         # Samples of one batch, over all processes.
         self.batch_size = settings.batch_size * self.group.size()
         self.order = UpdateOrder(lengths, settings.accumulate * self.batch_size, settings.seed)
@@ -280,14 +279,21 @@ class Trainer:
         batch = self.order(step)[part * self.batch_size : (part + 1) * self.batch_size]
         # Alike lengths stand side by side: dealing them out gives every process as much work.
         indices = batch[self.group.rank() :: self.group.size()]
-        return make_batch([self.maker(self.rows[i]) for i in indices], self.model)
+        return make_batch([self._sample(self.rows, i) for i in indices], self.model)
+
+    def _sample(self, rows: Rows, number: int) -> Sample:
+        try:
+            return self.maker(rows[number])
+        except InputError as error:
+            which = "validation conversation" if rows is self.validation else "conversation"
+            raise InputError(f"{which} {number + 1}: {error}") from None
 
     def validate(self) -> float:
         """Mean loss of the assistant's tokens over the validation rows."""
         self.model.eval()
         total, tokens = 0.0, 0
-        for row in self.validation:
-            batch = make_batch([self.maker(row)], self.model)
+        for number in range(len(self.validation)):
+            batch = make_batch([self._sample(self.validation, number)], self.model)
             loss = loss_sum(self.model, *_on_device(batch), batch.grids)
             total, tokens = total + cast_float(loss), tokens + batch.tokens
         return total / tokens

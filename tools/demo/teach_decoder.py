@@ -86,7 +86,7 @@ class TrueTokens:
     def __init__(self, maker: SampleMaker, factor: int) -> None:
         self.maker, self.factor = maker, factor
 
-    def lengths(self, rows: Sequence[Row]) -> list[int]:
+    def lengths(self, rows: Sequence[Row], _name: str) -> list[int]:
         return [sum(len(turn.question + turn.answer) for turn in row.turns) for row in rows]
 
     def __call__(self, row: Row) -> Sample:

@@ -12,10 +12,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools" / "demo"))
 
+import make_data
 import questions
 import scenes
 import score
-from make_data import LESSONS, WORLDS, conversation, corpus_line, make_sample, sample_random
+from make_data import LESSONS, conversation, corpus_line, make_sample, sample_random
 from make_eval import as_row, make_row
 from words import is_held_out, make_text
 
@@ -299,10 +300,14 @@ def test_words_of_the_test_split_are_never_trained_on():
 
 
 def test_the_test_set_has_its_own_random_states_and_words():
-    assert not set(WORLDS) & {"eval"}
-    for number in range(20):
-        row = make_row("text", number, EVAL_WORLDS)[1]
-        assert all(map(is_held_out, re.search('"(.*)"', row["answer"])[1].split()))
+    sets = {name: [] for name in ("eval", "choice")}
+    for name, rows in sets.items():
+        for number in range(20):
+            row = make_row("text", number, EVAL_WORLDS, name)[1]
+            assert all(map(is_held_out, re.search('"(.*)"', row["answer"])[1].split()))
+            rows.append(row)
+    assert sets["eval"] == [make_row("text", n, EVAL_WORLDS)[1] for n in range(20)]
+    assert not {row["answer"] for row in sets["eval"]} & {row["answer"] for row in sets["choice"]}
 
 
 def test_character_boxes_hold_the_ink():
@@ -333,6 +338,14 @@ def test_every_lesson_can_be_made():
         for images, turns in rows:
             names = [f"{i}.png" for i in range(len(images))]
             assert len(conversation(names, turns)["messages"]) == 2 * len(turns) > 0
+
+
+def test_pairs_of_which_nothing_can_be_asked_are_drawn_again(monkeypatch):
+    answers = iter([None] * 100 + [questions.Question("compare", "Q?", "A.")] * 100)
+    monkeypatch.setattr(make_data, "ask_both", lambda *_: next(answers))
+    images, turns = make_sample(random.Random(0), WORLD, {"compare": 1.0})
+    assert len(images) == 2
+    assert [turn.answer for turn in turns] == ["A."]
 
 
 def test_a_conversation_shows_its_images_once_and_first():

@@ -17,7 +17,7 @@ import scenes
 import take_apart
 import teach_decoder
 import teach_tower
-from put_together import turn
+from put_together import transform
 from words import CHARACTERS
 
 from mlx_lfm2vl import load
@@ -208,7 +208,7 @@ def test_the_decoder_is_told_what_the_scene_holds_with_a_little_noise(demo, monk
     assert model.code_embedding.vectors() == pytest.approx(vectors, abs=1e-4)
 
 
-def test_above_is_learned_before_below(monkeypatch):
+def test_the_lesson_above_never_asks_for_below(monkeypatch):
     monkeypatch.setattr(teach_decoder, "WORLD", WORLD)
     asked = {
         lesson: {
@@ -226,13 +226,13 @@ def test_above_is_learned_before_below(monkeypatch):
 # -- together --
 
 
-def test_a_connector_turned_says_the_same_in_other_words(demo):
+def test_a_transformed_connector_says_the_same_in_other_words(demo):
     model, _ = demo
     connector = model.multi_modal_projector
     seen = mx.random.normal((1, 4, 4, model.config.vision.hidden_size))
     before = np.array(connector(seen)).reshape(-1, codes.HIDDEN)
     matrix, offset = np.random.default_rng(1).normal(size=(2, codes.HIDDEN, codes.HIDDEN))
-    turn(connector, matrix, offset[0])
+    transform(connector, matrix, offset[0])
     after = np.array(connector(seen)).reshape(-1, codes.HIDDEN)
     assert after == pytest.approx(before @ matrix + offset[0], rel=1e-3, abs=1e-3)
 

@@ -61,8 +61,10 @@ def make_sample(
         return [], make_reading(random, world, WEIGHTS)
     style = train_style(random)
     if kind == "compare":
-        first, second = make_pair(random, world)
-        turns = ask_turns(random, lambda: ask_both(random, first, second), PAIR_TURNS)
+        turns = []
+        while not turns:  # of some pairs nothing can be asked
+            first, second = make_pair(random, world)
+            turns = ask_turns(random, partial(ask_both, random, first, second), PAIR_TURNS)
         return [draw(first, style), draw(second, style)], turns
     scene = make_scene(random, kind, world)
     categories, weights = WEIGHTS[kind]

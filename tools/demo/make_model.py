@@ -18,7 +18,7 @@ from mlx_lfm2vl.arrays import named_arrays
 from mlx_lfm2vl.config import read_image_config, read_model_config
 from mlx_lfm2vl.language import Attention
 from mlx_lfm2vl.model import Lfm2VL
-from mlx_lfm2vl.saving import write_weights
+from mlx_lfm2vl.saving import new_folder, write_weights
 
 MARKERS = {
     "pad_token": "<|pad|>",
@@ -176,6 +176,18 @@ def mark_positions(table: nn.Embedding, seed: int) -> None:
     )
 
 
+def make_weights(folder: Path, seed: int) -> Lfm2VL:
+    """The model that a folder's settings say, with random weights."""
+    mx.random.seed(seed)
+    model = Lfm2VL(read_model_config(folder), read_image_config(folder))
+    for number, layer in enumerate(model.layers):
+        if layer.is_attention:
+            begin_by_looking_alike(layer.self_attn, seed + number)
+    mark_positions(model.vision_tower.embeddings.position_embedding, seed)
+    mx.eval(model.parameters())
+    return model
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpus", type=Path)
@@ -183,8 +195,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     tokenizer = make_tokenizer(options.corpus)
-    options.out.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(options.out / "tokenizer.json"), pretty=False)
     eos = tokenizer.token_to_id(MARKERS["eos_token"])
     ids = {
         "bos_token_id": tokenizer.token_to_id(MARKERS["bos_token"]),
@@ -211,17 +221,13 @@ def main() -> None:
         "processor_config.json": {"image_processor": IMAGE, "processor_class": "Lfm2VlProcessor"},
         "tokenizer_config.json": {**MARKERS, **IMAGE_MARKERS},
     }
-    for name, values in files.items():
-        (options.out / name).write_text(json.dumps(values, indent=2) + "\n")
-    (options.out / "chat_template.jinja").write_text(TEMPLATE)
-    mx.random.seed(options.seed)
-    model = Lfm2VL(read_model_config(options.out), read_image_config(options.out))
-    for number, layer in enumerate(model.layers):
-        if layer.is_attention:
-            begin_by_looking_alike(layer.self_attn, options.seed + number)
-    mark_positions(model.vision_tower.embeddings.position_embedding, options.seed)
-    mx.eval(model.parameters())
-    write_weights(model, options.out)
+    with new_folder(options.out, overwrite=True) as folder:
+        tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+        for name, values in files.items():
+            (folder / name).write_text(json.dumps(values, indent=2) + "\n")
+        (folder / "chat_template.jinja").write_text(TEMPLATE)
+        model = make_weights(folder, options.seed)
+        write_weights(model, folder)
     count = sum(value.size for value in named_arrays(model.parameters()).values())
     print(f"{options.out}: {count:,} parameters, {tokenizer.get_vocab_size()} tokens")
 

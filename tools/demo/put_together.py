@@ -7,7 +7,6 @@ others: the connector's last layer, which is linear, turns the ones into the oth
 """
 
 import argparse
-import shutil
 from pathlib import Path
 
 import mlx.core as mx
@@ -16,10 +15,10 @@ from codes import HIDDEN, dictionary
 
 from mlx_lfm2vl import load
 from mlx_lfm2vl.projector import MultiModalProjector
-from mlx_lfm2vl.saving import write_weights
+from mlx_lfm2vl.saving import save_checkpoint
 
 
-def turn(connector: MultiModalProjector, matrix: np.ndarray, offset: np.ndarray) -> None:
+def transform(connector: MultiModalProjector, matrix: np.ndarray, offset: np.ndarray) -> None:
     """Let a connector say `x @ matrix + offset` for what it has said as `x`.
 
     Args:
@@ -41,10 +40,8 @@ def main() -> None:
     model.vision_tower = seeing.vision_tower
     model.multi_modal_projector = seeing.multi_modal_projector
     codes = np.load(options.decoder / "codes.npy")  # (COUNT, HIDDEN)
-    turn(model.multi_modal_projector, dictionary().T @ codes, np.zeros(HIDDEN))
-    no_codes = shutil.ignore_patterns("codes.npy")
-    shutil.copytree(options.decoder, options.out, dirs_exist_ok=True, ignore=no_codes)
-    write_weights(model, options.out)
+    transform(model.multi_modal_projector, dictionary().T @ codes, np.zeros(HIDDEN))
+    save_checkpoint(model, options.decoder, options.out, overwrite=True)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ RELATIONS = {  # axis, sign of the difference
 }
 CLEAR = 0.15  # difference of centres that makes a relation, as a share of the side
 OFF_LINE = 0.05  # distance of a centre from the lines between parts of the image
+LOWER = 0.05  # difference of centres from one to the next in a list from top to bottom
 
 DESCRIBE = (
     "Describe this image.",
@@ -331,9 +332,9 @@ def _higher(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | Non
 
 
 def _downward(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | None:
-    """All objects from top to bottom, if none are side by side."""
+    """All objects from top to bottom, by their centres."""
     items = sorted(scene.objects, key=lambda item: item.centre[1])
-    if any(after.centre[1] - before.centre[1] < OFF_LINE for before, after in pairwise(items)):
+    if any(after.centre[1] - before.centre[1] < LOWER for before, after in pairwise(items)):
         return None
     *most, last = (f"a {item.size} {_label(item)}" for item in items)
     return random.choice(DOWNWARD), f"A{', '.join(most)[1:]} and {last}."

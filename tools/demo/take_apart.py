@@ -9,19 +9,19 @@ what had been said, for `teach_decoder.py`.
 """
 
 import argparse
-import shutil
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 from codes import COUNT, dictionary, tells
-from put_together import turn
+from put_together import transform
 from teach_tower import ATTENTION, Picture, draw_pictures, measure
 
 from mlx_lfm2vl import load
 from mlx_lfm2vl.model import Lfm2VL
-from mlx_lfm2vl.saving import write_weights
+from mlx_lfm2vl.saving import copy_small_files, new_folder, write_weights
 
 PICTURES = 3000
 RIDGE = 0.01  # of the fit of codes to what is told, as a share of its mean square
@@ -62,12 +62,13 @@ def main() -> None:
     true, told = tell(model, draw_pictures(processor.image_config, "apart", PICTURES))
     codes = fit_vectors(true, told)
     matrix, offset = fit_reading(true, told)
-    turn(model.multi_modal_projector, matrix @ dictionary(), offset @ dictionary())
+    transform(model.multi_modal_projector, matrix @ dictionary(), offset @ dictionary())
     held_out = draw_pictures(processor.image_config, "measured", 200)
-    print(measure(model, held_out, dictionary()))
-    shutil.copytree(options.model, options.out, dirs_exist_ok=True)
-    write_weights(model, options.out)
-    np.save(options.out / "codes.npy", codes)
+    print(json.dumps(measure(model, held_out, dictionary())))
+    with new_folder(options.out, overwrite=True) as folder:
+        copy_small_files(options.model, folder)
+        write_weights(model, folder)
+        np.save(folder / "codes.npy", codes)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,12 @@ usage: python tools/demo/teach_decoder.py MODEL OUT [--lesson all] [--steps 4000
 
 What the tower would say of a picture is written down from the scene, with some noise, so that no
 picture is drawn and no tower runs. The vectors of the codes are learned too, from those in
-MODEL/codes.npy if `take_apart.py` has written some. Writes the model with the new decoder, and
-OUT/codes.npy with the vectors, for `put_together.py`.
+MODEL/codes.npy if there are some, of a lesson before or of `take_apart.py`. Writes the model with
+the new decoder, and OUT/codes.npy with the vectors, for `put_together.py`.
 """
 
 import argparse
 import random as stdlib_random
-import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ from mlx_lfm2vl import load
 from mlx_lfm2vl.adapters import train_fully
 from mlx_lfm2vl.model import Lfm2VL
 from mlx_lfm2vl.processor import Inputs
-from mlx_lfm2vl.saving import write_weights
+from mlx_lfm2vl.saving import copy_small_files, new_folder, write_weights
 from mlx_lfm2vl.training.samples import Sample, SampleMaker, assistant_mask
 from mlx_lfm2vl.training.settings import TrainSettings
 from mlx_lfm2vl.training.trainer import Trainer
@@ -57,8 +56,9 @@ NOISE = 0.08  # standard deviation of what is added to each element of an image 
 
 @dataclass(frozen=True)
 class Row:
-    """Scenes and a conversation about them."""
+    """Scenes and a conversation about them, drawn from two numbers."""
 
+    seed: int
     number: int
     scenes: tuple[Scene, ...]
     turns: tuple[Question, ...]
@@ -77,7 +77,7 @@ def make_row(lesson: str, seed: int, number: int) -> Row:
             random, lambda: ask(random, scenes[0], random.choices(categories, weights)[0]), TURNS
         )
     random.shuffle(turns)
-    return Row(number, scenes, tuple(turns))
+    return Row(seed, number, scenes, tuple(turns))
 
 
 class TrueTokens:
@@ -95,7 +95,7 @@ class TrueTokens:
         prompt = self.maker.processor.read(messages, add_generation_prompt=False)
         learnt = assistant_mask(prompt.input_ids, self.maker.header, self.maker.end_ids)
         shapes = [shape for plan in prompt.images for shape in plan.spatial_shapes]
-        random = np.random.default_rng(row.number)
+        random = np.random.default_rng((row.seed, row.number))
         tokens = []
         for scene, (rows, columns) in zip(row.scenes, shapes, strict=True):
             told = token_codes(scene, (rows // self.factor, columns // self.factor))
@@ -163,11 +163,13 @@ def main() -> None:
     known = options.model / "codes.npy"
     read_codes(model, np.load(known) if known.is_file() else dictionary())
     run = options.out.with_name(f"{options.out.name}-run")
-    Trainer(model, maker, rows, settings, run).train(resume=True)
+    identity = {"model": str(options.model), "lesson": options.lesson, "rows": str(len(rows))}
+    Trainer(model, maker, rows, settings, run, identity=identity).train(resume=True)
     codes = model.pop("code_embedding").vectors()
-    shutil.copytree(options.model, options.out, dirs_exist_ok=True)
-    write_weights(model, options.out)
-    np.save(options.out / "codes.npy", codes)
+    with new_folder(options.out, overwrite=True) as folder:
+        copy_small_files(options.model, folder)
+        write_weights(model, folder)
+        np.save(folder / "codes.npy", codes)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ usage: python tools/demo/teach_tower.py MODEL OUT [--steps 6000] [--seed 0]
 import argparse
 import json
 import random as stdlib_random
-import shutil
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from mlx_lfm2vl.config import ImageConfig
 from mlx_lfm2vl.geometry import plan_image
 from mlx_lfm2vl.image_processor import process_image
 from mlx_lfm2vl.model import Lfm2VL
-from mlx_lfm2vl.saving import write_weights
+from mlx_lfm2vl.saving import save_checkpoint
 from mlx_lfm2vl.training.settings import TrainSettings
 from mlx_lfm2vl.training.trainer import learning_rate, make_optimizer, set_learning_rate
 
@@ -243,8 +242,7 @@ def main() -> None:
                 model.eval()
                 entry |= measure(model, held_out, codes)
             print(json.dumps(entry), flush=True)
-    shutil.copytree(options.model, options.out, dirs_exist_ok=True)
-    write_weights(model, options.out)
+    save_checkpoint(model, options.model, options.out, overwrite=True)
 
 
 if __name__ == "__main__":

@@ -3,16 +3,17 @@
 # Two processes share the last lesson over MLX's ring backend, each with one core for its products.
 # Started again, it goes on with the lesson in which it stopped; all but the tower's go on inside.
 #
-# usage: tools/demo/train.sh WORK_FOLDER
+# usage: [SAMPLES=120000] [..._STEPS=...] tools/demo/train.sh WORK_FOLDER
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 work=${1:?usage: train.sh WORK_FOLDER}
 samples=${SAMPLES:-120000} # conversations of the last lesson; the others follow
 tower_steps=${TOWER_STEPS:-6000} reading_steps=${READING_STEPS:-600}
 decoder_steps=${DECODER_STEPS:-4000} relation_steps=${RELATION_STEPS:-200} steps=${STEPS:-3400}
-last=model.safetensors.index.json # what a script writes last
 mkdir -p "$work"
 cd "$work"
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT # what runs beside ends with the script
+trap 'exit 130' INT TERM
 
 # glibc gives large arrays back to the kernel and has them cleared anew, a third of the time: keep them.
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=268435456
@@ -34,26 +35,26 @@ learn() { # learn RUN MODEL DATA STEPS TRAIN_OPTIONS...
 fuse() { # fuse RUN MODEL OUT: the model that a run has made of another
     [ -d "$3" ] || python -m mlx_lfm2vl.fuse --model "./$2" --adapter "$1" --output "$3"
 }
+teach() { # teach LESSON MODEL OUT STEPS SEED: a lesson on true codes
+    [ -d "$3" ] || python "$here/teach_decoder.py" "$2" "$3" --lesson "$1" --steps "$4" --seed "$5" \
+        --samples $((samples / 4))
+}
 
 data scenes --lesson scenes --samples "$samples" --seed 31 --workers 2 --corpus corpus.txt
 data reading --lesson reading --samples $((samples / 6)) --seed 13 --workers 2
-[ -f "init/$last" ] || python "$here/make_model.py" corpus.txt init
+[ -d init ] || python "$here/make_model.py" corpus.txt init
 [ -f eval/eval.jsonl ] || python "$here/make_eval.py" eval
 
 [ -d tower ] || python "$here/teach_tower.py" init tower --steps "$tower_steps" >tower.log &
 tower=$!
 learn read init reading "$reading_steps" --accumulate 8 --parts language --learning-rate 1.5e-3
 fuse read init reader
-teach() { # teach LESSON MODEL OUT STEPS: a lesson on true codes
-    [ -f "$3/codes.npy" ] || python "$here/teach_decoder.py" "$2" "$3" --lesson "$1" \
-        --steps "$4" --samples $((samples / 4))
-}
-teach all reader teller $((decoder_steps / 2))
-teach above teller comparer "$relation_steps"
-teach relations comparer placer "$relation_steps"
-teach all placer decoder $((decoder_steps / 2))
+teach all reader teller $((decoder_steps / 2)) 1
+teach above teller comparer "$relation_steps" 2
+teach relations comparer placer "$relation_steps" 3
+teach all placer decoder $((decoder_steps / 2)) 4
 wait "$tower"
-[ -f "joined/$last" ] || python "$here/put_together.py" tower decoder joined
+[ -d joined ] || python "$here/put_together.py" tower decoder joined
 
 echo '[["127.0.0.1:15871"], ["127.0.0.1:15872"]]' >hosts.json
 for rank in 0 1; do

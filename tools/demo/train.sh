@@ -12,7 +12,8 @@ tower_steps=${TOWER_STEPS:-6000} reading_steps=${READING_STEPS:-600}
 decoder_steps=${DECODER_STEPS:-4000} relation_steps=${RELATION_STEPS:-200} steps=${STEPS:-3400}
 mkdir -p "$work"
 cd "$work"
-trap 'kill $(jobs -p) 2>/dev/null || true' EXIT # what runs beside ends with the script
+beside= # processes that end with the script
+trap 'kill $beside 2>/dev/null || true' EXIT
 trap 'exit 130' INT TERM
 
 # glibc gives large arrays back to the kernel and has them cleared anew, a third of the time: keep them.
@@ -25,10 +26,10 @@ fi
 data() { # data NAME MAKE_DATA_OPTIONS...
     [ -f "$1/data.jsonl" ] || python "$here/make_data.py" "$@"
 }
-learn() { # learn RUN MODEL DATA STEPS TRAIN_OPTIONS...
+learn() { # learn RUN MODEL DATA STEPS TRAIN_OPTIONS..., in place of the shell that calls it
     run=$1 model=$2 lesson=$3 updates=$4
     shift 4
-    python -m mlx_lfm2vl.train --output "$run" --model "./$model" --data "$lesson/data.jsonl" \
+    exec python -m mlx_lfm2vl.train --output "$run" --model "./$model" --data "$lesson/data.jsonl" \
         --steps "$updates" --method full --batch-size 4 --optimizer muon --weight-decay 0.15 \
         --save-every 50 --resume "$@"
 }
@@ -45,15 +46,20 @@ data reading --lesson reading --samples $((samples / 6)) --seed 13 --workers 2
 [ -d init ] || python "$here/make_model.py" corpus.txt init
 [ -f eval/eval.jsonl ] || python "$here/make_eval.py" eval
 
-[ -d tower ] || python "$here/teach_tower.py" init tower --steps "$tower_steps" >tower.log &
-tower=$!
-learn read init reading "$reading_steps" --accumulate 8 --parts language --learning-rate 1.5e-3
+if [ ! -d tower ]; then
+    python "$here/teach_tower.py" init tower --steps "$tower_steps" >tower.log &
+    beside=$!
+fi
+(learn read init reading "$reading_steps" --accumulate 8 --parts language --learning-rate 1.5e-3)
 fuse read init reader
 teach all reader teller $((decoder_steps / 2)) 1
 teach above teller comparer "$relation_steps" 2
 teach relations comparer placer "$relation_steps" 3
 teach all placer decoder $((decoder_steps / 2)) 4
-wait "$tower"
+for tower in $beside; do
+    wait "$tower"
+done
+beside=
 [ -d joined ] || python "$here/put_together.py" tower decoder joined
 
 echo '[["127.0.0.1:15871"], ["127.0.0.1:15872"]]' >hosts.json
@@ -63,9 +69,9 @@ for rank in 0 1; do
         learn both joined scenes "$steps" --accumulate 4 --parts language connector vision \
             --learning-rate 7e-4 --warmup-steps 30
     ) &
-    ranks="${ranks:-} $!"
+    beside="$beside $!"
 done
-for rank in $ranks; do
+for rank in $beside; do
     wait "$rank"
 done
 [ -d demo ] || python -m mlx_lfm2vl.fuse --model ./joined --adapter both --output demo --dtype float16

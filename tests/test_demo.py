@@ -40,7 +40,8 @@ CHECKPOINT = {
     "tokenizer_config.json",
 }
 (FIRST,) = [row for row in ROWS if row["question"] == "Describe the picture."]
-LEARNED = [row for row in ROWS if row["category"] != "compare"]  # so far
+NOT_YET = {"compare-0012", "describe-0010"}
+LEARNED = [row for row in ROWS if row["id"] not in NOT_YET]
 ASK = ["--model", "demo", "--image", "demo", "--prompt", FIRST["question"]]
 
 

@@ -46,7 +46,7 @@ class TrainSettings:
         counts = ("steps", "batch_size", "accumulate", "rank", "validate_every", "save_every")
         for name in (*counts, "learning_rate", "max_grad_norm", "scale"):
             if not 0 < getattr(self, name) < math.inf:  # nor is NaN
-                raise InputError(f"{name} is {getattr(self, name)}, expected more than 0")
+                raise InputError(f"{name} is {getattr(self, name)}, expected a number above 0")
         for name in ("warmup_steps", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}, expected 0 or more")

@@ -624,6 +624,21 @@ def command(data: Path, output: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "mlx_lfm2vl.train", *fixed, *options]
 
 
+def test_what_was_learned_before_a_damaged_image_is_kept(data, tmp_path, capsys):
+    assert run(data, tmp_path / "whole", "--steps", "8") == 0
+    (number,) = UpdateOrder([1] * 10, 1, seed=1)(3)
+    picture = data.parent / f"{number}.png"
+    undamaged = picture.read_bytes()
+    picture.write_bytes(undamaged[:-40])
+    output = tmp_path / "out"
+    assert run(data, output, "--steps", "8") == 2
+    assert f"error: conversation {number + 1}: " in capsys.readouterr().err
+    assert [path.name for path in (output / "checkpoints").iterdir()] == ["step-0000003"]
+    picture.write_bytes(undamaged)
+    assert run(data, output, "--steps", "8", "--resume") == 0
+    assert losses_of(output) == losses_of(tmp_path / "whole")
+
+
 def test_a_killed_run_resumes_exactly(data, tmp_path):
     options = ["--steps", "40", "--save-every", "3", "--batch-size", "3"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"

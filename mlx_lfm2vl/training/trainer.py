@@ -33,6 +33,10 @@ MAX_COMPILED = 64  # MLX keeps every compiled graph for ever: beyond this, run u
 Rows = Sequence[Sequence[Message]]
 
 
+class BadSampleError(InputError):
+    """A conversation cannot be made a sample; what was learned before it is as good as ever."""
+
+
 def loss_sum(
     model: Lfm2VL,
     input_ids: mx.array,
@@ -162,8 +166,9 @@ class Trainer:
         """Run to the last step, or from the newest checkpoint to it.
 
         Raises:
-            InputError: an image cannot be read, the loss is no number any more, or the run to
-                resume was another one.
+            BadSampleError: an image cannot be read; raised after a checkpoint is written, unless it
+                is one to validate on.
+            InputError: the loss is no number any more, or the run to resume was another one.
             KeyboardInterrupt: passed on, after a checkpoint is written.
         """
         done = 0
@@ -171,12 +176,18 @@ class Trainer:
         if checkpoint is not None:
             done = load_state(checkpoint, self.model, self.optimizer, self.run)
         self._begin_together(done)
+        first = done
         if self.is_first:
             start_log(self.output / "log.jsonl", done)
         with ThreadPoolExecutor(1) as pool, interrupts_deferred() as pressed:
             batches = self._prefetched(pool, done)
             for step in range(done, self.settings.steps):
-                entry = self._step(step, batches)
+                try:
+                    entry = self._step(step, batches)
+                except BadSampleError:
+                    if step > first:
+                        self._save(step)
+                    raise
                 done = step + 1
                 last = done == self.settings.steps
                 if self.validation and (last or done % self.settings.validate_every == 0):
@@ -286,7 +297,7 @@ class Trainer:
             return self.maker(rows[number])
         except InputError as error:
             which = "validation conversation" if rows is self.validation else "conversation"
-            raise InputError(f"{which} {number + 1}: {error}") from None
+            raise BadSampleError(f"{which} {number + 1}: {error}") from None
 
     def validate(self) -> float:
         """Mean loss of the assistant's tokens over the validation rows."""

@@ -322,6 +322,8 @@ def test_an_image_damaged_behind_its_header_is_named_by_its_conversation(data, t
     assert "error: conversation 1: " in capsys.readouterr().err
     assert run(data, tmp_path / "two", "--steps", "1", "--validation", str(path)) == 2
     assert "error: validation conversation 1: " in capsys.readouterr().err
+    assert len(log_of(tmp_path / "two")) == 1
+    assert (tmp_path / "two" / "checkpoints" / "step-0000001").exists()
 
 
 def test_an_image_url_item_is_a_path_beside_the_file(tmp_path):

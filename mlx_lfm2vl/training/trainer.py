@@ -166,8 +166,7 @@ class Trainer:
         """Run to the last step, or from the newest checkpoint to it.
 
         Raises:
-            BadSampleError: an image cannot be read; raised after a checkpoint is written, unless it
-                is one to validate on.
+            BadSampleError: an image cannot be read; raised after a checkpoint is written.
             InputError: the loss is no number any more, or the run to resume was another one.
             KeyboardInterrupt: passed on, after a checkpoint is written.
         """
@@ -182,17 +181,15 @@ class Trainer:
         with ThreadPoolExecutor(1) as pool, interrupts_deferred() as pressed:
             batches = self._prefetched(pool, done)
             for step in range(done, self.settings.steps):
+                last = step + 1 == self.settings.steps
                 try:
                     entry = self._step(step, batches)
+                    done = step + 1
+                    self._conclude(entry, last=last)
                 except BadSampleError:
-                    if step > first:
-                        self._save(step)
+                    if done > first:
+                        self._save(done)
                     raise
-                done = step + 1
-                last = done == self.settings.steps
-                if self.validation and (last or done % self.settings.validate_every == 0):
-                    entry["validation_loss"] = self.validate()
-                self._log(entry)
                 stop = self._any(pressed()) and not last
                 if done % self.settings.save_every == 0 or last or stop:
                     self._save(done)
@@ -298,6 +295,14 @@ class Trainer:
         except InputError as error:
             which = "validation conversation" if rows is self.validation else "conversation"
             raise BadSampleError(f"{which} {number + 1}: {error}") from None
+
+    def _conclude(self, entry: dict[str, Any], *, last: bool) -> None:
+        """Log an update, with the validation loss where it is due."""
+        try:
+            if self.validation and (last or entry["step"] % self.settings.validate_every == 0):
+                entry["validation_loss"] = self.validate()
+        finally:
+            self._log(entry)
 
     def validate(self) -> float:
         """Mean loss of the assistant's tokens over the validation rows."""

@@ -17,11 +17,11 @@ import mlx.core as mx
 import numpy as np
 from codes import COUNT, dictionary, tells
 from put_together import transform
+from teach_decoder import save_with_codes
 from teach_tower import ATTENTION, Picture, draw_pictures, measure
 
 from mlx_lfm2vl import load
 from mlx_lfm2vl.model import Lfm2VL
-from mlx_lfm2vl.saving import copy_small_files, new_folder, write_weights
 
 PICTURES = 3000
 RIDGE = 0.01  # of the fit of codes to what is told, as a share of its mean square
@@ -65,10 +65,7 @@ def main() -> None:
     transform(model.multi_modal_projector, matrix @ dictionary(), offset @ dictionary())
     held_out = draw_pictures(processor.image_config, "measured", 200)
     print(json.dumps(measure(model, held_out, dictionary())))
-    with new_folder(options.out, overwrite=True) as folder:
-        copy_small_files(options.model, folder)
-        write_weights(model, folder)
-        np.save(folder / "codes.npy", codes)
+    save_with_codes(model, codes, options.model, options.out)
 
 
 if __name__ == "__main__":

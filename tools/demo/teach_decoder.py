@@ -51,12 +51,13 @@ WEIGHTS = {  # of categories, by kind: more of what takes a word and is hard
     "mixed": (tuple(QUESTIONS), (3, 2, 1, 2, 2, 4, 2)),
 }
 TURNS = (8, 14)
+CODES = "codes.npy"  # vectors of the codes, beside a model
 NOISE = 0.08  # standard deviation of what is added to each element of an image token
 
 
 @dataclass(frozen=True)
 class Row:
-    """Scenes and a conversation about them, drawn from two numbers."""
+    """Scenes and a conversation about them, drawn from a seed and a number."""
 
     seed: int
     number: int
@@ -126,6 +127,14 @@ def read_codes(model: Lfm2VL, codes: np.ndarray) -> None:
     model.encode_views = lambda told, _grid: model.code_embedding(told.flatten(0, 1))
 
 
+def save_with_codes(model: Lfm2VL, codes: np.ndarray, source: Path, out: Path) -> None:
+    """Write a model, the small files of the one it was made of, and vectors, (COUNT, HIDDEN)."""
+    with new_folder(out, overwrite=True) as folder:
+        copy_small_files(source, folder)
+        write_weights(model, folder)
+        np.save(folder / CODES, codes)
+
+
 def make_rows(lesson: str, seed: int, samples: int) -> Sequence[Row]:
     with ProcessPoolExecutor() as pool:
         rows = list(pool.map(partial(make_row, lesson, seed), range(samples), chunksize=256))
@@ -160,16 +169,13 @@ def main() -> None:
     maker = TrueTokens(SampleMaker(processor, {end_id}), model.config.projector.downsample_factor)
     rows = make_rows(options.lesson, options.seed, options.samples)
     train_fully(model, settings.parts)
-    known = options.model / "codes.npy"
+    known = options.model / CODES
     read_codes(model, np.load(known) if known.is_file() else dictionary())
     run = options.out.with_name(f"{options.out.name}-run")
     identity = {"model": str(options.model), "lesson": options.lesson, "rows": str(len(rows))}
     Trainer(model, maker, rows, settings, run, identity=identity).train(resume=True)
     codes = model.pop("code_embedding").vectors()
-    with new_folder(options.out, overwrite=True) as folder:
-        copy_small_files(options.model, folder)
-        write_weights(model, folder)
-        np.save(folder / "codes.npy", codes)
+    save_with_codes(model, codes, options.model, options.out)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import ImageFont
 
-TRAIN_FONTS = (
+PLAIN_FONTS = (
     "Aileron",
     "DejaVuSans",
     "DejaVuSans-Bold",
@@ -18,6 +18,19 @@ TRAIN_FONTS = (
     "DejaVuSansMono",
     "STIXGeneralBol",
 )
+TRAIN_FONTS = (
+    *PLAIN_FONTS,
+    "DejaVuSans-Oblique",
+    "DejaVuSans-BoldOblique",
+    "DejaVuSansMono-Oblique",
+    "DejaVuSerif-Italic",
+    "STIXGeneralBolIta",
+    "cmb10",
+    "cmr10",
+    "cmss10",
+    "cmtt10",
+)
+# Never in training, and neither are their slanted sisters.
 SHIFT_FONTS = ("DejaVuSerif-Bold", "DejaVuSansMono-Bold", "STIXGeneral")
 
 LINE_PITCH = 1.5  # distance of lines in letter heights

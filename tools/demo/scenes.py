@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from lettering import SHIFT_FONTS, TRAIN_FONTS, lay_out, load_font
+from lettering import PLAIN_FONTS, SHIFT_FONTS, TRAIN_FONTS, lay_out, load_font
 from PIL import Image, ImageDraw, ImageFilter
 from words import make_text
 
@@ -97,6 +97,7 @@ class Text:
         letter_height: of a capital H, in pixels of the canvas.
         angle: degrees counter-clockwise.
         box: of the ink of all lines; a tilted text's box is that of its tilted rectangle.
+        ink: how much of the colour covers the background, 0 to 1.
     """
 
     lines: tuple[str, ...]
@@ -106,6 +107,7 @@ class Text:
     centred: bool
     angle: float
     box: Box
+    ink: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -133,12 +135,14 @@ class World:
         held_out: print words of the test split instead of those of the training split.
         large: share of canvases that are cut into tiles.
         tilt: most degrees that a text is turned by.
+        fade: how much of its ink print may lack.
     """
 
     fonts: tuple[str, ...] = TRAIN_FONTS
     held_out: bool = False
     large: float = 0.12
     tilt: float = 0.0
+    fade: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -162,8 +166,8 @@ class Style:
     seed: int = 0
 
 
-TRAIN_WORLD = World(large=0.06)  # large canvases are dear to train on
-TEST_WORLD = World(held_out=True)
+TRAIN_WORLD = World(large=0.06, fade=0.4)  # large canvases are dear to train on
+TEST_WORLD = World(held_out=True, fonts=PLAIN_FONTS)
 SHIFT_WORLD = World(held_out=True, fonts=SHIFT_FONTS, tilt=6.0)
 
 
@@ -312,7 +316,10 @@ def _make_text(random: stdlib_random.Random, scene: Scene, line_count: int, worl
     x = column * cell[0] + random.uniform(GAP, cell[0] - GAP - ink[0])
     y = row * cell[1] + random.uniform(GAP, cell[1] - GAP - ink[1])
     box = (x / width, y / height, (x + ink[0]) / width, (y + ink[1]) / height)
-    return Text(lines, colour, font, letter_height, centred, angle, box)
+    ink_share = 1.0
+    if world.fade and random.random() < 0.5:  # the test set's draws are as they always were
+        ink_share = random.uniform(1 - world.fade, 1)
+    return Text(lines, colour, font, letter_height, centred, angle, box, ink_share)
 
 
 def _make_objects(random: stdlib_random.Random, scene: Scene, count: int) -> tuple[Object, ...]:
@@ -482,5 +489,7 @@ def _draw_text(canvas: Image.Image, text: Text) -> None:
         pen.text(origin, line, fill=255, font=load_font(text.font, letter_height), anchor="la")
     if text.angle:
         ink = ink.rotate(text.angle, Image.Resampling.BILINEAR, expand=True)
+    if text.ink < 1:
+        ink = ink.point(lambda cover: round(cover * text.ink))
     place = (round(text.box[0] * canvas.width), round(text.box[1] * canvas.height))
     canvas.paste(COLOURS[text.colour], place, ink)

@@ -693,29 +693,51 @@ def test_two_processes_equal_one_with_twice_the_batch(data, tmp_path):
     np.testing.assert_allclose(losses_of(one), losses_of(two), rtol=1e-4)
 
 
-def test_processes_that_stopped_at_different_updates_do_not_go_on_together(data, tmp_path):
+def run_two_processes(data: Path, folder: Path, *options: str) -> tuple[list[int], list[str]]:
+    """Exit codes and errors of two processes, as on two machines: folder/out0 and folder/out1."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
     hosts = [[f"127.0.0.1:{server.getsockname()[1]}"] for server in sockets]
-    (tmp_path / "hosts.json").write_text(json.dumps(hosts))
-    options = ["--steps", "4", "--save-every", "2", "--resume"]
+    (folder / "hosts.json").write_text(json.dumps(hosts))
     for server in sockets:
         server.close()
+    processes = [
+        subprocess.Popen(
+            command(data, folder / f"out{rank}", *options),
+            env={
+                **os.environ,
+                "MLX_RANK": str(rank),
+                "MLX_HOSTFILE": str(folder / "hosts.json"),
+            },
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    return [process.returncode for process in processes], errors
 
-    def start(rank: int, *more: str) -> subprocess.Popen:
-        hostfile = {"MLX_RANK": str(rank), "MLX_HOSTFILE": str(tmp_path / "hosts.json")}
-        given = command(data, tmp_path / f"out{rank}", *options, *more)
-        environment = {**os.environ, **hostfile}
-        return subprocess.Popen(given, env=environment, stderr=subprocess.PIPE, text=True)
 
-    whole = [start(rank) for rank in range(2)]
-    for process in whole:
-        process.communicate(timeout=120)
-    assert [process.returncode for process in whole] == [0, 0]
-    again = [start(rank) for rank in range(2)]  # the second machine has no checkpoint
-    errors = [process.communicate(timeout=120)[1] for process in again]
-    assert [process.returncode for process in again] == [2, 2]
+def test_processes_that_stopped_at_different_updates_do_not_go_on_together(data, tmp_path):
+    options = ["--steps", "4", "--save-every", "2", "--resume"]
+    assert run_two_processes(data, tmp_path, *options)[0] == [0, 0]
+    # The second machine has no checkpoint.
+    codes, errors = run_two_processes(data, tmp_path, *options)
+    assert codes == [2, 2]
     assert "this one is at update 4, one is at 4" in errors[0]
     assert "this one is at update 0, one is at 4" in errors[1]
+
+
+def test_a_damaged_image_of_one_process_ends_all_and_keeps_what_was_learned(data, tmp_path):
+    number = UpdateOrder([1] * 10, 2, seed=1)(3)[0]
+    picture = data.parent / f"{number}.png"
+    picture.write_bytes(picture.read_bytes()[:-40])
+    codes, errors = run_two_processes(data, tmp_path, "--steps", "5")
+    assert codes == [2, 2]
+    other, met = sorted(errors)
+    assert other == "error: another process cannot read an image of its share\n"
+    assert met.startswith(f"error: conversation {number + 1}: ")
+    saved = [path.name for path in (tmp_path / "out0" / "checkpoints").iterdir()]
+    assert saved == ["step-0000003"]
 
 
 def test_show_prints_samples_and_trains_nothing(data, tmp_path, capsys):

@@ -217,13 +217,20 @@ class Trainer:
         self.model.train()
         # Randomness follows from the step, so that resuming needs no generator state.
         mx.random.seed((self.settings.seed * 1009 + self.group.rank()) * 1_000_003 + step)
-        total, tokens, grads = mx.array(0.0), 0, None
+        total, tokens, grads, failure = mx.array(0.0), 0, None, None
         for _ in range(self.settings.accumulate):
-            batch = next(batches)
+            try:
+                batch = next(batches)
+            except BadSampleError as error:
+                failure = error
+                break
             loss, new = self._loss_and_gradient(batch)
             total, tokens = total + loss, tokens + batch.tokens
             grads = new if grads is None else tree_map(mx.add, grads, new)
             mx.async_eval(total, grads)
+        # All end together: one process alone would leave the others waiting for its gradients.
+        if self._any(failure is not None):
+            raise failure or BadSampleError("another process cannot read an image of its share")
         assert grads is not None
         tokens = self._over_all(mx.array(float(tokens)))
         grads = nn.average_gradients(grads, self.group)  # a mean over processes of sums

@@ -713,7 +713,11 @@ def run_two_processes(data: Path, folder: Path, *options: str) -> tuple[list[int
         )
         for rank in range(2)
     ]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
+    try:
+        errors = [process.communicate(timeout=120)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     return [process.returncode for process in processes], errors
 
 

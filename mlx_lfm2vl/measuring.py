@@ -56,7 +56,7 @@ class ImageSpeed:
         encode_seconds: from patches to image features, by tower and connector.
         prefill_seconds: from image features to the logits of the first token.
         first_token_seconds: from the messages to the first token, stages overlapped as in use.
-        tokens_per_second: decoded after the first one, greedily.
+        tokens_per_second: decoded and turned into text after the first one, greedily.
         bytes_per_token: weights and keys and values that one step reads, halfway through.
         peak_memory_bytes: of MLX's arrays, weights included.
     """
@@ -216,10 +216,11 @@ def _stage_seconds(
     times.append(time.perf_counter())
 
     steps = generate_step(model, model.embed([cast(int, token)]), cache, _greedy, tokens + 1)
-    next(steps)  # sets up the decoding, for which the first token of a real answer waits
+    text = processor.tokenizer.text_stream()  # through an end token, which `Answer` would stop at
+    text.add(next(steps))  # sets up the decoding, for which a real answer's first token waits
     start = time.perf_counter()
-    for _ in steps:
-        pass
+    for step in steps:
+        text.add(step)
     decode = time.perf_counter() - start
     return (*(end - begin for begin, end in pairwise(times)), decode)
 

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("mlx_lm")
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools" / "demo"))
 
+import average_weights
 import codes
 import scenes
 import take_apart
@@ -21,7 +22,10 @@ from put_together import transform
 from words import CHARACTERS
 
 from mlx_lfm2vl import load
+from mlx_lfm2vl.arrays import named_arrays
+from mlx_lfm2vl.hub import DEMO_FOLDER
 from mlx_lfm2vl.processor import user_message
+from mlx_lfm2vl.saving import save_checkpoint
 from mlx_lfm2vl.training.samples import SampleMaker
 
 WORLD = replace(scenes.TRAIN_WORLD, fonts=("Aileron",), large=0.0)  # matplotlib has the other fonts
@@ -235,6 +239,21 @@ def test_a_transformed_connector_says_the_same_in_other_words(demo):
     transform(connector, matrix, offset[0])
     after = np.array(connector(seen)).reshape(-1, codes.HIDDEN)
     assert after == pytest.approx(before @ matrix + offset[0], rel=1e-3, abs=1e-3)
+
+
+def test_the_mean_of_two_models_lies_between_them(demo, tmp_path, monkeypatch):
+    model, _ = demo
+    before = named_arrays(model.parameters())
+    model.load_weights([(name, value + 0.5) for name, value in before.items()])
+    save_checkpoint(model, DEMO_FOLDER, tmp_path / "other")
+    mean = tmp_path / "mean"
+    monkeypatch.setattr(
+        sys, "argv", ["average_weights.py", str(mean), str(DEMO_FOLDER), str(tmp_path / "other")]
+    )
+    average_weights.main()
+    after = named_arrays(load(mean)[0].parameters())
+    for name, value in before.items():
+        np.testing.assert_allclose(after[name], value + 0.25, atol=1e-6)
 
 
 def test_taken_apart_a_model_gives_its_vectors_and_the_reading_of_them(demo, pictures):

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Make a demo model from nothing: tower and decoder apart, then together; and test it.
-# Two processes share the last lesson over MLX's ring backend, each with one core for its products.
+# Make a demo model from nothing: tower and decoder apart, then together, twice more for a mean of
+# the weights; and test it. Two processes share the lessons of both over MLX's ring backend, each with one core for its products.
 # Started again, it goes on with the lesson in which it stopped; all but the tower's go on inside.
 #
 # usage: [SAMPLES=120000] [..._STEPS=...] tools/demo/train.sh WORK_FOLDER
@@ -10,6 +10,7 @@ work=${1:?usage: train.sh WORK_FOLDER}
 samples=${SAMPLES:-120000} # conversations of the last lesson; the others follow
 tower_steps=${TOWER_STEPS:-6000} reading_steps=${READING_STEPS:-600}
 decoder_steps=${DECODER_STEPS:-4000} relation_steps=${RELATION_STEPS:-200} steps=${STEPS:-3400}
+again_steps=${AGAIN_STEPS:-400}
 mkdir -p "$work"
 cd "$work"
 beside= # processes that end with the script
@@ -63,17 +64,26 @@ beside=
 [ -d joined ] || python "$here/put_together.py" tower decoder joined
 
 echo '[["127.0.0.1:15871"], ["127.0.0.1:15872"]]' >hosts.json
-for rank in 0 1; do
-    (
-        export MLX_RANK="$rank" MLX_HOSTFILE=hosts.json
-        learn both joined scenes "$steps" --accumulate 4 --parts language connector vision \
-            --learning-rate 7e-4 --warmup-steps 30
-    ) &
-    beside="$beside $!"
-done
-for rank in $beside; do
-    wait "$rank"
-done
-[ -d demo ] || python -m mlx_lfm2vl.fuse --model ./joined --adapter both --output demo --dtype float16
+together() { # together RUN MODEL STEPS RATE SEED OUT: a lesson of both parts, in two processes
+    [ ! -d "$6" ] || return 0
+    for rank in 0 1; do
+        (
+            export MLX_RANK="$rank" MLX_HOSTFILE=hosts.json
+            learn "$1" "$2" scenes "$3" --accumulate 4 --parts language connector vision \
+                --learning-rate "$4" --warmup-steps 30 --seed "$5"
+        ) &
+        beside="$beside $!"
+    done
+    for rank in $beside; do
+        wait "$rank"
+    done
+    beside=
+    fuse "$1" "$2" "$6"
+}
+together both joined "$steps" 7e-4 0 first
+together again first "$again_steps" 3e-4 1 second
+together oncemore first "$again_steps" 3e-4 2 third
+[ -d mean ] || python "$here/average_weights.py" mean first second third
+[ -d demo ] || python -m mlx_lfm2vl.convert --model ./mean --output demo --dtype float16 --no-report
 OPENBLAS_NUM_THREADS=$(getconf _NPROCESSORS_ONLN) python "$here/evaluate.py" ./demo eval \
     --json results.json --answers answers.jsonl

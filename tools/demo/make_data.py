@@ -34,6 +34,7 @@ from scenes import TEST_WORLD, TRAIN_WORLD, World, draw, make_pair, make_scene, 
 LESSONS = {  # kinds of samples and their shares
     "reading": {"reading": 1.0},
     "scenes": {"shapes": 0.40, "text": 0.28, "mixed": 0.12, "compare": 0.20},
+    "print": {"shapes": 0.20, "text": 0.50, "mixed": 0.20, "compare": 0.10},
 }
 WEIGHTS = {  # of categories, by kind of scene
     "shapes": (

@@ -348,6 +348,20 @@ def test_pairs_of_which_nothing_can_be_asked_are_drawn_again(monkeypatch):
     assert [turn.answer for turn in turns] == ["A."]
 
 
+def test_alike_pairs_are_asked_what_differs_and_begin_with_one_object_each():
+    counts = []
+    for number in range(30):
+        generator = sample_random("train", 4, number)
+        world = replace(WORLD, most=1 if number % 2 else 5)
+        first, second = scenes.make_pair(generator, world)
+        counts.append((world.most, max(len(first.objects), len(second.objects))))
+        images, (turn,) = make_sample(generator, WORLD, {"alike": 1.0})
+        assert len(images) == 2
+        assert re.search("the same|only in the|in the first image and", turn.answer)
+    assert all(count <= most for most, count in counts)
+    assert max(count for _, count in counts) > 3
+
+
 def test_a_conversation_shows_its_images_once_and_first():
     images, turns = make_sample(sample_random("train", 0, 1), WORLD, {"shapes": 1})
     names = [f"images/{number}.png" for number, _ in enumerate(images)]

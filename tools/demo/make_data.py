@@ -22,18 +22,20 @@ import random as stdlib_random
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from questions import QUESTIONS, Question, ask, ask_both
+from questions import QUESTIONS, Question, ask, ask_both, ask_difference
 from readings import make_reading
 from scenes import TEST_WORLD, TRAIN_WORLD, World, draw, make_pair, make_scene, train_style
 
 LESSONS = {  # kinds of samples and their shares
     "reading": {"reading": 1.0},
     "scenes": {"shapes": 0.40, "text": 0.28, "mixed": 0.12, "compare": 0.20},
+    "alike": {"shapes": 0.20, "text": 0.20, "mixed": 0.05, "compare": 0.10, "alike": 0.45},
     "print": {"shapes": 0.20, "text": 0.50, "mixed": 0.20, "compare": 0.10},
 }
 WEIGHTS = {  # of categories, by kind of scene
@@ -45,6 +47,7 @@ WEIGHTS = {  # of categories, by kind of scene
     "mixed": (tuple(QUESTIONS), (3, 1, 1, 1, 1, 5, 2)),
 }
 TURNS = (4, 6)
+ALIKE_MOST = (1, 1, 2, 3, 5)  # objects: what differs is learned first where there is one
 PAIR_TURNS = (2, 4)  # what differs is said in one sentence: of more turns, most ask other things
 WORLDS = {"train": TRAIN_WORLD, "test": TEST_WORLD}
 
@@ -61,11 +64,15 @@ def make_sample(
     if kind == "reading":
         return [], make_reading(random, world, WEIGHTS)
     style = train_style(random)
-    if kind == "compare":
+    if kind in ("compare", "alike"):
         turns = []
         while not turns:  # of some pairs nothing can be asked
-            first, second = make_pair(random, world)
-            turns = ask_turns(random, partial(ask_both, random, first, second), PAIR_TURNS)
+            if kind == "alike":
+                first, second = make_pair(random, replace(world, most=random.choice(ALIKE_MOST)))
+                turns = [turn for turn in [ask_difference(random, first, second)] if turn]
+            else:
+                first, second = make_pair(random, world)
+                turns = ask_turns(random, partial(ask_both, random, first, second), PAIR_TURNS)
         return [draw(first, style), draw(second, style)], turns
     scene = make_scene(random, kind, world)
     categories, weights = WEIGHTS[kind]

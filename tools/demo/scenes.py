@@ -134,6 +134,7 @@ class World:
         fonts: names that `lettering.load_font` knows.
         held_out: print words of the test split instead of those of the training split.
         large: share of canvases that are cut into tiles.
+        most: objects in a scene.
         tilt: most degrees that a text is turned by.
         fade: how much of its ink print may lack.
     """
@@ -141,6 +142,7 @@ class World:
     fonts: tuple[str, ...] = TRAIN_FONTS
     held_out: bool = False
     large: float = 0.12
+    most: int = 5
     tilt: float = 0.0
     fade: float = 0.0
 
@@ -187,7 +189,7 @@ def make_scene(random: stdlib_random.Random, kind: str, world: World = TRAIN_WOR
         scene = replace(scene, text=_make_text(random, scene, lines, world))
     if kind == "text":
         return scene
-    most = 3 if kind == "mixed" else 5
+    most = min(3 if kind == "mixed" else 5, world.most)
     count = max(random.randint(1, most), random.randint(1, most))  # full scenes have more to ask
     objects = _make_objects(random, scene, count)
     # A wide text may leave no place for an object: start again.

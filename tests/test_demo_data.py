@@ -78,7 +78,7 @@ def asked(category, count=150, seed=1):
 
 @pytest.mark.parametrize("style", [scenes.Style(), scenes.Style(outline=0.1)])
 def test_boxes_hold_the_drawn_pixels_and_little_more(style):
-    for scene in many_scenes(24, replace(WORLD, tilt=5.0)):
+    for scene in many_scenes(24, replace(WORLD, tilt=5.0, fade=0.0)):
         width, height = scene.size
         empty = np.asarray(scenes.draw(replace(scene, objects=(), text=None), style)).astype(int)
         for item in (*scene.objects, scene.text):
@@ -98,6 +98,27 @@ def test_boxes_hold_the_drawn_pixels_and_little_more(style):
             assert drawn[2] < box[2] + 1.5
             assert drawn[3] < box[3] + 1.5
             assert np.abs(np.subtract(drawn, box)).max() < slack
+
+
+def test_half_of_the_print_in_lessons_is_faint_and_none_in_the_test_set():
+    inks = [scene.text.ink for scene in many_scenes(90) if scene.text]
+    assert 0.3 < sum(ink < 1 for ink in inks) / len(inks) < 0.7
+    assert min(inks) >= 0.6
+    for world in (scenes.TEST_WORLD, scenes.SHIFT_WORLD):
+        shown = many_scenes(30, replace(world, fonts=FONTS))
+        assert {scene.text.ink for scene in shown if scene.text} == {1.0}
+
+
+def test_faint_print_is_nearer_to_its_background():
+    scene = next(scene for scene in many_scenes(9) if scene.text and not scene.objects)
+    pictures = {
+        ink: np.asarray(
+            scenes.draw(replace(scene, text=replace(scene.text, ink=ink)), scenes.Style())
+        ).astype(int)
+        for ink in (0.0, 0.5, 1.0)
+    }
+    contrast = {ink: abs(picture - pictures[0.0]).max() for ink, picture in pictures.items()}
+    assert contrast[0.5] == pytest.approx(contrast[1.0] / 2, abs=2)
 
 
 def test_objects_and_text_keep_apart_and_inside():

@@ -148,16 +148,16 @@ def ask(random: stdlib_random.Random, scene: Scene, category: str) -> Question |
 def ask_both(random: stdlib_random.Random, first: Scene, second: Scene) -> Question | None:
     """A question about two images, or None if this time they allow none."""
     form = random.choice((_difference, _difference, _more, _in_one_image))
-    return _both(random, first, second, form(random, first, second))
+    return _both(random, first, form(random, first, second))
 
 
 def ask_difference(random: stdlib_random.Random, first: Scene, second: Scene) -> Question | None:
     """The question what differs between two images, or None if one sentence cannot answer it."""
-    return _both(random, first, second, _difference(random, first, second))
+    return _both(random, first, _difference(random, first, second))
 
 
 def _both(
-    random: stdlib_random.Random, first: Scene, second: Scene, asked: tuple[str, ...] | None
+    random: stdlib_random.Random, first: Scene, asked: tuple[str, ...] | None
 ) -> Question | None:
     if asked is None:
         return None

@@ -109,6 +109,15 @@ def test_half_of_the_print_in_lessons_is_faint_and_none_in_the_test_set():
         assert {scene.text.ink for scene in shown if scene.text} == {1.0}
 
 
+def test_lessons_print_characters_that_come_again():
+    def share(repeats):
+        generator = random.Random(0)
+        texts = [make_text(generator, repeats=repeats) for _ in range(600)]
+        return sum(len(set(text)) < len(text) for text in texts) / len(texts)
+
+    assert share(False) < 0.3 < 0.45 < share(True)
+
+
 def test_faint_print_is_nearer_to_its_background():
     scene = next(scene for scene in many_scenes(9) if scene.text and not scene.objects)
     pictures = {

@@ -137,6 +137,8 @@ class World:
         most: objects in a scene.
         tilt: most degrees that a text is turned by.
         fade: how much of its ink print may lack.
+        repeats: print more texts in which characters come again; who reads by what stands before
+            a character, and not by places, goes wrong there.
     """
 
     fonts: tuple[str, ...] = TRAIN_FONTS
@@ -145,6 +147,7 @@ class World:
     most: int = 5
     tilt: float = 0.0
     fade: float = 0.0
+    repeats: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ class Style:
     seed: int = 0
 
 
-TRAIN_WORLD = World(large=0.06, fade=0.4)  # large canvases are dear to train on
+TRAIN_WORLD = World(large=0.06, fade=0.4, repeats=True)  # large canvases are dear to train on
 TEST_WORLD = World(held_out=True, fonts=PLAIN_FONTS)
 SHIFT_WORLD = World(held_out=True, fonts=SHIFT_FONTS, tilt=6.0)
 
@@ -298,7 +301,9 @@ def _make_canvas(
 
 def _make_text(random: stdlib_random.Random, scene: Scene, line_count: int, world: World) -> Text:
     """Printed lines that fit into one view or tile of the scene."""
-    lines = tuple(make_text(random, held_out=world.held_out) for _ in range(line_count))
+    lines = tuple(
+        make_text(random, held_out=world.held_out, repeats=world.repeats) for _ in range(line_count)
+    )
     colours = [colour for colour in COLOURS if is_legible(colour, scene.background)]
     colour, font = random.choice(colours), random.choice(world.fonts)
     centred = random.random() < 0.5

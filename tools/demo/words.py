@@ -23,7 +23,11 @@ def is_held_out(text: str) -> bool:
 
 
 def make_text(
-    random: stdlib_random.Random, longest: int = 6, shortest: int = 1, held_out: bool = False
+    random: stdlib_random.Random,
+    longest: int = 6,
+    shortest: int = 1,
+    held_out: bool = False,
+    repeats: bool = False,
 ) -> str:
     """One printed text: a common word, random letters, or a number.
 
@@ -32,24 +36,30 @@ def make_text(
         shortest: fewest characters; letters are never alone unless `longest` is below 4.
         held_out: only texts of the test split instead of only texts of the training split; they
             have `SHORTEST_HELD_OUT` characters or more.
+        repeats: half of the letters and numbers have two or three characters that come again.
     """
     if held_out:
         shortest = max(shortest, SHORTEST_HELD_OUT)
     while True:
-        text = _any_text(random, longest, shortest)
+        text = _any_text(random, longest, shortest, repeats)
         # Without other letters beside them, O and I are not to be told from 0 and 1.
         is_clear = text.isdigit() or bool(set(text) - set("OI"))
         if is_clear and shortest <= len(text) <= longest and is_held_out(text) == held_out:
             return text
 
 
-def _any_text(random: stdlib_random.Random, longest: int, shortest: int) -> str:
+def _any_text(random: stdlib_random.Random, longest: int, shortest: int, repeats: bool) -> str:
     choice = random.random()
     if choice < 0.3:
         return random.choice(COMMON)
     if choice < 0.7:
         fewest = max(shortest, 2) if longest >= 4 else shortest
         letters = random.randint(fewest, longest)
-        return "".join(random.choices(string.ascii_uppercase, k=letters))
-    digits = random.randint(shortest, min(4, longest))
-    return "".join(random.choices(string.digits, k=digits))
+        return _draw(random, string.ascii_uppercase, letters, repeats)
+    return _draw(random, string.digits, random.randint(shortest, min(4, longest)), repeats)
+
+
+def _draw(random: stdlib_random.Random, characters: str, count: int, repeats: bool) -> str:
+    if repeats and random.random() < 0.5:
+        characters = "".join(random.sample(characters, random.randint(2, 3)))
+    return "".join(random.choices(characters, k=count))

@@ -694,7 +694,10 @@ def test_two_processes_equal_one_with_twice_the_batch(data, tmp_path):
 
 
 def run_two_processes(data: Path, folder: Path, *options: str) -> tuple[list[int], list[str]]:
-    """Exit codes and errors of two processes, as on two machines: folder/out0 and folder/out1."""
+    """Exit codes and errors of two processes, as on two machines: folder/out0 and folder/out1.
+
+    "RANK" in an option is the process's number.
+    """
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
     hosts = [[f"127.0.0.1:{server.getsockname()[1]}"] for server in sockets]
     (folder / "hosts.json").write_text(json.dumps(hosts))
@@ -702,7 +705,7 @@ def run_two_processes(data: Path, folder: Path, *options: str) -> tuple[list[int
         server.close()
     processes = [
         subprocess.Popen(
-            command(data, folder / f"out{rank}", *options),
+            command(data, folder / f"out{rank}", *[o.replace("RANK", str(rank)) for o in options]),
             env={
                 **os.environ,
                 "MLX_RANK": str(rank),
@@ -731,17 +734,34 @@ def test_processes_that_stopped_at_different_updates_do_not_go_on_together(data,
     assert "this one is at update 0, one is at 4" in errors[1]
 
 
-def test_a_damaged_image_of_one_process_ends_all_and_keeps_what_was_learned(data, tmp_path):
-    number = UpdateOrder([1] * 10, 2, seed=1)(3)[0]
+@pytest.mark.parametrize("place", [0, 1])  # in an update: one for each process
+def test_a_damaged_image_of_one_process_ends_all_with_a_checkpoint(place, data, tmp_path):
+    number = UpdateOrder([1] * 10, 2, seed=1)(3)[place]
     picture = data.parent / f"{number}.png"
     picture.write_bytes(picture.read_bytes()[:-40])
     codes, errors = run_two_processes(data, tmp_path, "--steps", "5")
     assert codes == [2, 2]
     other, met = sorted(errors)
-    assert other == "error: another process cannot read an image of its share\n"
+    assert other == "error: another process cannot read an image\n"
     assert met.startswith(f"error: conversation {number + 1}: ")
     saved = [path.name for path in (tmp_path / "out0" / "checkpoints").iterdir()]
     assert saved == ["step-0000003"]
+
+
+def test_a_validation_image_damaged_on_one_machine_ends_all_with_a_checkpoint(data, tmp_path):
+    for rank in range(2):
+        picture = data.parent / f"validation{rank}.png"
+        make_picture(20, 20, 1).save(picture)
+        row = {"image": picture.name, "prompt": "Which?", "answer": "no. 1"}
+        write_rows(tmp_path / f"validation{rank}.jsonl", [row])
+    picture.write_bytes(picture.read_bytes()[:-40])
+    validation = ["--validation", str(tmp_path / "validationRANK.jsonl"), "--validate-every", "2"]
+    codes, errors = run_two_processes(data, tmp_path, "--steps", "5", *validation)
+    assert codes == [2, 2]
+    assert errors[0].endswith("error: another process cannot read an image\n")
+    assert errors[1].startswith("error: validation conversation 1: ")
+    saved = [path.name for path in (tmp_path / "out0" / "checkpoints").iterdir()]
+    assert saved == ["step-0000002"]
 
 
 def test_show_prints_samples_and_trains_nothing(data, tmp_path, capsys):

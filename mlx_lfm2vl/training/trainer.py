@@ -205,6 +205,11 @@ class Trainer:
                 f"{most}; copy the output folder of the first to every machine"
             )
 
+    def _end_together(self, failure: BadSampleError | None) -> None:
+        """Raise what one process has met in all: alone, it would leave the others waiting."""
+        if self._any(failure is not None):
+            raise failure or BadSampleError("another process cannot read an image")
+
     def _any(self, flag: bool) -> bool:
         """Whether it holds in any of the processes."""
         if self.group.size() == 1:
@@ -228,9 +233,7 @@ class Trainer:
             total, tokens = total + loss, tokens + batch.tokens
             grads = new if grads is None else tree_map(mx.add, grads, new)
             mx.async_eval(total, grads)
-        # All end together: one process alone would leave the others waiting for its gradients.
-        if self._any(failure is not None):
-            raise failure or BadSampleError("another process cannot read an image of its share")
+        self._end_together(failure)
         assert grads is not None
         tokens = self._over_all(mx.array(float(tokens)))
         grads = nn.average_gradients(grads, self.group)  # a mean over processes of sums
@@ -305,11 +308,16 @@ class Trainer:
 
     def _conclude(self, entry: dict[str, Any], *, last: bool) -> None:
         """Log an update, with the validation loss where it is due."""
-        try:
-            if self.validation and (last or entry["step"] % self.settings.validate_every == 0):
+        failure = None
+        is_due = self.validation and (last or entry["step"] % self.settings.validate_every == 0)
+        if is_due:
+            try:
                 entry["validation_loss"] = self.validate()
-        finally:
-            self._log(entry)
+            except BadSampleError as error:
+                failure = error
+        self._log(entry)
+        if is_due:
+            self._end_together(failure)
 
     def validate(self) -> float:
         """Mean loss of the assistant's tokens over the validation rows."""

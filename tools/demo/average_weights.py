@@ -1,9 +1,9 @@
-"""Write the mean of the weights of models that come from one, by runs of their own.
+"""Write the mean of the weights of models that were trained further from the same one.
 
 usage: python tools/demo/average_weights.py OUT MODEL MODEL...
 
-Runs that begin with the same weights end in one valley of the loss, each on another side of it:
-their mean lies lower (Wortsman et al., "Model soups", 2022).
+Such runs end in one valley of the loss, each on another side of it: their mean lies lower
+(Wortsman et al., "Model soups", 2022). The one that they began with may be among them.
 """
 
 import argparse
@@ -17,15 +17,18 @@ from mlx_lfm2vl.saving import save_checkpoint
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Average the weights of models, in float32")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("models", type=Path, nargs="+")
+    parser = argparse.ArgumentParser(description="Average the weights of models")
+    parser.add_argument("out", type=Path, help="folder to write, float16; files are replaced")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("others", type=Path, nargs="+")
     options = parser.parse_args()
-    models = [load(folder, dtype="float32")[0] for folder in options.models]
+    folders = [options.model, *options.others]
+    models = [load(folder, dtype="float32")[0] for folder in folders]
     weights = [named_arrays(model.parameters()) for model in models]
-    mean = [(name, mx.stack([each[name] for each in weights]).mean(0)) for name in weights[0]]
-    models[0].load_weights(mean)
-    save_checkpoint(models[0], options.models[0], options.out, overwrite=True)
+    for name in weights[0]:
+        mean = mx.stack([each[name] for each in weights]).mean(0)
+        models[0].load_weights([(name, mean.astype(mx.float16))], strict=False)
+    save_checkpoint(models[0], options.model, options.out, overwrite=True)
 
 
 if __name__ == "__main__":

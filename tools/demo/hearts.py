@@ -21,7 +21,7 @@ scenes.POLYGONS["heart"] = [
     *((0.5, 1), (0.04, 0.46), (0, 0.26), (0.09, 0.07), (0.26, 0), (0.42, 0.06)),
     *((0.5, 0.19), (0.58, 0.06), (0.74, 0), (0.91, 0.07), (1, 0.26), (0.96, 0.46)),
 ]
-WORLD = replace(scenes.TRAIN_WORLD, fonts=("Aileron",), large=0.0)
+WORLD = scenes.World(fonts=("Aileron",), large=0.0)
 TEST_WORLD = replace(scenes.TEST_WORLD, fonts=("Aileron",))
 NONE_THERE = Question("yesno", "Is there a heart?", "No, there is no heart.")
 TURNS = 5

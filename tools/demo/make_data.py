@@ -65,14 +65,13 @@ def make_sample(
         return [], make_reading(random, world, WEIGHTS)
     style = train_style(random)
     if kind in ("compare", "alike"):
+        alike = kind == "alike"
+        ask_pair, number = (ask_difference, (1, 1)) if alike else (ask_both, PAIR_TURNS)
         turns = []
         while not turns:  # of some pairs nothing can be asked
-            if kind == "alike":
-                first, second = make_pair(random, replace(world, most=random.choice(ALIKE_MOST)))
-                turns = [turn for turn in [ask_difference(random, first, second)] if turn]
-            else:
-                first, second = make_pair(random, world)
-                turns = ask_turns(random, partial(ask_both, random, first, second), PAIR_TURNS)
+            most = random.choice(ALIKE_MOST) if alike else world.most
+            first, second = make_pair(random, replace(world, most=most))
+            turns = ask_turns(random, partial(ask_pair, random, first, second), number)
         return [draw(first, style), draw(second, style)], turns
     scene = make_scene(random, kind, world)
     categories, weights = WEIGHTS[kind]

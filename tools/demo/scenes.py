@@ -67,7 +67,7 @@ POLYGONS = {  # corners in a box from (0, 0) to (1, 1), y down
 VIEW = 96  # side in pixels of a tile of the demo model, and of a whole image in one view
 GRIDS = ((2, 1), (1, 2), (2, 2), (2, 2), (3, 2), (2, 3))  # columns, rows of tiles of large canvases
 DISTINCT = 95  # smallest distance of an object's colour from the background's, in RGB
-LEGIBLE = 3.0  # smallest contrast ratio of printed text (as WCAG defines it)
+LEGIBLE = 3.0  # smallest contrast ratio of print in full ink (as WCAG defines it)
 GAP = 2  # pixels left free between things
 OVERSAMPLING = 4  # drawn this much larger, then reduced
 
@@ -134,11 +134,10 @@ class World:
         fonts: names that `lettering.load_font` knows.
         held_out: print words of the test split instead of those of the training split.
         large: share of canvases that are cut into tiles.
-        most: objects in a scene.
+        most: objects in a scene, at most.
         tilt: most degrees that a text is turned by.
-        fade: how much of its ink print may lack.
-        repeats: print more texts in which characters come again; who reads by what stands before
-            a character, and not by places, goes wrong there.
+        fade: how much of its ink half of the print may lack.
+        repeats: as in `make_text`; who finds a place by the character before it goes wrong there.
     """
 
     fonts: tuple[str, ...] = TRAIN_FONTS
@@ -180,8 +179,8 @@ def make_scene(random: stdlib_random.Random, kind: str, world: World = TRAIN_WOR
     """Invent a scene.
 
     Args:
-        kind: "shapes" (1 to 5 objects), "text" (1 to 3 lines) or "mixed" (1 to 3 objects and a
-            line).
+        kind: "shapes" (1 to `world.most` objects), "text" (1 to 3 lines) or "mixed" (1 to 3
+            objects and a line).
     """
     if kind not in KINDS:
         raise ValueError(f"{kind!r} is no kind of scene; there are {', '.join(KINDS)}")
@@ -192,7 +191,7 @@ def make_scene(random: stdlib_random.Random, kind: str, world: World = TRAIN_WOR
         scene = replace(scene, text=_make_text(random, scene, lines, world))
     if kind == "text":
         return scene
-    most = min(3 if kind == "mixed" else 5, world.most)
+    most = min(3, world.most) if kind == "mixed" else world.most
     count = max(random.randint(1, most), random.randint(1, most))  # full scenes have more to ask
     objects = _make_objects(random, scene, count)
     # A wide text may leave no place for an object: start again.
@@ -315,18 +314,26 @@ def _make_text(random: stdlib_random.Random, scene: Scene, line_count: int, worl
     letter_height = random.uniform(11, 20) * max(scale, 1.0)
     while True:
         layout = lay_out(lines, font, round(letter_height * OVERSAMPLING), centred)
-        ink = _turned([side / OVERSAMPLING for side in layout.size], angle)
-        if all(side + 2 * GAP <= space for side, space in zip(ink, cell, strict=True)):
+        size = _turned([side / OVERSAMPLING for side in layout.size], angle)
+        if all(side + 2 * GAP <= space for side, space in zip(size, cell, strict=True)):
             break
         letter_height *= 0.92
     column, row = random.randrange(columns), random.randrange(rows)
-    x = column * cell[0] + random.uniform(GAP, cell[0] - GAP - ink[0])
-    y = row * cell[1] + random.uniform(GAP, cell[1] - GAP - ink[1])
-    box = (x / width, y / height, (x + ink[0]) / width, (y + ink[1]) / height)
-    ink_share = 1.0
-    if world.fade and random.random() < 0.5:  # the test set's draws are as they always were
-        ink_share = random.uniform(1 - world.fade, 1)
-    return Text(lines, colour, font, letter_height, centred, angle, box, ink_share)
+    x = column * cell[0] + random.uniform(GAP, cell[0] - GAP - size[0])
+    y = row * cell[1] + random.uniform(GAP, cell[1] - GAP - size[1])
+    box = (x / width, y / height, (x + size[0]) / width, (y + size[1]) / height)
+    ink = _ink(random, colour, scene.background, world.fade)
+    return Text(lines, colour, font, letter_height, centred, angle, box, ink)
+
+
+def _ink(random: stdlib_random.Random, colour: str, background: str, fade: float) -> float:
+    """How much ink print has: half of it is faint, where that still looks like its colour."""
+    # No draw where nothing fades: the test set must stay what it is.
+    ink = random.uniform(1 - fade, 1) if fade and random.random() < 0.5 else 1.0
+    pairs = zip(COLOURS[colour], BACKGROUNDS[background], strict=True)
+    seen = [ink * over + (1 - ink) * under for over, under in pairs]
+    nearest = min(COLOURS, key=lambda name: math.dist(COLOURS[name], seen))
+    return ink if nearest == colour else 1.0
 
 
 def _make_objects(random: stdlib_random.Random, scene: Scene, count: int) -> tuple[Object, ...]:

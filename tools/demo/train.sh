@@ -1,6 +1,7 @@
 #!/bin/sh
-# Make a demo model from nothing: tower and decoder apart, then together, twice more for a mean of
-# the weights; and test it. Two processes share the lessons of both over MLX's ring backend, each with one core for its products.
+# Make a demo model from nothing: tower and decoder apart, then both together, three times; the mean
+# of the weights after the last two; and test it. Two processes share the lessons of both over MLX's
+# ring backend, each with one core for its products.
 # Started again, it goes on with the lesson in which it stopped; all but the tower's go on inside.
 #
 # usage: [SAMPLES=120000] [..._STEPS=...] tools/demo/train.sh WORK_FOLDER
@@ -42,7 +43,26 @@ teach() { # teach LESSON MODEL OUT STEPS SEED: a lesson on true codes
         --samples $((samples / 4))
 }
 
+together() { # together MODEL DATA OUT STEPS RATE SEED: a lesson of both parts, in two processes
+    [ ! -d "$3" ] || return 0
+    for rank in 0 1; do
+        (
+            export MLX_RANK="$rank" MLX_HOSTFILE=hosts.json
+            learn "$3-run" "$1" "$2" "$4" --accumulate 4 --parts language connector vision \
+                --learning-rate "$5" --warmup-steps 30 --seed "$6"
+        ) &
+        beside="$beside $!"
+    done
+    for process in $beside; do
+        wait "$process"
+    done
+    beside=
+    fuse "$3-run" "$1" "$3"
+}
+
 data scenes --lesson scenes --samples "$samples" --seed 31 --workers 2 --corpus corpus.txt
+data alike --lesson alike --samples $((samples / 6)) --seed 33 --workers 2
+data print --lesson print --samples $((samples / 6)) --seed 34 --workers 2
 data reading --lesson reading --samples $((samples / 6)) --seed 13 --workers 2
 [ -d init ] || python "$here/make_model.py" corpus.txt init
 [ -f eval/eval.jsonl ] || python "$here/make_eval.py" eval
@@ -64,26 +84,9 @@ beside=
 [ -d joined ] || python "$here/put_together.py" tower decoder joined
 
 echo '[["127.0.0.1:15871"], ["127.0.0.1:15872"]]' >hosts.json
-together() { # together RUN MODEL STEPS RATE SEED OUT: a lesson of both parts, in two processes
-    [ ! -d "$6" ] || return 0
-    for rank in 0 1; do
-        (
-            export MLX_RANK="$rank" MLX_HOSTFILE=hosts.json
-            learn "$1" "$2" scenes "$3" --accumulate 4 --parts language connector vision \
-                --learning-rate "$4" --warmup-steps 30 --seed "$5"
-        ) &
-        beside="$beside $!"
-    done
-    for rank in $beside; do
-        wait "$rank"
-    done
-    beside=
-    fuse "$1" "$2" "$6"
-}
-together both joined "$steps" 7e-4 0 first
-together again first "$again_steps" 3e-4 1 second
-together oncemore first "$again_steps" 3e-4 2 third
-[ -d mean ] || python "$here/average_weights.py" mean first second third
-[ -d demo ] || python -m mlx_lfm2vl.convert --model ./mean --output demo --dtype float16 --no-report
+together joined scenes first "$steps" 7e-4 0
+together first alike second "$again_steps" 4e-4 1
+together second print third "$again_steps" 3e-4 2
+[ -d demo ] || python "$here/average_weights.py" demo second third
 OPENBLAS_NUM_THREADS=$(getconf _NPROCESSORS_ONLN) python "$here/evaluate.py" ./demo eval \
     --json results.json --answers answers.jsonl

@@ -36,7 +36,7 @@ def make_text(
         shortest: fewest characters; letters are never alone unless `longest` is below 4.
         held_out: only texts of the test split instead of only texts of the training split; they
             have `SHORTEST_HELD_OUT` characters or more.
-        repeats: half of the letters and numbers have two or three characters that come again.
+        repeats: half of the random letters and of the numbers are made of two or three characters.
     """
     if held_out:
         shortest = max(shortest, SHORTEST_HELD_OUT)

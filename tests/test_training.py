@@ -742,7 +742,7 @@ def test_a_damaged_image_of_one_process_ends_all_with_a_checkpoint(place, data, 
     codes, errors = run_two_processes(data, tmp_path, "--steps", "5")
     assert codes == [2, 2]
     other, met = sorted(errors)
-    assert other == "error: another process cannot read an image\n"
+    assert other == "error: another process met a conversation it cannot use\n"
     assert met.startswith(f"error: conversation {number + 1}: ")
     saved = [path.name for path in (tmp_path / "out0" / "checkpoints").iterdir()]
     assert saved == ["step-0000003"]
@@ -758,7 +758,7 @@ def test_a_validation_image_damaged_on_one_machine_ends_all_with_a_checkpoint(da
     validation = ["--validation", str(tmp_path / "validationRANK.jsonl"), "--validate-every", "2"]
     codes, errors = run_two_processes(data, tmp_path, "--steps", "5", *validation)
     assert codes == [2, 2]
-    assert errors[0].endswith("error: another process cannot read an image\n")
+    assert errors[0].endswith("error: another process met a conversation it cannot use\n")
     assert errors[1].startswith("error: validation conversation 1: ")
     saved = [path.name for path in (tmp_path / "out0" / "checkpoints").iterdir()]
     assert saved == ["step-0000002"]

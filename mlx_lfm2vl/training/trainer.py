@@ -208,7 +208,7 @@ class Trainer:
     def _end_together(self, failure: BadSampleError | None) -> None:
         """Raise what one process has met in all: alone, it would leave the others waiting."""
         if self._any(failure is not None):
-            raise failure or BadSampleError("another process cannot read an image")
+            raise failure or BadSampleError("another process met a conversation it cannot use")
 
     def _any(self, flag: bool) -> bool:
         """Whether it holds in any of the processes."""

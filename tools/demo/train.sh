@@ -8,7 +8,7 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 work=${1:?usage: train.sh WORK_FOLDER}
-samples=${SAMPLES:-120000} # conversations of the last lesson; the others follow
+samples=${SAMPLES:-120000} # conversations of the first lesson of both; the others have a share
 tower_steps=${TOWER_STEPS:-6000} reading_steps=${READING_STEPS:-600}
 decoder_steps=${DECODER_STEPS:-4000} relation_steps=${RELATION_STEPS:-200} steps=${STEPS:-3400}
 again_steps=${AGAIN_STEPS:-400}

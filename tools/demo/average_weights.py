@@ -2,8 +2,8 @@
 
 usage: python tools/demo/average_weights.py OUT MODEL MODEL...
 
-Such runs end in one valley of the loss, each on another side of it: their mean often
-lies lower; measure it (Wortsman et al., "Model soups", 2022). The one that they began with may be among them.
+Such runs end in one valley of the loss, each on another side of it: their mean often lies lower;
+measure it (Wortsman et al., "Model soups", 2022). The one that they began with may be among them.
 """
 
 import argparse

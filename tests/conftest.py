@@ -5,6 +5,7 @@ import ctypes
 import json
 import os
 import shutil
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ CASES = ["new_names", "old_names", "head_72", "untied_sharded_bf16", "real_geome
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches the Hub; read when that library is imported
+# Shells start background jobs with Ctrl-C ignored, and the programs that tests start inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -108,8 +108,11 @@ def load_adapter(model: Lfm2VL, folder: Path) -> None:
     """Put a saved adapter (LoRA, DoRA or fully trained parameters) onto a model, in place.
 
     Raises:
+        InputError: there is no such folder.
         CheckpointError: the folder holds no adapter, or one for another model.
     """
+    if not folder.exists():
+        raise InputError(f"the adapter {folder} does not exist")
     if not (folder / CONFIG).exists():
         unfinished = (folder / "checkpoints").is_dir()
         why = "a run that has not ended: --resume it" if unfinished else "not an adapter"

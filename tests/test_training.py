@@ -805,6 +805,14 @@ def test_dora_refuses_bits_that_it_cannot_unpack(data, tmp_path, capsys):
     assert run(data, tmp_path / "a", *options, model=folder) == 0
 
 
+def test_an_adapter_that_is_not_there_is_wrong_use(tmp_path, capsys):
+    adapter = ["--model", str(TINY), "--adapter", str(tmp_path / "nope")]
+    assert generate([*adapter, "--prompt", "x"]) == 2
+    assert fuse([*adapter, "--output", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.count("nope does not exist") == 2
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_adapter_for_another_model_is_refused(data, tmp_path, capsys):
     output = tmp_path / "out"
     assert run(data, output, "--steps", "5") == 0

@@ -135,8 +135,10 @@ def test_a_prompt_from_stdin_is_utf_8_whatever_the_locale(monkeypatch, capsys):
     assert "not UTF-8" in capsys.readouterr().err
 
 
-def test_several_images_and_a_system_message(picture, capsys):
-    assert answer("--image", picture, "--image", picture, "--system", "Short.", "--json") == 0
+@pytest.mark.parametrize("between", [[], ["--image"]], ids=["after one option", "repeated"])
+def test_several_images_and_a_system_message(picture, capsys, between):
+    images = ["--image", picture, *between, picture]
+    assert answer(*images, "--system", "Short.", "--json") == 0
     result = json.loads(capsys.readouterr().out)
     assert len(result["images"]) == 2
 

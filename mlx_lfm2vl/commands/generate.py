@@ -46,10 +46,12 @@ def build_parser() -> argparse.ArgumentParser:
     add = image.add_argument
     add(
         "--image",
-        action="append",
+        nargs="+",
+        action="extend",
         default=[],
         metavar="FILE",
-        help="repeatable; - is stdin; demo, if nothing here is called so, is a built-in picture",
+        help="one or several, all in one prompt; - is stdin; demo, if nothing here is called so, "
+        "is a built-in picture",
     )
     add("--allow-url", action="store_true", help="let --image fetch http and https URLs")
     add("--min-image-tokens", type=int, metavar="N", help="enlarge images that take fewer")

@@ -370,6 +370,14 @@ def test_every_lesson_can_be_made():
             assert len(conversation(names, turns)["messages"]) == 2 * len(turns) > 0
 
 
+def test_what_is_to_be_read_or_counted_has_no_other_turns_to_copy_from():
+    for kind, category, turns in (("read", "text", {1}), ("count", "count", {1, 2, 3})):
+        for number in range(12):
+            asked = make_sample(sample_random("train", 4, number), WORLD, {kind: 1.0})[1]
+            assert {turn.category for turn in asked} == {category}
+            assert len(asked) in turns
+
+
 def test_pairs_of_which_nothing_can_be_asked_are_drawn_again(monkeypatch):
     answers = iter([None] * 100 + [questions.Question("compare", "Q?", "A.")] * 100)
     monkeypatch.setattr(make_data, "ask_both", lambda *_: next(answers))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 
@@ -14,11 +15,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tools" / "demo"))
 
 import average_weights
 import codes
+import questions
 import scenes
 import take_apart
 import teach_decoder
 import teach_tower
 from put_together import transform
+from teach_together import MeanOfWeights
 from words import CHARACTERS
 
 from mlx_lfm2vl import load
@@ -227,6 +230,16 @@ def test_the_lesson_above_never_asks_for_below(monkeypatch):
     assert asked == {"above": {"above"}, "relations": {"above", "below"}}
 
 
+def test_in_the_print_lesson_many_answers_stand_alone_so_that_none_can_be_copied(monkeypatch):
+    monkeypatch.setattr(teach_decoder, "WORLD", WORLD)
+    rows = [teach_decoder.make_row("print", 0, number) for number in range(60)]
+    alone = [row.turns[0] for row in rows if len(row.turns) == 1]
+    differences = [turn for turn in alone if turn.question in questions.DIFFERENCE]
+    assert len([turn for turn in alone if turn.category == "text"]) > 12
+    assert len(differences) > 5
+    assert len([row for row in rows if len(row.turns) > 3]) > 12
+
+
 # -- together --
 
 
@@ -257,6 +270,22 @@ def test_the_mean_of_two_models_lies_between_them(demo, tmp_path, monkeypatch):
     after = named_arrays(load(mean)[0].parameters())
     for name, value in before.items():
         np.testing.assert_allclose(after[name], value + 0.25, rtol=1e-3, atol=1e-4)
+
+
+def test_the_mean_of_a_run_goes_on_where_the_run_does(tmp_path):
+    model = nn.Linear(2, 1)
+
+    def learn(mean, steps):
+        for step in steps:
+            model.weight = mx.full((1, 2), step)
+            mean({"step": step})
+
+    learn(MeanOfWeights(model, tmp_path, 125), range(1, 108))  # the last third begins at 84
+    (tmp_path / "checkpoints" / "step-0000100").mkdir(parents=True)
+    again = MeanOfWeights(model, tmp_path, 125)
+    assert np.array(again.mean["weight"]) == pytest.approx((90 + 100) / 2)
+    learn(again, range(101, 126))
+    assert np.array(again.mean["weight"]) == pytest.approx((90 + 100 + 110 + 120 + 125) / 5)
 
 
 def test_taken_apart_a_model_gives_its_vectors_and_the_reading_of_them(demo, pictures):

@@ -36,17 +36,30 @@ LESSONS = {  # kinds of samples and their shares
     "reading": {"reading": 1.0},
     "scenes": {"shapes": 0.40, "text": 0.28, "mixed": 0.12, "compare": 0.20},
     "alike": {"shapes": 0.20, "text": 0.20, "mixed": 0.05, "compare": 0.10, "alike": 0.45},
-    "print": {"shapes": 0.20, "text": 0.50, "mixed": 0.20, "compare": 0.10},
+    "print": {
+        "read": 0.34,
+        "count": 0.12,
+        "alike": 0.08,
+        "shapes": 0.17,
+        "text": 0.13,
+        "mixed": 0.06,
+        "compare": 0.10,
+    },
 }
+SCENES = {"read": "text", "count": "shapes"}  # of kinds that are not kinds of scenes
 WEIGHTS = {  # of categories, by kind of scene
     "shapes": (
         ("describe", "count", "attribute", "position", "relation", "yesno", "box"),
         (3, 6, 1, 1, 10, 1, 2),
     ),
+    "read": (("text",), (1,)),
+    "count": (("count",), (1,)),
     "text": (("text", "attribute", "position", "describe", "box"), (8, 1, 1, 2, 1)),
     "mixed": (tuple(QUESTIONS), (3, 1, 1, 1, 1, 5, 2)),
 }
 TURNS = (4, 6)
+FEW_TURNS = {"read": (1, 1), "count": (2, 3)}  # what was read once is copied, not read again
+TURNED, TILT = 0.4, 5.0  # share of print that is turned where it is all that is asked for; degrees
 ALIKE_MOST = (1, 1, 2, 3, 5)  # objects: what differs is learned first where there is one
 PAIR_TURNS = (2, 4)  # what differs is said in one sentence: of more turns, most ask other things
 WORLDS = {"train": TRAIN_WORLD, "test": TEST_WORLD}
@@ -73,9 +86,15 @@ def make_sample(
             first, second = make_pair(random, replace(world, most=most))
             turns = ask_turns(random, partial(ask_pair, random, first, second), number)
         return [draw(first, style), draw(second, style)], turns
-    scene = make_scene(random, kind, world)
+    if kind == "read" and random.random() < TURNED:
+        world = replace(world, tilt=TILT)
+    scene = make_scene(random, SCENES.get(kind, kind), world)
     categories, weights = WEIGHTS[kind]
-    turns = ask_turns(random, lambda: ask(random, scene, random.choices(categories, weights)[0]))
+    turns = ask_turns(
+        random,
+        lambda: ask(random, scene, random.choices(categories, weights)[0]),
+        FEW_TURNS.get(kind, TURNS),
+    )
     # What follows a description can be copied from it, and the reverse: teach both by sight.
     turns.sort(key=lambda turn: turn.category == "describe", reverse=random.random() < 0.5)
     return [draw(scene, style)], turns

@@ -20,10 +20,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from codes import dictionary, token_codes
-from make_data import PAIR_TURNS, ask_turns, conversation
+from make_data import ALIKE_MOST, PAIR_TURNS, ask_turns, conversation
 from PIL import Image
-from questions import QUESTIONS, Question, ask, ask_both
-from scenes import KINDS, TRAIN_WORLD, Scene, make_pair, make_scene
+from questions import QUESTIONS, Question, ask, ask_both, ask_difference
+from scenes import TRAIN_WORLD, Scene, make_pair, make_scene
 
 from mlx_lfm2vl import load
 from mlx_lfm2vl.adapters import train_fully
@@ -38,6 +38,7 @@ LESSONS = {  # kinds of conversations and their shares
     "above": {"above": 1},
     "relations": {"relations": 1},
     "all": {"shapes": 12, "text": 3, "mixed": 4, "compare": 7},
+    "print": {"read": 12, "alike": 6, "shapes": 6, "text": 2, "mixed": 4, "compare": 3},
 }
 WORLD = replace(TRAIN_WORLD, large=0.0)  # one view
 WEIGHTS = {  # of categories, by kind: more of what takes a word and is hard
@@ -47,10 +48,13 @@ WEIGHTS = {  # of categories, by kind: more of what takes a word and is hard
         ("describe", "count", "attribute", "position", "relation", "yesno", "box"),
         (3, 6, 1, 1, 16, 1, 2),
     ),
+    "read": (("text",), (1,)),
     "text": (("text", "attribute", "position", "describe", "box", "yesno"), (6, 1, 2, 2, 1, 1)),
     "mixed": (tuple(QUESTIONS), (3, 2, 1, 2, 2, 4, 2)),
 }
-TURNS = (8, 14)
+SCENES = {"above": "shapes", "relations": "shapes", "read": "text"}  # of other kinds, their own
+TURNS = (6, 10)
+ONE_TURN = (1, 1)  # of an answer that holds print those after it could be copied
 CODES = "codes.npy"  # vectors of the codes, beside a model
 NOISE = 0.08  # standard deviation of what is added to each element of an image token
 
@@ -71,11 +75,18 @@ def make_row(lesson: str, seed: int, number: int) -> Row:
     if kind == "compare":
         scenes = make_pair(random, WORLD)
         turns = ask_turns(random, lambda: ask_both(random, *scenes), PAIR_TURNS)
+    elif kind == "alike":
+        turns = []
+        while not turns:  # of some pairs nothing can be asked
+            scenes = make_pair(random, replace(WORLD, most=random.choice(ALIKE_MOST)))
+            turns = ask_turns(random, partial(ask_difference, random, *scenes), ONE_TURN)
     else:
-        scenes = (make_scene(random, kind if kind in KINDS else "shapes", WORLD),)
+        scenes = (make_scene(random, SCENES.get(kind, kind), WORLD),)
         categories, weights = WEIGHTS[kind]
         turns = ask_turns(
-            random, lambda: ask(random, scenes[0], random.choices(categories, weights)[0]), TURNS
+            random,
+            lambda: ask(random, scenes[0], random.choices(categories, weights)[0]),
+            ONE_TURN if kind == "read" else TURNS,
         )
     random.shuffle(turns)
     return Row(seed, number, scenes, tuple(turns))
@@ -156,7 +167,7 @@ def main() -> None:
         parts=("language",),
         steps=options.steps,
         batch_size=4,
-        accumulate=4,
+        accumulate=8,
         optimizer="muon",
         learning_rate=options.learning_rate,
         warmup_steps=20,

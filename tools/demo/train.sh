@@ -1,7 +1,7 @@
 #!/bin/sh
-# Make a demo model from nothing: tower and decoder apart, then both together, three times; the mean
-# of the weights after the last two; and test it. Two processes share the lessons of both over MLX's
-# ring backend, each with one core for its products.
+# Make a demo model from nothing: tower and decoder apart, then both together, three times; and test
+# it. Two processes share the lessons of both over MLX's ring backend, each with one core for its
+# products.
 # Started again, it goes on with the lesson in which it stopped; all but the tower's go on inside.
 #
 # usage: [SAMPLES=120000] [..._STEPS=...] tools/demo/train.sh WORK_FOLDER
@@ -46,18 +46,14 @@ teach() { # teach LESSON MODEL OUT STEPS SEED: a lesson on true codes
 together() { # together MODEL DATA OUT STEPS RATE SEED: a lesson of both parts, in two processes
     [ ! -d "$3" ] || return 0
     for rank in 0 1; do
-        (
-            export MLX_RANK="$rank" MLX_HOSTFILE=hosts.json
-            learn "$3-run" "$1" "$2" "$4" --accumulate 4 --parts language connector vision \
-                --learning-rate "$5" --warmup-steps 30 --seed "$6"
-        ) &
+        MLX_RANK="$rank" MLX_HOSTFILE=hosts.json python "$here/teach_together.py" "$1" \
+            "$2/data.jsonl" "$3" --steps "$4" --learning-rate "$5" --seed "$6" &
         beside="$beside $!"
     done
     for process in $beside; do
         wait "$process"
     done
     beside=
-    fuse "$3-run" "$1" "$3"
 }
 
 data scenes --lesson scenes --samples "$samples" --seed 31 --workers 2 --corpus corpus.txt
@@ -76,7 +72,8 @@ fuse read init reader
 teach all reader teller $((decoder_steps / 2)) 1
 teach above teller comparer "$relation_steps" 2
 teach relations comparer placer "$relation_steps" 3
-teach all placer decoder $((decoder_steps / 2)) 4
+teach all placer teacher $((decoder_steps / 4)) 4
+teach print teacher decoder $((decoder_steps / 4)) 5
 for tower in $beside; do
     wait "$tower"
 done
@@ -87,6 +84,6 @@ echo '[["127.0.0.1:15871"], ["127.0.0.1:15872"]]' >hosts.json
 together joined scenes first "$steps" 7e-4 0
 together first alike second "$again_steps" 4e-4 1
 together second print third "$again_steps" 3e-4 2
-[ -d demo ] || python "$here/average_weights.py" demo second third
+[ -d demo ] || python -m mlx_lfm2vl.convert --model ./third --output demo --dtype float16 --no-report
 OPENBLAS_NUM_THREADS=$(getconf _NPROCESSORS_ONLN) python "$here/evaluate.py" ./demo eval \
     --json results.json --answers answers.jsonl

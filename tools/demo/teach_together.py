@@ -1,0 +1,110 @@
+"""Teach the whole demo model from pictures and questions; writes the mean of what it has been.
+
+usage: python tools/demo/teach_together.py MODEL DATA OUT --steps 1000 [--learning-rate 2e-4]
+
+Near the end of what a model of this size learns, an update is noise for the most part: the weights
+go about a point without reaching it, and their mean on the way is nearer to it than any of them
+(Izmailov et al., "Averaging weights leads to wider optima", 2018). Processes that are started with
+MLX_RANK and MLX_HOSTFILE share the work. Started again, a run goes on.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_lfm2vl import load
+from mlx_lfm2vl.adapters import train_fully
+from mlx_lfm2vl.arrays import named_arrays
+from mlx_lfm2vl.saving import save_checkpoint
+from mlx_lfm2vl.training.checkpoints import newest
+from mlx_lfm2vl.training.samples import SampleMaker, read_rows
+from mlx_lfm2vl.training.settings import TrainSettings
+from mlx_lfm2vl.training.trainer import Trainer
+
+LAST = 3  # the mean is of the last third of the updates
+EVERY = 10  # updates from one model of the mean to the next
+SAVE_EVERY = 50
+
+
+class MeanOfWeights:
+    """Told of every update, keeps the mean of the weights over the last part of a run.
+
+    It is written where the trainer writes its checkpoints, one file for each, so that a run that
+    goes on from one of these has the mean of the same update.
+    """
+
+    def __init__(self, model: nn.Module, run: Path, steps: int) -> None:
+        """
+        Args:
+            model: whose weights are trained.
+            run: folder of the run.
+            steps: updates of the run.
+        """
+        self.model, self.run, self.steps = model, run, steps
+        self.mean, self.count = named_arrays(model.parameters()), 0
+        checkpoint = newest(run / "checkpoints")
+        if checkpoint and (run / f"mean-{checkpoint.name}.safetensors").is_file():
+            path = str(run / f"mean-{checkpoint.name}.safetensors")
+            self.mean, known = mx.load(path, return_metadata=True)
+            self.count = int(known["count"])
+
+    def __call__(self, entry: dict[str, Any]) -> None:
+        step = entry["step"]
+        is_late = step >= self.steps - self.steps // LAST
+        if step == self.steps or (is_late and step % EVERY == 0):
+            self.count += 1
+            for name, now in named_arrays(self.model.parameters()).items():
+                self.mean[name] = self.mean[name] + (now - self.mean[name]) / self.count
+            mx.eval(self.mean)
+        if step % SAVE_EVERY == 0:
+            path = self.run / f"mean-step-{step:07d}.safetensors"
+            mx.save_safetensors(str(path), self.mean, {"count": str(self.count)})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Teach the demo model from pictures")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("data", type=Path, help="a JSONL file of conversations")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--learning-rate", type=float, default=2e-4)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    settings = TrainSettings(
+        method="full",
+        parts=("language", "connector", "vision"),
+        steps=options.steps,
+        batch_size=4,
+        accumulate=4,
+        optimizer="muon",
+        learning_rate=options.learning_rate,
+        weight_decay=0.15,
+        seed=options.seed,
+        save_every=SAVE_EVERY,
+    )
+    model, processor = load(options.model, dtype="float32")
+    end_id = processor.tokenizer.id_of("<|im_end|>")
+    assert end_id is not None
+    train_fully(model, settings.parts)
+    run = options.out.with_name(f"{options.out.name}-run")
+    mean = MeanOfWeights(model, run, options.steps)
+    trainer = Trainer(
+        model,
+        SampleMaker(processor, {end_id}),
+        read_rows(options.data),
+        settings,
+        run,
+        identity={"model": str(options.model), "data": str(options.data)},
+        report=mean,
+    )
+    trainer.train(resume=True)
+    if trainer.is_first:
+        model.load_weights(list(mean.mean.items()))
+        save_checkpoint(model, options.model, options.out, overwrite=True)
+
+
+if __name__ == "__main__":
+    main()

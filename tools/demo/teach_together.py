@@ -19,7 +19,7 @@ from mlx_lfm2vl import load
 from mlx_lfm2vl.adapters import train_fully
 from mlx_lfm2vl.arrays import named_arrays
 from mlx_lfm2vl.saving import save_checkpoint
-from mlx_lfm2vl.training.checkpoints import newest
+from mlx_lfm2vl.training.checkpoints import KEPT, newest
 from mlx_lfm2vl.training.samples import SampleMaker, read_rows
 from mlx_lfm2vl.training.settings import TrainSettings
 from mlx_lfm2vl.training.trainer import Trainer
@@ -62,6 +62,8 @@ class MeanOfWeights:
         if step % SAVE_EVERY == 0:
             path = self.run / f"mean-step-{step:07d}.safetensors"
             mx.save_safetensors(str(path), self.mean, {"count": str(self.count)})
+            for old in sorted(self.run.glob("mean-*"))[:-KEPT]:
+                old.unlink()
 
 
 def main() -> None:

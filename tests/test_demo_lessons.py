@@ -286,6 +286,9 @@ def test_the_mean_of_a_run_goes_on_where_the_run_does(tmp_path):
     assert np.array(again.mean["weight"]) == pytest.approx((90 + 100) / 2)
     learn(again, range(101, 126))
     assert np.array(again.mean["weight"]) == pytest.approx((90 + 100 + 110 + 120 + 125) / 5)
+    (tmp_path / "checkpoints" / "step-0000125").mkdir()
+    ended = MeanOfWeights(model, tmp_path, 125)
+    assert np.array(ended.mean["weight"]) == pytest.approx(np.array(again.mean["weight"]))
 
 
 def test_taken_apart_a_model_gives_its_vectors_and_the_reading_of_them(demo, pictures):

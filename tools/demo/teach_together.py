@@ -59,7 +59,7 @@ class MeanOfWeights:
             for name, now in named_arrays(self.model.parameters()).items():
                 self.mean[name] = self.mean[name] + (now - self.mean[name]) / self.count
             mx.eval(self.mean)
-        if step % SAVE_EVERY == 0:
+        if step % SAVE_EVERY == 0 or step == self.steps:
             path = self.run / f"mean-step-{step:07d}.safetensors"
             mx.save_safetensors(str(path), self.mean, {"count": str(self.count)})
             for old in sorted(self.run.glob("mean-*"))[:-KEPT]:

@@ -32,9 +32,10 @@ EVAL_WORLDS = (
 DEMO = ImageConfig(
     encoder_patch_size=8,
     downsample_factor=2,
-    tile_size=96,
-    min_image_tokens=16,
-    max_image_tokens=36,
+    tile_size=128,
+    min_image_tokens=64,
+    max_image_tokens=72,
+    max_pixels_tolerance=1.0,
     max_tiles=6,
 )
 

@@ -35,7 +35,7 @@ def measure(folder: Path, tests: dict[str, list[dict]], adapter: Path | None = N
     return ", ".join(shares)
 
 
-def main(folder: Path, steps: str = "200") -> None:
+def main(folder: Path, steps: str = "150") -> None:
     folder.mkdir(parents=True)
     data, tests = write_lessons(folder, CONVERSATIONS), write_tests(folder, TESTS)
     print("before:", measure(folder, tests), flush=True)

@@ -34,7 +34,7 @@ KINDS = {"shapes": 3, "text": 7, "mixed": 2}
 WORLD = replace(TRAIN_WORLD, large=0.0)  # one view
 BATCH = 32
 PART = 256  # pictures drawn at a time
-MOST = 60_000  # pictures kept; when there are as many, no more are drawn
+MOST = 30_000  # pictures kept (6 GB); when there are as many, no more are drawn
 PLENTY = 4096  # pictures before the first update
 LOOK = 250  # updates from one measurement to the next
 ATTENTION = 4.0  # weight of image tokens that have something to tell

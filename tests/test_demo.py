@@ -18,6 +18,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools" / "demo"))
 
 import make_examples
+import make_model
 from model_card import CARD, TARGETS, architecture, targets
 from score import score
 
@@ -120,6 +121,14 @@ def test_the_weights_are_halves():
     weights = mx.load(str(DEMO_FOLDER / "model.safetensors"))
     assert isinstance(weights, dict)
     assert {value.dtype for value in weights.values()} == {mx.float16}
+
+
+def test_a_model_made_anew_has_the_settings_of_the_packaged_one():
+    config = json.loads((DEMO_FOLDER / "config.json").read_text())
+    processor = json.loads((DEMO_FOLDER / "processor_config.json").read_text())
+    assert processor["image_processor"] == make_model.IMAGE
+    assert config["text_config"].items() >= make_model.TEXT.items()
+    assert config["vision_config"].items() >= make_model.VISION.items()
 
 
 def test_the_card_has_the_numbers_of_the_files():

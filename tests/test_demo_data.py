@@ -20,8 +20,9 @@ from make_data import LESSONS, conversation, corpus_line, make_sample, sample_ra
 from make_eval import as_row, make_row
 from words import is_held_out, make_text
 
-from mlx_lfm2vl.config import ImageConfig
+from mlx_lfm2vl.config import read_image_config
 from mlx_lfm2vl.geometry import plan_image
+from mlx_lfm2vl.hub import DEMO_FOLDER
 
 FONTS = ("Aileron",)  # comes with Pillow; the others need matplotlib
 WORLD = replace(scenes.TRAIN_WORLD, fonts=FONTS)
@@ -29,15 +30,7 @@ EVAL_WORLDS = (
     replace(scenes.TEST_WORLD, fonts=FONTS),
     replace(scenes.SHIFT_WORLD, fonts=FONTS),
 )
-DEMO = ImageConfig(
-    encoder_patch_size=8,
-    downsample_factor=2,
-    tile_size=128,
-    min_image_tokens=64,
-    max_image_tokens=72,
-    max_pixels_tolerance=1.0,
-    max_tiles=6,
-)
+DEMO = read_image_config(DEMO_FOLDER)
 
 
 def many_scenes(count, world=WORLD, seed=0):

@@ -32,7 +32,7 @@ from mlx_lfm2vl.saving import save_checkpoint
 from mlx_lfm2vl.training.samples import SampleMaker
 
 WORLD = replace(scenes.TRAIN_WORLD, fonts=("Aileron",), large=0.0)  # matplotlib has the other fonts
-GRID = (6, 6)
+GRID, PATCHES = (8, 9), (16, 18)  # rows and columns of a view
 
 
 def many_scenes(count):
@@ -93,7 +93,7 @@ def test_the_token_in_the_middle_of_a_shape_tells_what_it_is_and_where():
         shapes = 0
         for item in scene.objects:
             x, y = item.centre
-            code = told[int(y * 6), int(x * 6)]
+            code = told[int(y * GRID[0]), int(x * GRID[1])]
             assert word(code, "shape", scenes.SHAPES) == item.shape
             assert word(code, "size", scenes.SIZES) == item.size
             assert word(code, "colour", scenes.COLOURS) == item.colour
@@ -121,10 +121,11 @@ def test_print_can_be_read_off_its_tokens():
 
 def test_patches_under_a_shape_tell_its_name_and_others_do_not():
     for scene in many_scenes(20):
-        under = codes.patch_codes(scene, (12, 12)).reshape(12, 12, -1)
-        is_shape = np.zeros((12, 12), bool)
+        under = codes.patch_codes(scene, PATCHES).reshape(*PATCHES, -1)
+        is_shape = np.zeros(PATCHES, bool)
         for item in scene.objects:
-            x1, y1, x2, y2 = (round(12 * edge) for edge in item.box)
+            x1, x2 = (round(PATCHES[1] * edge) for edge in item.box[::2])
+            y1, y2 = (round(PATCHES[0] * edge) for edge in item.box[1::2])
             is_shape[y1:y2, x1:x2] = True
             assert codes.field(under[y1:y2, x1:x2], "shape").any(-1).all()
         assert (codes.field(under, "shape").any(-1) == is_shape).all()

@@ -7,7 +7,8 @@ Writes OUT/images/*.png and OUT/eval.jsonl, one question a line:
     id        "count-0007"
     category  one of questions.CATEGORIES
     shift     whether the picture is drawn in ways that training does not use: thick outlines,
-              noise, blur, JPEG artefacts; for print also other fonts, slightly turned
+              noise, blur, JPEG artefacts; for print also other fonts, turned by up to 6 degrees
+              (training turns some by up to 5)
     large     whether an image is cut into tiles
     images    one path, or two for "compare", relative to OUT
     question  as the user asks it

@@ -85,7 +85,7 @@ VISION = {
     "num_hidden_layers": 4,
     "num_attention_heads": 3,
     "num_channels": 3,
-    "num_patches": 144,
+    "num_patches": 144,  # 12 x 12, interpolated for views of about 16 x 18
     "patch_size": 8,
     "hidden_act": "gelu_pytorch_tanh",
     "layer_norm_eps": 1e-6,

@@ -36,7 +36,7 @@ def architecture(folder: Path) -> str:
     parts = {
         "vision_tower.": f"{vision.num_hidden_layers} layers of width {vision.hidden_size} and "
         f"{vision.num_attention_heads} heads, patches of {vision.patch_size} x "
-        f"{vision.patch_size} pixels, {side} x {side} positions",
+        f"{vision.patch_size} pixels, {side} x {side} positions, interpolated",
         "multi_modal_projector.": f"{connector.downsample_factor} x {connector.downsample_factor} "
         f"patches become one image token, {connector.hidden_size} wide inside",
         "language_model.": f"{len(text.layer_types)} layers of width {text.hidden_size}, "
@@ -50,9 +50,10 @@ def architecture(folder: Path) -> str:
         lines.append(f"| `{prefix[:-1]}` | {count:,} | {words} |")
     lines.append(f"| all | {sum(sizes.values()):,} | float16 |")
     views = (
-        f"\nA view is up to {image.tile_size} x {image.tile_size} pixels and takes "
-        f"{image.min_image_tokens} to {image.max_image_tokens} image tokens; a larger picture is "
-        f"cut into {image.min_tiles} to {image.max_tiles} tiles and shown once more as a whole."
+        f"\nA picture is scaled to {image.min_image_tokens} to {image.max_image_tokens} image "
+        "tokens, a few more where its sides are rounded up; a larger one is cut into "
+        f"{image.min_tiles} to {image.max_tiles} tiles of {image.tile_size} x {image.tile_size} "
+        "pixels and shown once more as a whole."
     )
     return "\n".join([*lines, views])
 

@@ -64,7 +64,7 @@ POLYGONS = {  # corners in a box from (0, 0) to (1, 1), y down
     ),
 }
 
-VIEW = 96  # side in pixels of a picture of one view; the demo model enlarges it to 128
+VIEW = 96  # side in pixels of a square as large as a picture of one view
 GRIDS = ((2, 1), (1, 2), (2, 2), (2, 2), (3, 2), (2, 3))  # columns, rows of tiles of large canvases
 DISTINCT = 95  # smallest distance of an object's colour from the background's, in RGB
 LEGIBLE = 3.0  # smallest contrast ratio of print in full ink (as WCAG defines it)

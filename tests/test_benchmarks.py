@@ -9,8 +9,11 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import host_syncs  # noqa: E402
+import interop  # noqa: E402
 import mlx.core as mx  # noqa: E402
 import op_counts  # noqa: E402
+
+from mlx_lfm2vl import cli  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -72,3 +75,16 @@ def test_the_count_sees_one_kernel_more(decoder_of_16_layers, monkeypatch):
     more = op_counts.prompt_pass(decoder_of_16_layers)
     assert more.kernels["Sum"] == fewer.kernels["Sum"] + 10
     assert more.chain > fewer.chain
+
+
+def test_the_interop_check_asks_for_conversions_that_there_are(monkeypatch, capsys):
+    def run(_python, *arguments):
+        if arguments[1] == "mlx_lfm2vl.convert":
+            assert cli.main(["convert", *arguments[2:]]) == 0
+        return "[1, 2]"
+
+    monkeypatch.setattr(interop, "run", run)
+    monkeypatch.setattr(interop, "our_answer", lambda *_: ([0], [1, 2]))
+    monkeypatch.setattr(sys, "argv", ["interop.py", "demo", "--peer-python", "python"])
+    assert interop.main() == 0
+    assert capsys.readouterr().out.count("| 2 | yes |") == 8

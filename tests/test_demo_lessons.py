@@ -281,11 +281,11 @@ def test_the_mean_of_a_run_goes_on_where_the_run_does(tmp_path):
             model.weight = mx.full((1, 2), step)
             mean({"step": step})
 
-    learn(MeanOfWeights(model, tmp_path, 125), range(1, 108))  # the last third begins at 84
-    (tmp_path / "checkpoints" / "step-0000100").mkdir(parents=True)
+    learn(MeanOfWeights(model, tmp_path, 125), range(1, 118))  # the last third begins at 84
+    (tmp_path / "checkpoints" / "step-0000107").mkdir(parents=True)  # as Ctrl-C leaves one
     again = MeanOfWeights(model, tmp_path, 125)
     assert np.array(again.mean["weight"]) == pytest.approx((90 + 100) / 2)
-    learn(again, range(101, 126))
+    learn(again, range(108, 126))
     assert np.array(again.mean["weight"]) == pytest.approx((90 + 100 + 110 + 120 + 125) / 5)
     (tmp_path / "checkpoints" / "step-0000125").mkdir()
     ended = MeanOfWeights(model, tmp_path, 125)

@@ -32,8 +32,8 @@ SAVE_EVERY = 50
 class MeanOfWeights:
     """Told of every update, keeps the mean of the weights over the last part of a run.
 
-    It is written where the trainer writes its checkpoints, one file for each, so that a run that
-    goes on from one of these has the mean of the same update.
+    It is written whenever it changes, so that a run that goes on from a checkpoint, of whatever
+    update, has the mean of that update.
     """
 
     def __init__(self, model: nn.Module, run: Path, steps: int) -> None:
@@ -46,23 +46,27 @@ class MeanOfWeights:
         self.model, self.run, self.steps = model, run, steps
         self.mean, self.count = named_arrays(model.parameters()), 0
         checkpoint = newest(run / "checkpoints")
-        if checkpoint and (run / f"mean-{checkpoint.name}.safetensors").is_file():
-            path = str(run / f"mean-{checkpoint.name}.safetensors")
-            self.mean, known = mx.load(path, return_metadata=True)
+        last = f"mean-{checkpoint.name}" if checkpoint else ""
+        files = [file for file in sorted(run.glob("mean-step-*")) if file.stem <= last]
+        if files:
+            self.mean, known = mx.load(str(files[-1]), return_metadata=True)
             self.count = int(known["count"])
 
     def __call__(self, entry: dict[str, Any]) -> None:
+        """Take in the weights as they are now.
+
+        Args:
+            entry: of the run's log, after an update.
+        """
         step = entry["step"]
         is_late = step >= self.steps - self.steps // LAST
         if step == self.steps or (is_late and step % EVERY == 0):
             self.count += 1
             for name, now in named_arrays(self.model.parameters()).items():
                 self.mean[name] = self.mean[name] + (now - self.mean[name]) / self.count
-            mx.eval(self.mean)
-        if step % SAVE_EVERY == 0 or step == self.steps:
             path = self.run / f"mean-step-{step:07d}.safetensors"
             mx.save_safetensors(str(path), self.mean, {"count": str(self.count)})
-            for old in sorted(self.run.glob("mean-*"))[:-KEPT]:
+            for old in sorted(self.run.glob("mean-step-*"))[: -KEPT * SAVE_EVERY // EVERY - 1]:
                 old.unlink()
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from mlx_lfm2vl import Sampling, decoding, kernels, language, model, sampling, vision
 from mlx_lfm2vl import attention as attention_module
-from mlx_lfm2vl.config import (
+from mlx_lfm2vl.checkpoint.config import (
     ImageConfig,
     ModelConfig,
     ProjectorConfig,

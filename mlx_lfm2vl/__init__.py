@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .answer import Piece, Result
     from .batching import batch_generate, stream_batch
-    from .config import ImageOptions, Sampling
+    from .checkpoint.config import ImageOptions, Sampling
     from .errors import CheckpointError, InputError, Lfm2VLError, NetworkError
     from .generation import generate, stream_generate
     from .image_file import ImageLimits
@@ -34,13 +34,13 @@ __all__ = [
 _HOMES = {
     "CheckpointError": "errors",
     "ImageLimits": "image_file",
-    "ImageOptions": "config",
+    "ImageOptions": "checkpoint.config",
     "InputError": "errors",
     "Lfm2VLError": "errors",
     "NetworkError": "errors",
     "Piece": "answer",
     "Result": "answer",
-    "Sampling": "config",
+    "Sampling": "checkpoint.config",
     "batch_generate": "batching",
     "generate": "generation",
     "load": "loading",

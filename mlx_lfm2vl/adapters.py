@@ -10,7 +10,7 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from .arrays import named_arrays
-from .config import read_json
+from .checkpoint.config import read_json
 from .errors import CheckpointError, InputError
 from .model import Lfm2VL
 

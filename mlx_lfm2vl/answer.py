@@ -3,7 +3,7 @@
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
-from .config import Sampling
+from .checkpoint.config import Sampling
 from .errors import InputError
 from .geometry import ImagePlan
 from .tokenizer import Tokenizer

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from .answer import Answer, Result, Timings
 from .cache import Cache
-from .config import ImageOptions, Sampling
+from .checkpoint.config import ImageOptions, Sampling
 from .decoding import decode_step, prefill
 from .errors import InputError, Lfm2VLError
 from .generation import (

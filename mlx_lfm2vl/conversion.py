@@ -12,7 +12,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from . import __version__
-from .config import read_json, read_model_config
+from .checkpoint.config import read_json, read_model_config
+from .checkpoint.tensors import WRITER_KEY
 from .errors import CheckpointError, InputError
 from .loading import DTYPES, cast_floats, open_checkpoint
 from .model import Lfm2VL
@@ -20,7 +21,6 @@ from .processor import Processor
 from .quantization import PARTS, QuantizeOptions, Scheme, part_of, quantization_config
 from .saving import copy_small_files, mlx_name, new_folder, settle_tiling
 from .shards import DTYPE_NAMES, Entry, plan_shards, verify_shards, write_shards
-from .weights import WRITER_KEY
 
 SPARE_BYTES = 64 * 2**20  # room for the small files, and for the file system's own needs
 

@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from .answer import Answer, Piece, Result, Timings
 from .cache import Cache
-from .config import ImageOptions, Sampling, check_lookup
+from .checkpoint.config import ImageOptions, Sampling, check_lookup
 from .decoding import decode_step, prefill
 from .errors import InputError
 from .lookup import Drafts, lookup_step

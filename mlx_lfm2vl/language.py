@@ -9,7 +9,7 @@ from mlx.nn.utils import checkpoint
 
 from .attention import attend
 from .cache import Cache, ConvCache, KeyValueCache, Place, Window
-from .config import TextConfig
+from .checkpoint.config import TextConfig
 from .kernels import exp, fused
 
 

@@ -8,17 +8,17 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .arrays import named_arrays
+from .checkpoint.config import ImageConfig, ModelConfig, read_model_config
+from .checkpoint.find import find_checkpoint
+from .checkpoint.tensors import check_names, our_name, read_header, weight_files
 from .chip import prepare_device, read_chip
-from .config import ImageConfig, ModelConfig, read_model_config
 from .errors import CheckpointError, InputError
-from .hub import find_checkpoint
 from .image_file import ImageLimits
 from .kernels import GPU
 from .model import Lfm2VL
 from .processor import Processor
 from .quantization import written_scheme
 from .tokenizer import Tokenizer
-from .weights import check_names, our_name, read_header, weight_files
 
 VISION_LAYERS = "vision_tower.encoder.layers."
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}

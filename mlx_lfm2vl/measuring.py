@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from .arrays import named_arrays
 from .cache import Cache, KeyValueCache
-from .config import ImageConfig, Sampling
+from .checkpoint.config import ImageConfig, Sampling
 from .decoding import prefill
 from .generation import generate_step, read_prompt, stream_generate
 from .loading import load

@@ -8,7 +8,7 @@ import mlx.nn as nn
 import numpy as np
 
 from .cache import Cache
-from .config import ImageConfig, ModelConfig
+from .checkpoint.config import ImageConfig, ModelConfig
 from .kernels import GPU, fused
 from .language import DecoderLayer, LanguageModel
 from .projector import MultiModalProjector

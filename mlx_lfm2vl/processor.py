@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .config import ImageConfig, ImageOptions, read_image_config, restore_tiling
+from .checkpoint.config import ImageConfig, ImageOptions, read_image_config, restore_tiling
+from .checkpoint.tensors import detect_layout
 from .errors import CheckpointError, InputError
 from .geometry import ImagePlan, plan_image
 from .image_file import ImageLimits, ImageSource, OpenedImage, open_image
 from .image_processor import process_image
 from .template import ChatTemplate, Message, guard_specials
 from .tokenizer import Tokenizer
-from .weights import detect_layout
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from functools import lru_cache
 import mlx.core as mx
 import numpy as np
 
-from .config import Sampling
+from .checkpoint.config import Sampling
 from .kernels import traced
 
 KEYS = 512  # random states made at a time

@@ -11,10 +11,10 @@ import mlx.core as mx
 
 from . import __version__
 from .arrays import named_arrays
-from .config import ImageConfig, read_image_config, read_json, read_optional_json
+from .checkpoint.config import ImageConfig, read_image_config, read_json, read_optional_json
+from .checkpoint.tensors import INDEX, WRITER_KEY
 from .errors import InputError
 from .model import Lfm2VL
-from .weights import INDEX, WRITER_KEY
 
 REPORT = "quantization_report.json"  # speaks of one set of weights, not of those made of it
 COPIED = ("*.json", "*.jinja", "LICENSE*")

@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers.decoders import DecodeStream
 
-from .config import read_optional_json
+from .checkpoint.config import read_optional_json
 from .errors import CheckpointError
 
 DEFAULT_TOKENS = {
@@ -34,7 +34,7 @@ class Tokenizer:
             raise CheckpointError(f"{folder} has no tokenizer.json")
         try:
             self._rust = RustTokenizer.from_file(str(path))
-        except Exception as error:  # noqa: BLE001  the library raises a bare Exception
+        except Exception as error:
             raise CheckpointError(f"{path} cannot be read: {error}") from None
         # From here on, encoding plain text never yields a special id.
         self._rust.encode_special_tokens = True

@@ -8,7 +8,7 @@ import numpy as np
 from mlx.nn.utils import checkpoint
 
 from .attention import attend
-from .config import VisionConfig
+from .checkpoint.config import VisionConfig
 from .kernels import GPU, exp, traced
 
 MAX_GRIDS = 64  # resized position tables kept at a time

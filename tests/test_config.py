@@ -5,7 +5,7 @@ import logging
 import pytest
 from conftest import PUBLISHED_MODELS, edit_json, golden
 
-from mlx_lfm2vl.config import Sampling, read_image_config, read_model_config
+from mlx_lfm2vl.checkpoint.config import Sampling, read_image_config, read_model_config
 from mlx_lfm2vl.errors import CheckpointError
 from mlx_lfm2vl.processor import load_image_config
 

@@ -20,6 +20,7 @@ from conftest import edit_json, golden, relative_error
 from pictures import make_picture
 
 from mlx_lfm2vl.arrays import named_arrays
+from mlx_lfm2vl.checkpoint.tensors import read_header, weight_files
 from mlx_lfm2vl.commands.convert import build_parser, default_name, main, parse_size
 from mlx_lfm2vl.conversion import Conversion, ConvertOptions
 from mlx_lfm2vl.errors import CheckpointError, InputError
@@ -29,7 +30,6 @@ from mlx_lfm2vl.processor import user_message
 from mlx_lfm2vl.quality import Observation, Sample, compare, observe, warnings, with_answer
 from mlx_lfm2vl.quantization import MODES, QuantizeOptions, Scheme, quantization_config
 from mlx_lfm2vl.training.samples import SampleMaker
-from mlx_lfm2vl.weights import read_header, weight_files
 
 ALL_MODES = [(bits, mode) for mode, (choices, _) in MODES.items() for bits in choices]
 

@@ -11,7 +11,7 @@ from test_model import TEXT, lively
 
 from mlx_lfm2vl import decoding, kernels, language, sampling
 from mlx_lfm2vl.cache import Cache
-from mlx_lfm2vl.config import (
+from mlx_lfm2vl.checkpoint.config import (
     ImageConfig,
     ModelConfig,
     ProjectorConfig,

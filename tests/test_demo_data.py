@@ -20,9 +20,9 @@ from make_data import LESSONS, conversation, corpus_line, make_sample, sample_ra
 from make_eval import as_row, make_row
 from words import is_held_out, make_text
 
-from mlx_lfm2vl.config import read_image_config
+from mlx_lfm2vl.checkpoint.config import read_image_config
+from mlx_lfm2vl.checkpoint.find import DEMO_FOLDER
 from mlx_lfm2vl.geometry import plan_image
-from mlx_lfm2vl.hub import DEMO_FOLDER
 
 FONTS = ("Aileron",)  # comes with Pillow; the others need matplotlib
 WORLD = replace(scenes.TRAIN_WORLD, fonts=FONTS)

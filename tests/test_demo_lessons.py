@@ -26,7 +26,7 @@ from words import CHARACTERS
 
 from mlx_lfm2vl import load
 from mlx_lfm2vl.arrays import named_arrays
-from mlx_lfm2vl.hub import DEMO_FOLDER
+from mlx_lfm2vl.checkpoint.find import DEMO_FOLDER
 from mlx_lfm2vl.processor import user_message
 from mlx_lfm2vl.saving import save_checkpoint
 from mlx_lfm2vl.training.samples import SampleMaker

@@ -7,7 +7,7 @@ from pictures import make_picture
 
 import mlx_lfm2vl
 from mlx_lfm2vl.answer import StopStrings
-from mlx_lfm2vl.config import Sampling
+from mlx_lfm2vl.checkpoint.config import Sampling
 from mlx_lfm2vl.decoding import decode_step
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.generation import generate, generate_step, stream_generate

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from mlx_lfm2vl.config import ImageConfig, ImageOptions
+from mlx_lfm2vl.checkpoint.config import ImageConfig, ImageOptions
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.geometry import candidate_grids, plan_image, round_by_factor
 

@@ -11,15 +11,20 @@ import pytest
 from conftest import CASES, edit_json, golden, relative_error
 from mlx.utils import tree_flatten
 
-from mlx_lfm2vl.config import ModelConfig, VisionConfig, read_image_config, read_model_config
+from mlx_lfm2vl.checkpoint.config import (
+    ModelConfig,
+    VisionConfig,
+    read_image_config,
+    read_model_config,
+)
+from mlx_lfm2vl.checkpoint.find import find_checkpoint
+from mlx_lfm2vl.checkpoint.tensors import detect_layout, our_name, read_header, weight_files
 from mlx_lfm2vl.errors import CheckpointError, InputError, NetworkError
-from mlx_lfm2vl.hub import find_checkpoint
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.model import Lfm2VL
 from mlx_lfm2vl.processor import user_message
 from mlx_lfm2vl.saving import mlx_name
 from mlx_lfm2vl.vision import VisionTower
-from mlx_lfm2vl.weights import detect_layout, our_name, read_header, weight_files
 
 
 def hub_name(name: str, vision_model: bool = True) -> str:

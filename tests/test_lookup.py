@@ -4,7 +4,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_lfm2vl import InputError, Sampling, generate
-from mlx_lfm2vl.config import MAX_LOOKUP
+from mlx_lfm2vl.checkpoint.config import MAX_LOOKUP
 from mlx_lfm2vl.lookup import History
 
 GREEDY = Sampling()

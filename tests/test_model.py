@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lfm2vl import model as model_module
 from mlx_lfm2vl.attention import attend
 from mlx_lfm2vl.cache import BLOCK, ConvCache, KeyValueCache
-from mlx_lfm2vl.config import (
+from mlx_lfm2vl.checkpoint.config import (
     ImageConfig,
     ModelConfig,
     ProjectorConfig,
@@ -20,12 +20,12 @@ from mlx_lfm2vl.config import (
     TextConfig,
     VisionConfig,
 )
+from mlx_lfm2vl.checkpoint.tensors import our_name
 from mlx_lfm2vl.kernels import _exp_by_parts
 from mlx_lfm2vl.language import LanguageModel, _swiglu
 from mlx_lfm2vl.model import Lfm2VL
 from mlx_lfm2vl.projector import pixel_unshuffle
 from mlx_lfm2vl.vision import _resize_matrix, gelu_exp, gelu_sigmoid
-from mlx_lfm2vl.weights import our_name
 
 TEXT = TextConfig(
     vocab_size=100,

@@ -11,7 +11,7 @@ from conftest import load_tensors
 from pictures import make_picture
 from PIL import Image
 
-from mlx_lfm2vl.config import ImageConfig, ImageOptions
+from mlx_lfm2vl.checkpoint.config import ImageConfig, ImageOptions
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.geometry import plan_image
 from mlx_lfm2vl.image_file import ImageLimits, OpenedImage

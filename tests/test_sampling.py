@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_lfm2vl.config import Sampling
+from mlx_lfm2vl.checkpoint.config import Sampling
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.sampling import Sampler, limits, make_sampler
 

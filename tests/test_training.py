@@ -29,6 +29,7 @@ from mlx_lfm2vl.adapters import (
     train_fully,
 )
 from mlx_lfm2vl.arrays import named_arrays
+from mlx_lfm2vl.checkpoint.tensors import our_name
 from mlx_lfm2vl.commands.fuse import main as fuse
 from mlx_lfm2vl.commands.generate import main as generate
 from mlx_lfm2vl.commands.train import main as train
@@ -46,7 +47,6 @@ from mlx_lfm2vl.training.trainer import (
     make_optimizer,
     set_learning_rate,
 )
-from mlx_lfm2vl.weights import our_name
 
 pytest.importorskip("mlx_lm")
 TINY = golden("new_names").folder
@@ -509,7 +509,7 @@ def test_ten_samples_are_learnt_by_heart(data, tmp_path, capsys):
     model, processor = load(TINY, dtype="float32")
     load_adapter(model, output)
     capsys.readouterr()
-    from mlx_lfm2vl.config import Sampling
+    from mlx_lfm2vl.checkpoint.config import Sampling
     from mlx_lfm2vl.generation import generate as answer
 
     for i in range(10):

@@ -119,7 +119,7 @@ def _check_early(options: argparse.Namespace) -> None:
     if options.plot and not options.plot.absolute().parent.is_dir():
         raise InputError(f"--plot {options.plot}: there is no folder {options.plot.parent}")
     if options.image:
-        from ..hub import find_image
+        from ..checkpoint.find import find_image
         from ..image_file import ImageLimits, open_image
 
         open_image(find_image(options.image), ImageLimits())
@@ -132,7 +132,7 @@ def _measure(options: argparse.Namespace, folder: Path) -> Report:
         options: of the command.
         folder: for the pictures, if none is given.
     """
-    from ..hub import find_checkpoint
+    from ..checkpoint.find import find_checkpoint
     from .benchmark_peer import find_peer
 
     program = find_peer(options.compare) if options.compare else None
@@ -170,7 +170,7 @@ def _images(given: str | None, source: Path, folder: Path) -> dict[str, Path]:
     """The image given, or pictures of the sizes that matter to this checkpoint, saved as JPEG."""
     from PIL import Image
 
-    from ..hub import DEMO, find_image
+    from ..checkpoint.find import DEMO, find_image
     from ..measuring import sample_sizes
     from ..processor import load_image_config
 

@@ -117,8 +117,8 @@ def _convert(options: argparse.Namespace) -> int:
     _check_usable(options, asked)
     max_shard_bytes = parse_size(options.max_shard_size)
 
+    from ..checkpoint.find import find_checkpoint
     from ..conversion import Conversion, ConvertOptions
-    from ..hub import find_checkpoint
     from ..saving import check_target
 
     target = options.output or Path(default_name(options, asked))

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fuse(options: argparse.Namespace) -> int:
     from ..adapters import fuse_adapter, load_adapter
-    from ..hub import find_checkpoint
+    from ..checkpoint.find import find_checkpoint
     from ..loading import load
     from ..saving import check_target, save_checkpoint
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ..config import ImageOptions, Sampling, check_lookup, read_model_config
+from ..checkpoint.config import ImageOptions, Sampling, check_lookup, read_model_config
 from ..errors import InputError
 from .common import add_model_options, run_command
 
@@ -144,7 +144,7 @@ def _limits(options: argparse.Namespace) -> ImageLimits:
 
 def _sources(options: argparse.Namespace, limits: ImageLimits) -> list[ImageSource]:
     """The images as given, with `-` replaced by the bytes on stdin and `demo` by its file."""
-    from ..hub import find_image
+    from ..checkpoint.find import find_image
 
     if options.image.count("-") + (options.prompt == "-") > 1:
         raise InputError("stdin (-) can be used once")
@@ -175,7 +175,7 @@ def _check_early(
 
     check_lookup(options.lookup, _sampling(options, Sampling()))
     if options.lookup:
-        from ..hub import find_checkpoint
+        from ..checkpoint.find import find_checkpoint
 
         folder = find_checkpoint(options.model, options.revision, with_weights=False)
         check_lookup(options.lookup, _sampling(options, read_model_config(folder).sampling))
@@ -200,8 +200,8 @@ def _sampling(options: argparse.Namespace, recommended: Sampling) -> Sampling:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    from ..checkpoint.find import find_checkpoint
     from ..geometry import plan_image
-    from ..hub import find_checkpoint
     from ..image_file import open_image
     from ..processor import load_image_config
 

@@ -15,7 +15,7 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mlx_lfm2vl.arrays import named_arrays
-from mlx_lfm2vl.config import read_image_config, read_model_config
+from mlx_lfm2vl.checkpoint.config import read_image_config, read_model_config
 from mlx_lfm2vl.language import Attention
 from mlx_lfm2vl.model import Lfm2VL
 from mlx_lfm2vl.saving import new_folder, write_weights

@@ -6,7 +6,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
-from .errors import CheckpointError, InputError
+from ..errors import CheckpointError, InputError
 
 logger = logging.getLogger(__name__)
 

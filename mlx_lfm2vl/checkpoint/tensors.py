@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import CheckpointError
 from .config import read_json
-from .errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 

@@ -4,11 +4,11 @@ import re
 import sys
 from pathlib import Path
 
-from .errors import CheckpointError, InputError, NetworkError
-from .weights import weight_files
+from ..errors import CheckpointError, InputError, NetworkError
+from .tensors import weight_files
 
 DEMO = "demo"  # names the model that is part of this package, and with --image its picture
-DEMO_FOLDER = Path(__file__).parent / "demo"
+DEMO_FOLDER = Path(__file__).parents[1] / "demo"
 SMALL_FILES = ["*.json", "*.jinja", "LICENSE*", "README.md"]
 WEIGHT_FILES = ["*.safetensors"]
 NEEDED = (

@@ -30,7 +30,7 @@ from mlx_lfm2vl.checkpoint.config import (
     VisionConfig,
 )
 from mlx_lfm2vl.decoding import DecodeStep, prefill
-from mlx_lfm2vl.geometry import plan_image
+from mlx_lfm2vl.images.geometry import plan_image
 from mlx_lfm2vl.model import Lfm2VL
 from mlx_lfm2vl.sampling import make_sampler
 

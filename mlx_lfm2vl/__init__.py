@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .checkpoint.config import ImageOptions, Sampling
     from .errors import CheckpointError, InputError, Lfm2VLError, NetworkError
     from .generation import generate, stream_generate
-    from .image_file import ImageLimits
+    from .images.source import ImageLimits
     from .loading import load
 
 __version__ = "0.1.0"
@@ -33,7 +33,7 @@ __all__ = [
 
 _HOMES = {
     "CheckpointError": "errors",
-    "ImageLimits": "image_file",
+    "ImageLimits": "images.source",
     "ImageOptions": "checkpoint.config",
     "InputError": "errors",
     "Lfm2VLError": "errors",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from .checkpoint.config import Sampling
 from .errors import InputError
-from .geometry import ImagePlan
+from .images.geometry import ImagePlan
 from .tokenizer import Tokenizer
 
 

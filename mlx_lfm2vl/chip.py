@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from .errors import InputError
-from .mac import cpu_brand
+from .images.heic import cpu_brand
 
 OPS_PER_BUFFER = ("MLX_MAX_OPS_PER_BUFFER", "1000")  # MLX reads it when it first uses the GPU
 DENORMALS_OFF = 0x8040  # in the register MXCSR: of results and of operands

@@ -13,7 +13,7 @@ from .checkpoint.find import find_checkpoint
 from .checkpoint.tensors import check_names, our_name, read_header, weight_files
 from .chip import prepare_device, read_chip
 from .errors import CheckpointError, InputError
-from .image_file import ImageLimits
+from .images.source import ImageLimits
 from .kernels import GPU
 from .model import Lfm2VL
 from .processor import Processor

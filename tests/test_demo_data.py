@@ -22,7 +22,7 @@ from words import is_held_out, make_text
 
 from mlx_lfm2vl.checkpoint.config import read_image_config
 from mlx_lfm2vl.checkpoint.find import DEMO_FOLDER
-from mlx_lfm2vl.geometry import plan_image
+from mlx_lfm2vl.images.geometry import plan_image
 
 FONTS = ("Aileron",)  # comes with Pillow; the others need matplotlib
 WORLD = replace(scenes.TRAIN_WORLD, fonts=FONTS)

@@ -14,7 +14,7 @@ from pictures import make_picture
 from PIL import Image, ImageCms
 
 from mlx_lfm2vl.errors import InputError
-from mlx_lfm2vl.image_file import ImageLimits, open_image, read_size
+from mlx_lfm2vl.images.source import ImageLimits, open_image, read_size
 
 LIMITS = ImageLimits()
 
@@ -207,7 +207,7 @@ def test_heic_goes_through_sips_on_a_mac(monkeypatch):
         commands.append(command)
         Path(command[-1]).write_bytes(encoded(picture, "tiff"))
 
-    monkeypatch.setattr("mlx_lfm2vl.mac.sys.platform", "darwin")
+    monkeypatch.setattr("mlx_lfm2vl.images.heic.sys.platform", "darwin")
     monkeypatch.setattr("subprocess.run", run)
     np.testing.assert_array_equal(pixels(BAD["heic"][0]), np.asarray(picture))
     assert [c[:4] for c in commands] == [["sips", "-s", "format", "tiff"]]
@@ -217,7 +217,7 @@ def test_heic_that_sips_cannot_read_is_refused(monkeypatch):
     def run(command, **_):
         raise subprocess.CalledProcessError(1, command)
 
-    monkeypatch.setattr("mlx_lfm2vl.mac.sys.platform", "darwin")
+    monkeypatch.setattr("mlx_lfm2vl.images.heic.sys.platform", "darwin")
     monkeypatch.setattr("subprocess.run", run)
     with pytest.raises(InputError, match="sips cannot convert it"):
         load_image(BAD["heic"][0], LIMITS)

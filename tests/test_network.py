@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from mlx_lfm2vl import network
 from mlx_lfm2vl.errors import InputError, NetworkError
+from mlx_lfm2vl.images import fetch as network
 
 BODY = b"x" * 1000
 

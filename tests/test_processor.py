@@ -13,9 +13,9 @@ from PIL import Image
 
 from mlx_lfm2vl.checkpoint.config import ImageConfig, ImageOptions
 from mlx_lfm2vl.errors import InputError
-from mlx_lfm2vl.geometry import plan_image
-from mlx_lfm2vl.image_file import ImageLimits, OpenedImage
-from mlx_lfm2vl.image_processor import process_image
+from mlx_lfm2vl.images.geometry import plan_image
+from mlx_lfm2vl.images.patches import process_image
+from mlx_lfm2vl.images.source import ImageLimits, OpenedImage
 from mlx_lfm2vl.processor import Processor, user_message
 
 

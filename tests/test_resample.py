@@ -9,7 +9,7 @@ from conftest import GOLDEN
 from pictures import make_picture
 from PIL import Image
 
-from mlx_lfm2vl.resample import resize
+from mlx_lfm2vl.images.resample import resize
 
 EXPECTED = json.loads((GOLDEN / "resize.json").read_text())
 

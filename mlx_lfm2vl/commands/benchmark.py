@@ -120,7 +120,7 @@ def _check_early(options: argparse.Namespace) -> None:
         raise InputError(f"--plot {options.plot}: there is no folder {options.plot.parent}")
     if options.image:
         from ..checkpoint.find import find_image
-        from ..image_file import ImageLimits, open_image
+        from ..images.source import ImageLimits, open_image
 
         open_image(find_image(options.image), ImageLimits())
 

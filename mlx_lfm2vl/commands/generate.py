@@ -20,8 +20,8 @@ from .common import add_model_options, run_command
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
     from ..answer import Result
-    from ..geometry import ImagePlan
-    from ..image_file import ImageLimits, ImageSource
+    from ..images.geometry import ImagePlan
+    from ..images.source import ImageLimits, ImageSource
     from ..model import Lfm2VL
 
 EPILOG = """\
@@ -135,7 +135,7 @@ def _image_options(options: argparse.Namespace) -> ImageOptions:
 
 
 def _limits(options: argparse.Namespace) -> ImageLimits:
-    from ..image_file import ImageLimits
+    from ..images.source import ImageLimits
 
     if not 0 < options.max_megapixels < 1e6:
         raise InputError(f"--max-megapixels {options.max_megapixels} is not between 0 and 1e6")
@@ -171,7 +171,7 @@ def _check_early(
     options: argparse.Namespace, sources: Sequence[ImageSource], limits: ImageLimits
 ) -> None:
     """Find mistakes before a checkpoint is downloaded or loaded."""
-    from ..image_file import is_url, open_image
+    from ..images.source import is_url, open_image
 
     check_lookup(options.lookup, _sampling(options, Sampling()))
     if options.lookup:
@@ -201,8 +201,8 @@ def _sampling(options: argparse.Namespace, recommended: Sampling) -> Sampling:
 
 def _plan(options: argparse.Namespace) -> int:
     from ..checkpoint.find import find_checkpoint
-    from ..geometry import plan_image
-    from ..image_file import open_image
+    from ..images.geometry import plan_image
+    from ..images.source import open_image
     from ..processor import load_image_config
 
     if not options.image:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError, InputError
-from ..geometry import plan_image
-from ..image_file import ImageLimits, open_image, read_size
+from ..images.geometry import plan_image
+from ..images.source import ImageLimits, open_image, read_size
 from ..processor import Inputs, Processor
 from ..template import Message
 

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from .errors import InputError
+from ..errors import InputError
 
 SIPS_SECONDS = 60
 

@@ -15,8 +15,8 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from PIL import Image
 
-from .errors import InputError, Lfm2VLError
-from .mac import heic_to_tiff
+from ..errors import InputError, Lfm2VLError
+from .heic import heic_to_tiff
 
 logger = logging.getLogger(__name__)
 
@@ -214,7 +214,7 @@ def is_url(source: ImageSource) -> bool:
 def _fetched(url: str, limits: ImageLimits) -> bytes:
     if not limits.allow_url:
         raise InputError(f"{url} is a URL; allow fetching it with --allow-url (allow_url=True)")
-    from .network import fetch  # brings TLS along, which files do not need
+    from .fetch import fetch  # brings TLS along, which files do not need
 
     return fetch(url, limits.max_bytes)
 

@@ -8,7 +8,7 @@ import threading
 import time
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-from .errors import InputError, Lfm2VLError, NetworkError
+from ..errors import InputError, Lfm2VLError, NetworkError
 
 MAX_REDIRECTS = 5
 TIMEOUT_SECONDS = 30.0  # for the whole download

@@ -12,7 +12,7 @@ from mlx.utils import tree_unflatten
 from .arrays import named_arrays
 from .checkpoint.config import read_json
 from .errors import CheckpointError, InputError
-from .model import Lfm2VL
+from .model.lfm2vl import Lfm2VL
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
 PREFIXES = {

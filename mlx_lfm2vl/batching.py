@@ -9,9 +9,7 @@ from typing import cast
 import mlx.core as mx
 
 from .answer import Answer, Result, Timings
-from .cache import Cache
 from .checkpoint.config import ImageOptions, Sampling
-from .decoding import decode_step, prefill
 from .errors import InputError, Lfm2VLError
 from .generation import (
     CLEAR_EVERY,
@@ -23,7 +21,9 @@ from .generation import (
     read_prompt,
 )
 from .lookup import Drafts
-from .model import Lfm2VL
+from .model.cache import Cache
+from .model.decode_step import decode_step, prefill
+from .model.lfm2vl import Lfm2VL
 from .processor import Processor, Prompt
 from .sampling import Sampler
 from .template import Message

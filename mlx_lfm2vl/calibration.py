@@ -8,9 +8,9 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_unflatten
 
-from .cache import Place
 from .errors import InputError
-from .model import Lfm2VL
+from .model.cache import Place
+from .model.lfm2vl import Lfm2VL
 from .processor import Inputs
 from .quantization import Scheme
 

@@ -16,7 +16,7 @@ from .checkpoint.config import read_json, read_model_config
 from .checkpoint.tensors import WRITER_KEY
 from .errors import CheckpointError, InputError
 from .loading import DTYPES, cast_floats, open_checkpoint
-from .model import Lfm2VL
+from .model.lfm2vl import Lfm2VL
 from .processor import Processor
 from .quantization import PARTS, QuantizeOptions, Scheme, part_of, quantization_config
 from .saving import copy_small_files, mlx_name, new_folder, settle_tiling

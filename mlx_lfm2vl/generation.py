@@ -8,12 +8,12 @@ from typing import Any, cast
 import mlx.core as mx
 
 from .answer import Answer, Piece, Result, Timings
-from .cache import Cache
 from .checkpoint.config import ImageOptions, Sampling, check_lookup
-from .decoding import decode_step, prefill
 from .errors import InputError
 from .lookup import Drafts, lookup_step
-from .model import Lfm2VL
+from .model.cache import Cache
+from .model.decode_step import decode_step, prefill
+from .model.lfm2vl import Lfm2VL
 from .processor import Processor, Prompt
 from .sampling import make_sampler
 from .template import Message

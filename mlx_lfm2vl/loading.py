@@ -14,8 +14,8 @@ from .checkpoint.tensors import check_names, our_name, read_header, weight_files
 from .chip import prepare_device, read_chip
 from .errors import CheckpointError, InputError
 from .images.source import ImageLimits
-from .kernels import GPU
-from .model import Lfm2VL
+from .model.device_ops import GPU
+from .model.lfm2vl import Lfm2VL
 from .processor import Processor
 from .quantization import written_scheme
 from .tokenizer import Tokenizer

@@ -11,12 +11,12 @@ from typing import cast
 import mlx.core as mx
 
 from .arrays import named_arrays
-from .cache import Cache, KeyValueCache
 from .checkpoint.config import ImageConfig, Sampling
-from .decoding import prefill
 from .generation import generate_step, read_prompt, stream_generate
 from .loading import load
-from .model import Lfm2VL
+from .model.cache import Cache, KeyValueCache
+from .model.decode_step import prefill
+from .model.lfm2vl import Lfm2VL
 from .processor import Processor, Prompt, user_message
 
 PROMPT = "Describe this image in detail."

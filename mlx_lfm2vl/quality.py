@@ -9,7 +9,7 @@ import numpy as np
 
 from .errors import InputError
 from .generation import generate_step
-from .model import Lfm2VL
+from .model.lfm2vl import Lfm2VL
 from .processor import Inputs
 
 ANSWER_TOKENS = 48  # of the source's own answer, where a sample has none

@@ -14,7 +14,7 @@ from .arrays import named_arrays
 from .checkpoint.config import ImageConfig, read_image_config, read_json, read_optional_json
 from .checkpoint.tensors import INDEX, WRITER_KEY
 from .errors import InputError
-from .model import Lfm2VL
+from .model.lfm2vl import Lfm2VL
 
 REPORT = "quantization_report.json"  # speaks of one set of weights, not of those made of it
 COPIED = ("*.json", "*.jinja", "LICENSE*")

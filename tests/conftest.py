@@ -20,7 +20,7 @@ from pictures import make_picture
 
 from mlx_lfm2vl.checkpoint.config import read_image_config, read_model_config
 from mlx_lfm2vl.loading import load
-from mlx_lfm2vl.model import Lfm2VL
+from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 from mlx_lfm2vl.saving import write_weights
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -22,10 +22,11 @@ import make_model
 from model_card import CARD, TARGETS, architecture, targets
 from score import score
 
-from mlx_lfm2vl import Sampling, cli, decoding, generate, load
+from mlx_lfm2vl import Sampling, cli, generate, load
 from mlx_lfm2vl.checkpoint import find as hub
 from mlx_lfm2vl.checkpoint.find import DEMO_FOLDER, find_checkpoint, find_image
 from mlx_lfm2vl.errors import CheckpointError, InputError
+from mlx_lfm2vl.model.lfm2vl import decode_step as decoding
 from mlx_lfm2vl.processor import user_message
 
 ROOT = Path(__file__).parents[1]

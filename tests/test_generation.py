@@ -8,9 +8,9 @@ from pictures import make_picture
 import mlx_lfm2vl
 from mlx_lfm2vl.answer import StopStrings
 from mlx_lfm2vl.checkpoint.config import Sampling
-from mlx_lfm2vl.decoding import decode_step
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.generation import generate, generate_step, stream_generate
+from mlx_lfm2vl.model.decode_step import decode_step
 from mlx_lfm2vl.processor import user_message
 
 GREEDY = Sampling()
@@ -139,7 +139,7 @@ def test_the_next_step_is_queued_before_a_token_is_read(tiny, monkeypatch):
 @pytest.mark.parametrize("chunk", [1, 7, 64])
 def test_prefill_in_chunks_gives_the_same_answer(tiny, monkeypatch, chunk):
     whole = generate(*tiny, MESSAGES, max_tokens=12, sampling=GREEDY)
-    monkeypatch.setattr("mlx_lfm2vl.decoding.PREFILL_CHUNK", chunk)
+    monkeypatch.setattr("mlx_lfm2vl.model.decode_step.PREFILL_CHUNK", chunk)
     assert generate(*tiny, MESSAGES, max_tokens=12, sampling=GREEDY).token_ids == whole.token_ids
 
 

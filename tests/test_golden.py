@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from conftest import CASES, GOLDEN, golden, load_tensors, relative_error
 
-from mlx_lfm2vl.cache import Place
 from mlx_lfm2vl.generation import generate_step
 from mlx_lfm2vl.loading import load
+from mlx_lfm2vl.model.cache import Place
 from mlx_lfm2vl.processor import Inputs
 
 PROMPTS = [(case, prompt) for case in CASES for prompt in golden(case).prompts]

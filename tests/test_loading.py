@@ -21,10 +21,10 @@ from mlx_lfm2vl.checkpoint.find import find_checkpoint
 from mlx_lfm2vl.checkpoint.tensors import detect_layout, our_name, read_header, weight_files
 from mlx_lfm2vl.errors import CheckpointError, InputError, NetworkError
 from mlx_lfm2vl.loading import load
-from mlx_lfm2vl.model import Lfm2VL
+from mlx_lfm2vl.model.lfm2vl import Lfm2VL
+from mlx_lfm2vl.model.vision import VisionTower
 from mlx_lfm2vl.processor import user_message
 from mlx_lfm2vl.saving import mlx_name
-from mlx_lfm2vl.vision import VisionTower
 
 
 def hub_name(name: str, vision_model: bool = True) -> str:

@@ -9,9 +9,6 @@ import pytest
 from conftest import load_tensors, relative_error
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlx_lfm2vl import model as model_module
-from mlx_lfm2vl.attention import attend
-from mlx_lfm2vl.cache import BLOCK, ConvCache, KeyValueCache
 from mlx_lfm2vl.checkpoint.config import (
     ImageConfig,
     ModelConfig,
@@ -21,11 +18,14 @@ from mlx_lfm2vl.checkpoint.config import (
     VisionConfig,
 )
 from mlx_lfm2vl.checkpoint.tensors import our_name
-from mlx_lfm2vl.kernels import _exp_by_parts
-from mlx_lfm2vl.language import LanguageModel, _swiglu
-from mlx_lfm2vl.model import Lfm2VL
-from mlx_lfm2vl.projector import pixel_unshuffle
-from mlx_lfm2vl.vision import _resize_matrix, gelu_exp, gelu_sigmoid
+from mlx_lfm2vl.model.attention import attend
+from mlx_lfm2vl.model.cache import BLOCK, ConvCache, KeyValueCache
+from mlx_lfm2vl.model.device_ops import _exp_by_parts
+from mlx_lfm2vl.model.language import LanguageModel, _swiglu
+from mlx_lfm2vl.model.lfm2vl import Lfm2VL
+from mlx_lfm2vl.model.lfm2vl import lfm2vl as model_module
+from mlx_lfm2vl.model.projector import pixel_unshuffle
+from mlx_lfm2vl.model.vision import _resize_matrix, gelu_exp, gelu_sigmoid
 
 TEXT = TextConfig(
     vocab_size=100,
@@ -190,7 +190,7 @@ def test_attention_in_blocks_of_queries_equals_mlxs(cached, causal, monkeypatch)
     mask = "causal" if causal else None
     expected = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.3, mask=mask)
     for size in (2**30, 17 * 2 * 6 * sizes[1][1] * 4, 1):
-        monkeypatch.setattr("mlx_lfm2vl.attention.BLOCK_BYTES", size)
+        monkeypatch.setattr("mlx_lfm2vl.model.attention.BLOCK_BYTES", size)
         assert_close(attend(q, k, v, 0.3, causal=causal), expected, 1e-6)
 
 

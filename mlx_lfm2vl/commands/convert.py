@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import mlx.core as mx
 
     from ..conversion import Conversion
-    from ..model import Lfm2VL
+    from ..model.lfm2vl import Lfm2VL
     from ..processor import Processor
     from ..quality import Observation, Sample
 

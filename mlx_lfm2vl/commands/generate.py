@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # heavy imports wait until the arguments are right
     from ..answer import Result
     from ..images.geometry import ImagePlan
     from ..images.source import ImageLimits, ImageSource
-    from ..model import Lfm2VL
+    from ..model.lfm2vl import Lfm2VL
 
 EPILOG = """\
 exit codes: 0 answered, 1 failed, 2 wrong use or bad input, 130 interrupted

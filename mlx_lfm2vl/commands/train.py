@@ -18,7 +18,7 @@ from ..training.settings import METHODS, OPTIMIZERS, PARTS, TrainSettings
 from .common import add_model_options, run_command
 
 if TYPE_CHECKING:
-    from ..model import Lfm2VL
+    from ..model.lfm2vl import Lfm2VL
 
 DEFAULTS = TrainSettings()
 IDENTIFYING = 16  # elements of every parameter that a run remembers its model by

@@ -18,7 +18,7 @@ import mlx.optimizers as optim
 from mlx.utils import tree_map
 
 from ..errors import InputError
-from ..model import Lfm2VL
+from ..model.lfm2vl import Lfm2VL
 from ..template import Message
 from .batches import Batch, UpdateOrder, make_batch
 from .checkpoints import load_state, newest, save_state

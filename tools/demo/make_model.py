@@ -16,8 +16,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from mlx_lfm2vl.arrays import named_arrays
 from mlx_lfm2vl.checkpoint.config import read_image_config, read_model_config
-from mlx_lfm2vl.language import Attention
-from mlx_lfm2vl.model import Lfm2VL
+from mlx_lfm2vl.model.language import Attention
+from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 from mlx_lfm2vl.saving import new_folder, write_weights
 
 MARKERS = {

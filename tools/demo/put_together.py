@@ -14,7 +14,7 @@ import numpy as np
 from codes import HIDDEN, dictionary
 
 from mlx_lfm2vl import load
-from mlx_lfm2vl.projector import MultiModalProjector
+from mlx_lfm2vl.model.projector import MultiModalProjector
 from mlx_lfm2vl.saving import save_checkpoint
 
 

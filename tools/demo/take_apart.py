@@ -21,7 +21,7 @@ from teach_decoder import save_with_codes
 from teach_tower import ATTENTION, Picture, draw_pictures, measure
 
 from mlx_lfm2vl import load
-from mlx_lfm2vl.model import Lfm2VL
+from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 
 PICTURES = 3000
 RIDGE = 0.01  # of the fit of codes to what is told, as a share of its mean square

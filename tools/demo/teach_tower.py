@@ -25,7 +25,7 @@ from mlx_lfm2vl.adapters import train_fully
 from mlx_lfm2vl.checkpoint.config import ImageConfig
 from mlx_lfm2vl.images.geometry import plan_image
 from mlx_lfm2vl.images.patches import process_image
-from mlx_lfm2vl.model import Lfm2VL
+from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 from mlx_lfm2vl.saving import save_checkpoint
 from mlx_lfm2vl.training.settings import TrainSettings
 from mlx_lfm2vl.training.trainer import learning_rate, make_optimizer, set_learning_rate

@@ -7,9 +7,9 @@ import mlx.nn as nn
 import numpy as np
 from mlx.nn.utils import checkpoint
 
+from ..checkpoint.config import VisionConfig
 from .attention import attend
-from .checkpoint.config import VisionConfig
-from .kernels import GPU, exp, traced
+from .device_ops import GPU, exp, traced
 
 MAX_GRIDS = 64  # resized position tables kept at a time
 

@@ -7,9 +7,9 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from ..checkpoint.config import ImageConfig, ModelConfig
 from .cache import Cache
-from .checkpoint.config import ImageConfig, ModelConfig
-from .kernels import GPU, fused
+from .device_ops import GPU, fused
 from .language import DecoderLayer, LanguageModel
 from .projector import MultiModalProjector
 from .vision import VisionTower

@@ -6,10 +6,10 @@ from typing import cast
 
 import mlx.core as mx
 
-from .arrays import named_arrays
+from ..arrays import named_arrays
 from .cache import Cache, ConvCache, KeyValueCache, Window
-from .kernels import GPU, traced
-from .model import Lfm2VL
+from .device_ops import GPU, traced
+from .lfm2vl import Lfm2VL
 
 # Prompt positions read at a time: any usual prompt in one pass on a GPU. On a CPU attention is not
 # fused and its memory grows with the square of this.

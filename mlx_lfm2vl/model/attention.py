@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from .kernels import GPU, exp
+from .device_ops import GPU, exp
 
 BLOCK_BYTES = 4 * 2**20  # of scores that a CPU has under way: they stay in its caches
 

@@ -7,10 +7,10 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.nn.utils import checkpoint
 
+from ..checkpoint.config import TextConfig
 from .attention import attend
 from .cache import Cache, ConvCache, KeyValueCache, Place, Window
-from .checkpoint.config import TextConfig
-from .kernels import exp, fused
+from .device_ops import exp, fused
 
 
 def _gated_taps(

@@ -3,7 +3,7 @@
 import mlx.core as mx
 import mlx.nn as nn
 
-from .checkpoint.config import ProjectorConfig
+from ..checkpoint.config import ProjectorConfig
 
 
 def pixel_unshuffle(x: mx.array, factor: int) -> mx.array:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from .checkpoint.config import Sampling
 from .errors import InputError
 from .images.geometry import ImagePlan
-from .tokenizer import Tokenizer
+from .prompt.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

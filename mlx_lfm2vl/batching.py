@@ -24,9 +24,9 @@ from .lookup import Drafts
 from .model.cache import Cache
 from .model.decode_step import decode_step, prefill
 from .model.lfm2vl import Lfm2VL
-from .processor import Processor, Prompt
+from .prompt.processor import Processor, Prompt
+from .prompt.template import Message
 from .sampling import Sampler
-from .template import Message
 
 BATCH_SIZE = 8
 

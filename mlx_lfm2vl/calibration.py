@@ -11,7 +11,7 @@ from mlx.utils import tree_unflatten
 from .errors import InputError
 from .model.cache import Place
 from .model.lfm2vl import Lfm2VL
-from .processor import Inputs
+from .prompt.processor import Inputs
 from .quantization import Scheme
 
 Packed = tuple[mx.array, ...]  # what mx.quantize returns: weight, scales and, if affine, biases

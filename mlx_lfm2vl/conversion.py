@@ -17,7 +17,7 @@ from .checkpoint.tensors import WRITER_KEY
 from .errors import CheckpointError, InputError
 from .loading import DTYPES, cast_floats, open_checkpoint
 from .model.lfm2vl import Lfm2VL
-from .processor import Processor
+from .prompt.processor import Processor
 from .quantization import PARTS, QuantizeOptions, Scheme, part_of, quantization_config
 from .saving import copy_small_files, mlx_name, new_folder, settle_tiling
 from .shards import DTYPE_NAMES, Entry, plan_shards, verify_shards, write_shards

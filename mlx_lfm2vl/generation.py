@@ -14,9 +14,9 @@ from .lookup import Drafts, lookup_step
 from .model.cache import Cache
 from .model.decode_step import decode_step, prefill
 from .model.lfm2vl import Lfm2VL
-from .processor import Processor, Prompt
+from .prompt.processor import Processor, Prompt
+from .prompt.template import Message
 from .sampling import make_sampler
-from .template import Message
 
 DEFAULT_MAX_TOKENS = 512
 CLEAR_EVERY = 256  # tokens between returns of unused buffers to the system

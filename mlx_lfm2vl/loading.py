@@ -16,9 +16,9 @@ from .errors import CheckpointError, InputError
 from .images.source import ImageLimits
 from .model.device_ops import GPU
 from .model.lfm2vl import Lfm2VL
-from .processor import Processor
+from .prompt.processor import Processor
+from .prompt.tokenizer import Tokenizer
 from .quantization import written_scheme
-from .tokenizer import Tokenizer
 
 VISION_LAYERS = "vision_tower.encoder.layers."
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}

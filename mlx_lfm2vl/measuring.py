@@ -17,7 +17,7 @@ from .loading import load
 from .model.cache import Cache, KeyValueCache
 from .model.decode_step import prefill
 from .model.lfm2vl import Lfm2VL
-from .processor import Processor, Prompt, user_message
+from .prompt.processor import Processor, Prompt, user_message
 
 PROMPT = "Describe this image in detail."
 VECTOR_SIZE = 8192

@@ -18,7 +18,7 @@ from mlx_lfm2vl.commands import benchmark_peer
 from mlx_lfm2vl.commands.benchmark import ROWS, build_parser, main
 from mlx_lfm2vl.commands.benchmark_peer import Peer, PeerImage
 from mlx_lfm2vl.images.geometry import plan_image
-from mlx_lfm2vl.processor import load_image_config
+from mlx_lfm2vl.prompt.processor import load_image_config
 
 TINY = golden("new_names").folder
 TOKENS = 5

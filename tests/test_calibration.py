@@ -14,7 +14,7 @@ from mlx_lfm2vl.calibration import learn_rounding, learnable_paths, pack
 from mlx_lfm2vl.commands.convert import main
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.loading import load
-from mlx_lfm2vl.processor import user_message
+from mlx_lfm2vl.prompt.processor import user_message
 from mlx_lfm2vl.quality import Sample, compare, observe
 from mlx_lfm2vl.quantization import Scheme
 from mlx_lfm2vl.saving import save_checkpoint

@@ -41,7 +41,7 @@ def test_the_answer_is_all_that_is_on_stdout(picture, capsys):
 
 
 def golden_text(ids: list[int]) -> str:
-    from mlx_lfm2vl.tokenizer import Tokenizer
+    from mlx_lfm2vl.prompt.tokenizer import Tokenizer
 
     ids = ids[: ids.index(2)] if 2 in ids else ids
     return Tokenizer(golden("new_names").folder).decode(ids)

@@ -7,7 +7,7 @@ from conftest import PUBLISHED_MODELS, edit_json, golden
 
 from mlx_lfm2vl.checkpoint.config import Sampling, read_image_config, read_model_config
 from mlx_lfm2vl.errors import CheckpointError
-from mlx_lfm2vl.processor import load_image_config
+from mlx_lfm2vl.prompt.processor import load_image_config
 
 ATTENTION_16 = (2, 5, 8, 10, 12, 14)
 

@@ -26,10 +26,10 @@ from mlx_lfm2vl.conversion import Conversion, ConvertOptions
 from mlx_lfm2vl.errors import CheckpointError, InputError
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.model_card import write_model_card
-from mlx_lfm2vl.processor import user_message
+from mlx_lfm2vl.prompt.processor import user_message
+from mlx_lfm2vl.prompt.samples import SampleMaker
 from mlx_lfm2vl.quality import Observation, Sample, compare, observe, warnings, with_answer
 from mlx_lfm2vl.quantization import MODES, QuantizeOptions, Scheme, quantization_config
-from mlx_lfm2vl.training.samples import SampleMaker
 
 ALL_MODES = [(bits, mode) for mode, (choices, _) in MODES.items() for bits in choices]
 

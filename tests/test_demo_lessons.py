@@ -27,9 +27,9 @@ from words import CHARACTERS
 from mlx_lfm2vl import load
 from mlx_lfm2vl.arrays import named_arrays
 from mlx_lfm2vl.checkpoint.find import DEMO_FOLDER
-from mlx_lfm2vl.processor import user_message
+from mlx_lfm2vl.prompt.processor import user_message
+from mlx_lfm2vl.prompt.samples import SampleMaker
 from mlx_lfm2vl.saving import save_checkpoint
-from mlx_lfm2vl.training.samples import SampleMaker
 
 WORLD = replace(scenes.TRAIN_WORLD, fonts=("Aileron",), large=0.0)  # matplotlib has the other fonts
 GRID, PATCHES = (8, 9), (16, 18)  # rows and columns of a view

@@ -11,7 +11,7 @@ from mlx_lfm2vl.checkpoint.config import Sampling
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.generation import generate, generate_step, stream_generate
 from mlx_lfm2vl.model.decode_step import decode_step
-from mlx_lfm2vl.processor import user_message
+from mlx_lfm2vl.prompt.processor import user_message
 
 GREEDY = Sampling()
 MESSAGES = golden("new_names").messages("two_images")
@@ -216,7 +216,7 @@ def test_impossible_messages_are_refused(tiny, messages, message):
 
 def test_an_enormous_view_is_refused_before_it_is_made(tiny, monkeypatch):
     monkeypatch.setattr(
-        "mlx_lfm2vl.processor.process_image", lambda *_: pytest.fail("pixels were made")
+        "mlx_lfm2vl.prompt.processor.process_image", lambda *_: pytest.fail("pixels were made")
     )
     options = mlx_lfm2vl.ImageOptions(min_image_tokens=2_000_000, max_image_tokens=2_000_000)
     with pytest.raises(InputError, match="leave room for the answer"):

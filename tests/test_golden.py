@@ -8,7 +8,7 @@ from conftest import CASES, GOLDEN, golden, load_tensors, relative_error
 from mlx_lfm2vl.generation import generate_step
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.model.cache import Place
-from mlx_lfm2vl.processor import Inputs
+from mlx_lfm2vl.prompt.processor import Inputs
 
 PROMPTS = [(case, prompt) for case in CASES for prompt in golden(case).prompts]
 

@@ -23,7 +23,7 @@ from mlx_lfm2vl.errors import CheckpointError, InputError, NetworkError
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 from mlx_lfm2vl.model.vision import VisionTower
-from mlx_lfm2vl.processor import user_message
+from mlx_lfm2vl.prompt.processor import user_message
 from mlx_lfm2vl.saving import mlx_name
 
 

@@ -16,7 +16,7 @@ from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.images.geometry import plan_image
 from mlx_lfm2vl.images.patches import process_image
 from mlx_lfm2vl.images.source import ImageLimits, OpenedImage
-from mlx_lfm2vl.processor import Processor, user_message
+from mlx_lfm2vl.prompt.processor import Processor, user_message
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pictures import make_picture
 from mlx_lfm2vl import cli
 from mlx_lfm2vl.commands import benchmark, convert, fuse, train
 from mlx_lfm2vl.commands.generate import build_parser, main
-from mlx_lfm2vl.processor import Processor
+from mlx_lfm2vl.prompt.processor import Processor
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -8,8 +8,8 @@ import pytest
 from conftest import PUBLISHED_MODELS, golden
 
 from mlx_lfm2vl.errors import CheckpointError, InputError
-from mlx_lfm2vl.template import ChatTemplate, guard_specials
-from mlx_lfm2vl.tokenizer import Tokenizer
+from mlx_lfm2vl.prompt.template import ChatTemplate, guard_specials
+from mlx_lfm2vl.prompt.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

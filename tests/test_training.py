@@ -35,9 +35,9 @@ from mlx_lfm2vl.commands.generate import main as generate
 from mlx_lfm2vl.commands.train import main as train
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.loading import load
-from mlx_lfm2vl.processor import Processor, user_message
+from mlx_lfm2vl.prompt.processor import Processor, user_message
+from mlx_lfm2vl.prompt.samples import Sample, SampleMaker, assistant_mask, read_rows
 from mlx_lfm2vl.training.batches import UpdateOrder, make_batch
-from mlx_lfm2vl.training.samples import Sample, SampleMaker, assistant_mask, read_rows
 from mlx_lfm2vl.training.settings import PARTS, TrainSettings
 from mlx_lfm2vl.training.trainer import (
     DecayingMuon,

@@ -172,7 +172,7 @@ def _images(given: str | None, source: Path, folder: Path) -> dict[str, Path]:
 
     from ..checkpoint.find import DEMO, find_image
     from ..measuring import sample_sizes
-    from ..processor import load_image_config
+    from ..prompt.processor import load_image_config
 
     if given:
         path = Path(find_image(given))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ..conversion import Conversion
     from ..model.lfm2vl import Lfm2VL
-    from ..processor import Processor
+    from ..prompt.processor import Processor
     from ..quality import Observation, Sample
 
 logger = logging.getLogger(__name__)
@@ -257,9 +257,9 @@ def _samples(folder: Path | None, model: Lfm2VL, processor: Processor) -> list[S
     """Prompts with answers: the user's, or the source's own answers to the user's images."""
     from ..generation import end_token_ids
     from ..pictures import sample_conversations
-    from ..processor import user_message
+    from ..prompt.processor import user_message
+    from ..prompt.samples import SampleMaker, read_rows
     from ..quality import Sample, with_answer
-    from ..training.samples import SampleMaker, read_rows
 
     end_ids = end_token_ids(model, processor)
     if folder is not None and not folder.is_dir():

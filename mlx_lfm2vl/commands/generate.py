@@ -203,7 +203,7 @@ def _plan(options: argparse.Namespace) -> int:
     from ..checkpoint.find import find_checkpoint
     from ..images.geometry import plan_image
     from ..images.source import open_image
-    from ..processor import load_image_config
+    from ..prompt.processor import load_image_config
 
     if not options.image:
         raise InputError("--plan needs at least one --image")
@@ -244,7 +244,7 @@ def _answer(options: argparse.Namespace) -> int:
 
     from ..generation import stream_generate
     from ..loading import load
-    from ..processor import user_message
+    from ..prompt.processor import user_message
 
     model, processor = load(
         options.model, revision=options.revision, dtype=options.dtype, limits=limits

@@ -100,9 +100,9 @@ def _train(options: argparse.Namespace) -> int:
 
     from ..generation import end_token_ids
     from ..loading import load
+    from ..prompt.samples import SampleMaker, read_rows
     from ..training.checkpoints import newest
     from ..training.plot import plot_log
-    from ..training.samples import SampleMaker, read_rows
     from ..training.trainer import Trainer
 
     if options.compile is None:

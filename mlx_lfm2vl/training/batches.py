@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..model.lfm2vl import Lfm2VL
-from .samples import Sample
+from ..prompt.samples import Sample
 
 LENGTH_STEP = 32  # lengths are rounded up to this, so that shapes come back and compiling pays
 

@@ -19,11 +19,11 @@ from mlx.utils import tree_map
 
 from ..errors import InputError
 from ..model.lfm2vl import Lfm2VL
-from ..template import Message
+from ..prompt.samples import Sample, SampleMaker
+from ..prompt.template import Message
 from .batches import Batch, UpdateOrder, make_batch
 from .checkpoints import load_state, newest, save_state
 from .log import add_to_log, start_log
-from .samples import Sample, SampleMaker
 from .settings import TrainSettings
 
 BETAS = (0.9, 0.99)  # of AdamW: runs are short, so squares are averaged over 100 updates

@@ -11,8 +11,8 @@ import numpy as np
 from ..errors import CheckpointError, InputError
 from ..images.geometry import plan_image
 from ..images.source import ImageLimits, open_image, read_size
-from ..processor import Inputs, Processor
-from ..template import Message
+from .processor import Inputs, Processor
+from .template import Message
 
 PROBLEMS_SHOWN = 20
 NAME_SHOWN = 100  # characters of an image's name in an error

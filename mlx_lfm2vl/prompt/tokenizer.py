@@ -8,8 +8,8 @@ from pathlib import Path
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers.decoders import DecodeStream
 
-from .checkpoint.config import read_optional_json
-from .errors import CheckpointError
+from ..checkpoint.config import read_optional_json
+from ..errors import CheckpointError
 
 DEFAULT_TOKENS = {
     "image_token": "<image>",

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .checkpoint.config import ImageConfig, ImageOptions, read_image_config, restore_tiling
-from .checkpoint.tensors import detect_layout
-from .errors import CheckpointError, InputError
-from .images.geometry import ImagePlan, plan_image
-from .images.patches import process_image
-from .images.source import ImageLimits, ImageSource, OpenedImage, open_image
+from ..checkpoint.config import ImageConfig, ImageOptions, read_image_config, restore_tiling
+from ..checkpoint.tensors import detect_layout
+from ..errors import CheckpointError, InputError
+from ..images.geometry import ImagePlan, plan_image
+from ..images.patches import process_image
+from ..images.source import ImageLimits, ImageSource, OpenedImage, open_image
 from .template import ChatTemplate, Message, guard_specials
 from .tokenizer import Tokenizer
 

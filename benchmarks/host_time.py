@@ -16,8 +16,8 @@ from mlx_lm.models.cache import make_prompt_cache
 from op_counts import ATTENTION_LAYERS, PROMPT, compiling, make_model, metal_view
 
 from mlx_lfm2vl import Sampling
+from mlx_lfm2vl.generation.sampling import make_sampler
 from mlx_lfm2vl.model.decode_step import DecodeStep
-from mlx_lfm2vl.sampling import make_sampler
 
 STEPS = 40  # of one answer, whose graph grows
 ROUNDS = 15

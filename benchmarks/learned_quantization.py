@@ -18,7 +18,7 @@ import numpy as np
 from mlx_lfm2vl import load
 from mlx_lfm2vl.arrays import named_arrays
 from mlx_lfm2vl.calibration import _learn, learn_rounding, learnable_paths
-from mlx_lfm2vl.generation import end_token_ids
+from mlx_lfm2vl.generation.stream import end_token_ids
 from mlx_lfm2vl.prompt.samples import SampleMaker, read_rows
 from mlx_lfm2vl.quality import Observation, Sample, compare, observe
 from mlx_lfm2vl.quantization import QuantizeOptions, Scheme

@@ -10,8 +10,8 @@ import mlx.core as mx
 from host_syncs import LIQUIDS, TINY
 
 from mlx_lfm2vl import Sampling, load
-from mlx_lfm2vl.generation import generate_step
-from mlx_lfm2vl.sampling import make_sampler
+from mlx_lfm2vl.generation.sampling import make_sampler
+from mlx_lfm2vl.generation.stream import generate_step
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from unittest.mock import patch
 import mlx.core as mx
 import numpy as np
 
-from mlx_lfm2vl import Sampling, sampling
+from mlx_lfm2vl import Sampling
 from mlx_lfm2vl.checkpoint.config import (
     ImageConfig,
     ModelConfig,
@@ -28,6 +28,8 @@ from mlx_lfm2vl.checkpoint.config import (
     TextConfig,
     VisionConfig,
 )
+from mlx_lfm2vl.generation.sampling import make_sampler
+from mlx_lfm2vl.generation.stream import sampling
 from mlx_lfm2vl.images.geometry import plan_image
 from mlx_lfm2vl.model.decode_step import DecodeStep, prefill
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL, language, vision
@@ -35,7 +37,6 @@ from mlx_lfm2vl.model.lfm2vl import attention as attention_module
 from mlx_lfm2vl.model.lfm2vl import decode_step as decoding
 from mlx_lfm2vl.model.lfm2vl import device_ops as kernels
 from mlx_lfm2vl.model.lfm2vl import lfm2vl as model
-from mlx_lfm2vl.sampling import make_sampler
 
 ATTENTION_LAYERS = (2, 5, 8, 10, 12, 14)  # of the 16; the others are short convolutions
 PROMPT = 8  # tokens in the cache before the step

@@ -4,11 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .answer import Piece, Result
-    from .batching import batch_generate, stream_batch
     from .checkpoint.config import ImageOptions, Sampling
     from .errors import CheckpointError, InputError, Lfm2VLError, NetworkError
-    from .generation import generate, stream_generate
+    from .generation.answer import Piece, Result
+    from .generation.batch import batch_generate, stream_batch
+    from .generation.stream import generate, stream_generate
     from .images.source import ImageLimits
     from .loading import load
 
@@ -38,14 +38,14 @@ _HOMES = {
     "InputError": "errors",
     "Lfm2VLError": "errors",
     "NetworkError": "errors",
-    "Piece": "answer",
-    "Result": "answer",
+    "Piece": "generation.answer",
+    "Result": "generation.answer",
     "Sampling": "checkpoint.config",
-    "batch_generate": "batching",
-    "generate": "generation",
+    "batch_generate": "generation.batch",
+    "generate": "generation.stream",
     "load": "loading",
-    "stream_batch": "batching",
-    "stream_generate": "generation",
+    "stream_batch": "generation.batch",
+    "stream_generate": "generation.stream",
 }
 
 

@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from .arrays import named_arrays
 from .checkpoint.config import ImageConfig, Sampling
-from .generation import generate_step, read_prompt, stream_generate
+from .generation.stream import generate_step, read_prompt, stream_generate
 from .loading import load
 from .model.cache import Cache, KeyValueCache
 from .model.decode_step import prefill

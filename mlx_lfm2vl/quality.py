@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from .errors import InputError
-from .generation import generate_step
+from .generation.stream import generate_step
 from .model.lfm2vl import Lfm2VL
 from .prompt.processor import Inputs
 

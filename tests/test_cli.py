@@ -13,8 +13,9 @@ import pytest
 from conftest import edit_json, golden
 from pictures import make_picture
 
-from mlx_lfm2vl import cli, generation
+from mlx_lfm2vl import cli
 from mlx_lfm2vl.commands.generate import build_parser, main
+from mlx_lfm2vl.generation.stream import stream as generation
 
 TINY = str(golden("new_names").folder)
 GREEDY = ["--temperature", "0", "--repetition-penalty", "1"]

@@ -9,7 +9,6 @@ import pytest
 from conftest import relative_error
 from test_model import TEXT, lively
 
-from mlx_lfm2vl import sampling
 from mlx_lfm2vl.checkpoint.config import (
     ImageConfig,
     ModelConfig,
@@ -17,6 +16,8 @@ from mlx_lfm2vl.checkpoint.config import (
     Sampling,
     VisionConfig,
 )
+from mlx_lfm2vl.generation.sampling import make_sampler
+from mlx_lfm2vl.generation.stream import sampling
 from mlx_lfm2vl.model.cache import Cache
 from mlx_lfm2vl.model.decode_step import DecodeStep, decode_step, prefill
 from mlx_lfm2vl.model.language import LanguageModel, _swiglu
@@ -24,7 +25,6 @@ from mlx_lfm2vl.model.lfm2vl import Lfm2VL, language
 from mlx_lfm2vl.model.lfm2vl import decode_step as decoding
 from mlx_lfm2vl.model.lfm2vl import device_ops as kernels
 from mlx_lfm2vl.model.vision import VisionTower, gelu_exp, gelu_sigmoid
-from mlx_lfm2vl.sampling import make_sampler
 
 VISION = VisionConfig(
     hidden_size=32,

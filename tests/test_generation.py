@@ -6,10 +6,10 @@ from conftest import golden
 from pictures import make_picture
 
 import mlx_lfm2vl
-from mlx_lfm2vl.answer import StopStrings
 from mlx_lfm2vl.checkpoint.config import Sampling
 from mlx_lfm2vl.errors import InputError
-from mlx_lfm2vl.generation import generate, generate_step, stream_generate
+from mlx_lfm2vl.generation.answer import StopStrings
+from mlx_lfm2vl.generation.stream import generate, generate_step, stream_generate
 from mlx_lfm2vl.model.decode_step import decode_step
 from mlx_lfm2vl.prompt.processor import user_message
 
@@ -21,7 +21,7 @@ def scripted(model, monkeypatch, ids: list[int]) -> None:
     """Let the model answer with given tokens."""
     script = iter([*ids, *[2] * 1000])
     monkeypatch.setattr(
-        "mlx_lfm2vl.generation.make_sampler", lambda *_: lambda _: mx.array([next(script)])
+        "mlx_lfm2vl.generation.stream.make_sampler", lambda *_: lambda _: mx.array([next(script)])
     )
     assert model is not None
 

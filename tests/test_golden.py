@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from conftest import CASES, GOLDEN, golden, load_tensors, relative_error
 
-from mlx_lfm2vl.generation import generate_step
+from mlx_lfm2vl.generation.stream import generate_step
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.model.cache import Place
 from mlx_lfm2vl.prompt.processor import Inputs

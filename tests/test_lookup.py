@@ -5,7 +5,7 @@ import pytest
 
 from mlx_lfm2vl import InputError, Sampling, generate
 from mlx_lfm2vl.checkpoint.config import MAX_LOOKUP
-from mlx_lfm2vl.lookup import History
+from mlx_lfm2vl.generation.lookup import History
 
 GREEDY = Sampling()
 

@@ -6,7 +6,7 @@ import pytest
 
 from mlx_lfm2vl.checkpoint.config import Sampling
 from mlx_lfm2vl.errors import InputError
-from mlx_lfm2vl.sampling import Sampler, limits, make_sampler
+from mlx_lfm2vl.generation.sampling import Sampler, limits, make_sampler
 
 LOGITS = np.random.default_rng(0).normal(size=(1, 50)).astype(np.float32) * 3
 

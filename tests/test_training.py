@@ -510,7 +510,7 @@ def test_ten_samples_are_learnt_by_heart(data, tmp_path, capsys):
     load_adapter(model, output)
     capsys.readouterr()
     from mlx_lfm2vl.checkpoint.config import Sampling
-    from mlx_lfm2vl.generation import generate as answer
+    from mlx_lfm2vl.generation.stream import generate as answer
 
     for i in range(10):
         messages = user_message("Which?", [data.parent / f"{i}.png"])

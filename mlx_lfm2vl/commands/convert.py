@@ -255,7 +255,7 @@ def _study(
 
 def _samples(folder: Path | None, model: Lfm2VL, processor: Processor) -> list[Sample]:
     """Prompts with answers: the user's, or the source's own answers to the user's images."""
-    from ..generation import end_token_ids
+    from ..generation.stream import end_token_ids
     from ..pictures import sample_conversations
     from ..prompt.processor import user_message
     from ..prompt.samples import SampleMaker, read_rows

@@ -19,7 +19,7 @@ from ..errors import InputError
 from .common import add_model_options, run_command
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
-    from ..answer import Result
+    from ..generation.answer import Result
     from ..images.geometry import ImagePlan
     from ..images.source import ImageLimits, ImageSource
     from ..model.lfm2vl import Lfm2VL
@@ -242,7 +242,7 @@ def _answer(options: argparse.Namespace) -> int:
     prompt = _read_prompt() if options.prompt == "-" else options.prompt
     _check_early(options, sources, limits)
 
-    from ..generation import stream_generate
+    from ..generation.stream import stream_generate
     from ..loading import load
     from ..prompt.processor import user_message
 

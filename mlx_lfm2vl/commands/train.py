@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(options: argparse.Namespace) -> int:
     import mlx.core as mx
 
-    from ..generation import end_token_ids
+    from ..generation.stream import end_token_ids
     from ..loading import load
     from ..prompt.samples import SampleMaker, read_rows
     from ..training.checkpoints import newest

@@ -7,15 +7,15 @@ from typing import Any, cast
 
 import mlx.core as mx
 
+from ..checkpoint.config import ImageOptions, Sampling, check_lookup
+from ..errors import InputError
+from ..model.cache import Cache
+from ..model.decode_step import decode_step, prefill
+from ..model.lfm2vl import Lfm2VL
+from ..prompt.processor import Processor, Prompt
+from ..prompt.template import Message
 from .answer import Answer, Piece, Result, Timings
-from .checkpoint.config import ImageOptions, Sampling, check_lookup
-from .errors import InputError
 from .lookup import Drafts, lookup_step
-from .model.cache import Cache
-from .model.decode_step import decode_step, prefill
-from .model.lfm2vl import Lfm2VL
-from .prompt.processor import Processor, Prompt
-from .prompt.template import Message
 from .sampling import make_sampler
 
 DEFAULT_MAX_TOKENS = 512

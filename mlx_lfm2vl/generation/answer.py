@@ -3,10 +3,10 @@
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
-from .checkpoint.config import Sampling
-from .errors import InputError
-from .images.geometry import ImagePlan
-from .prompt.tokenizer import Tokenizer
+from ..checkpoint.config import Sampling
+from ..errors import InputError
+from ..images.geometry import ImagePlan
+from ..prompt.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

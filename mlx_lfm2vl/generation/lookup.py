@@ -10,9 +10,9 @@ from typing import cast
 
 import mlx.core as mx
 
-from .model.cache import Cache
-from .model.decode_step import decode_step, prefill
-from .model.lfm2vl import Lfm2VL
+from ..model.cache import Cache
+from ..model.decode_step import decode_step, prefill
+from ..model.lfm2vl import Lfm2VL
 
 CLEAR_EVERY = 256  # positions between returns of unused buffers to the system
 NGRAM = 3  # tokens that must agree before what followed them is tried

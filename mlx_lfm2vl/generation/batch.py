@@ -8,10 +8,17 @@ from typing import cast
 
 import mlx.core as mx
 
+from ..checkpoint.config import ImageOptions, Sampling
+from ..errors import InputError, Lfm2VLError
+from ..model.cache import Cache
+from ..model.decode_step import decode_step, prefill
+from ..model.lfm2vl import Lfm2VL
+from ..prompt.processor import Processor, Prompt
+from ..prompt.template import Message
 from .answer import Answer, Result, Timings
-from .checkpoint.config import ImageOptions, Sampling
-from .errors import InputError, Lfm2VLError
-from .generation import (
+from .lookup import Drafts
+from .sampling import Sampler
+from .stream import (
     CLEAR_EVERY,
     DEFAULT_MAX_TOKENS,
     checked_seed,
@@ -20,13 +27,6 @@ from .generation import (
     make_result,
     read_prompt,
 )
-from .lookup import Drafts
-from .model.cache import Cache
-from .model.decode_step import decode_step, prefill
-from .model.lfm2vl import Lfm2VL
-from .prompt.processor import Processor, Prompt
-from .prompt.template import Message
-from .sampling import Sampler
 
 BATCH_SIZE = 8
 

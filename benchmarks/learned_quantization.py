@@ -17,11 +17,11 @@ import numpy as np
 
 from mlx_lfm2vl import load
 from mlx_lfm2vl.arrays import named_arrays
-from mlx_lfm2vl.calibration import _learn, learn_rounding, learnable_paths
 from mlx_lfm2vl.generation.stream import end_token_ids
 from mlx_lfm2vl.prompt.samples import SampleMaker, read_rows
-from mlx_lfm2vl.quality import Observation, Sample, compare, observe
-from mlx_lfm2vl.quantization import QuantizeOptions, Scheme
+from mlx_lfm2vl.quantize.choice import QuantizeOptions, Scheme
+from mlx_lfm2vl.quantize.learned_rounding import _learn, learn_rounding, learnable_paths
+from mlx_lfm2vl.quantize.loss_report import Observation, Sample, compare, observe
 
 LAYERS = ((2048, 2048), (8192, 2048), (2048, 8192))  # rows, columns: LFM2-VL-1.6B's
 INPUTS = 2048  # positions seen by a single layer

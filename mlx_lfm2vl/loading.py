@@ -18,7 +18,7 @@ from .model.device_ops import GPU
 from .model.lfm2vl import Lfm2VL
 from .prompt.processor import Processor
 from .prompt.tokenizer import Tokenizer
-from .quantization import written_scheme
+from .quantize.choice import written_scheme
 
 VISION_LAYERS = "vision_tower.encoder.layers."
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}

@@ -22,14 +22,21 @@ from pictures import make_picture
 from mlx_lfm2vl.arrays import named_arrays
 from mlx_lfm2vl.checkpoint.tensors import read_header, weight_files
 from mlx_lfm2vl.commands.convert import build_parser, default_name, main, parse_size
-from mlx_lfm2vl.conversion import Conversion, ConvertOptions
 from mlx_lfm2vl.errors import CheckpointError, InputError
 from mlx_lfm2vl.loading import load
-from mlx_lfm2vl.model_card import write_model_card
 from mlx_lfm2vl.prompt.processor import user_message
 from mlx_lfm2vl.prompt.samples import SampleMaker
-from mlx_lfm2vl.quality import Observation, Sample, compare, observe, warnings, with_answer
-from mlx_lfm2vl.quantization import MODES, QuantizeOptions, Scheme, quantization_config
+from mlx_lfm2vl.quantize.choice import MODES, QuantizeOptions, Scheme, quantization_config
+from mlx_lfm2vl.quantize.conversion import Conversion, ConvertOptions
+from mlx_lfm2vl.quantize.loss_report import (
+    Observation,
+    Sample,
+    compare,
+    observe,
+    warnings,
+    with_answer,
+)
+from mlx_lfm2vl.quantize.model_card import write_model_card
 
 ALL_MODES = [(bits, mode) for mode, (choices, _) in MODES.items() for bits in choices]
 
@@ -334,7 +341,9 @@ def test_a_rename_that_fails_puts_the_old_target_back(wide, tmp_path, monkeypatc
 
 def test_too_little_space_is_said_before_anything_is_written(wide, tmp_path, monkeypatch, capsys):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr("mlx_lfm2vl.quality.observe", None)  # nothing is computed before, either
+    monkeypatch.setattr(
+        "mlx_lfm2vl.quantize.loss_report.observe", None
+    )  # nothing is computed before, either
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 10**6))
     assert main([*command(wide, tmp_path / "q"), "--bits", "4"]) == 2
     assert "but only 0.00 GB are free" in capsys.readouterr().err
@@ -392,7 +401,7 @@ def test_a_target_moved_aside_by_a_killed_run_is_put_back(wide, tmp_path):
 
 def test_what_is_written_is_read_back(wide, tmp_path, monkeypatch):
     numbers = iter(range(10**6))
-    monkeypatch.setattr("mlx_lfm2vl.shards.zlib.crc32", lambda _: next(numbers))
+    monkeypatch.setattr("mlx_lfm2vl.quantize.shards.zlib.crc32", lambda _: next(numbers))
     with pytest.raises(CheckpointError, match="is not what was written"):
         convert(wide, tmp_path / "q")
     assert list(tmp_path.iterdir()) == []
@@ -585,7 +594,7 @@ def test_a_comparison_that_runs_out_of_memory_leaves_the_weights(
     def fails(*_):
         raise RuntimeError("[malloc] Unable to allocate")
 
-    monkeypatch.setattr("mlx_lfm2vl.quality.compare", fails)
+    monkeypatch.setattr("mlx_lfm2vl.quantize.loss_report.compare", fails)
     assert main([*command(wide, tmp_path / "q"), "--bits", "4"]) == 0
     assert "not compared with the source: [malloc]" in capsys.readouterr().err
     assert "What was lost" not in (tmp_path / "q" / "README.md").read_text()

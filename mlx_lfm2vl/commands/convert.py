@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import InputError
-from ..quantization import MODES, RECIPES, QuantizeOptions, Scheme
+from ..quantize.choice import MODES, RECIPES, QuantizeOptions, Scheme
 from .common import progress_line, run_command
 
 if TYPE_CHECKING:
     import mlx.core as mx
 
-    from ..conversion import Conversion
     from ..model.lfm2vl import Lfm2VL
     from ..prompt.processor import Processor
-    from ..quality import Observation, Sample
+    from ..quantize.conversion import Conversion
+    from ..quantize.loss_report import Observation, Sample
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def _convert(options: argparse.Namespace) -> int:
     max_shard_bytes = parse_size(options.max_shard_size)
 
     from ..checkpoint.find import find_checkpoint
-    from ..conversion import Conversion, ConvertOptions
+    from ..quantize.conversion import Conversion, ConvertOptions
     from ..saving import check_target
 
     target = options.output or Path(default_name(options, asked))
@@ -150,7 +150,7 @@ def _convert(options: argparse.Namespace) -> int:
 
     def finish(folder: Path) -> None:
         """Measure the new checkpoint and write its card, before it gets its name."""
-        from ..model_card import write_model_card
+        from ..quantize.model_card import write_model_card
         from ..saving import REPORT
 
         report = _report(options, conversion, target, samples, bool(learned))
@@ -192,7 +192,7 @@ def _check_usable(options: argparse.Namespace, asked: QuantizeOptions) -> None:
 
 
 def _check_learnable(conversion: Conversion, schemes: Mapping[str, Scheme]) -> None:
-    from ..calibration import learnable_paths
+    from ..quantize.learned_rounding import learnable_paths
 
     if conversion.is_repacking:
         raise InputError("--learned needs a source that is not quantized: --dequantize it first")
@@ -228,7 +228,7 @@ def _study(
 ) -> tuple[list[Sample], list[Observation], dict[str, tuple[mx.array, ...]]]:
     """Samples, what the source computes for them, and learned rounding; the source is dropped."""
     from ..loading import load
-    from ..quality import observe
+    from ..quantize.loss_report import observe
 
     # What a layer learns is a difference of outputs: not to be had in 16 bits.
     model, processor = load(conversion.source, dtype="float32" if options.learned else None)
@@ -241,7 +241,7 @@ def _study(
             progress(number, min(len(samples), MAX_COMPARED))
     learned: dict[str, tuple[mx.array, ...]] = {}
     if options.learned:
-        from ..calibration import learn_rounding
+        from ..quantize.learned_rounding import learn_rounding
 
         learned |= learn_rounding(
             model,
@@ -256,10 +256,10 @@ def _study(
 def _samples(folder: Path | None, model: Lfm2VL, processor: Processor) -> list[Sample]:
     """Prompts with answers: the user's, or the source's own answers to the user's images."""
     from ..generation.stream import end_token_ids
-    from ..pictures import sample_conversations
     from ..prompt.processor import user_message
     from ..prompt.samples import SampleMaker, read_rows
-    from ..quality import Sample, with_answer
+    from ..quantize.drawn_samples import sample_conversations
+    from ..quantize.loss_report import Sample, with_answer
 
     end_ids = end_token_ids(model, processor)
     if folder is not None and not folder.is_dir():
@@ -297,7 +297,7 @@ def _report(
     learned: bool,
 ) -> dict[str, Any]:
     """What is known without running the new checkpoint."""
-    from ..quality import decode_ceiling
+    from ..quantize.loss_report import decode_ceiling
 
     sizes = conversion.plan.parts()
     per_token = sum(sizes[part]["bytes"] for part in ("language", "embed") if part in sizes)
@@ -319,8 +319,8 @@ def _report(
 
 def describe(schemes: Mapping[str, Scheme], *, learned: bool) -> str:
     """`"decoder layers 4 bits in groups of 128, vision tower 8 bits in groups of 64"`."""
-    from ..model_card import PART_NAMES
-    from ..quantization import part_of
+    from ..quantize.choice import part_of
+    from ..quantize.model_card import PART_NAMES
 
     parts: dict[str, list[str]] = {}
     for path, scheme in schemes.items():
@@ -340,7 +340,7 @@ def _compare(
 ) -> dict[str, Any]:
     """Run the new checkpoint on the samples."""
     from ..loading import load
-    from ..quality import compare, observe, warnings
+    from ..quantize.loss_report import compare, observe, warnings
 
     model, _ = load(folder)
     progress = progress_line("comparing")

@@ -8,11 +8,11 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_unflatten
 
-from .errors import InputError
-from .model.cache import Place
-from .model.lfm2vl import Lfm2VL
-from .prompt.processor import Inputs
-from .quantization import Scheme
+from ..errors import InputError
+from ..model.cache import Place
+from ..model.lfm2vl import Lfm2VL
+from ..prompt.processor import Inputs
+from .choice import Scheme
 
 Packed = tuple[mx.array, ...]  # what mx.quantize returns: weight, scales and, if affine, biases
 States = list[mx.array]  # hidden states, (1, L, C) of each view or each prompt

@@ -7,10 +7,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from .errors import InputError
-from .generation.stream import generate_step
-from .model.lfm2vl import Lfm2VL
-from .prompt.processor import Inputs
+from ..errors import InputError
+from ..generation.stream import generate_step
+from ..model.lfm2vl import Lfm2VL
+from ..prompt.processor import Inputs
 
 ANSWER_TOKENS = 48  # of the source's own answer, where a sample has none
 POSITIONS = 48  # compared per sample of each kind: a row of logits takes 0.26 MB or more

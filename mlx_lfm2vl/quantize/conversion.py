@@ -11,15 +11,15 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from . import __version__
-from .checkpoint.config import read_json, read_model_config
-from .checkpoint.tensors import WRITER_KEY
-from .errors import CheckpointError, InputError
-from .loading import DTYPES, cast_floats, open_checkpoint
-from .model.lfm2vl import Lfm2VL
-from .prompt.processor import Processor
-from .quantization import PARTS, QuantizeOptions, Scheme, part_of, quantization_config
-from .saving import copy_small_files, mlx_name, new_folder, settle_tiling
+from .. import __version__
+from ..checkpoint.config import read_json, read_model_config
+from ..checkpoint.tensors import WRITER_KEY
+from ..errors import CheckpointError, InputError
+from ..loading import DTYPES, cast_floats, open_checkpoint
+from ..model.lfm2vl import Lfm2VL
+from ..prompt.processor import Processor
+from ..saving import copy_small_files, mlx_name, new_folder, settle_tiling
+from .choice import PARTS, QuantizeOptions, Scheme, part_of, quantization_config
 from .shards import DTYPE_NAMES, Entry, plan_shards, verify_shards, write_shards
 
 SPARE_BYTES = 64 * 2**20  # room for the small files, and for the file system's own needs

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from .errors import CheckpointError, InputError
+from ..errors import CheckpointError, InputError
 
 MODES = {  # bits, and group sizes with the preferred one first
     "affine": ((2, 3, 4, 5, 6, 8), (128, 64, 32)),

@@ -4,7 +4,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .prompt.template import Message
+from ..prompt.template import Message
 
 INK, PAPER = (30, 30, 30), (250, 248, 240)
 

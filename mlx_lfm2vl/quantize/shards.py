@@ -12,8 +12,8 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from .checkpoint.tensors import INDEX, read_header
-from .errors import CheckpointError
+from ..checkpoint.tensors import INDEX, read_header
+from ..errors import CheckpointError
 
 DTYPE_NAMES = {  # of safetensors, for the types that checkpoints hold
     mx.float32: "F32",

@@ -12,13 +12,14 @@ from pictures import make_picture
 from PIL import Image
 from test_layers import modules_after
 
-from mlx_lfm2vl import load, measuring
+from mlx_lfm2vl import load
 from mlx_lfm2vl.arrays import named_arrays
-from mlx_lfm2vl.commands import benchmark_peer
 from mlx_lfm2vl.commands.benchmark import ROWS, build_parser, main
-from mlx_lfm2vl.commands.benchmark_peer import Peer, PeerImage
 from mlx_lfm2vl.images.geometry import plan_image
 from mlx_lfm2vl.prompt.processor import load_image_config
+from mlx_lfm2vl.speed import peer as benchmark_peer
+from mlx_lfm2vl.speed import stages as measuring
+from mlx_lfm2vl.speed.peer import Peer, PeerImage
 
 TINY = golden("new_names").folder
 TOKENS = 5

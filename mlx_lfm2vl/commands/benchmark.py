@@ -20,9 +20,9 @@ from ..errors import InputError
 from .common import add_model_options, progress_line, run_command
 
 if TYPE_CHECKING:
-    from ..measuring import Device, ImageSpeed
-    from .benchmark_peer import Peer, PeerImage
-    from .benchmark_plot import Group
+    from ..speed.peer import Peer, PeerImage
+    from ..speed.plot import Group
+    from ..speed.stages import Device, ImageSpeed
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def _benchmark(options: argparse.Namespace) -> int:
     if any(speed.bandwidth_percent(report.device) > 100 for speed in report.images.values()):
         logger.warning("more than 100 %% of the bandwidth: these weights stay in a cache")
     if options.plot:
-        from .benchmark_plot import draw_bars
+        from ..speed.plot import draw_bars
 
         draw_bars(_groups(report), options.plot)
         print(f"wrote {options.plot}", file=sys.stderr)
@@ -133,13 +133,13 @@ def _measure(options: argparse.Namespace, folder: Path) -> Report:
         folder: for the pictures, if none is given.
     """
     from ..checkpoint.find import find_checkpoint
-    from .benchmark_peer import find_peer
+    from ..speed.peer import find_peer
 
     program = find_peer(options.compare) if options.compare else None
     source = find_checkpoint(options.model, options.revision)
     images = _images(options.image, source, folder)
 
-    from ..measuring import measure_device, measure_image, timed_load
+    from ..speed.stages import measure_device, measure_image, timed_load
 
     peer = _measure_peer(program, source, images, options) if program else None
     model, processor, load_seconds = timed_load(source, options.dtype)
@@ -171,8 +171,8 @@ def _images(given: str | None, source: Path, folder: Path) -> dict[str, Path]:
     from PIL import Image
 
     from ..checkpoint.find import DEMO, find_image
-    from ..measuring import sample_sizes
     from ..prompt.processor import load_image_config
+    from ..speed.stages import sample_sizes
 
     if given:
         path = Path(find_image(given))
@@ -188,8 +188,8 @@ def _images(given: str | None, source: Path, folder: Path) -> dict[str, Path]:
 def _measure_peer(
     program: str, source: Path, images: dict[str, Path], options: argparse.Namespace
 ) -> Peer:
-    from ..measuring import PROMPT
-    from .benchmark_peer import measure_peer
+    from ..speed.peer import measure_peer
+    from ..speed.stages import PROMPT
 
     progress = progress_line("measuring mlx-vlm")
     progress(0, 1)
@@ -291,7 +291,7 @@ def _peer_column(image: PeerImage) -> list[str]:
 
 def _groups(report: Report) -> list[Group]:
     """The bars of every image: its stages, with mlx-vlm's below ours."""
-    from .benchmark_plot import Bar, Group
+    from ..speed.plot import Bar, Group
 
     groups = []
     for number, (name, speed) in enumerate(report.images.items()):

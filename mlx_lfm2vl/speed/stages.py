@@ -10,14 +10,14 @@ from typing import cast
 
 import mlx.core as mx
 
-from .arrays import named_arrays
-from .checkpoint.config import ImageConfig, Sampling
-from .generation.stream import generate_step, read_prompt, stream_generate
-from .loading import load
-from .model.cache import Cache, KeyValueCache
-from .model.decode_step import prefill
-from .model.lfm2vl import Lfm2VL
-from .prompt.processor import Processor, Prompt, user_message
+from ..arrays import named_arrays
+from ..checkpoint.config import ImageConfig, Sampling
+from ..generation.stream import generate_step, read_prompt, stream_generate
+from ..loading import load
+from ..model.cache import Cache, KeyValueCache
+from ..model.decode_step import prefill
+from ..model.lfm2vl import Lfm2VL
+from ..prompt.processor import Processor, Prompt, user_message
 
 PROMPT = "Describe this image in detail."
 VECTOR_SIZE = 8192

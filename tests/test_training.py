@@ -21,13 +21,6 @@ from pictures import make_picture
 from PIL import Image
 
 from mlx_lfm2vl import saving
-from mlx_lfm2vl.adapters import (
-    adapted_paths,
-    add_adapter,
-    fuse_adapter,
-    load_adapter,
-    train_fully,
-)
 from mlx_lfm2vl.arrays import named_arrays
 from mlx_lfm2vl.checkpoint.tensors import our_name
 from mlx_lfm2vl.commands.fuse import main as fuse
@@ -37,6 +30,13 @@ from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.prompt.processor import Processor, user_message
 from mlx_lfm2vl.prompt.samples import Sample, SampleMaker, assistant_mask, read_rows
+from mlx_lfm2vl.training.adapters import (
+    adapted_paths,
+    add_adapter,
+    fuse_adapter,
+    load_adapter,
+    train_fully,
+)
 from mlx_lfm2vl.training.batches import UpdateOrder, make_batch
 from mlx_lfm2vl.training.settings import PARTS, TrainSettings
 from mlx_lfm2vl.training.trainer import (

@@ -250,7 +250,7 @@ def _answer(options: argparse.Namespace) -> int:
         options.model, revision=options.revision, dtype=options.dtype, limits=limits
     )
     if options.adapter:
-        from ..adapters import load_adapter
+        from ..training.adapters import load_adapter
 
         load_adapter(model, options.adapter)
     sampling = _sampling(options, model.config.sampling)

@@ -139,7 +139,7 @@ def _train(options: argparse.Namespace) -> int:
         print(f"{options.output} has no checkpoint: starting at update 1", file=sys.stderr)
     trainer.train(resume=options.resume)
     if trainer.is_first:
-        from ..adapters import save_adapter
+        from ..training.adapters import save_adapter
 
         save_adapter(model, options.output, adapter)
         plot_log(options.output / "log.jsonl", options.output / "loss.png")
@@ -174,7 +174,7 @@ def _identity(model: Lfm2VL, data: Path) -> dict[str, str]:
 
 def _make_trainable(model: Lfm2VL, settings: TrainSettings) -> dict[str, Any]:
     """Freeze what is not trained; returns the adapter's settings."""
-    from ..adapters import adapted_paths, adapter_settings, add_adapter, train_fully
+    from ..training.adapters import adapted_paths, adapter_settings, add_adapter, train_fully
 
     if settings.method == "full":
         train_fully(model, settings.parts)

@@ -17,7 +17,7 @@ from hearts import write_lessons, write_tests
 from score import summarise
 
 from mlx_lfm2vl import load
-from mlx_lfm2vl.adapters import load_adapter
+from mlx_lfm2vl.training.adapters import load_adapter
 
 CONVERSATIONS, TESTS = 240, 64
 TRAIN = "--method lora --parts language connector vision --batch-size 8 --learning-rate 1e-3"

@@ -26,11 +26,11 @@ from questions import QUESTIONS, Question, ask, ask_both, ask_difference
 from scenes import TRAIN_WORLD, Scene, make_pair, make_scene
 
 from mlx_lfm2vl import load
-from mlx_lfm2vl.adapters import train_fully
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 from mlx_lfm2vl.prompt.processor import Inputs
 from mlx_lfm2vl.prompt.samples import Sample, SampleMaker, assistant_mask
 from mlx_lfm2vl.saving import copy_small_files, new_folder, write_weights
+from mlx_lfm2vl.training.adapters import train_fully
 from mlx_lfm2vl.training.settings import TrainSettings
 from mlx_lfm2vl.training.trainer import Trainer
 

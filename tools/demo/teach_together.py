@@ -16,10 +16,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_lfm2vl import load
-from mlx_lfm2vl.adapters import train_fully
 from mlx_lfm2vl.arrays import named_arrays
 from mlx_lfm2vl.prompt.samples import SampleMaker, read_rows
 from mlx_lfm2vl.saving import save_checkpoint
+from mlx_lfm2vl.training.adapters import train_fully
 from mlx_lfm2vl.training.checkpoints import KEPT, newest
 from mlx_lfm2vl.training.settings import TrainSettings
 from mlx_lfm2vl.training.trainer import Trainer

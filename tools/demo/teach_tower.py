@@ -21,12 +21,12 @@ from codes import COUNT, SLOTS, STARTS, dictionary, field, patch_codes, tells, t
 from scenes import TRAIN_WORLD, Scene, draw, make_scene, train_style
 
 from mlx_lfm2vl import load
-from mlx_lfm2vl.adapters import train_fully
 from mlx_lfm2vl.checkpoint.config import ImageConfig
 from mlx_lfm2vl.images.geometry import plan_image
 from mlx_lfm2vl.images.patches import process_image
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 from mlx_lfm2vl.saving import save_checkpoint
+from mlx_lfm2vl.training.adapters import train_fully
 from mlx_lfm2vl.training.settings import TrainSettings
 from mlx_lfm2vl.training.trainer import learning_rate, make_optimizer, set_learning_rate
 

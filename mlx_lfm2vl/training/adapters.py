@@ -9,10 +9,10 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
-from .arrays import named_arrays
-from .checkpoint.config import read_json
-from .errors import CheckpointError, InputError
-from .model.lfm2vl import Lfm2VL
+from ..arrays import named_arrays
+from ..checkpoint.config import read_json
+from ..errors import CheckpointError, InputError
+from ..model.lfm2vl import Lfm2VL
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
 PREFIXES = {

@@ -11,7 +11,7 @@ from .arrays import named_arrays
 from .checkpoint.config import ImageConfig, ModelConfig, read_model_config
 from .checkpoint.find import find_checkpoint
 from .checkpoint.tensors import check_names, our_name, read_header, weight_files
-from .chip import prepare_device, read_chip
+from .device import prepare_device, read_chip
 from .errors import CheckpointError, InputError
 from .images.source import ImageLimits
 from .model.device_ops import GPU

@@ -7,8 +7,9 @@ import sys
 import mlx.core as mx
 import pytest
 
-from mlx_lfm2vl import chip, loading
-from mlx_lfm2vl.chip import Chip, Limits, choose_limits, prepare_device, read_chip, set_limits
+from mlx_lfm2vl import device as chip
+from mlx_lfm2vl import loading
+from mlx_lfm2vl.device import Chip, Limits, choose_limits, prepare_device, read_chip, set_limits
 from mlx_lfm2vl.errors import InputError
 
 GB = 2**30
@@ -20,7 +21,7 @@ GB = 2**30
 def test_numbers_too_small_for_float32_cost_nothing():
     code = (
         "import mlx.core as mx, numpy as np\n"
-        "from mlx_lfm2vl.chip import Chip, prepare_device\n"
+        "from mlx_lfm2vl.device import Chip, prepare_device\n"
         "prepare_device(Chip())\n"
         "print((mx.array([1e-30]) * mx.array([1e-10]) * 1e30).item())\n"
         "print(np.float32(1e-30) * np.float32(1e-10) > 0)"

@@ -299,7 +299,7 @@ def _limit_memory(options: argparse.Namespace, model: Lfm2VL) -> str:
     import mlx.core as mx
 
     from ..arrays import named_arrays
-    from ..chip import choose_limits, set_limits
+    from ..device import choose_limits, set_limits
 
     arrays = named_arrays(model.parameters()).values()
     limits = choose_limits(sum(array.nbytes for array in arrays))

@@ -28,15 +28,16 @@ from mlx_lfm2vl.checkpoint.config import (
     TextConfig,
     VisionConfig,
 )
+from mlx_lfm2vl.generation import sampling
 from mlx_lfm2vl.generation.sampling import make_sampler
-from mlx_lfm2vl.generation.stream import sampling
 from mlx_lfm2vl.images.geometry import plan_image
+from mlx_lfm2vl.model import attention as attention_module
+from mlx_lfm2vl.model import decode_step as decoding
+from mlx_lfm2vl.model import device_ops as kernels
+from mlx_lfm2vl.model import language, vision
+from mlx_lfm2vl.model import lfm2vl as model
 from mlx_lfm2vl.model.decode_step import DecodeStep, prefill
-from mlx_lfm2vl.model.lfm2vl import Lfm2VL, language, vision
-from mlx_lfm2vl.model.lfm2vl import attention as attention_module
-from mlx_lfm2vl.model.lfm2vl import decode_step as decoding
-from mlx_lfm2vl.model.lfm2vl import device_ops as kernels
-from mlx_lfm2vl.model.lfm2vl import lfm2vl as model
+from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 
 ATTENTION_LAYERS = (2, 5, 8, 10, 12, 14)  # of the 16; the others are short convolutions
 PROMPT = 8  # tokens in the cache before the step

@@ -29,7 +29,7 @@ def main(checkpoint: str, image: str, tokens: int) -> None:
         """Seconds until the first token and until the last, and what came last."""
         start = time.perf_counter()
         first = last = None
-        for last in stream_generate(
+        for last in stream_generate(  # noqa: B007  the last one is used
             model, processor, prompt, image=[image], max_tokens=max_tokens, temperature=0.0
         ):
             first = first or time.perf_counter() - start

@@ -8,12 +8,12 @@ import pytest
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-import host_syncs
-import interop
-import mlx.core as mx
-import op_counts
+import host_syncs  # noqa: E402
+import interop  # noqa: E402
+import mlx.core as mx  # noqa: E402
+import op_counts  # noqa: E402
 
-from mlx_lfm2vl import cli
+from mlx_lfm2vl import cli  # noqa: E402
 
 
 @pytest.mark.parametrize(

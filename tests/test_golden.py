@@ -69,7 +69,7 @@ def test_features_logits_and_greedy_tokens_are_the_references(loaded, name, prom
     assert relative_error(logits[0], case.expected(prompt, "logits")) < 1e-5
     greedy = case.expected(prompt, "greedy").tolist()
     cache = model.make_cache()
-    argmax = lambda logits: mx.argmax(logits, axis=-1)
+    argmax = lambda logits: mx.argmax(logits, axis=-1)  # noqa: E731
     assert list(generate_step(model, embeds, cache, argmax, len(greedy))) == greedy
 
 

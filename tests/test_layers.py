@@ -10,50 +10,31 @@ import pytest
 import mlx_lfm2vl
 
 PACKAGE = Path(mlx_lfm2vl.__file__).parent
-LAYERS = [
+# A unit imports units of rows above its own, and nothing of its own row but itself.
+ROWS = [
     {"errors"},
-    {"config", "kernels", "mac"},
-    {"attention", "chip"},
-    {
-        "arrays",
-        "cache",
-        "geometry",
-        "network",
-        "projector",
-        "quantization",
-        "resample",
-        "sampling",
-        "template",
-        "tokenizer",
-        "vision",
-        "weights",
-    },
-    {"hub", "image_file", "image_processor", "language", "pictures", "shards"},
-    {"model", "processor"},
-    {"answer", "decoding"},
-    {"lookup"},
-    {"adapters", "generation", "loading", "saving", "training"},
-    {"batching", "calibration", "conversion", "measuring", "model_card", "quality"},
+    {"arrays", "device", "options", "palette", "whole_folder"},
+    {"checkpoint"},
+    {"images", "model"},
+    {"prompt"},
+    {"loading"},
+    {"generation", "training"},
+    {"saving", "speed"},
+    {"quantize"},
     {"commands"},
     {"benchmark", "cli", "convert", "fuse", "generate", "train"},
 ]
-MODEL_SIDE = {
-    "attention",
-    "cache",
-    "decoding",
-    "kernels",
-    "language",
-    "lookup",
-    "model",
-    "projector",
-    "vision",
-    "sampling",
-}
 NEVER = {"torch", "transformers"}
+WITHOUT = {  # what a unit does not know, so that its neighbours can be read without it
+    "images": {"mlx"},
+    "prompt": {"mlx"},
+    "model": {"PIL", "tokenizers", "jinja2", "huggingface_hub"},
+    "generation": {"PIL", "tokenizers", "jinja2", "huggingface_hub"},
+}
 
 
 def imports(path: Path) -> tuple[set[str], set[str]]:
-    """Our own top-level modules, and foreign ones, that a file imports anywhere."""
+    """Our own units, and foreign packages, that a file imports anywhere."""
     depth = len(path.relative_to(PACKAGE).parts)
     ours, foreign = set(), set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -71,15 +52,15 @@ def files(unit: str) -> list[Path]:
     return [p for p in (PACKAGE / f"{unit}.py", *(PACKAGE / unit).rglob("*.py")) if p.exists()]
 
 
-def test_modules_import_only_lower_layers():
-    lower: set[str] = set()
-    for layer in LAYERS:
-        for unit in layer:
+def test_units_import_only_rows_above_their_own():
+    above: set[str] = set()
+    for row in ROWS:
+        for unit in row:
             for path in files(unit):
-                assert imports(path)[0] - {unit} <= lower, path
-        lower |= layer
+                assert imports(path)[0] - {unit} <= above, path
+        above |= row
     modules = {path.stem for path in PACKAGE.glob("[!_]*.py")}
-    assert lower == modules | {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert above == modules | {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
 
 
 def test_no_module_imports_torch_or_transformers():
@@ -87,10 +68,29 @@ def test_no_module_imports_torch_or_transformers():
         assert not imports(path)[1] & NEVER, path
 
 
-def test_pictures_and_text_stop_before_the_model():
-    for unit in MODEL_SIDE:
+def test_a_unit_does_without_what_its_work_does_not_need():
+    for unit, foreign in WITHOUT.items():
         for path in files(unit):
-            assert not imports(path)[1] & {"PIL", "tokenizers", "jinja2", "huggingface_hub"}, path
+            assert not imports(path)[1] & foreign, path
+
+
+def test_only_three_files_reach_the_network():
+    users = {"huggingface_hub", "http", "socket", "ssl"}
+    found = {
+        str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if imports(path)[1] & users
+    }
+    assert found == {"checkpoint/find.py", "checkpoint/publish.py", "images/fetch.py"}
+
+
+def test_only_commands_print():
+    for path in PACKAGE.rglob("*.py"):
+        if path.relative_to(PACKAGE).parts[0] == "commands" or path.name == "cli.py":
+            continue
+        if path.name == "mlx_vlm_stages.py":  # a program of its own, which another Python runs
+            continue
+        calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+        names = {n.func.id for n in calls if isinstance(n.func, ast.Name)}
+        assert "print" not in names, path
 
 
 HEAVY = ["torch", "transformers", "mlx_lm", "huggingface_hub"]

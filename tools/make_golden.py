@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 sys.path.insert(0, str(ROOT / "tests"))
 
-from pictures import make_picture
+from pictures import make_picture  # noqa: E402  it lives beside the tests
 
 GREEDY_TOKENS = 12
 TARGET_TOKENS = 8  # of them, those that the gradients are taken for

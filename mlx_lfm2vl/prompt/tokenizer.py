@@ -34,7 +34,7 @@ class Tokenizer:
             raise CheckpointError(f"{folder} has no tokenizer.json")
         try:
             self._rust = RustTokenizer.from_file(str(path))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  the library raises a bare Exception
             raise CheckpointError(f"{path} cannot be read: {error}") from None
         # From here on, encoding plain text never yields a special id.
         self._rust.encode_special_tokens = True

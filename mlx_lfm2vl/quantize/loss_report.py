@@ -60,7 +60,7 @@ def with_answer(model: Lfm2VL, inputs: Inputs, end_ids: set[int]) -> Sample:
     )
     embeds = model.embed(inputs.input_ids, features)
     answer = []
-    sampler = lambda logits: mx.argmax(logits, axis=-1)
+    sampler = lambda logits: mx.argmax(logits, axis=-1)  # noqa: E731
     for token in generate_step(model, embeds, model.make_cache(), sampler, ANSWER_TOKENS):
         answer.append(token)
         if token in end_ids:

@@ -682,7 +682,7 @@ def test_two_processes_equal_one_with_twice_the_batch(data, tmp_path):
         command(data, one, *options, "--batch-size", "4"), check=True, capture_output=True
     )
     launch = [str(launcher), "-n", "2", "--backend", "ring", "--"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run(
         [*launch, *command(data, two, *options, "--batch-size", "2")],
         check=True,

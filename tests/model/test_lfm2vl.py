@@ -18,12 +18,12 @@ from mlx_lfm2vl.checkpoint.config import (
     VisionConfig,
 )
 from mlx_lfm2vl.checkpoint.tensors import our_name
+from mlx_lfm2vl.model import lfm2vl as model_module
 from mlx_lfm2vl.model.attention import attend
 from mlx_lfm2vl.model.cache import BLOCK, ConvCache, KeyValueCache
 from mlx_lfm2vl.model.device_ops import _exp_by_parts
 from mlx_lfm2vl.model.language import LanguageModel, _swiglu
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL
-from mlx_lfm2vl.model.lfm2vl import lfm2vl as model_module
 from mlx_lfm2vl.model.projector import pixel_unshuffle
 from mlx_lfm2vl.model.vision import _resize_matrix, gelu_exp, gelu_sigmoid
 

@@ -15,7 +15,7 @@ from pictures import make_picture
 
 from mlx_lfm2vl import cli
 from mlx_lfm2vl.commands.generate import build_parser, main
-from mlx_lfm2vl.generation.stream import stream as generation
+from mlx_lfm2vl.generation import stream as generation
 
 TINY = str(golden("new_names").folder)
 GREEDY = ["--temperature", "0", "--repetition-penalty", "1"]

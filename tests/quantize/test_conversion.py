@@ -503,7 +503,7 @@ def test_the_result_is_published_on_request(wide, tmp_path, monkeypatch, capsys)
 
 
 def test_convert_py_is_the_command():
-    script = Path(__file__).parent.parent / "convert.py"
+    script = Path(__file__).parents[2] / "convert.py"
     environment = {**os.environ, "PYTHONPATH": str(script.parent)}
     shown = subprocess.run(
         [sys.executable, script, "--help"], capture_output=True, text=True, env=environment

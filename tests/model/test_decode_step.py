@@ -16,14 +16,15 @@ from mlx_lfm2vl.checkpoint.config import (
     Sampling,
     VisionConfig,
 )
+from mlx_lfm2vl.generation import sampling
 from mlx_lfm2vl.generation.sampling import make_sampler
-from mlx_lfm2vl.generation.stream import sampling
+from mlx_lfm2vl.model import decode_step as decoding
+from mlx_lfm2vl.model import device_ops as kernels
+from mlx_lfm2vl.model import language
 from mlx_lfm2vl.model.cache import Cache
 from mlx_lfm2vl.model.decode_step import DecodeStep, decode_step, prefill
 from mlx_lfm2vl.model.language import LanguageModel, _swiglu
-from mlx_lfm2vl.model.lfm2vl import Lfm2VL, language
-from mlx_lfm2vl.model.lfm2vl import decode_step as decoding
-from mlx_lfm2vl.model.lfm2vl import device_ops as kernels
+from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 from mlx_lfm2vl.model.vision import VisionTower, gelu_exp, gelu_sigmoid
 
 VISION = VisionConfig(

@@ -15,7 +15,7 @@ import pytest
 from pictures import make_picture
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools" / "demo"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "demo"))
 
 import make_examples
 import make_model
@@ -26,10 +26,10 @@ from mlx_lfm2vl import Sampling, cli, generate, load
 from mlx_lfm2vl.checkpoint import find as hub
 from mlx_lfm2vl.checkpoint.find import DEMO_FOLDER, find_checkpoint, find_image
 from mlx_lfm2vl.errors import CheckpointError, InputError
-from mlx_lfm2vl.model.lfm2vl import decode_step as decoding
+from mlx_lfm2vl.model import decode_step as decoding
 from mlx_lfm2vl.prompt.processor import user_message
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "examples" / "images"
 ROWS = json.loads((IMAGES / "questions.json").read_text())
 CHECKPOINT = {

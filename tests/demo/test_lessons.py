@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("mlx_lm")
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools" / "demo"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "demo"))
 
 import average_weights
 import codes

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools" / "demo"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "demo"))
 
 import make_data
 import questions

@@ -14,7 +14,7 @@ import mlx.core as mx
 from PIL import Image
 
 from mlx_lfm2vl import Sampling, batch_generate, generate, load
-from mlx_lfm2vl.prompt.processor import user_message
+from mlx_lfm2vl.prompt.messages import user_message
 
 SIZE = (320, 240)
 PROMPT = "Describe this image."

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from mlx_lfm2vl import Sampling, load, stream_generate
-from mlx_lfm2vl.prompt.processor import user_message
+from mlx_lfm2vl.prompt.messages import user_message
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "tests" / "golden" / "real_geometry" / "checkpoint"

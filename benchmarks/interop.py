@@ -65,7 +65,7 @@ def convert(source: str, target: Path, *options: str) -> None:
 def our_answer(folder: Path, image: str | None, count: int) -> tuple[list[int], list[int]]:
     """Ids of the prompt and of the greedy answer."""
     from mlx_lfm2vl import Sampling, generate, load
-    from mlx_lfm2vl.prompt.processor import user_message
+    from mlx_lfm2vl.prompt.messages import user_message
 
     model, processor = load(folder, dtype="float32")
     messages = user_message(PROMPT, [image] if image else [])

@@ -17,9 +17,10 @@ import numpy as np
 
 from mlx_lfm2vl import load
 from mlx_lfm2vl.arrays import named_arrays
+from mlx_lfm2vl.checkpoint.packing import Scheme
 from mlx_lfm2vl.generation.stream import end_token_ids
 from mlx_lfm2vl.prompt.samples import SampleMaker, read_rows
-from mlx_lfm2vl.quantize.choice import QuantizeOptions, Scheme
+from mlx_lfm2vl.quantize.choice import QuantizeOptions
 from mlx_lfm2vl.quantize.learned_rounding import _learn, learn_rounding, learnable_paths
 from mlx_lfm2vl.quantize.loss_report import Observation, Sample, compare, observe
 

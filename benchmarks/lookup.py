@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from mlx_lfm2vl import Sampling, generate, load
-from mlx_lfm2vl.prompt.processor import user_message
+from mlx_lfm2vl.prompt.messages import user_message
 
 IMAGES = Path(__file__).resolve().parent.parent / "examples" / "images"
 

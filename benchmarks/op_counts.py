@@ -21,13 +21,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_lfm2vl import Sampling
-from mlx_lfm2vl.checkpoint.config import (
-    ImageConfig,
-    ModelConfig,
-    ProjectorConfig,
-    TextConfig,
-    VisionConfig,
-)
+from mlx_lfm2vl.checkpoint.config import ModelConfig, ProjectorConfig, TextConfig, VisionConfig
+from mlx_lfm2vl.checkpoint.image_config import ImageConfig
 from mlx_lfm2vl.generation import sampling
 from mlx_lfm2vl.generation.sampling import make_sampler
 from mlx_lfm2vl.images.geometry import plan_image

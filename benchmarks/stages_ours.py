@@ -13,7 +13,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_lfm2vl import Sampling, load, stream_generate
-from mlx_lfm2vl.prompt.processor import user_message
+from mlx_lfm2vl.prompt.messages import user_message
 
 PROMPT = "What is in this image?"
 ENCODE_REPEATS = 3

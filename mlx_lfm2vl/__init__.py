@@ -4,13 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .checkpoint.config import ImageOptions, Sampling
     from .errors import CheckpointError, InputError, Lfm2VLError, NetworkError
     from .generation.answer import Piece, Result
     from .generation.batch import batch_generate, stream_batch
     from .generation.stream import generate, stream_generate
     from .images.source import ImageLimits
     from .loading import load
+    from .options import ImageOptions, Sampling
 
 __version__ = "0.1.0"
 
@@ -34,13 +34,13 @@ __all__ = [
 _HOMES = {
     "CheckpointError": "errors",
     "ImageLimits": "images.source",
-    "ImageOptions": "checkpoint.config",
+    "ImageOptions": "options",
     "InputError": "errors",
     "Lfm2VLError": "errors",
     "NetworkError": "errors",
     "Piece": "generation.answer",
     "Result": "generation.answer",
-    "Sampling": "checkpoint.config",
+    "Sampling": "options",
     "batch_generate": "generation.batch",
     "generate": "generation.stream",
     "load": "loading",

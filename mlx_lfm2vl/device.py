@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from .errors import InputError
-from .images.heic import cpu_brand
 
 OPS_PER_BUFFER = ("MLX_MAX_OPS_PER_BUFFER", "1000")  # MLX reads it when it first uses the GPU
 DENORMALS_OFF = 0x8040  # in the register MXCSR: of results and of operands
@@ -115,3 +114,17 @@ def set_limits(limits: Limits) -> None:
         mx.set_cache_limit(limits.cache)
     if limits.wired is not None:
         mx.set_wired_limit(limits.wired)
+
+
+def cpu_brand() -> str:
+    """Such as "Apple M2 Pro"; empty elsewhere."""
+    if sys.platform != "darwin":
+        return ""
+    import ctypes
+
+    brand = ctypes.create_string_buffer(128)
+    size = ctypes.c_size_t(len(brand))
+    found = ctypes.CDLL(None).sysctlbyname(
+        b"machdep.cpu.brand_string", brand, ctypes.byref(size), None, ctypes.c_size_t(0)
+    )
+    return "" if found else brand.value.decode(errors="replace")

@@ -1,7 +1,7 @@
 """The errors a user can cause, each one clear line and the exit code the command ends with."""
 
 
-class Lfm2VLError(ValueError):
+class Lfm2VLError(Exception):
     """Base of every error this package raises on purpose."""
 
     exit_code = 1

@@ -7,28 +7,28 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from .arrays import named_arrays
-from .checkpoint.config import ImageConfig, ModelConfig, read_model_config
+from .arrays import mlx_dtype, named_arrays
+from .checkpoint.config import ModelConfig, read_model_config
 from .checkpoint.find import find_checkpoint
-from .checkpoint.tensors import check_names, our_name, read_header, weight_files
+from .checkpoint.image_config import ImageConfig
+from .checkpoint.names import CONNECTOR, HEAD, TOWER_LAYERS, check_names, our_name
+from .checkpoint.packing import written_scheme
+from .checkpoint.tensors import read_header, weight_files
 from .device import prepare_device, read_chip
-from .errors import CheckpointError, InputError
+from .errors import CheckpointError
 from .images.source import ImageLimits
 from .model.device_ops import GPU
 from .model.lfm2vl import Lfm2VL
+from .options import DType
 from .prompt.processor import Processor
 from .prompt.tokenizer import Tokenizer
-from .quantize.choice import written_scheme
-
-VISION_LAYERS = "vision_tower.encoder.layers."
-DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
 
 def load(
     model: str | Path,
     *,
     revision: str | None = None,
-    dtype: str | None = None,
+    dtype: DType | None = None,
     limits: ImageLimits | None = None,
 ) -> tuple[Lfm2VL, Processor]:
     """Load a checkpoint, ready to generate.
@@ -46,8 +46,8 @@ def load(
         CheckpointError: the checkpoint is broken, incomplete, or of another kind.
         NetworkError: the checkpoint cannot be downloaded.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    if dtype is not None:
+        mlx_dtype(dtype)  # refused before anything is downloaded
     folder = find_checkpoint(str(model), revision)
     try:
         processor = Processor.from_folder(folder, limits)
@@ -60,7 +60,7 @@ def load(
 
 
 def load_model(
-    folder: Path, config: ModelConfig, processor: Processor, dtype: str | None = None
+    folder: Path, config: ModelConfig, processor: Processor, dtype: DType | None = None
 ) -> Lfm2VL:
     """Build the network and fill it from the folder's safetensors files.
 
@@ -73,7 +73,7 @@ def load_model(
 
     def target(written: mx.Dtype) -> mx.Dtype | None:
         if dtype:
-            return DTYPES[dtype]
+            return mlx_dtype(dtype)
         if not GPU:
             return mx.float32
         return chip.half if written == mx.bfloat16 else None
@@ -110,13 +110,13 @@ def open_checkpoint(
     expected = {name: value.shape for name, value in named_arrays(model.parameters()).items()}
     droppable = set()
     if not config.projector.use_layernorm:
-        droppable.add("multi_modal_projector.layer_norm.")
+        droppable.add(f"{CONNECTOR}layer_norm.")
     if config.text.tie_word_embeddings:
-        droppable.add("lm_head.")
+        droppable.add(HEAD)
     kept_layers = {str(i) for i in range(config.vision.num_hidden_layers)}
     droppable |= {  # layers behind vision_feature_layer
-        f"vision_tower.encoder.layers.{i}."
-        for i in {name.split(".")[3] for name in weights if name.startswith(VISION_LAYERS)}
+        f"{TOWER_LAYERS}{i}."
+        for i in {name.split(".")[3] for name in weights if name.startswith(TOWER_LAYERS)}
         if i.isdecimal() and i not in kept_layers
     }
     for name in check_names(expected, {k: v.shape for k, v in weights.items()}, droppable):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mlx_lfm2vl import load
 from mlx_lfm2vl.generation.stream import generate_step
-from mlx_lfm2vl.prompt.processor import user_message
+from mlx_lfm2vl.prompt.messages import user_message
 
 EXPECTED = json.loads((GOLDEN / "full_size.json").read_text())
 

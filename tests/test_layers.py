@@ -1,11 +1,10 @@
 """The architecture as a rule: imports go downwards only, and starting up stays light."""
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import HEAVY, modules_after
 
 import mlx_lfm2vl
 
@@ -13,7 +12,8 @@ PACKAGE = Path(mlx_lfm2vl.__file__).parent
 # A unit imports units of rows above its own, and nothing of its own row but itself.
 ROWS = [
     {"errors"},
-    {"arrays", "device", "options", "palette", "whole_folder"},
+    {"device", "options", "palette", "whole_folder"},
+    {"arrays"},
     {"checkpoint"},
     {"images", "model"},
     {"prompt"},
@@ -91,18 +91,6 @@ def test_only_commands_print():
         calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
         names = {n.func.id for n in calls if isinstance(n.func, ast.Name)}
         assert "print" not in names, path
-
-
-HEAVY = ["torch", "transformers", "mlx_lm", "huggingface_hub"]
-
-
-def modules_after(code: str) -> set[str]:
-    """Which of the modules worth watching are loaded after running code in a fresh process."""
-    watched = [*HEAVY, "mlx", "numpy", "PIL", "tokenizers", "jinja2"]
-    report = f"\nimport sys; print('LOADED', *[m for m in {watched} if m in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", code + report], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    return set(run.stdout.strip().splitlines()[-1].split()[1:])
 
 
 def test_help_loads_nothing_heavy():

@@ -11,20 +11,16 @@ import pytest
 from conftest import CASES, edit_json, golden, relative_error
 from mlx.utils import tree_flatten
 
-from mlx_lfm2vl.checkpoint.config import (
-    ModelConfig,
-    VisionConfig,
-    read_image_config,
-    read_model_config,
-)
+from mlx_lfm2vl.checkpoint.config import ModelConfig, VisionConfig, read_model_config
 from mlx_lfm2vl.checkpoint.find import find_checkpoint
-from mlx_lfm2vl.checkpoint.tensors import detect_layout, our_name, read_header, weight_files
+from mlx_lfm2vl.checkpoint.image_config import read_image_config
+from mlx_lfm2vl.checkpoint.names import mlx_name, our_name
+from mlx_lfm2vl.checkpoint.tensors import detect_layout, read_header, weight_files
 from mlx_lfm2vl.errors import CheckpointError, InputError, NetworkError
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 from mlx_lfm2vl.model.vision import VisionTower
-from mlx_lfm2vl.prompt.processor import user_message
-from mlx_lfm2vl.saving import mlx_name
+from mlx_lfm2vl.prompt.messages import user_message
 
 
 def hub_name(name: str, vision_model: bool = True) -> str:

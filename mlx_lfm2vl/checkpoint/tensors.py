@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from .config import read_json
+from .json_file import read_json
 
 logger = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES = 100 * 2**20
 INDEX = "model.safetensors.index.json"
 WRITER_KEY = "mlx_lfm2vl"  # metadata of files written by this package
-SHAPES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -95,9 +94,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
             )
             for name, entry in header.items()
         }
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError):
         raise CheckpointError(f"{path} is not a safetensors file") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
@@ -125,63 +122,3 @@ def detect_layout(folder: Path) -> Layout:
     is_mlx = any(name.startswith(("language_model.model.", "vision_tower.")) for name in names)
     is_ours = isinstance(metadata, dict) and WRITER_KEY in metadata
     return Layout(is_mlx=is_mlx, is_ours=is_ours)
-
-
-def our_name(name: str) -> str:
-    """The name a tensor has in our modules, from any of the layouts in use.
-
-    Ours are the Hub's without the leading `model.`, and the encoder without `vision_model.`.
-    """
-    name = name.removeprefix("model.")
-    renames = {
-        "vision_tower.vision_model.": "vision_tower.",
-        "language_model.model.": "language_model.",
-        "language_model.lm_head.": "lm_head.",
-    }
-    for old, new in renames.items():
-        if name.startswith(old):
-            return new + name.removeprefix(old)
-    return name
-
-
-def check_names(
-    expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], droppable: set[str]
-) -> set[str]:
-    """Compare a checkpoint's tensors with the model's, both under our names.
-
-    Args:
-        expected: name and shape of every parameter.
-        found: name and shape of every tensor, convolution weights already in our order.
-        droppable: prefixes of tensors that checkpoints are known to carry for nothing.
-
-    Returns:
-        Names to drop.
-
-    Raises:
-        CheckpointError: tensors are missing, left over, or of another shape; names them.
-    """
-    surplus = set(found) - set(expected)
-    dropped = (
-        {name for name in surplus if name.startswith(tuple(droppable))} if droppable else set()
-    )
-    if dropped:
-        logger.warning("not used by this model, dropped: %s", _some(sorted(dropped)))
-    shapes = [
-        f"{name} {list(found[name])} instead of {list(expected[name])}"
-        for name in sorted(set(expected) & set(found))
-        if found[name] != expected[name]
-    ]
-    problems = {
-        "missing": sorted(set(expected) - set(found)),
-        "unknown": sorted(surplus - dropped),
-        "wrong shape": shapes,
-    }
-    lines = [f"{len(names)} {kind}: {_some(names)}" for kind, names in problems.items() if names]
-    if lines:
-        raise CheckpointError("the weights do not fit the configuration; " + "; ".join(lines))
-    return dropped
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - SHAPES_SHOWN} more" if len(names) > SHAPES_SHOWN else ""
-    return ", ".join(names[:SHAPES_SHOWN]) + more

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..checkpoint.packing import MODES, Scheme
 from ..errors import InputError
-from ..quantize.choice import MODES, RECIPES, QuantizeOptions, Scheme
+from ..quantize.choice import RECIPES, QuantizeOptions
 from .common import progress_line, run_command
 
 if TYPE_CHECKING:
@@ -73,7 +74,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--embed-bits", type=int, help="of the embedding, which is the head, too; default: --bits")
     add("--vision-bits", type=int, help="of the vision tower; default: as it is")
-    add("--projector-bits", type=int, help="of the connector; default: as it is")
+    add(
+        "--connector-bits", "--projector-bits", type=int, help="of the connector; default: as it is"
+    )
     add("--dtype", choices=["float32", "float16", "bfloat16"], help="of what is not quantized")
     add("-d", "--dequantize", action="store_true", help="unpack a quantized checkpoint")
     add("--text-only", action="store_true", help="write the decoder alone, for mlx-lm")
@@ -111,7 +114,7 @@ def _convert(options: argparse.Namespace) -> int:
         mode=options.mode,
         embed_bits=options.embed_bits,
         vision_bits=options.vision_bits,
-        projector_bits=options.projector_bits,
+        connector_bits=options.connector_bits,
         recipe=options.recipe,
     )
     _check_usable(options, asked)
@@ -119,7 +122,7 @@ def _convert(options: argparse.Namespace) -> int:
 
     from ..checkpoint.find import find_checkpoint
     from ..quantize.conversion import Conversion, ConvertOptions
-    from ..saving import check_target
+    from ..whole_folder import check_target
 
     target = options.output or Path(default_name(options, asked))
     target = target if target.name else target.resolve()
@@ -165,7 +168,9 @@ def _convert(options: argparse.Namespace) -> int:
 
     conversion.write(target, learned=learned, report=progress_line("writing"), finish=finish)
     if options.upload_repo:
-        _upload(target, options.upload_repo)
+        from ..checkpoint.publish import publish
+
+        print(publish(target, options.upload_repo), file=sys.stderr)
     return 0
 
 
@@ -180,7 +185,7 @@ def _bits(options: argparse.Namespace) -> int | None:
 
 def _check_usable(options: argparse.Namespace, asked: QuantizeOptions) -> None:
     """Refuse options that would do nothing, rather than to leave their user in the belief."""
-    parts = options.vision_bits is not None or options.projector_bits is not None
+    parts = options.vision_bits is not None or options.connector_bits is not None
     if options.text_only and parts:
         raise InputError("--text-only leaves out tower and connector: so do --vision-bits and such")
     if options.group_size is not None and not asked.quantizes:
@@ -215,7 +220,7 @@ def default_name(options: argparse.Namespace, asked: QuantizeOptions) -> str:
     name = Path(options.model).resolve().name if Path(options.model).is_dir() else options.model
     kind = asked.recipe or (options.mode if options.mode != "affine" else None)
     if kind is None:
-        bits = asked.bits or asked.vision_bits or asked.embed_bits or asked.projector_bits
+        bits = asked.bits or asked.vision_bits or asked.embed_bits or asked.connector_bits
         kind = f"{bits}bit" if bits else options.dtype or "mlx"
     return f"{name.split('/')[-1]}{'-text' if options.text_only else ''}-{kind}"
 
@@ -256,7 +261,7 @@ def _study(
 def _samples(folder: Path | None, model: Lfm2VL, processor: Processor) -> list[Sample]:
     """Prompts with answers: the user's, or the source's own answers to the user's images."""
     from ..generation.stream import end_token_ids
-    from ..prompt.processor import user_message
+    from ..prompt.messages import user_message
     from ..prompt.samples import SampleMaker, read_rows
     from ..quantize.drawn_samples import sample_conversations
     from ..quantize.loss_report import Sample, with_answer
@@ -319,7 +324,7 @@ def _report(
 
 def describe(schemes: Mapping[str, Scheme], *, learned: bool) -> str:
     """`"decoder layers 4 bits in groups of 128, vision tower 8 bits in groups of 64"`."""
-    from ..quantize.choice import part_of
+    from ..checkpoint.names import part_of
     from ..quantize.model_card import PART_NAMES
 
     parts: dict[str, list[str]] = {}
@@ -369,21 +374,3 @@ def _summarise(report: Mapping[str, Any], target: Path) -> None:
         print(text, file=sys.stderr)
     for sentence in report["warnings"]:
         logger.warning("%s", sentence)
-
-
-def _upload(folder: Path, repo: str) -> None:
-    """Publish the folder; the local copy stays whatever happens."""
-    import huggingface_hub as hub
-    from huggingface_hub import errors
-
-    from ..errors import NetworkError
-
-    try:
-        hub.HfApi().create_repo(repo, exist_ok=True)
-        hub.HfApi().upload_folder(repo_id=repo, folder_path=folder)
-    except errors.HFValidationError as error:
-        raise InputError(f"--upload-repo {repo}: {error}") from None
-    except (errors.HfHubHTTPError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise NetworkError(f"{folder} is written, but not uploaded to {repo}: {reason}") from None
-    print(f"https://huggingface.co/{repo}", file=sys.stderr)

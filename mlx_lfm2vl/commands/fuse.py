@@ -34,8 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fuse(options: argparse.Namespace) -> int:
     from ..checkpoint.find import find_checkpoint
     from ..loading import load
-    from ..saving import check_target, save_checkpoint
+    from ..saving import save_checkpoint
     from ..training.adapters import fuse_adapter, load_adapter
+    from ..whole_folder import check_target
 
     target = options.output if options.output.name else options.output.resolve()
     check_target(target, overwrite=options.overwrite, keep=[options.adapter])

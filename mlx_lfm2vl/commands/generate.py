@@ -14,8 +14,9 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ..checkpoint.config import ImageOptions, Sampling, check_lookup, read_model_config
+from ..checkpoint.config import read_model_config
 from ..errors import InputError
+from ..options import ImageOptions, Sampling, check_lookup
 from .common import add_model_options, run_command
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
@@ -244,7 +245,7 @@ def _answer(options: argparse.Namespace) -> int:
 
     from ..generation.stream import stream_generate
     from ..loading import load
-    from ..prompt.processor import user_message
+    from ..prompt.messages import user_message
 
     model, processor = load(
         options.model, revision=options.revision, dtype=options.dtype, limits=limits
@@ -298,7 +299,7 @@ def _limit_memory(options: argparse.Namespace, model: Lfm2VL) -> str:
     """Set the limits that suit model and device, or those asked for; returns what was chosen."""
     import mlx.core as mx
 
-    from ..arrays import named_arrays
+    from ..arrays import dtype_name, named_arrays
     from ..device import choose_limits, set_limits
 
     arrays = named_arrays(model.parameters()).values()
@@ -308,9 +309,7 @@ def _limit_memory(options: argparse.Namespace, model: Lfm2VL) -> str:
     limits = replace(limits, **asked)
     set_limits(limits)
     floats = {
-        str(array.dtype).removeprefix("mlx.core.")
-        for array in arrays
-        if mx.issubdtype(array.dtype, mx.floating)
+        dtype_name(array.dtype) for array in arrays if mx.issubdtype(array.dtype, mx.floating)
     }
     sizes = [
         f"{name} limit {'as MLX has it' if size is None else f'{size / 1e9:.1f} GB'}"

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..training.settings import METHODS, OPTIMIZERS, PARTS, TrainSettings
+from ..options import DType
+from ..training.settings import METHODS, OPTIMIZERS, TRAINED_PARTS, TrainSettings
 from .common import add_model_options, run_command
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--parts",
         nargs="+",
-        choices=PARTS,
+        choices=TRAINED_PARTS,
         default=list(DEFAULTS.parts),
         help="what is trained; default: language connector",
     )
@@ -107,7 +108,7 @@ def _train(options: argparse.Namespace) -> int:
 
     if options.compile is None:
         options.compile = mx.metal.is_available() and not options.recompute
-    options.parts = tuple(part for part in PARTS if part in options.parts)
+    options.parts = tuple(part for part in TRAINED_PARTS if part in options.parts)
     names = [field.name for field in fields(TrainSettings) if field.name in options]
     settings = TrainSettings(**{name: getattr(options, name) for name in names})
     rows = read_rows(options.data)
@@ -147,7 +148,7 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
-def _dtype(options: argparse.Namespace) -> str | None:
+def _dtype(options: argparse.Namespace) -> DType | None:
     """The type to load: squares of small gradients and small updates are lost in 16 bits."""
     if options.method != "full":
         return options.dtype
@@ -161,13 +162,13 @@ def _identity(model: Lfm2VL, data: Path) -> dict[str, str]:
     import mlx.core as mx
     import numpy as np
 
-    from ..arrays import named_arrays
+    from ..arrays import dtype_name, named_arrays
 
     weights = named_arrays(model.parameters())
     begun = [weights[name].flatten()[:IDENTIFYING].view(mx.uint8) for name in sorted(weights)]
     return {
         "model": hashlib.sha256(np.array(mx.concatenate(begun)).tobytes()).hexdigest()[:16],
-        "dtype": str(model.language_model.embedding_norm.weight.dtype).removeprefix("mlx.core."),
+        "dtype": dtype_name(model.language_model.embedding_norm.weight.dtype),
         "data": hashlib.sha256(data.read_bytes()).hexdigest()[:16],
     }
 

@@ -3,9 +3,9 @@
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
-from ..checkpoint.config import Sampling
 from ..errors import InputError
 from ..images.geometry import ImagePlan
+from ..options import Sampling
 from ..prompt.tokenizer import Tokenizer
 
 

@@ -8,11 +8,11 @@ from typing import cast
 
 import mlx.core as mx
 
-from ..checkpoint.config import ImageOptions, Sampling
 from ..errors import InputError, Lfm2VLError
 from ..model.cache import Cache
 from ..model.decode_step import decode_step, prefill
 from ..model.lfm2vl import Lfm2VL
+from ..options import ImageOptions, Sampling
 from ..prompt.processor import Processor, Prompt
 from ..prompt.template import Message
 from .answer import Answer, Result, Timings

@@ -7,8 +7,8 @@ from functools import lru_cache
 import mlx.core as mx
 import numpy as np
 
-from ..checkpoint.config import Sampling
 from ..model.device_ops import traced
+from ..options import Sampling
 
 KEYS = 512  # random states made at a time
 COLDEST = 1e-30  # temperature: below, a GPU may take it for 0

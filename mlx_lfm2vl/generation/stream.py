@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import mlx.core as mx
 
-from ..checkpoint.config import ImageOptions, Sampling, check_lookup
 from ..errors import InputError
 from ..model.cache import Cache
 from ..model.decode_step import decode_step, prefill
 from ..model.lfm2vl import Lfm2VL
+from ..options import ImageOptions, Sampling, check_lookup
 from ..prompt.processor import Processor, Prompt
 from ..prompt.template import Message
 from .answer import Answer, Piece, Result, Timings

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ..checkpoint.config import ImageConfig
+from ..checkpoint.image_config import ImageConfig
 from ..errors import InputError
 
 THIN_FACTOR = 4  # how far over max_image_tokens a view of a very thin image may go

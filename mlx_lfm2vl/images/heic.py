@@ -28,17 +28,3 @@ def heic_to_tiff(data: bytes, name: str) -> bytes:
             return target.read_bytes()
         except (OSError, subprocess.SubprocessError):
             raise InputError(f"{name} is HEIC, and sips cannot convert it") from None
-
-
-def cpu_brand() -> str:
-    """Such as "Apple M2 Pro"; empty elsewhere."""
-    if sys.platform != "darwin":
-        return ""
-    import ctypes
-
-    brand = ctypes.create_string_buffer(128)
-    size = ctypes.c_size_t(len(brand))
-    found = ctypes.CDLL(None).sysctlbyname(
-        b"machdep.cpu.brand_string", brand, ctypes.byref(size), None, ctypes.c_size_t(0)
-    )
-    return "" if found else brand.value.decode(errors="replace")

@@ -6,7 +6,7 @@ from typing import Any, Self, cast
 
 import mlx.core as mx
 
-from ..checkpoint.config import MAX_LOOKUP
+from ..options import MAX_LOOKUP
 
 BLOCK = 256  # cache rows added at a time: growing by one would copy the cache at every token
 REWINDABLE = MAX_LOOKUP + 1  # positions that one step may read and still give back

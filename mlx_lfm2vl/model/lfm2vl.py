@@ -7,7 +7,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..checkpoint.config import ImageConfig, ModelConfig
+from ..checkpoint.config import ModelConfig
+from ..checkpoint.image_config import ImageConfig
 from .cache import Cache
 from .device_ops import GPU, fused
 from .language import DecoderLayer, LanguageModel

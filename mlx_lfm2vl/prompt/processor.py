@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from ..checkpoint.config import ImageConfig, ImageOptions, read_image_config, restore_tiling
+from ..checkpoint.image_config import ImageConfig, read_image_config, restore_tiling
 from ..checkpoint.tensors import detect_layout
 from ..errors import CheckpointError, InputError
 from ..images.geometry import ImagePlan, plan_image
 from ..images.patches import process_image
 from ..images.source import ImageLimits, ImageSource, OpenedImage, open_image
+from ..options import ImageOptions
+from .messages import split_images
 from .template import ChatTemplate, Message, guard_specials
 from .tokenizer import Tokenizer
 
@@ -253,50 +254,3 @@ def load_image_config(folder: Path) -> ImageConfig:
     if layout.is_mlx and not layout.is_ours:
         image_config = restore_tiling(image_config, folder)
     return image_config
-
-
-def user_message(
-    prompt: str, images: Sequence[ImageSource] = (), system: str | None = None
-) -> list[Message]:
-    """The messages of one question about some images, images first."""
-    content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
-    content.append({"type": "text", "text": prompt})
-    messages = [{"role": "user", "content": content}]
-    return [{"role": "system", "content": system}, *messages] if system else messages
-
-
-def split_images(messages: Sequence[Message]) -> tuple[list[Message], list[ImageSource]]:
-    """Messages in which an image is just `{"type": "image"}`, and the images in order."""
-    if not messages:
-        raise InputError("there are no messages")
-    plain: list[Message] = []
-    sources: list[ImageSource] = []
-    for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise InputError(f"a message is {message!r:.80}, expected a dict with a role")
-        content = message.get("content")
-        if isinstance(content, (list, tuple)):
-            items = []
-            for item in content:
-                source = _image_of(item)
-                if source is None:
-                    items.append({"type": "text", "text": item} if isinstance(item, str) else item)
-                else:
-                    sources.append(source)
-                    items.append({"type": "image"})
-            message = {**message, "content": items}
-        plain.append(message)
-    return plain, sources
-
-
-def _image_of(item: Any) -> ImageSource | None:
-    """The source in an image item; None for any other item."""
-    if not isinstance(item, dict) or item.get("type") not in ("image", "image_url"):
-        return None
-    keys = ("image", "url", "path", "image_url")
-    source = next((item[key] for key in keys if item.get(key) is not None), None)
-    if isinstance(source, dict):
-        source = source.get("url")
-    if not isinstance(source, (str, Path, bytes, Image.Image)):
-        raise InputError(f"an image item holds {source!r:.60}, expected a path, URL or PIL image")
-    return source

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.config import read_json, read_optional_json
+from ..checkpoint.json_file import read_json, read_optional_json
 from ..errors import CheckpointError, InputError
 
 Message = dict[str, Any]

@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers.decoders import DecodeStream
 
-from ..checkpoint.config import read_optional_json
+from ..checkpoint.json_file import read_optional_json
 from ..errors import CheckpointError
 
 DEFAULT_TOKENS = {

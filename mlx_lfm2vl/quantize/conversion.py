@@ -12,14 +12,19 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .. import __version__
-from ..checkpoint.config import read_json, read_model_config
+from ..arrays import mlx_dtype
+from ..checkpoint.config import read_model_config
+from ..checkpoint.json_file import read_json
+from ..checkpoint.names import DECODER, DECODER_LAYERS, PARTS, mlx_name, part_of
+from ..checkpoint.packing import Scheme, quantization_config
 from ..checkpoint.tensors import WRITER_KEY
 from ..errors import CheckpointError, InputError
-from ..loading import DTYPES, cast_floats, open_checkpoint
+from ..loading import cast_floats, open_checkpoint
 from ..model.lfm2vl import Lfm2VL
 from ..prompt.processor import Processor
-from ..saving import copy_small_files, mlx_name, new_folder, settle_tiling
-from .choice import PARTS, QuantizeOptions, Scheme, part_of, quantization_config
+from ..saving import copy_small_files, settle_tiling
+from ..whole_folder import new_folder
+from .choice import QuantizeOptions
 from .shards import DTYPE_NAMES, Entry, plan_shards, verify_shards, write_shards
 
 SPARE_BYTES = 64 * 2**20  # room for the small files, and for the file system's own needs
@@ -41,8 +46,8 @@ class ConvertOptions:
     def __post_init__(self) -> None:
         if self.dequantize and self.quantize.quantizes:
             raise InputError("--dequantize and quantization exclude each other")
-        if self.dtype is not None and self.dtype not in DTYPES:
-            raise InputError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
+        if self.dtype is not None:
+            mlx_dtype(self.dtype)
         if self.max_shard_bytes <= 0:
             raise InputError("the largest shard must have more than 0 bytes")
 
@@ -193,7 +198,7 @@ class Conversion:
         self, learned: Mapping[str, Packed], report: Callable[[int, int], object]
     ) -> Iterator[mx.array]:
         """The tensors to write, in order; only those of one layer are in memory."""
-        dtype = DTYPES[self.options.dtype] if self.options.dtype else None
+        dtype = mlx_dtype(self.options.dtype) if self.options.dtype else None
         total, done = self.plan.nbytes, 0
         for layer in self.plan.layers:
             arrays = learned.get(layer.path) or _convert(layer, self._take(layer), dtype)
@@ -237,23 +242,23 @@ class Conversion:
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
     def _written(self, path: str) -> str:
-        return _written_name(f"{path}.", text_only=self.options.text_only).removesuffix(".")
+        return mlx_name(f"{path}.", text_only=self.options.text_only).removesuffix(".")
 
 
 def _make_plan(model: Lfm2VL, weights: Mapping[str, mx.array], options: ConvertOptions) -> Plan:
-    dtype = DTYPE_NAMES[DTYPES[options.dtype]] if options.dtype else None
+    dtype = DTYPE_NAMES[mlx_dtype(options.dtype)] if options.dtype else None
     modules = dict(model.named_modules())
     layers, kept, seen = [], {}, set()
     for name, value in weights.items():
         path, _, leaf = name.rpartition(".")
-        if name in seen or (options.text_only and not name.startswith("language_model.")):
+        if name in seen or (options.text_only and not name.startswith(DECODER)):
             continue
         module = modules.get(path)
         is_matrix = isinstance(
             module, (nn.Linear, nn.Embedding, nn.QuantizedLinear, nn.QuantizedEmbedding)
         )
         if not is_matrix or leaf not in ("weight", "scales", "biases"):
-            written = _written_name(name, text_only=options.text_only)
+            written = mlx_name(name, text_only=options.text_only)
             entry = Entry(written, dtype or DTYPE_NAMES[value.dtype], value.shape)
             layers.append(Layer(name, value.shape, None, None, (entry,)))
             continue
@@ -280,7 +285,7 @@ def _plan_matrix(
         source = Scheme(module.bits, module.group_size, module.mode)
         columns = columns * 32 // source.bits
     num_layers = 1 + max(
-        int(name.split(".")[2]) for name in weights if name.startswith("language_model.layers.")
+        int(name.split(".")[2]) for name in weights if name.startswith(DECODER_LAYERS)
     )
     target = options.quantize.scheme(path, columns, num_layers)
     reason = None
@@ -293,7 +298,7 @@ def _plan_matrix(
     if target is not None:
         arrays = target.packed(rows, columns, plain)
     entries = tuple(
-        Entry(_written_name(f"{path}.{suffix}", text_only=options.text_only), kind, shape)
+        Entry(mlx_name(f"{path}.{suffix}", text_only=options.text_only), kind, shape)
         for suffix, (kind, shape) in arrays.items()
     )
     return Layer(path, (rows, columns), source, target, entries), reason
@@ -323,12 +328,6 @@ def _convert(layer: Layer, arrays: Sequence[mx.array], dtype: mx.Dtype | None) -
         return [weight]
     scheme = layer.target
     return list(mx.quantize(weight, scheme.group_size, scheme.bits, scheme.mode))
-
-
-def _written_name(name: str, *, text_only: bool) -> str:
-    """The name of one of our parameters in the new checkpoint."""
-    written = mlx_name(name)
-    return written.removeprefix("language_model.") if text_only else written
 
 
 def _text_config(config: Mapping[str, Any], model: Lfm2VL) -> dict[str, Any]:

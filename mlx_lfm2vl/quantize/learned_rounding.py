@@ -8,21 +8,16 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_unflatten
 
+from ..checkpoint.names import CONNECTOR, DECODER_LAYERS, EMBEDDING, TOWER_LAYERS
+from ..checkpoint.packing import Scheme
 from ..errors import InputError
 from ..model.cache import Place
 from ..model.lfm2vl import Lfm2VL
 from ..prompt.processor import Inputs
-from .choice import Scheme
 
 Packed = tuple[mx.array, ...]  # what mx.quantize returns: weight, scales and, if affine, biases
 States = list[mx.array]  # hidden states, (1, L, C) of each view or each prompt
 
-VISION, PROJECTOR, DECODER = (
-    "vision_tower.encoder.layers.",
-    "multi_modal_projector.",
-    "language_model.layers.",
-)
-EMBEDDING = "language_model.embed_tokens"
 DAMPING = 0.01  # added to the diagonal of a Hessian, as a share of its mean
 COLUMNS = 128  # rounded between two large matrix products
 SHRINKS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # of a group's range, where searches for a scale start
@@ -41,7 +36,7 @@ def learnable_paths(model: Lfm2VL, schemes: Mapping[str, Scheme]) -> list[str]:
         if path in schemes
         and schemes[path].mode == "affine"
         and isinstance(module, nn.Linear)
-        and path.startswith((VISION, PROJECTOR, DECODER))
+        and path.startswith((TOWER_LAYERS, CONNECTOR, DECODER_LAYERS))
     ]
 
 
@@ -97,13 +92,13 @@ def learn_rounding(
     )
     learner = _Learner(schemes, learnable_paths(model, schemes), patches, dtype, report)
     for i, layer in enumerate(tower.encoder.layers):
-        learner.advance(f"{VISION}{i}.", layer)
+        learner.advance(f"{TOWER_LAYERS}{i}.", layer)
     learner.map(to_grids)
-    learner.advance(PROJECTOR, model.multi_modal_projector)
+    learner.advance(CONNECTOR, model.multi_modal_projector)
     learner.map(to_prompts)
     learner.round_embeddings(model, samples)
     for i, layer in enumerate(model.language_model.layers):
-        learner.advance(f"{DECODER}{i}.", layer, None, Place())
+        learner.advance(f"{DECODER_LAYERS}{i}.", layer, None, Place())
     if not learner.learned:
         raise InputError("there is nothing to learn: no linear layer of affine mode sees a sample")
     return learner.learned

@@ -172,7 +172,7 @@ def warnings(quality: Mapping[str, Any]) -> list[str]:
             "--learned with your own images in --calibration"
         )
     # An error of the tower goes on into the connector's features.
-    for name, option in (("tower", "--vision-bits"), ("connector", "--projector-bits")):
+    for name, option in (("tower", "--vision-bits"), ("connector", "--connector-bits")):
         error = quality.get("features", {}).get(name, 0)
         if error > WARN_FEATURES:
             found.append(f"the {name}'s features are off by {error:.1%}: use more {option}")

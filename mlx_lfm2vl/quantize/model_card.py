@@ -9,7 +9,7 @@ KEPT_KEYS = ("license", "license_name", "license_link", "language")
 PART_NAMES = {
     "language": "decoder layers",
     "embed": "embedding and head",
-    "projector": "connector",
+    "connector": "connector",
     "vision": "vision tower",
     "all": "all",
 }

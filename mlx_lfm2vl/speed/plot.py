@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ..training.plot import BLUE, GREY, INK, ORANGE
+from ..palette import BLUE, GREY, INK, ORANGE
 
 WIDTH, MARGIN, LABELS, VALUES = 900, 24, 200, 110  # pixels; the last two left and right of the bars
 ROW, BAR, GAP, FONT = 26, 18, 20, 15

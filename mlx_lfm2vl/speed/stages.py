@@ -10,14 +10,16 @@ from typing import cast
 
 import mlx.core as mx
 
-from ..arrays import named_arrays
-from ..checkpoint.config import ImageConfig, Sampling
+from ..arrays import dtype_name, named_arrays
+from ..checkpoint.image_config import ImageConfig
 from ..generation.stream import generate_step, read_prompt, stream_generate
 from ..loading import load
 from ..model.cache import Cache, KeyValueCache
 from ..model.decode_step import prefill
 from ..model.lfm2vl import Lfm2VL
-from ..prompt.processor import Processor, Prompt, user_message
+from ..options import DType, Sampling
+from ..prompt.messages import user_message
+from ..prompt.processor import Processor, Prompt
 
 PROMPT = "Describe this image in detail."
 VECTOR_SIZE = 8192
@@ -85,7 +87,7 @@ def sample_sizes(config: ImageConfig) -> dict[str, tuple[int, int]]:
     return {"small": (side, side), "large": (2 * config.tile_size, 3 * config.tile_size)}
 
 
-def timed_load(folder: Path, dtype: str | None) -> tuple[Lfm2VL, Processor, float]:
+def timed_load(folder: Path, dtype: DType | None) -> tuple[Lfm2VL, Processor, float]:
     """Load a checkpoint; see `load`. Returns the seconds it took, too."""
     start = time.perf_counter()
     model, processor = load(folder, dtype=dtype)
@@ -100,7 +102,7 @@ def measure_device(model: Lfm2VL) -> Device:
     rows = MATRIX_BYTES // (VECTOR_SIZE * dtype.size)
     device = Device(
         name=str(mx.device_info()["device_name"]),
-        dtype=str(dtype).removeprefix("mlx.core."),
+        dtype=dtype_name(dtype),
         bytes_per_second=MATRIX_BYTES / _product_seconds(rows, VECTOR_SIZE, 1, dtype),
         flops_per_second=2 * side**3 / _product_seconds(side, side, side, dtype),
     )

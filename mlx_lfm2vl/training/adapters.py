@@ -10,16 +10,13 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from ..arrays import named_arrays
-from ..checkpoint.config import read_json
+from ..checkpoint.json_file import read_json
+from ..checkpoint.names import CONNECTOR, DECODER_LAYERS, TOWER_LAYERS
 from ..errors import CheckpointError, InputError
 from ..model.lfm2vl import Lfm2VL
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
-PREFIXES = {
-    "language": "language_model.layers.",
-    "connector": "multi_modal_projector.",
-    "vision": "vision_tower.encoder.layers.",
-}
+PREFIXES = {"language": DECODER_LAYERS, "connector": CONNECTOR, "vision": TOWER_LAYERS}
 
 
 def _mlx_lm_tuner() -> Any:

@@ -12,7 +12,7 @@ import mlx.optimizers as optim
 from mlx.utils import tree_unflatten
 
 from ..arrays import named_arrays
-from ..checkpoint.config import read_json
+from ..checkpoint.json_file import read_json
 from ..errors import CheckpointError, InputError
 
 KEPT = 2  # newest checkpoints that stay on disk

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from ..palette import BLUE, GREY, INK, ORANGE
 from .log import read_log
 
 WIDTH, HEIGHT, MARGIN = 900, 500, 60
-INK, GREY, BLUE, ORANGE = "#222222", "#dddddd", "#1f77b4", "#ff7f0e"
 
 
 def plot_log(log: Path, picture: Path) -> None:

@@ -3,11 +3,12 @@
 import math
 from dataclasses import dataclass
 
+from ..checkpoint.names import PARTS
 from ..errors import InputError
 
 METHODS = ("lora", "dora", "full")
 OPTIMIZERS = ("adamw", "muon")
-PARTS = ("language", "connector", "vision")
+TRAINED_PARTS = tuple(part for part in PARTS if part != "embed")  # it belongs to "language" here
 LARGEST_SEED = 2**32 - 1
 
 
@@ -40,9 +41,9 @@ class TrainSettings:
             raise InputError(f"method {self.method!r} is not one of {', '.join(METHODS)}")
         if self.optimizer not in OPTIMIZERS:
             raise InputError(f"optimizer {self.optimizer!r} is not one of {', '.join(OPTIMIZERS)}")
-        unknown = set(self.parts) - set(PARTS)
+        unknown = set(self.parts) - set(TRAINED_PARTS)
         if unknown or not self.parts:
-            raise InputError(f"parts {sorted(unknown)} are not among {', '.join(PARTS)}")
+            raise InputError(f"parts {sorted(unknown)} are not among {', '.join(TRAINED_PARTS)}")
         counts = ("steps", "batch_size", "accumulate", "rank", "validate_every", "save_every")
         for name in (*counts, "learning_rate", "max_grad_norm", "scale"):
             if not 0 < getattr(self, name) < math.inf:  # nor is NaN

@@ -5,8 +5,10 @@ import logging
 import pytest
 from conftest import PUBLISHED_MODELS, edit_json, golden
 
-from mlx_lfm2vl.checkpoint.config import Sampling, read_image_config, read_model_config
+from mlx_lfm2vl.checkpoint.config import read_model_config
+from mlx_lfm2vl.checkpoint.image_config import read_image_config
 from mlx_lfm2vl.errors import CheckpointError
+from mlx_lfm2vl.options import Sampling
 from mlx_lfm2vl.prompt.processor import load_image_config
 
 ATTENTION_16 = (2, 5, 8, 10, 12, 14)

@@ -10,7 +10,7 @@ import pytest
 from conftest import PUBLISHED_MODELS, golden
 from pictures import make_picture
 from PIL import Image
-from test_layers import modules_after
+from processes import modules_after
 
 from mlx_lfm2vl import load
 from mlx_lfm2vl.arrays import named_arrays

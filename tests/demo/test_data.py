@@ -20,8 +20,8 @@ from make_data import LESSONS, conversation, corpus_line, make_sample, sample_ra
 from make_eval import as_row, make_row
 from words import is_held_out, make_text
 
-from mlx_lfm2vl.checkpoint.config import read_image_config
 from mlx_lfm2vl.checkpoint.find import DEMO_FOLDER
+from mlx_lfm2vl.checkpoint.image_config import read_image_config
 from mlx_lfm2vl.images.geometry import plan_image
 
 FONTS = ("Aileron",)  # comes with Pillow; the others need matplotlib

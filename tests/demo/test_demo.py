@@ -27,7 +27,7 @@ from mlx_lfm2vl.checkpoint import find as hub
 from mlx_lfm2vl.checkpoint.find import DEMO_FOLDER, find_checkpoint, find_image
 from mlx_lfm2vl.errors import CheckpointError, InputError
 from mlx_lfm2vl.model import decode_step as decoding
-from mlx_lfm2vl.prompt.processor import user_message
+from mlx_lfm2vl.prompt.messages import user_message
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "examples" / "images"

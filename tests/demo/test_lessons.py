@@ -27,7 +27,7 @@ from words import CHARACTERS
 from mlx_lfm2vl import load
 from mlx_lfm2vl.arrays import named_arrays
 from mlx_lfm2vl.checkpoint.find import DEMO_FOLDER
-from mlx_lfm2vl.prompt.processor import user_message
+from mlx_lfm2vl.prompt.messages import user_message
 from mlx_lfm2vl.prompt.samples import SampleMaker
 from mlx_lfm2vl.saving import save_checkpoint
 

@@ -5,7 +5,7 @@ from conftest import golden
 from pictures import make_picture
 
 from mlx_lfm2vl import InputError, Sampling, batch_generate, generate, stream_batch
-from mlx_lfm2vl.prompt.processor import user_message
+from mlx_lfm2vl.prompt.messages import user_message
 
 CASE = golden("new_names")
 CONVERSATIONS = [

@@ -4,8 +4,8 @@ import mlx.core as mx
 import pytest
 
 from mlx_lfm2vl import InputError, Sampling, generate
-from mlx_lfm2vl.checkpoint.config import MAX_LOOKUP
 from mlx_lfm2vl.generation.lookup import History
+from mlx_lfm2vl.options import MAX_LOOKUP
 
 GREEDY = Sampling()
 

@@ -4,9 +4,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_lfm2vl.checkpoint.config import Sampling
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.generation.sampling import Sampler, limits, make_sampler
+from mlx_lfm2vl.options import Sampling
 
 LOGITS = np.random.default_rng(0).normal(size=(1, 50)).astype(np.float32) * 3
 

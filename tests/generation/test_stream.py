@@ -6,12 +6,12 @@ from conftest import golden
 from pictures import make_picture
 
 import mlx_lfm2vl
-from mlx_lfm2vl.checkpoint.config import Sampling
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.generation.answer import StopStrings
 from mlx_lfm2vl.generation.stream import generate, generate_step, stream_generate
 from mlx_lfm2vl.model.decode_step import decode_step
-from mlx_lfm2vl.prompt.processor import user_message
+from mlx_lfm2vl.options import Sampling
+from mlx_lfm2vl.prompt.messages import user_message
 
 GREEDY = Sampling()
 MESSAGES = golden("new_names").messages("two_images")

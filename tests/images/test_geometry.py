@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 
-from mlx_lfm2vl.checkpoint.config import ImageConfig, ImageOptions
+from mlx_lfm2vl.checkpoint.image_config import ImageConfig
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.images.geometry import candidate_grids, plan_image, round_by_factor
+from mlx_lfm2vl.options import ImageOptions
 
 LFM25 = ImageConfig(encoder_patch_size=16, downsample_factor=2)
 LFM2_450M = dataclasses.replace(LFM25, use_thumbnail=False)

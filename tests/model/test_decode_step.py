@@ -7,15 +7,10 @@ from dataclasses import replace
 import mlx.core as mx
 import pytest
 from conftest import relative_error
-from test_model import TEXT, lively
+from networks import TEXT, lively
 
-from mlx_lfm2vl.checkpoint.config import (
-    ImageConfig,
-    ModelConfig,
-    ProjectorConfig,
-    Sampling,
-    VisionConfig,
-)
+from mlx_lfm2vl.checkpoint.config import ModelConfig, ProjectorConfig, VisionConfig
+from mlx_lfm2vl.checkpoint.image_config import ImageConfig
 from mlx_lfm2vl.generation import sampling
 from mlx_lfm2vl.generation.sampling import make_sampler
 from mlx_lfm2vl.model import decode_step as decoding
@@ -26,6 +21,7 @@ from mlx_lfm2vl.model.decode_step import DecodeStep, decode_step, prefill
 from mlx_lfm2vl.model.language import LanguageModel, _swiglu
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 from mlx_lfm2vl.model.vision import VisionTower, gelu_exp, gelu_sigmoid
+from mlx_lfm2vl.options import Sampling
 
 VISION = VisionConfig(
     hidden_size=32,

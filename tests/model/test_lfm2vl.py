@@ -7,17 +7,12 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from conftest import load_tensors, relative_error
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_flatten
+from networks import TEXT, lively
 
-from mlx_lfm2vl.checkpoint.config import (
-    ImageConfig,
-    ModelConfig,
-    ProjectorConfig,
-    Sampling,
-    TextConfig,
-    VisionConfig,
-)
-from mlx_lfm2vl.checkpoint.tensors import our_name
+from mlx_lfm2vl.checkpoint.config import ModelConfig, ProjectorConfig, TextConfig, VisionConfig
+from mlx_lfm2vl.checkpoint.image_config import ImageConfig
+from mlx_lfm2vl.checkpoint.names import our_name
 from mlx_lfm2vl.model import lfm2vl as model_module
 from mlx_lfm2vl.model.attention import attend
 from mlx_lfm2vl.model.cache import BLOCK, ConvCache, KeyValueCache
@@ -26,33 +21,7 @@ from mlx_lfm2vl.model.language import LanguageModel, _swiglu
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 from mlx_lfm2vl.model.projector import pixel_unshuffle
 from mlx_lfm2vl.model.vision import _resize_matrix, gelu_exp, gelu_sigmoid
-
-TEXT = TextConfig(
-    vocab_size=100,
-    hidden_size=32,
-    feed_forward_size=48,
-    layer_types=("conv", "full_attention", "conv", "full_attention"),
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    norm_eps=1e-5,
-    conv_L_cache=3,
-    rope_theta=1e6,
-    max_position_embeddings=1000,
-    tie_word_embeddings=True,
-)
-
-
-def lively(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Weights under which every part of a network matters."""
-    mx.random.seed(seed)
-    flat = []
-    for name, value in tree_flatten(module.parameters()):
-        norm = value.ndim == 1 and "bias" not in name
-        scale = 0.1 if value.ndim == 1 else value.shape[-1] ** -0.5
-        flat.append((name, mx.random.normal(value.shape) * scale + norm))
-    module.update(tree_unflatten(flat))
-    return module.eval()
+from mlx_lfm2vl.options import Sampling
 
 
 @pytest.fixture(scope="module")

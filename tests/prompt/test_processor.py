@@ -11,12 +11,14 @@ from conftest import load_tensors
 from pictures import make_picture
 from PIL import Image
 
-from mlx_lfm2vl.checkpoint.config import ImageConfig, ImageOptions
+from mlx_lfm2vl.checkpoint.image_config import ImageConfig
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.images.geometry import plan_image
 from mlx_lfm2vl.images.patches import process_image
 from mlx_lfm2vl.images.source import ImageLimits, OpenedImage
-from mlx_lfm2vl.prompt.processor import Processor, user_message
+from mlx_lfm2vl.options import ImageOptions
+from mlx_lfm2vl.prompt.messages import user_message
+from mlx_lfm2vl.prompt.processor import Processor
 
 
 @pytest.fixture

@@ -20,13 +20,14 @@ from conftest import edit_json, golden, relative_error
 from pictures import make_picture
 
 from mlx_lfm2vl.arrays import named_arrays
+from mlx_lfm2vl.checkpoint.packing import MODES, Scheme, quantization_config
 from mlx_lfm2vl.checkpoint.tensors import read_header, weight_files
 from mlx_lfm2vl.commands.convert import build_parser, default_name, main, parse_size
 from mlx_lfm2vl.errors import CheckpointError, InputError
 from mlx_lfm2vl.loading import load
-from mlx_lfm2vl.prompt.processor import user_message
+from mlx_lfm2vl.prompt.messages import user_message
 from mlx_lfm2vl.prompt.samples import SampleMaker
-from mlx_lfm2vl.quantize.choice import MODES, QuantizeOptions, Scheme, quantization_config
+from mlx_lfm2vl.quantize.choice import QuantizeOptions
 from mlx_lfm2vl.quantize.conversion import Conversion, ConvertOptions
 from mlx_lfm2vl.quantize.loss_report import (
     Observation,
@@ -64,7 +65,7 @@ def logits_of(folder) -> np.ndarray:
 
 @pytest.mark.parametrize(("bits", "mode"), ALL_MODES)
 def test_a_written_checkpoint_equals_the_model_quantized_in_memory(wide, bits, mode, tmp_path):
-    every = dict.fromkeys(("bits", "vision_bits", "projector_bits"), bits)
+    every = dict.fromkeys(("bits", "vision_bits", "connector_bits"), bits)
     convert(wide, tmp_path / "q", mode=mode, **every)
     model, processor = load(wide, dtype="float16")
     options = QuantizeOptions(mode=mode, **every)
@@ -152,7 +153,7 @@ def test_the_decoder_alone_is_a_checkpoint_for_mlx_lm(wide, tmp_path):
 
 
 def test_parts_are_quantized_as_asked_and_others_left(wide, tmp_path):
-    options = {"bits": 4, "embed_bits": 6, "projector_bits": 8, "group_size": 32}
+    options = {"bits": 4, "embed_bits": 6, "connector_bits": 8, "group_size": 32}
     model, _ = load(convert(wide, tmp_path / "q", **options) and tmp_path / "q")
     layer = model.language_model.layers[0]
     assert (layer.feed_forward.w2.bits, layer.feed_forward.w2.group_size) == (4, 32)

@@ -10,11 +10,11 @@ from mlx.utils import tree_unflatten
 from pictures import make_picture
 
 from mlx_lfm2vl.arrays import named_arrays
+from mlx_lfm2vl.checkpoint.packing import Scheme
 from mlx_lfm2vl.commands.convert import main
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.loading import load
-from mlx_lfm2vl.prompt.processor import user_message
-from mlx_lfm2vl.quantize.choice import Scheme
+from mlx_lfm2vl.prompt.messages import user_message
 from mlx_lfm2vl.quantize.learned_rounding import learn_rounding, learnable_paths, pack
 from mlx_lfm2vl.quantize.loss_report import Sample, compare, observe
 from mlx_lfm2vl.saving import save_checkpoint

@@ -22,13 +22,14 @@ from PIL import Image
 
 from mlx_lfm2vl import saving
 from mlx_lfm2vl.arrays import named_arrays
-from mlx_lfm2vl.checkpoint.tensors import our_name
+from mlx_lfm2vl.checkpoint.names import our_name
 from mlx_lfm2vl.commands.fuse import main as fuse
 from mlx_lfm2vl.commands.generate import main as generate
 from mlx_lfm2vl.commands.train import main as train
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.loading import load
-from mlx_lfm2vl.prompt.processor import Processor, user_message
+from mlx_lfm2vl.prompt.messages import user_message
+from mlx_lfm2vl.prompt.processor import Processor
 from mlx_lfm2vl.prompt.samples import Sample, SampleMaker, assistant_mask, read_rows
 from mlx_lfm2vl.training.adapters import (
     adapted_paths,
@@ -509,8 +510,8 @@ def test_ten_samples_are_learnt_by_heart(data, tmp_path, capsys):
     model, processor = load(TINY, dtype="float32")
     load_adapter(model, output)
     capsys.readouterr()
-    from mlx_lfm2vl.checkpoint.config import Sampling
     from mlx_lfm2vl.generation.stream import generate as answer
+    from mlx_lfm2vl.options import Sampling
 
     for i in range(10):
         messages = user_message("Which?", [data.parent / f"{i}.png"])

@@ -18,7 +18,8 @@ from score import Summary, score, summarise
 
 from mlx_lfm2vl import Sampling, batch_generate, load
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL
-from mlx_lfm2vl.prompt.processor import Processor, user_message
+from mlx_lfm2vl.prompt.messages import user_message
+from mlx_lfm2vl.prompt.processor import Processor
 from mlx_lfm2vl.training.adapters import load_adapter
 
 MAX_TOKENS = 160

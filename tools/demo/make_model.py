@@ -15,10 +15,12 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mlx_lfm2vl.arrays import named_arrays
-from mlx_lfm2vl.checkpoint.config import read_image_config, read_model_config
+from mlx_lfm2vl.checkpoint.config import read_model_config
+from mlx_lfm2vl.checkpoint.image_config import read_image_config
 from mlx_lfm2vl.model.language import Attention
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL
-from mlx_lfm2vl.saving import new_folder, write_weights
+from mlx_lfm2vl.saving import write_weights
+from mlx_lfm2vl.whole_folder import new_folder
 
 MARKERS = {
     "pad_token": "<|pad|>",

@@ -29,10 +29,11 @@ from mlx_lfm2vl import load
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 from mlx_lfm2vl.prompt.processor import Inputs
 from mlx_lfm2vl.prompt.samples import Sample, SampleMaker, assistant_mask
-from mlx_lfm2vl.saving import copy_small_files, new_folder, write_weights
+from mlx_lfm2vl.saving import copy_small_files, write_weights
 from mlx_lfm2vl.training.adapters import train_fully
 from mlx_lfm2vl.training.settings import TrainSettings
 from mlx_lfm2vl.training.trainer import Trainer
+from mlx_lfm2vl.whole_folder import new_folder
 
 LESSONS = {  # kinds of conversations and their shares
     "above": {"above": 1},

@@ -21,7 +21,7 @@ from codes import COUNT, SLOTS, STARTS, dictionary, field, patch_codes, tells, t
 from scenes import TRAIN_WORLD, Scene, draw, make_scene, train_style
 
 from mlx_lfm2vl import load
-from mlx_lfm2vl.checkpoint.config import ImageConfig
+from mlx_lfm2vl.checkpoint.image_config import ImageConfig
 from mlx_lfm2vl.images.geometry import plan_image
 from mlx_lfm2vl.images.patches import process_image
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL

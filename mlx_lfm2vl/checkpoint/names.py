@@ -1,0 +1,93 @@
+"""Names of tensors, in our modules and in files, and the part of the model each belongs to."""
+
+import logging
+
+from ..errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+PARTS = ("language", "embed", "connector", "vision")
+
+# Our names are the Hub's without the leading `model.`.
+TOWER, CONNECTOR, DECODER, HEAD = (
+    "vision_tower.",
+    "multi_modal_projector.",
+    "language_model.",
+    "lm_head.",
+)
+TOWER_LAYERS, DECODER_LAYERS = f"{TOWER}encoder.layers.", f"{DECODER}layers."
+EMBEDDING = f"{DECODER}embed_tokens"
+MLX_SPELLINGS = ((HEAD, f"{DECODER}lm_head."), (DECODER, f"{DECODER}model."))  # ours, theirs
+OLDER_SPELLINGS = ((TOWER, f"{TOWER}vision_model."),)  # ours, the Hub's at first
+
+SHAPES_SHOWN = 5
+
+
+def our_name(name: str) -> str:
+    """The name a tensor has in our modules, from any of the layouts in use."""
+    name = name.removeprefix("model.")
+    for ours, theirs in (*MLX_SPELLINGS, *OLDER_SPELLINGS):
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    return name
+
+
+def mlx_name(name: str, *, text_only: bool = False) -> str:
+    """The name of one of our parameters in MLX repositories; of mlx-lm's for the decoder alone."""
+    for ours, theirs in MLX_SPELLINGS:
+        if name.startswith(ours):
+            name = theirs + name.removeprefix(ours)
+            break
+    return name.removeprefix(DECODER) if text_only else name
+
+
+def part_of(name: str) -> str:
+    """Which of PARTS a parameter of ours belongs to."""
+    if name.startswith((EMBEDDING, HEAD)):
+        return "embed"
+    if name.startswith(TOWER):
+        return "vision"
+    return "connector" if name.startswith(CONNECTOR) else "language"
+
+
+def check_names(
+    expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], droppable: set[str]
+) -> set[str]:
+    """Compare a checkpoint's tensors with the model's, both under our names.
+
+    Args:
+        expected: name and shape of every parameter.
+        found: name and shape of every tensor, convolution weights already in our order.
+        droppable: prefixes of tensors that checkpoints are known to carry for nothing.
+
+    Returns:
+        Names to drop.
+
+    Raises:
+        CheckpointError: tensors are missing, left over, or of another shape; names them.
+    """
+    surplus = set(found) - set(expected)
+    dropped = (
+        {name for name in surplus if name.startswith(tuple(droppable))} if droppable else set()
+    )
+    if dropped:
+        logger.warning("not used by this model, dropped: %s", _some(sorted(dropped)))
+    shapes = [
+        f"{name} {list(found[name])} instead of {list(expected[name])}"
+        for name in sorted(set(expected) & set(found))
+        if found[name] != expected[name]
+    ]
+    problems = {
+        "missing": sorted(set(expected) - set(found)),
+        "unknown": sorted(surplus - dropped),
+        "wrong shape": shapes,
+    }
+    lines = [f"{len(names)} {kind}: {_some(names)}" for kind, names in problems.items() if names]
+    if lines:
+        raise CheckpointError("the weights do not fit the configuration; " + "; ".join(lines))
+    return dropped
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHAPES_SHOWN} more" if len(names) > SHAPES_SHOWN else ""
+    return ", ".join(names[:SHAPES_SHOWN]) + more

@@ -1,0 +1,29 @@
+"""Publishing a checkpoint on the Hub."""
+
+from pathlib import Path
+
+from ..errors import InputError, NetworkError
+
+
+def publish(folder: Path, repo: str) -> str:
+    """Upload a folder; the local copy stays whatever happens.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        InputError: the name is not that of a repository.
+        NetworkError: it cannot be created or written.
+    """
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+
+    try:
+        hub.HfApi().create_repo(repo, exist_ok=True)
+        hub.HfApi().upload_folder(repo_id=repo, folder_path=folder)
+    except errors.HFValidationError as error:
+        raise InputError(f"--upload-repo {repo}: {error}") from None
+    except (errors.HfHubHTTPError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise NetworkError(f"{folder} is written, but not uploaded to {repo}: {reason}") from None
+    return f"https://huggingface.co/{repo}"

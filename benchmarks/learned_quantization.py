@@ -21,8 +21,9 @@ from mlx_lfm2vl.checkpoint.packing import Scheme
 from mlx_lfm2vl.generation.stream import end_token_ids
 from mlx_lfm2vl.prompt.samples import SampleMaker, read_rows
 from mlx_lfm2vl.quantize.choice import QuantizeOptions
-from mlx_lfm2vl.quantize.learned_rounding import _learn, learn_rounding, learnable_paths
+from mlx_lfm2vl.quantize.learned_rounding import learn_rounding, learnable_paths
 from mlx_lfm2vl.quantize.loss_report import Observation, Sample, compare, observe
+from mlx_lfm2vl.quantize.rounding import learn_packed
 
 LAYERS = ((2048, 2048), (8192, 2048), (2048, 8192))  # rows, columns: LFM2-VL-1.6B's
 INPUTS = 2048  # positions seen by a single layer
@@ -31,7 +32,7 @@ RANK = 256  # of what their inputs have in common
 
 def schemes_for(model, bits: int) -> dict[str, Scheme]:
     """Every linear layer of decoder, connector and tower."""
-    options = QuantizeOptions(bits=bits, vision_bits=bits, projector_bits=bits)
+    options = QuantizeOptions(bits=bits, vision_bits=bits, connector_bits=bits)
     found = {
         name.removesuffix(".weight"): options.scheme(name.removesuffix(".weight"), *shape[1:], 5)
         for name, shape in ((n, v.shape) for n, v in named_arrays(model.parameters()).items())
@@ -101,7 +102,7 @@ def measure_layers() -> None:
             started = time.perf_counter()
             hessian = np.array(seen.T @ seen)
             gap = np.zeros((columns, rows), np.float32)
-            learned = _learn(weight, hessian, gap, scheme, mx.float32)
+            learned = learn_packed(weight, hessian, gap, scheme, mx.float32)
             seconds = time.perf_counter() - started
             errors = []
             for packed in (mx.quantize(weight, 128, bits), learned):

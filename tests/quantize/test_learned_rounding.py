@@ -15,8 +15,9 @@ from mlx_lfm2vl.commands.convert import main
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.prompt.messages import user_message
-from mlx_lfm2vl.quantize.learned_rounding import learn_rounding, learnable_paths, pack
+from mlx_lfm2vl.quantize.learned_rounding import learn_rounding, learnable_paths
 from mlx_lfm2vl.quantize.loss_report import Sample, compare, observe
+from mlx_lfm2vl.quantize.rounding import pack
 from mlx_lfm2vl.saving import save_checkpoint
 
 LAYERS = (

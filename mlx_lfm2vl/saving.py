@@ -15,7 +15,7 @@ from .checkpoint.tensors import INDEX, WRITER_KEY
 from .model.lfm2vl import Lfm2VL
 from .whole_folder import new_folder
 
-REPORT = "quantization_report.json"  # speaks of one set of weights, not of those made of it
+REPORT = "quantization_report.json"  # describes one set of weights, not those made from it
 COPIED = ("*.json", "*.jinja", "LICENSE*")
 
 
@@ -39,7 +39,10 @@ def save_checkpoint(model: Lfm2VL, source: Path, target: Path, *, overwrite: boo
 
 
 def copy_small_files(source: Path, folder: Path) -> None:
-    """Copy the configuration, processor and tokenizer files and the licence of a checkpoint."""
+    """Copy the configuration, processor and tokenizer files and the licence of a checkpoint.
+
+    The index and the quantization report stay behind: they describe the old weights.
+    """
     for pattern in COPIED:
         for path in source.glob(pattern):
             if path.name not in (INDEX, REPORT):
@@ -63,7 +66,7 @@ def write_weights(model: Lfm2VL, folder: Path) -> None:
 
 
 def settle_tiling(config: ImageConfig, folder: Path) -> None:
-    """Write down the tiling that is in use, where the source's files had it wrong."""
+    """Write the tiling in use to the processor's settings, if the copied files have another."""
     flags = {
         "do_image_splitting": config.do_image_splitting,
         "use_thumbnail": config.use_thumbnail,
@@ -78,7 +81,7 @@ def settle_tiling(config: ImageConfig, folder: Path) -> None:
 
 
 def _settle_config(model: Lfm2VL, path: Path) -> None:
-    """Say what the weights are: their type, and quantized only if a layer is."""
+    """Set the type of the weights, and drop the quantization settings if no layer is quantized."""
     parameters, config = named_arrays(model.parameters()), read_json(path)
     dtype = parameters["language_model.embedding_norm.weight"].dtype
     config["torch_dtype" if "torch_dtype" in config else "dtype"] = dtype_name(dtype)

@@ -1,4 +1,4 @@
-"""How a matrix is packed, and how a config says so."""
+"""How a quantized matrix is packed, and how a config says so."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,7 +12,7 @@ MODES = {  # bits, and group sizes with the preferred one first
     "mxfp8": ((8,), (32,)),
     "nvfp4": ((4,), (16,)),
 }
-# Bits and group size of files that do not say.
+# Bits and group size where a file does not give them.
 WRITTEN_DEFAULTS = {"affine": (4, 64), "mxfp4": (4, 32), "mxfp8": (8, 32), "nvfp4": (4, 16)}
 
 
@@ -50,14 +50,14 @@ class Scheme:
 
 
 def written_scheme(path: str, quantization: Mapping[str, Any]) -> Scheme:
-    """What a config's `quantization` says of one layer.
+    """How a config's `quantization` says one layer is packed.
 
-    An entry keyed by a path, or by the end of one, overrides the common values. What it does not
-    say has the default of `nn.quantize`, as it has for mlx-lm.
+    An entry keyed by the layer's path, or by the end of it, replaces the common values; the longest
+    key wins. Missing values have the defaults of `nn.quantize`, as in mlx-lm.
 
     Args:
         path: under our names.
-        quantization: entries under our names, too.
+        quantization: its keys are also under our names.
 
     Raises:
         CheckpointError: the values make no sense.
@@ -77,10 +77,10 @@ def quantization_config(schemes: Mapping[str, Scheme]) -> dict[str, Any]:
     """The `quantization` block of a config in mlx-lm's form.
 
     Args:
-        schemes: of every quantized layer, keyed by the path that the config is to use.
+        schemes: of every quantized layer, keyed by its path in the config.
 
     Returns:
-        The most common scheme, and an entry for every layer with another one.
+        The most common scheme, and an entry for every layer that has another.
     """
     counts: dict[Scheme, int] = {}
     for scheme in schemes.values():

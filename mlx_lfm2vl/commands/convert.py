@@ -4,8 +4,6 @@ Exit codes: 0 written, 1 failed (broken checkpoint, no network), 2 wrong use or 
 interrupted (nothing is left behind).
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import logging
@@ -15,26 +13,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
-from ..checkpoint.packing import MODES, Scheme
+from ..checkpoint.packing import MODES
 from ..errors import InputError
 from ..quantize.choice import RECIPES, QuantizeOptions
 from .common import progress_line, run_command
 
 if TYPE_CHECKING:
-    import mlx.core as mx
-
-    from ..model.lfm2vl import Lfm2VL
-    from ..prompt.processor import Processor
     from ..quantize.conversion import Conversion
-    from ..quantize.loss_report import Observation, Sample
 
 logger = logging.getLogger(__name__)
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-MAX_SAMPLES = 128  # to learn from
-MAX_COMPARED = 32  # each keeps some 30 MB of what the source computes
-PICTURE_PROMPT = "Describe this image in detail."
 EPILOG = """\
 examples:
   convert --model LiquidAI/LFM2-VL-1.6B --bits 4
@@ -122,6 +111,10 @@ def _convert(options: argparse.Namespace) -> int:
 
     from ..checkpoint.find import find_checkpoint
     from ..quantize.conversion import Conversion, ConvertOptions
+    from ..quantize.loss_report import compare_converted, quantization_report
+    from ..quantize.model_card import write_model_card
+    from ..quantize.study import Study, study_source
+    from ..saving import REPORT
     from ..whole_folder import check_target
 
     target = options.output or Path(default_name(options, asked))
@@ -140,33 +133,45 @@ def _convert(options: argparse.Namespace) -> int:
     )
     conversion = Conversion(source, settings, options.model)
     conversion.check_space(target)
-    schemes = {} if options.dequantize else conversion.plan.schemes
-    changes = bool(schemes or options.dtype or options.dequantize)
+    changes = bool(conversion.plan.schemes or options.dtype or options.dequantize)
     compares = options.report and changes and not options.text_only
     if options.learned:
-        _check_learnable(conversion, schemes)
-    samples: list[Sample] = []
-    observed: list[Observation] = []
-    learned: dict[str, tuple[mx.array, ...]] = {}
+        _check_learnable(conversion)
+    study = Study()
     if compares or options.learned:
-        samples, observed, learned = _study(options, conversion, schemes, compares)
+        study = study_source(
+            conversion,
+            options.calibration,
+            compares=compares,
+            learns=options.learned,
+            reading=progress_line("reading the source"),
+            learning=progress_line("learning"),
+        )
 
     def finish(folder: Path) -> None:
-        """Measure the new checkpoint and write its card, before it gets its name."""
-        from ..quantize.model_card import write_model_card
-        from ..saving import REPORT
-
-        report = _report(options, conversion, target, samples, bool(learned))
+        """Measure the new checkpoint, then write its report and card, before it gets its name."""
+        images = f"the images in {options.calibration.name}" if needed else "drawn images"
+        report = quantization_report(
+            conversion.plan,
+            source=options.model if not Path(options.model).exists() else Path(options.model).name,
+            output=target,
+            upload=options.upload_repo,
+            text_only=options.text_only,
+            learned=bool(study.learned),
+            samples=f"{len(study.samples)} prompts about {images}",
+        )
         if compares:
+            progress = progress_line("comparing")
             try:
-                report |= _compare(folder, samples[:MAX_COMPARED], observed)
+                report |= compare_converted(folder, study.samples, study.observed, progress)
             except (RuntimeError, MemoryError) as error:  # out of memory: the weights are good
                 logger.warning("not compared with the source: %s", error)
         (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n")
         write_model_card(folder, source, report)
         _summarise(report, target)
 
-    conversion.write(target, learned=learned, report=progress_line("writing"), finish=finish)
+    written = progress_line("writing")
+    conversion.write(target, learned=study.learned, report=written, finish=finish)
     if options.upload_repo:
         from ..checkpoint.publish import publish
 
@@ -175,7 +180,7 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _bits(options: argparse.Namespace) -> int | None:
-    """Of the decoder: as said, or the mode's own where no number is given."""
+    """Bits of the decoder: the number given, else the default of the mode, if one is asked for."""
     if options.bits is not None or options.recipe:
         return options.bits
     if options.mode != "affine":
@@ -184,10 +189,13 @@ def _bits(options: argparse.Namespace) -> int | None:
 
 
 def _check_usable(options: argparse.Namespace, asked: QuantizeOptions) -> None:
-    """Refuse options that would do nothing, rather than to leave their user in the belief."""
+    """Reject options that would have no effect."""
     parts = options.vision_bits is not None or options.connector_bits is not None
     if options.text_only and parts:
-        raise InputError("--text-only leaves out tower and connector: so do --vision-bits and such")
+        raise InputError(
+            "--text-only drops the vision tower and connector: remove --vision-bits and "
+            "--connector-bits"
+        )
     if options.group_size is not None and not asked.quantizes:
         raise InputError("--group-size needs something to quantize: pass --bits")
     if options.learned and not asked.quantizes:
@@ -196,12 +204,12 @@ def _check_usable(options: argparse.Namespace, asked: QuantizeOptions) -> None:
         raise InputError("--calibration is for the report and for --learned: ask for one of them")
 
 
-def _check_learnable(conversion: Conversion, schemes: Mapping[str, Scheme]) -> None:
+def _check_learnable(conversion: "Conversion") -> None:
     from ..quantize.learned_rounding import learnable_paths
 
     if conversion.is_repacking:
         raise InputError("--learned needs a source that is not quantized: --dequantize it first")
-    if not learnable_paths(conversion.model, schemes):
+    if not learnable_paths(conversion.model, conversion.plan.schemes):
         raise InputError(
             "--learned: no layer is quantized in affine mode, only that can be learned"
         )
@@ -216,147 +224,13 @@ def parse_size(text: str) -> int:
 
 
 def default_name(options: argparse.Namespace, asked: QuantizeOptions) -> str:
-    """The new folder's name: the model's and what is done to it."""
+    """The new folder's name: the model's name and what is done to it."""
     name = Path(options.model).resolve().name if Path(options.model).is_dir() else options.model
     kind = asked.recipe or (options.mode if options.mode != "affine" else None)
     if kind is None:
         bits = asked.bits or asked.vision_bits or asked.embed_bits or asked.connector_bits
         kind = f"{bits}bit" if bits else options.dtype or "mlx"
     return f"{name.split('/')[-1]}{'-text' if options.text_only else ''}-{kind}"
-
-
-def _study(
-    options: argparse.Namespace,
-    conversion: Conversion,
-    schemes: Mapping[str, Scheme],
-    compares: bool,
-) -> tuple[list[Sample], list[Observation], dict[str, tuple[mx.array, ...]]]:
-    """Samples, what the source computes for them, and learned rounding; the source is dropped."""
-    from ..loading import load
-    from ..quantize.loss_report import observe
-
-    # What a layer learns is a difference of outputs: not to be had in 16 bits.
-    model, processor = load(conversion.source, dtype="float32" if options.learned else None)
-    samples = _samples(options.calibration, model, processor)
-    observed = []
-    if compares:
-        progress = progress_line("reading the source")
-        for number, sample in enumerate(samples[:MAX_COMPARED], 1):
-            observed.append(observe(model, sample))
-            progress(number, min(len(samples), MAX_COMPARED))
-    learned: dict[str, tuple[mx.array, ...]] = {}
-    if options.learned:
-        from ..quantize.learned_rounding import learn_rounding
-
-        learned |= learn_rounding(
-            model,
-            schemes,
-            [sample.inputs for sample in samples],
-            dtype=conversion.scale_type,
-            report=progress_line("learning"),
-        )
-    return samples, observed, learned
-
-
-def _samples(folder: Path | None, model: Lfm2VL, processor: Processor) -> list[Sample]:
-    """Prompts with answers: the user's, or the source's own answers to the user's images."""
-    from ..generation.stream import end_token_ids
-    from ..prompt.messages import user_message
-    from ..prompt.samples import SampleMaker, read_rows
-    from ..quantize.drawn_samples import sample_conversations
-    from ..quantize.loss_report import Sample, with_answer
-
-    end_ids = end_token_ids(model, processor)
-    if folder is not None and not folder.is_dir():
-        raise InputError(f"--calibration {folder} is no folder")
-    if folder is not None and (files := sorted(folder.glob("[!.]*.jsonl"))):
-        make = SampleMaker(processor, end_ids)
-        rows = [row for path in files for row in read_rows(path)]
-        made = [make(row) for row in _capped(rows)]
-        return [Sample(sample.inputs, sample.learnt) for sample in made]
-    prompts = sample_conversations()
-    if folder is not None:
-        prompts = [user_message(PICTURE_PROMPT, [path]) for path in _capped(_images(folder))]
-    return [with_answer(model, processor(prompt), end_ids) for prompt in prompts]
-
-
-def _images(folder: Path) -> list[Path]:
-    suffixes = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".heic")
-    found = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in suffixes)
-    if not found:
-        raise InputError(f"--calibration {folder} holds neither *.jsonl nor images")
-    return found
-
-
-def _capped(items: list[Any]) -> list[Any]:
-    if len(items) > MAX_SAMPLES:
-        logger.warning("--calibration: the first %d of %d are used", MAX_SAMPLES, len(items))
-    return items[:MAX_SAMPLES]
-
-
-def _report(
-    options: argparse.Namespace,
-    conversion: Conversion,
-    target: Path,
-    samples: Sequence[Sample],
-    learned: bool,
-) -> dict[str, Any]:
-    """What is known without running the new checkpoint."""
-    from ..quantize.loss_report import decode_ceiling
-
-    sizes = conversion.plan.parts()
-    per_token = sum(sizes[part]["bytes"] for part in ("language", "embed") if part in sizes)
-    images = f"the images in {options.calibration.name}" if options.calibration else "drawn images"
-    return {
-        "version": __version__,
-        "source": options.model if not Path(options.model).exists() else Path(options.model).name,
-        "output": str(target),
-        "upload": options.upload_repo,
-        "settings": describe(conversion.plan.schemes, learned=learned),
-        "text_only": options.text_only,
-        "sizes": sizes,
-        "kept": dict(conversion.plan.kept),
-        "decode_ceiling": decode_ceiling(int(per_token)),
-        "samples": f"{len(samples)} prompts about {images}",
-        "warnings": [],
-    }
-
-
-def describe(schemes: Mapping[str, Scheme], *, learned: bool) -> str:
-    """`"decoder layers 4 bits in groups of 128, vision tower 8 bits in groups of 64"`."""
-    from ..checkpoint.names import part_of
-    from ..quantize.model_card import PART_NAMES
-
-    parts: dict[str, list[str]] = {}
-    for path, scheme in schemes.items():
-        text = f"{scheme.bits} bits in groups of {scheme.group_size}"
-        text += f" ({scheme.mode})" if scheme.mode != "affine" else ""
-        known = parts.setdefault(PART_NAMES[part_of(path)], [])
-        if text not in known:
-            known.append(text)
-    if not parts:
-        return "not quantized"
-    texts = ", ".join(f"{part} {' and '.join(known)}" for part, known in parts.items())
-    return f"{texts}; rounding learned on sample images" if learned else texts
-
-
-def _compare(
-    folder: Path, samples: Sequence[Sample], observed: Sequence[Observation]
-) -> dict[str, Any]:
-    """Run the new checkpoint on the samples."""
-    from ..loading import load
-    from ..quantize.loss_report import compare, observe, warnings
-
-    model, _ = load(folder)
-    progress = progress_line("comparing")
-
-    def converted(number: int) -> Observation:
-        result = observe(model, samples[number])
-        progress(number + 1, len(samples))
-        return result
-
-    quality = compare(observed, converted)
-    return {"quality": quality, "warnings": warnings(quality)}
 
 
 def _summarise(report: Mapping[str, Any], target: Path) -> None:

@@ -1,4 +1,4 @@
-"""Quantization as settings: which matrices, with how many bits, and how a config says so."""
+"""What to quantize: which matrices, with how many bits, in groups of which size."""
 
 from dataclasses import dataclass, replace
 
@@ -17,12 +17,12 @@ RECIPES = {  # bits of most layers, bits of the sensitive ones
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """What a user asks for; None leaves a part as it is, for `embed_bits` as the language model."""
+    """What a user asks for. None leaves a part as it is; `embed_bits` defaults to `bits`."""
 
     bits: int | None = None  # of the decoder's layers
-    group_size: int | None = None  # None: the largest that a row divides by
+    group_size: int | None = None  # None: the largest that divides a row
     mode: str = "affine"
-    embed_bits: int | None = None  # of the embedding, which is the output head, too
+    embed_bits: int | None = None  # of the embedding, which is also the output head
     vision_bits: int | None = None
     connector_bits: int | None = None
     recipe: str | None = None  # of RECIPES, in place of `bits`
@@ -51,11 +51,11 @@ class QuantizeOptions:
 
         Args:
             path: of its layer, under our names.
-            columns: its inputs.
-            num_layers: of the decoder.
+            columns: number of its inputs.
+            num_layers: number of decoder layers.
 
         Returns:
-            None to leave it as it is: nobody asked, or no group size divides its rows.
+            None to leave it as it is: it was not asked for, or no group size divides its rows.
         """
         bits = self._bits(path, num_layers)
         if bits is None:
@@ -66,7 +66,7 @@ class QuantizeOptions:
         return replace(scheme, group_size=fitting) if fitting else None
 
     def _scheme(self, bits: int) -> Scheme:
-        """Bits of other parts that the mode does not have are affine: mxfp4 with an 8-bit tower."""
+        """A scheme of the mode, or an affine one if the mode lacks the bits: mxfp4, 8-bit tower."""
         mode = self.mode if bits in MODES[self.mode][0] else "affine"
         preferred = MODES[mode][1][0]
         group = self.group_size or preferred
@@ -93,9 +93,9 @@ class QuantizeOptions:
 
 
 def _is_sensitive(path: str, num_layers: int) -> bool:
-    """Values and down projections of the first and last layers and every third between.
+    """Values and down projections of the first and last eighth of the layers and every third between.
 
-    The choice of llama.cpp's Q4_K_M, as mlx-lm's recipes take it over.
+    This is the choice of llama.cpp's Q4_K_M, which mlx-lm's recipes adopted.
     """
     layer, eighth = int(path.split(".")[2]), num_layers // 8
     chosen = layer < eighth or layer >= 7 * num_layers // 8 or (layer - eighth) % 3 == 2

@@ -1,4 +1,8 @@
-"""Converting a checkpoint: each tensor is read, quantized or cast, and written before the next."""
+"""Converting a checkpoint: each tensor is read, quantized or cast, and written before the next.
+
+`Conversion` opens a checkpoint and plans everything; only `write` reads tensors. What a conversion
+loses is measured elsewhere, by `study` and `loss_report`.
+"""
 
 import json
 import shutil
@@ -15,7 +19,7 @@ from .. import __version__
 from ..arrays import mlx_dtype
 from ..checkpoint.config import read_model_config
 from ..checkpoint.json_file import read_json
-from ..checkpoint.names import DECODER, DECODER_LAYERS, PARTS, mlx_name, part_of
+from ..checkpoint.names import DECODER, PARTS, mlx_name, part_of
 from ..checkpoint.packing import Scheme, quantization_config
 from ..checkpoint.tensors import WRITER_KEY
 from ..errors import CheckpointError, InputError
@@ -25,11 +29,12 @@ from ..prompt.processor import Processor
 from ..saving import copy_small_files, settle_tiling
 from ..whole_folder import new_folder
 from .choice import QuantizeOptions
+from .rounding import Packed, round_to_nearest
 from .shards import DTYPE_NAMES, Entry, plan_shards, verify_shards, write_shards
 
 SPARE_BYTES = 64 * 2**20  # room for the small files, and for the file system's own needs
-
-Packed = tuple[mx.array, ...]  # what mx.quantize returns: weight, scales, in affine mode biases
+MATRICES = (nn.Linear, nn.Embedding, nn.QuantizedLinear, nn.QuantizedEmbedding)
+ARRAYS = ("weight", "scales", "biases")  # of a packed matrix
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,10 @@ class Layer:
     Attributes:
         path: of the layer for a matrix, else of the parameter, under our names.
         shape: (rows, columns) of a matrix when not packed, else the parameter's shape.
-        source: how a matrix is packed in the source; None is not at all.
-        target: how it is to be packed.
+        source: how a matrix is packed in the source; None if it is not.
+        target: how it is to be packed; None if it is not.
         entries: what is written: `weight`, `scales`, `biases`, or the parameter itself.
+        kept_because: why a matrix that was to be quantized cannot be; None for all others.
     """
 
     path: str
@@ -69,19 +75,14 @@ class Layer:
     source: Scheme | None
     target: Scheme | None
     entries: tuple[Entry, ...]
+    kept_because: str | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole conversion, before anything is read or written.
+    """A whole conversion, before anything is read or written."""
 
-    Attributes:
-        layers: in the order they are written.
-        kept: matrices that were to be quantized and cannot be, with the reason.
-    """
-
-    layers: tuple[Layer, ...]
-    kept: Mapping[str, str]
+    layers: tuple[Layer, ...]  # in the order they are written
 
     @property
     def nbytes(self) -> int:
@@ -89,8 +90,13 @@ class Plan:
 
     @property
     def schemes(self) -> dict[str, Scheme]:
-        """Of every layer that is to be packed, by our path."""
+        """How every layer that is to be packed is packed, by our path."""
         return {layer.path: layer.target for layer in self.layers if layer.target}
+
+    @property
+    def kept(self) -> dict[str, str]:
+        """Matrices that were to be quantized and cannot be, with the reason, by our path."""
+        return {layer.path: layer.kept_because for layer in self.layers if layer.kept_because}
 
     def parts(self) -> dict[str, dict[str, float]]:
         """Size of each part of the model and of the whole.
@@ -110,7 +116,7 @@ class Plan:
 
 
 class Conversion:
-    """One checkpoint, opened to be converted; nothing is read before `write`."""
+    """One checkpoint, opened to be converted; no tensor is read before `write`."""
 
     def __init__(self, source: Path, options: ConvertOptions, name: str = "") -> None:
         """
@@ -144,7 +150,7 @@ class Conversion:
 
     @property
     def is_repacking(self) -> bool:
-        """Whether something that is to be packed is packed already."""
+        """Whether a matrix that is to be packed is packed in the source."""
         return any(layer.source and layer.target for layer in self.plan.layers)
 
     def write(
@@ -155,17 +161,17 @@ class Conversion:
         report: Callable[[int, int], object] = lambda *_: None,
         finish: Callable[[Path], object] = lambda *_: None,
     ) -> None:
-        """Write the new checkpoint: under another name, verified, and renamed at the end.
+        """Write the new checkpoint under another name, verify it, and rename it at the end.
 
         Args:
             target: new folder.
             learned: packed arrays to use for some layers instead of rounding to nearest.
-            report: called with the bytes written so far, and of all.
+            report: called with the bytes written so far, and of all, after every layer.
             finish: called with the complete folder before it gets its name.
 
         Raises:
             InputError: the target exists, or there is not enough space on its disk.
-            CheckpointError: a tensor cannot be read, or what was written reads back otherwise.
+            CheckpointError: a tensor cannot be read, or reads back different from what was written.
         """
         self.check_space(target)
         groups = [layer.entries for layer in self.plan.layers]
@@ -179,10 +185,10 @@ class Conversion:
             finish(folder)
 
     def check_space(self, target: Path) -> None:
-        """Ask for the space before hours of work, not after.
+        """Check the free space, before hours of work rather than after.
 
         Raises:
-            InputError: the disk of the target has too little.
+            InputError: the target's disk has too little.
         """
         parent, nbytes = target.absolute().parent, self.plan.nbytes
         while not parent.exists():
@@ -212,10 +218,10 @@ class Conversion:
             report(done, total)
 
     def _take(self, layer: Layer) -> list[mx.array]:
-        """A layer's source tensors, which nobody holds any longer."""
+        """A layer's source tensors, taken out of the weights so that they are freed after use."""
         if layer.source is None and layer.path in self.weights:
             return [self.weights.pop(layer.path)]
-        names = [f"{layer.path}.{suffix}" for suffix in ("weight", "scales", "biases")]
+        names = [f"{layer.path}.{suffix}" for suffix in ARRAYS]
         return [self.weights.pop(name) for name in names if name in self.weights]
 
     def _write_small_files(self, folder: Path) -> None:
@@ -231,7 +237,7 @@ class Conversion:
                 (folder / name).unlink(missing_ok=True)
         else:
             settle_tiling(self.model.image_config, folder)
-            # mlx-vlm does not start without these; the Hub's newer files leave them out.
+            # mlx-vlm does not load without these keys; the Hub's newer files leave them out.
             text = config.setdefault("text_config", {})
             for key in ("block_dim", "conv_dim"):
                 text.setdefault(key, self.model.config.text.hidden_size)
@@ -246,54 +252,42 @@ class Conversion:
 
 
 def _make_plan(model: Lfm2VL, weights: Mapping[str, mx.array], options: ConvertOptions) -> Plan:
-    dtype = DTYPE_NAMES[mlx_dtype(options.dtype)] if options.dtype else None
+    """One layer for every matrix and for every other parameter, in the order of the weights."""
     modules = dict(model.named_modules())
-    layers, kept, seen = [], {}, set()
+    num_layers = len(model.config.text.layer_types)
+    layers: dict[str, Layer] = {}
     for name, value in weights.items():
+        if options.text_only and not name.startswith(DECODER):
+            continue
         path, _, leaf = name.rpartition(".")
-        if name in seen or (options.text_only and not name.startswith(DECODER)):
-            continue
         module = modules.get(path)
-        is_matrix = isinstance(
-            module, (nn.Linear, nn.Embedding, nn.QuantizedLinear, nn.QuantizedEmbedding)
-        )
-        if not is_matrix or leaf not in ("weight", "scales", "biases"):
+        if not isinstance(module, MATRICES) or leaf not in ARRAYS:
             written = mlx_name(name, text_only=options.text_only)
-            entry = Entry(written, dtype or DTYPE_NAMES[value.dtype], value.shape)
-            layers.append(Layer(name, value.shape, None, None, (entry,)))
-            continue
-        seen |= {f"{path}.{suffix}" for suffix in ("weight", "scales", "biases")}
-        layer, reason = _plan_matrix(path, module, weights, options, dtype)
-        layers.append(layer)
-        if reason:
-            kept[path] = reason
-    return Plan(tuple(layers), kept)
+            entry = Entry(written, _written_type(options, value.dtype), value.shape)
+            layers[name] = Layer(name, value.shape, None, None, (entry,))
+        elif path not in layers:
+            layers[path] = _plan_matrix(path, module, weights, num_layers, options)
+    return Plan(tuple(layers.values()))
 
 
 def _plan_matrix(
     path: str,
     module: nn.Module,
     weights: Mapping[str, mx.array],
+    num_layers: int,
     options: ConvertOptions,
-    dtype: str | None,
-) -> tuple[Layer, str | None]:
-    """The layer, and why it is not quantized where that was asked."""
-    weight = weights[f"{path}.weight"]
-    rows, columns = weight.shape
+) -> Layer:
+    rows, columns = weights[f"{path}.weight"].shape
     source = None
     if isinstance(module, (nn.QuantizedLinear, nn.QuantizedEmbedding)):
         source = Scheme(module.bits, module.group_size, module.mode)
         columns = columns * 32 // source.bits
-    num_layers = 1 + max(
-        int(name.split(".")[2]) for name in weights if name.startswith(DECODER_LAYERS)
-    )
-    target = options.quantize.scheme(path, columns, num_layers)
-    reason = None
+    target, kept_because = options.quantize.scheme(path, columns, num_layers), None
     if target is None and options.quantize.wants(path, num_layers):
-        reason = f"a row of {columns} divides by no group size"
+        kept_because = f"a row of {columns} divides by no group size"
     if target is None and not options.dequantize:
         target = source
-    plain = dtype or DTYPE_NAMES[_float_type(source, weights, path)]
+    plain = _written_type(options, _float_type(source, weights, path))
     arrays = {"weight": (plain, (rows, columns))}
     if target is not None:
         arrays = target.packed(rows, columns, plain)
@@ -301,14 +295,19 @@ def _plan_matrix(
         Entry(mlx_name(f"{path}.{suffix}", text_only=options.text_only), kind, shape)
         for suffix, (kind, shape) in arrays.items()
     )
-    return Layer(path, (rows, columns), source, target, entries), reason
+    return Layer(path, (rows, columns), source, target, entries, kept_because)
+
+
+def _written_type(options: ConvertOptions, dtype: mx.Dtype) -> str:
+    """The safetensors type that what has `dtype` in the source is written in."""
+    return DTYPE_NAMES[mlx_dtype(options.dtype) if options.dtype else dtype]
 
 
 def _float_type(source: Scheme | None, weights: Mapping[str, mx.array], path: str) -> mx.Dtype:
-    """What a matrix of the source has, or has once it is unpacked."""
+    """Type of a matrix of the source, once it is unpacked."""
     if source is None:
         return weights[f"{path}.weight"].dtype
-    # Scales in affine mode have the type of the weights; the other modes do not keep it.
+    # In affine mode scales have the type of the weights; in other modes no array does.
     return weights[f"{path}.scales"].dtype if source.mode == "affine" else mx.bfloat16
 
 
@@ -326,8 +325,7 @@ def _convert(layer: Layer, arrays: Sequence[mx.array], dtype: mx.Dtype | None) -
     weight = cast_floats(weight, dtype)
     if layer.target is None:
         return [weight]
-    scheme = layer.target
-    return list(mx.quantize(weight, scheme.group_size, scheme.bits, scheme.mode))
+    return list(round_to_nearest(weight, layer.target))
 
 
 def _text_config(config: Mapping[str, Any], model: Lfm2VL) -> dict[str, Any]:
@@ -349,7 +347,7 @@ def _text_config(config: Mapping[str, Any], model: Lfm2VL) -> dict[str, Any]:
         "norm_eps": text.norm_eps,
         "conv_bias": False,
         "conv_L_cache": text.conv_L_cache,
-        # The width is written as it is, not as the number it is derived from.
+        # The final width: mlx-lm must not adjust it again.
         "intermediate_size": text.feed_forward_size,
         "block_ff_dim": text.feed_forward_size,
         "block_auto_adjust_ff_dim": False,

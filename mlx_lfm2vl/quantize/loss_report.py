@@ -1,21 +1,32 @@
-"""What a conversion costs: the new checkpoint against its source, on pictures and on text."""
+"""What a conversion costs: the new checkpoint against its source, in size and on samples.
+
+`observe` runs one model over one sample, `compare` measures the difference between two models, and
+`quantization_report` is what is known without running the new one.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
+from .. import __version__
+from ..checkpoint.names import part_of
+from ..checkpoint.packing import Scheme
 from ..errors import InputError
 from ..generation.stream import generate_step
+from ..loading import load
 from ..model.lfm2vl import Lfm2VL
 from ..prompt.processor import Inputs
+from .conversion import Plan
+from .model_card import PART_NAMES
 
 ANSWER_TOKENS = 48  # of the source's own answer, where a sample has none
 POSITIONS = 48  # compared per sample of each kind: a row of logits takes 0.26 MB or more
-# Above these a user should know; from 8-bit conversions of the family, published by others:
-# KL 0.00075 and 0.982 agreement for the 3B.
+# A loss beyond these is worth a warning. For scale: an 8-bit conversion of the 3B that others
+# published has a KL of 0.00075 and 98.2 % agreement.
 WARN_KL, WARN_AGREEMENT, WARN_FEATURES = 0.1, 0.9, 0.1
 CHIPS = {"M1": 68, "M2, M3": 100, "M4": 120, "M4 Pro": 273, "M4 Max": 546, "M3 Ultra": 819}  # GB/s
 
@@ -26,7 +37,7 @@ class Sample:
 
     Attributes:
         inputs: ids of prompt and answer, patches and grids.
-        is_answer: for every id whether the assistant says it, (L,) bool; not the first.
+        is_answer: for every id whether the assistant says it, (L,) bool; never for the first.
     """
 
     inputs: Inputs
@@ -107,7 +118,7 @@ def _logprobs(model: Lfm2VL, hidden: mx.array, where: np.ndarray) -> mx.array:
 
 
 def _spread(where: np.ndarray) -> np.ndarray:
-    """At most POSITIONS of them, evenly."""
+    """At most POSITIONS of the positions, evenly spread."""
     return where[np.linspace(0, len(where) - 1, min(POSITIONS, len(where))).astype(int)]
 
 
@@ -125,6 +136,9 @@ def compare(
         next-token distributions in nats and the share with the same best token; the perplexity of
         the answers under both models; the relative error of tower and connector features where they
         differ.
+
+    Raises:
+        InputError: there are no samples.
     """
     if not source:
         raise InputError("there is nothing to compare on: no samples")
@@ -161,8 +175,36 @@ def compare(
     return result
 
 
+def compare_converted(
+    folder: Path,
+    samples: Sequence[Sample],
+    observed: Sequence[Observation],
+    report: Callable[[int, int], object] = lambda *_: None,
+) -> dict[str, Any]:
+    """Run a new checkpoint over samples.
+
+    Args:
+        folder: of the new checkpoint.
+        samples: one for each observation, or more.
+        observed: what the source computes for the first samples.
+        report: called with the samples compared so far, and of all.
+
+    Returns:
+        What goes into the report: "quality" from `compare`, and "warnings" about it.
+    """
+    model, _ = load(folder)
+
+    def converted(number: int) -> Observation:
+        result = observe(model, samples[number])
+        report(number + 1, len(observed))
+        return result
+
+    quality = compare(observed, converted)
+    return {"quality": quality, "warnings": warnings(quality)}
+
+
 def warnings(quality: Mapping[str, Any]) -> list[str]:
-    """Sentences about what was lost beyond the usual, and what to change."""
+    """Sentences about what was lost beyond the usual, and what to change; see `compare`."""
     found = []
     answer = quality["answer"]
     if answer["kl"] > WARN_KL or answer["agreement"] < WARN_AGREEMENT:
@@ -171,7 +213,7 @@ def warnings(quality: Mapping[str, Any]) -> list[str]:
             f"{answer['agreement']:.1%}): use more --bits, --group-size 32, --embed-bits 8, or "
             "--learned with your own images in --calibration"
         )
-    # An error of the tower goes on into the connector's features.
+    # An error of the tower shows in the connector's features too: name the first part that has one.
     for name, option in (("tower", "--vision-bits"), ("connector", "--connector-bits")):
         error = quality.get("features", {}).get(name, 0)
         if error > WARN_FEATURES:
@@ -182,5 +224,58 @@ def warnings(quality: Mapping[str, Any]) -> list[str]:
 
 
 def decode_ceiling(bytes_per_token: int) -> dict[str, float]:
-    """Tokens per second that memory bandwidth allows at most, by chip; no measurement."""
+    """Tokens per second that memory bandwidth allows at most, by chip: computed, not measured."""
     return {chip: round(speed * 1e9 / bytes_per_token, 1) for chip, speed in CHIPS.items()}
+
+
+def quantization_report(
+    plan: Plan,
+    *,
+    source: str,
+    output: Path,
+    upload: str | None,
+    text_only: bool,
+    learned: bool,
+    samples: str,
+) -> dict[str, Any]:
+    """What is known of a conversion without running the new checkpoint.
+
+    Args:
+        plan: of the conversion.
+        source: name of the source, without a path.
+        output: folder of the new checkpoint.
+        upload: repo it will be published in.
+        text_only: whether it holds the decoder alone.
+        learned: whether rounding was learned.
+        samples: which samples it was learned from and is compared on, in words.
+    """
+    sizes = plan.parts()
+    per_token = sum(sizes[part]["bytes"] for part in ("language", "embed") if part in sizes)
+    return {
+        "version": __version__,
+        "source": source,
+        "output": str(output),
+        "upload": upload,
+        "settings": describe(plan.schemes, learned=learned),
+        "text_only": text_only,
+        "sizes": sizes,
+        "kept": plan.kept,
+        "decode_ceiling": decode_ceiling(int(per_token)),
+        "samples": samples,
+        "warnings": [],
+    }
+
+
+def describe(schemes: Mapping[str, Scheme], *, learned: bool) -> str:
+    """`"decoder layers 4 bits in groups of 128, vision tower 8 bits in groups of 64"`."""
+    parts: dict[str, list[str]] = {}
+    for path, scheme in schemes.items():
+        text = f"{scheme.bits} bits in groups of {scheme.group_size}"
+        text += f" ({scheme.mode})" if scheme.mode != "affine" else ""
+        known = parts.setdefault(PART_NAMES[part_of(path)], [])
+        if text not in known:
+            known.append(text)
+    if not parts:
+        return "not quantized"
+    texts = ", ".join(f"{part} {' and '.join(known)}" for part, known in parts.items())
+    return f"{texts}; rounding learned on sample images" if learned else texts

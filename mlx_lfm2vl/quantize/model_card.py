@@ -1,4 +1,4 @@
-"""The model card of a converted checkpoint: where it comes from, its size, what was lost."""
+"""The model card of a converted checkpoint: its source, its size, what was lost, its speed."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,8 @@ def write_model_card(folder: Path, source: Path, report: Mapping[str, Any]) -> N
 
     Args:
         folder: of the new checkpoint.
-        source: checkpoint folder it was made of; its card gives licence and language.
-        report: what the `convert` command found, as in `quantization_report.json`.
+        source: checkpoint folder it was made from; its card gives licence and language.
+        report: `loss_report.quantization_report`, with "quality" if it was compared.
     """
     name = report["source"]
     front = _front_matter(source / "README.md")
@@ -40,10 +40,7 @@ def write_model_card(folder: Path, source: Path, report: Mapping[str, Any]) -> N
         f"Converted from `{name}` by mlx_lfm2vl {report['version']}: {report['settings']}.",
         "The weights remain under the licence of their source.",
         "",
-        "```",
-        f"pip install {'mlx-lm' if report['text_only'] else 'mlx-lfm2vl'}",
-        _how_to_run(report),
-        "```",
+        *_how_to_run(report),
         "",
         "## Size",
         "",
@@ -82,7 +79,7 @@ def folder_title(report: Mapping[str, Any]) -> str:
 
 
 def _front_matter(path: Path) -> list[str]:
-    """The lines of the source's card that go on being true."""
+    """The lines of the source's card that are still true."""
     if not path.exists():
         return []
     match = re.match(
@@ -97,14 +94,15 @@ def _front_matter(path: Path) -> list[str]:
     return kept
 
 
-def _how_to_run(report: Mapping[str, Any]) -> str:
+def _how_to_run(report: Mapping[str, Any]) -> list[str]:
+    """How to install what runs the checkpoint, and one command."""
     name = report["upload"] or folder_title(report)
     if report["text_only"]:
-        return f'python -m mlx_lm generate --model {name} --prompt "Hello"'
-    return (
-        f"python -m mlx_lfm2vl.generate --model {name} --image photo.jpg "
-        '--prompt "What is in this photo?"'
-    )
+        command = f'python -m mlx_lm generate --model {name} --prompt "Hello"'
+        return ["```", "pip install mlx-lm", command, "```"]
+    command = f"python -m mlx_lfm2vl.generate --model {name} --image photo.jpg "
+    command += '--prompt "What is in this photo?"'
+    return ["Install mlx_lfm2vl from its source folder: `pip install .`", "", "```", command, "```"]
 
 
 def _quality(report: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,7 @@
-"""Writing safetensors files tensor by tensor, so that memory holds one tensor and not a shard."""
+"""The writer of safetensors shards, tensor by tensor: memory holds two tensors, never a shard.
+
+`checkpoint.tensors` is the reader.
+"""
 
 import json
 import struct
@@ -39,11 +42,11 @@ class Entry:
 
 
 def plan_shards(groups: Sequence[Sequence[Entry]], max_bytes: int) -> list[list[Entry]]:
-    """Fill files up to a size, in order; what belongs together stays in one file.
+    """Fill files up to a size, in order; tensors that belong together stay in one file.
 
     Args:
-        groups: tensors that belong together, a packed weight and its scales.
-        max_bytes: of the tensors of a file; a larger group gets a file of its own.
+        groups: tensors that belong together, such as a packed weight and its scales.
+        max_bytes: of the tensors in a file; a larger group gets a file of its own.
     """
     shards: list[list[Entry]] = [[]]
     room = max_bytes
@@ -68,7 +71,7 @@ def write_shards(
     Args:
         shards: the tensors of each file.
         arrays: their values in the same order; each is dropped once it is written.
-        metadata: of every file; all but `format` goes to the index as well.
+        metadata: of every file; the index gets all of it except `format`.
 
     Returns:
         The CRC-32 of every tensor's bytes.
@@ -105,7 +108,11 @@ def write_shards(
 def verify_shards(
     folder: Path, shards: Sequence[Sequence[Entry]], checksums: Mapping[str, int]
 ) -> None:
-    """Read everything that was written once more.
+    """Read back everything that was written.
+
+    Args:
+        shards: the tensors planned.
+        checksums: of `write_shards`.
 
     Raises:
         CheckpointError: a file holds something else.
@@ -126,7 +133,7 @@ def verify_shards(
 
 
 def _header(entries: Sequence[Entry], metadata: Mapping[str, str]) -> bytes:
-    """The length, then JSON, padded so that the data begins at a multiple of 8."""
+    """The length of the JSON, then the JSON, padded so that the data starts at a multiple of 8."""
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     end = 0
     for entry in entries:

@@ -15,7 +15,7 @@ from pictures import make_picture
 
 from mlx_lfm2vl import cli
 from mlx_lfm2vl.commands.generate import build_parser, main
-from mlx_lfm2vl.generation import stream as generation
+from mlx_lfm2vl.generation.engine import Engine
 
 TINY = str(golden("new_names").folder)
 GREEDY = ["--temperature", "0", "--repetition-penalty", "1"]
@@ -194,7 +194,7 @@ def test_notes_are_one_line_on_stderr(checkpoint, capsys):
 
 
 def test_an_interrupt_keeps_what_was_said(monkeypatch, capsys):
-    original = generation.stream_generate
+    original = Engine.stream
 
     def interrupted(*args, **options):
         for count, piece in enumerate(original(*args, **options)):
@@ -202,7 +202,7 @@ def test_an_interrupt_keeps_what_was_said(monkeypatch, capsys):
                 raise KeyboardInterrupt
             yield piece
 
-    monkeypatch.setattr(generation, "stream_generate", interrupted)
+    monkeypatch.setattr(Engine, "stream", interrupted)
     assert answer(*GREEDY) == 130
     out = capsys.readouterr().out
     assert len(out) > 1

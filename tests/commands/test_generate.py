@@ -332,3 +332,12 @@ def test_a_terminal_that_is_not_utf8_still_gets_an_answer():
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     run = subprocess.run([*SHELL, "--prompt", "Hi"], capture_output=True, env=environment)
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize(("value", "shown"), [("1", True), ("0", False), ("", False)])
+def test_a_traceback_is_shown_on_request(monkeypatch, capsys, value, shown):
+    monkeypatch.setenv("MLX_LFM2VL_DEBUG", value)
+    assert answer("--image", "nowhere.png") == 2
+    err = capsys.readouterr().err
+    assert ("Traceback" in err) == shown
+    assert err.splitlines()[-1].startswith("error: ")

@@ -93,7 +93,7 @@ class QuantizeOptions:
 
 
 def _is_sensitive(path: str, num_layers: int) -> bool:
-    """Values and down projections of the first and last eighth of the layers and every third between.
+    """Values and down projections of the outer eighths of the layers and every third between.
 
     This is the choice of llama.cpp's Q4_K_M, which mlx-lm's recipes adopted.
     """

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import InputError
-from ..generation.stream import end_token_ids
 from ..loading import load
 from ..model.lfm2vl import Lfm2VL
 from ..prompt.messages import user_message
@@ -93,7 +92,7 @@ def study_source(
 
 def _samples(folder: Path | None, model: Lfm2VL, processor: Processor) -> list[Sample]:
     """Conversations of the user, or the source's own answers to images: the user's, else drawn."""
-    end_ids = end_token_ids(model, processor)
+    end_ids = set(model.config.eos_token_ids)
     if folder is not None and not folder.is_dir():
         raise InputError(f"--calibration {folder} is no folder")
     if folder is not None and (files := sorted(folder.glob("[!.]*.jsonl"))):

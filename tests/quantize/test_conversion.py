@@ -2,12 +2,10 @@
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +25,7 @@ from mlx_lfm2vl.errors import CheckpointError, InputError
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.prompt.messages import user_message
 from mlx_lfm2vl.prompt.samples import SampleMaker
+from mlx_lfm2vl.quantize import conversion
 from mlx_lfm2vl.quantize.choice import QuantizeOptions
 from mlx_lfm2vl.quantize.conversion import Conversion, ConvertOptions
 from mlx_lfm2vl.quantize.loss_report import (
@@ -329,7 +328,7 @@ def test_a_rename_that_fails_puts_the_old_target_back(wide, tmp_path, monkeypatc
     rename = Path.rename
 
     def fails(path, new):
-        if ".partial-" in path.name:
+        if path.name.endswith(".partial"):
             raise OSError(5, "Input/output error")
         return rename(path, new)
 
@@ -367,42 +366,63 @@ def test_an_interrupt_or_a_full_disk_leaves_the_old_target(wide, tmp_path, error
     np.testing.assert_array_equal(logits_of(target), before)
 
 
-def test_a_killed_conversion_leaves_nothing_broken(wide, tmp_path):
-    target = tmp_path / "q"
-    source = shutil.copytree(wide, tmp_path / "source")
-    convert(source, target, bits=8)
-    arguments = [*command(source, target), "--bits", "4", "--overwrite", "--no-report"]
-    code = f"from mlx_lfm2vl.commands.convert import main; raise SystemExit(main({arguments!r}))"
-    moments = random.Random(0)
-    whole = {8, 4}
-    for _ in range(10):
-        process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-        time.sleep(moments.uniform(0.1, 0.8))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        model, _ = load(target)
-        assert model.language_model.layers[0].conv.in_proj.bits in whole
-    np.testing.assert_array_equal(logits_of(source), logits_of(wide))
-    assert main(arguments) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["q", "source"]
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from mlx_lfm2vl.quantize.choice import QuantizeOptions
+from mlx_lfm2vl.quantize.conversion import Conversion, ConvertOptions
+
+source, target, moment = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+calls = 0
+
+def die(*_):
+    global calls
+    calls += 1
+    if moment in (str(calls), "finish"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if moment == "rename":
+    rename = Path.rename
+    Path.rename = lambda path, new: die() if path.name.endswith(".partial") else rename(path, new)
+    moment = "1"
+    report = finish = lambda *_: None
+else:
+    report, finish = (die, lambda *_: None) if moment.isdecimal() else (lambda *_: None, die)
+options = ConvertOptions(quantize=QuantizeOptions(bits=4), overwrite=True)
+Conversion(source, options).write(target, report=report, finish=finish)
+"""
 
 
-def test_a_target_moved_aside_by_a_killed_run_is_put_back(wide, tmp_path):
+@pytest.mark.parametrize("moment", ["1", "7", "finish", "rename"])
+def test_a_killed_conversion_leaves_nothing_broken(wide, tmp_path, moment):
     target = tmp_path / "q"
     convert(wide, target, bits=8)
-    gone = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True
-    )
-    target.rename(tmp_path / f".q.old-{int(gone.stdout)}")
-    (tmp_path / f".q.partial-{int(gone.stdout)}").mkdir()
-    with pytest.raises(InputError, match="exists already"):
-        convert(wide, target, bits=4)
+    before = logits_of(target)
+    command = [sys.executable, "-c", KILLED, str(wide), str(target), moment]
+    assert subprocess.run(command).returncode == -signal.SIGKILL
+    if moment == "rename":  # the old one had been moved away, and the next run puts it back
+        assert not target.exists()
+        with pytest.raises(InputError, match="exists already"):
+            convert(wide, target, bits=4)
+    np.testing.assert_array_equal(logits_of(target), before)
+    convert(wide, target, bits=4, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["q"]
+    assert load(target)[0].language_model.layers[0].conv.in_proj.bits == 4
 
 
 def test_what_is_written_is_read_back(wide, tmp_path, monkeypatch):
-    numbers = iter(range(10**6))
-    monkeypatch.setattr("mlx_lfm2vl.quantize.shards.zlib.crc32", lambda _: next(numbers))
+    original = conversion.write_shards
+
+    def flip_a_bit(folder, *arguments):
+        checksums = original(folder, *arguments)
+        with (folder / "model.safetensors").open("r+b") as file:
+            file.seek(-1, 2)
+            last = file.read(1)
+            file.seek(-1, 2)
+            file.write(bytes([last[0] ^ 1]))
+        return checksums
+
+    monkeypatch.setattr(conversion, "write_shards", flip_a_bit)
     with pytest.raises(CheckpointError, match="is not what was written"):
         convert(wide, tmp_path / "q")
     assert list(tmp_path.iterdir()) == []
@@ -420,7 +440,10 @@ def test_what_is_written_is_read_back(wide, tmp_path, monkeypatch):
         (["--learned"], "--learned needs something to quantize"),
         (["--learned", "--mode", "mxfp4"], "only that can be learned"),
         (["--group-size", "64"], "--group-size needs something to quantize"),
-        (["--bits", "4", "--text-only", "--vision-bits", "8"], "--text-only leaves out tower"),
+        (
+            ["--bits", "4", "--text-only", "--vision-bits", "8"],
+            "--text-only drops the vision tower",
+        ),
         (["--bits", "4", "--no-report", "--calibration", "."], "--calibration is for the report"),
         (["--max-shard-size", "many"], "expected a size such as"),
         (["--bits", "4", "--calibration", "nowhere"], "is no folder"),

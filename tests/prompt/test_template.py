@@ -1,7 +1,6 @@
-"""Tokenizer and chat templates: published values, guarded user text, streams without losses."""
+"""Chat templates as in the reference, in a sandbox, with user text that stays text."""
 
 import json
-import random
 import re
 
 import pytest
@@ -20,43 +19,6 @@ def tokenizer(assets):
 @pytest.fixture(scope="module")
 def small():
     return Tokenizer(golden("new_names").folder)
-
-
-def test_published_encodings(assets, tokenizer):
-    checks = json.loads((assets / "golden_outputs.json").read_text())["tokenizer_checks"]
-    for text, ids in checks.items():
-        assert tokenizer.encode_rendered(text) == ids
-
-
-def test_rendered_text_is_encoded_as_the_tokenizer_library_does(assets, tokenizer):
-    library = __import__("tokenizers").Tokenizer.from_file(
-        str(assets / "LFM2-VL-450M" / "tokenizer.json")
-    )
-    random.seed(0)
-    pieces = [
-        "<|im_start|>",
-        "<image>",
-        "user\n",
-        " python",
-        "Mathias",
-        "<",
-        "|im",
-        "日本",
-        " \n\n",
-    ]
-    for _ in range(200):
-        text = "".join(random.choices(pieces, k=8))
-        assert tokenizer.encode_rendered(text) == library.encode(text, add_special_tokens=False).ids
-
-
-def test_special_ids_come_from_the_tokenizer(tokenizer):
-    assert tokenizer.image_token_id == 396
-    assert (tokenizer.image_start_id, tokenizer.image_end_id) == (498, 499)
-    assert tokenizer.image_thumbnail_id == 497
-    assert tokenizer.id_of("<|img_row_10_col_10|>") == 496
-    assert tokenizer.id_of(tokenizer.eos_token) == 7
-    other = Tokenizer(golden("head_72").folder)
-    assert other.image_token_id == 261
 
 
 def test_user_text_cannot_become_special(tokenizer):
@@ -81,43 +43,13 @@ def test_the_guard_leaves_ordinary_text_alone(tokenizer):
     assert second != guard  # a character the text already has cannot be the guard
 
 
-def test_a_stream_never_splits_a_character_and_adds_up_to_the_whole(tokenizer):
-    texts = ["Grüße, 日本語のテスト 🎉👩‍👩‍👧 done", "plain", "🎉", "ends in half 🎉"]
-    for text in texts:
-        ids = tokenizer.encode_plain(text)
-        for cut in range(len(ids) + 1):
-            stream = tokenizer.text_stream()
-            pieces = [stream.add(i) for i in ids[:cut]]
-            assert "\ufffd" not in "".join(pieces)
-            assert "".join(pieces) + stream.finish() == tokenizer.decode(ids[:cut])
-
-
-def test_a_stream_of_random_bytes_equals_the_whole_text(small):
-    random.seed(1)
-    for _ in range(200):
-        ids = random.choices(range(120, 360), k=20)
-        stream = small.text_stream()
-        text = "".join(stream.add(i) for i in ids) + stream.finish()
-        assert text == small.decode(ids)
-
-
-def test_a_broken_tokenizer_is_one_line(checkpoint):
-    (checkpoint / "tokenizer.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read"):
-        Tokenizer(checkpoint)
-    (checkpoint / "tokenizer.json").unlink()
-    with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
-        Tokenizer(checkpoint)
-
-
-# -- templates --
-
-
 def template_of(assets, name: str) -> ChatTemplate:
     return ChatTemplate.from_folder(assets / name, "<|startoftext|>", "<|im_end|>")
 
 
 ALL = [*PUBLISHED_MODELS, "LFM2.5-VL-3B"]
+
+
 IMAGE = {"type": "image"}
 
 

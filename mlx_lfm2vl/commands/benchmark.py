@@ -104,10 +104,12 @@ def _benchmark(options: argparse.Namespace) -> int:
     if any(speed.bandwidth_percent(report.device) > 100 for speed in report.images.values()):
         logger.warning("more than 100 %% of the bandwidth: these weights stay in a cache")
     if options.plot:
-        from ..speed.plot import draw_bars
+        from ..drawing import dark_name, describe_origin
+        from ..speed.plot import plot_stages
 
-        draw_bars(_groups(report), options.plot)
-        print(f"wrote {options.plot}", file=sys.stderr)
+        origin = describe_origin(report.model, report.device.name)
+        plot_stages(_groups(report), options.plot, origin)
+        print(f"wrote {options.plot} and {dark_name(options.plot)}", file=sys.stderr)
     return 0
 
 
@@ -290,24 +292,24 @@ def _peer_column(image: PeerImage) -> list[str]:
 
 
 def _groups(report: Report) -> list[Group]:
-    """The bars of every image: its stages, with mlx-vlm's below ours."""
+    """The bars of every image: the first token with its stages, then the others."""
     from ..speed.plot import Bar, Group
 
     groups = []
     for number, (name, speed) in enumerate(report.images.items()):
         peer = report.peer.images[number] if report.peer else None
+        tokens, prepare, encode = report.tokens, speed.prepare_seconds, speed.encode_seconds
         bars = [
-            Bar("image preparation", speed.prepare_seconds),
-            Bar("tower and connector", speed.encode_seconds),
-            Bar("prefill", speed.prefill_seconds),
-            Bar("first token, in all", speed.first_token_seconds),
-            Bar(f"{report.tokens} more tokens", report.tokens / speed.tokens_per_second),
+            Bar("first token", speed.first_token_seconds, peer and peer.first_token_seconds),
+            Bar("image preparation", prepare, peer and peer.prepare_seconds, is_part=True),
+            Bar("tower and connector", encode, peer and peer.encode_seconds, is_part=True),
+            Bar("prefill", speed.prefill_seconds, is_part=True),
+            Bar(
+                f"{tokens} more tokens",
+                tokens / speed.tokens_per_second,
+                peer and tokens / peer.tokens_per_second,
+            ),
         ]
-        if peer:
-            bars[4:4] = [Bar("   mlx-vlm", peer.first_token_seconds, is_peer=True)]
-            bars[2:2] = [Bar("   mlx-vlm", peer.encode_seconds, is_peer=True)]
-            bars[1:1] = [Bar("   mlx-vlm", peer.prepare_seconds, is_peer=True)]
-            bars.append(Bar("   mlx-vlm", report.tokens / peer.tokens_per_second, is_peer=True))
         height, width = speed.size
         views = "1 view" if speed.views == 1 else f"{speed.views} views"
         title = f"{name}: {width} x {height} pixels, {views}"

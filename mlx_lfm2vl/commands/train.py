@@ -99,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(options: argparse.Namespace) -> int:
     import mlx.core as mx
 
+    from ..drawing import dark_name, describe_origin
     from ..loading import load
     from ..prompt.samples import SampleMaker, read_rows
     from ..training.checkpoints import newest
@@ -142,8 +143,11 @@ def _train(options: argparse.Namespace) -> int:
         from ..training.adapters import save_adapter
 
         save_adapter(model, options.output, adapter)
-        plot_log(options.output / "log.jsonl", options.output / "loss.png")
-        print(f"{options.output}: adapter, log.jsonl and loss.png", file=sys.stderr)
+        picture = options.output / "loss.png"
+        origin = describe_origin(options.model, str(mx.device_info()["device_name"]))
+        plot_log(options.output / "log.jsonl", picture, origin)
+        written = f"log.jsonl, {picture.name} and {dark_name(picture).name}"
+        print(f"{options.output}: adapter, {written}", file=sys.stderr)
     return 0
 
 

@@ -4,49 +4,123 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from ..drawing import Canvas, Theme, linear_ticks, save_both, shorten, tick_labels, width_of
 
-from ..palette import BLUE, GREY, INK, ORANGE
-
-WIDTH, MARGIN, LABELS, VALUES = 900, 24, 200, 110  # pixels; the last two left and right of the bars
-ROW, BAR, GAP, FONT = 26, 18, 20, 15
+WIDTH, EDGE = 900, 24  # points
+LEFT, RIGHT = 190, 100  # of the bars: labels and values
+TOP, BOTTOM = 76, 66  # of the groups: title, and axis with its note
+TITLE, ROW, PEER_ROW, GAP = 30, 26, 14, 12  # heights; the last one between groups
+BAR, PEER_BAR, INDENT = 14, 8, 14
+NOTE = "Parts of the first token are measured one by one; in use they overlap."
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One stage of one image; `is_peer` for that of mlx-vlm."""
+    """A span of time.
+
+    Attributes:
+        label: what takes it.
+        seconds: how long ours takes.
+        peer_seconds: how long mlx-vlm takes, where it can be measured.
+        is_part: of the span that the last bar without this mark shows.
+    """
 
     label: str
     seconds: float
-    is_peer: bool = False
+    peer_seconds: float | None = None
+    is_part: bool = False
 
 
 @dataclass(frozen=True)
 class Group:
-    """The stages of one image."""
+    """The bars of one image."""
 
     title: str
     bars: Sequence[Bar]
 
 
-def draw_bars(groups: Sequence[Group], picture: Path) -> None:
-    """Write a PNG with ours in blue and mlx-vlm in orange, all bars on one scale."""
-    rows = sum(len(group.bars) + 1 for group in groups)
-    height = 2 * MARGIN + ROW * rows + GAP * (len(groups) - 1)
-    longest = max(bar.seconds for group in groups for bar in group.bars)
-    scale = (WIDTH - 2 * MARGIN - LABELS - VALUES) / longest
-    image = Image.new("RGB", (WIDTH, height), "white")
-    pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=FONT)
-    y, left = MARGIN, MARGIN + LABELS
-    for group in groups:
-        pen.text((MARGIN, y), group.title, INK, font)
-        top, y = y + ROW, y + ROW
+def plot_stages(groups: Sequence[Group], picture: Path, origin: str) -> None:
+    """Write a PNG with ours in blue and mlx-vlm in orange, and beside it one for dark pages.
+
+    Args:
+        groups: at least one bar in all; all bars are on one scale.
+        picture: file to write.
+        origin: written below the title, such as model, chip and date.
+
+    Raises:
+        OSError: the pictures cannot be written.
+    """
+    save_both(lambda theme: draw_stages(groups, origin, theme), picture)
+
+
+def draw_stages(groups: Sequence[Group], origin: str, theme: Theme) -> Canvas:
+    """The picture of groups of bars."""
+    bars = [bar for group in groups for bar in group.bars]
+    heights = [TITLE + sum(map(_row_height, group.bars)) for group in groups]
+    bottom = TOP + sum(heights) + GAP * (len(groups) - 1)
+    canvas = Canvas(WIDTH, bottom + BOTTOM, theme)
+    canvas.text(EDGE, 28, "Where the time goes", size=18)
+    canvas.text(EDGE, 52, shorten(origin, WIDTH - 2 * EDGE), colour=theme.muted)
+    has_peer = any(bar.peer_seconds is not None for bar in bars)
+    if has_peer:
+        canvas.legend(WIDTH - EDGE, 28, [("mlx_lfm2vl", theme.blue), ("mlx-vlm", theme.orange)])
+    longest = max(max(bar.seconds, bar.peer_seconds or 0.0) for bar in bars) or 1.0
+    scale = (WIDTH - LEFT - RIGHT) / longest
+    tops = [TOP + sum(heights[:n]) + GAP * n for n in range(len(groups))]
+    spans = [(top + TITLE, top + height) for top, height in zip(tops, heights, strict=True)]
+    _draw_axis(canvas, scale, longest, spans)
+    for group, y in zip(groups, tops, strict=True):
+        canvas.text(EDGE, y + TITLE / 2, shorten(group.title, WIDTH - 2 * EDGE))
+        y += TITLE
         for bar in group.bars:
-            end = left + scale * bar.seconds
-            pen.text((MARGIN, y), bar.label, INK, font)
-            pen.rectangle((left, y, end, y + BAR), ORANGE if bar.is_peer else BLUE)
-            pen.text((end + 8, y), f"{1000 * bar.seconds:,.1f} ms", INK, font)
-            y += ROW
-        pen.line((left, top - 4, left, y - 4), GREY)
-        y += GAP
-    image.save(picture, "png")
+            _draw_bar(canvas, bar, y, scale)
+            y += _row_height(bar)
+    if any(bar.is_part for bar in bars):
+        canvas.text(EDGE, bottom + BOTTOM - 20, NOTE, colour=theme.muted)
+    return canvas
+
+
+def _row_height(bar: Bar) -> int:
+    return ROW + (PEER_ROW if bar.peer_seconds is not None else 0)
+
+
+def _draw_axis(
+    canvas: Canvas, scale: float, longest: float, spans: Sequence[tuple[float, float]]
+) -> None:
+    """Lines down through the groups at round times, named below the last one."""
+    unit, seconds = ("s", 1.0) if longest >= 1 else ("ms", 1e-3)
+    ticks = linear_ticks(0, longest / seconds)
+    colour = canvas.theme.grid
+    for tick, label in zip(ticks, tick_labels(ticks), strict=True):
+        x = LEFT + scale * seconds * tick
+        for top, bottom in spans:
+            canvas.line([(x, top), (x, bottom)], canvas.theme.muted if tick == 0 else colour, 1)
+        label = f"{label} {unit}" if tick else "0"
+        canvas.text(x, spans[-1][1] + 14, label, colour=canvas.theme.muted, align="middle")
+
+
+def _draw_bar(canvas: Canvas, bar: Bar, top: float, scale: float) -> None:
+    theme, y = canvas.theme, top + ROW / 2
+    canvas.text(EDGE + INDENT * bar.is_part, y, bar.label)
+    colour = theme.pale_blue if bar.is_part else theme.blue
+    _draw_time(canvas, bar.seconds, y, BAR, scale, colour)
+    if bar.peer_seconds is not None:
+        y = top + ROW + PEER_ROW / 2 - 2
+        colour = theme.pale_orange if bar.is_part else theme.orange
+        _draw_time(canvas, bar.peer_seconds, y, PEER_BAR, scale, colour)
+
+
+def _draw_time(
+    canvas: Canvas, seconds: float, y: float, height: float, scale: float, colour: str
+) -> None:
+    """A bar centred on the height y, and its value on a ground without grid lines."""
+    end, value = LEFT + scale * seconds, _duration(seconds)
+    canvas.bar(LEFT, y - height / 2, end, y + height / 2, colour)
+    canvas.bar(end + 4, y - 6, end + 12 + width_of(value), y + 6, canvas.theme.background)
+    canvas.text(end + 8, y, value)
+
+
+def _duration(seconds: float) -> str:
+    """Three digits or more, in seconds or milliseconds."""
+    value, unit = (seconds, "s") if seconds >= 1 else (1000 * seconds, "ms")
+    return f"{value:,.0f} {unit}" if value >= 99.95 else f"{value:#.3g} {unit}"

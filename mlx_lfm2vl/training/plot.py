@@ -1,43 +1,150 @@
 """The loss curve of a run as a picture."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from PIL import Image, ImageDraw
+import numpy as np
 
-from ..palette import BLUE, GREY, INK, ORANGE
+from ..drawing import (
+    Canvas,
+    Theme,
+    linear_ticks,
+    log_ticks,
+    save_both,
+    shorten,
+    tick_labels,
+    width_of,
+)
 from .log import read_log
 
-WIDTH, HEIGHT, MARGIN = 900, 500, 60
+TITLE = "Loss per token"
+WIDTH, HEIGHT = 900, 500  # points
+TOP, RIGHT, BOTTOM, EDGE = 86, 40, 58, 24  # margins around the curves; of everything else
+PADDING = 0.03  # of the axes, beyond the outermost values
+MEANS = 50  # a run of more than twice as many steps is shown by the means of so many groups
+FEW = 30  # points that are marked by dots
+LOGARITHMIC_FROM = 100  # ratio of the largest to the smallest loss
+FLAT = 1e-4  # a smaller change of the loss, relative to it, is not magnified
+
+Points = list[tuple[float, float]]
 
 
-def plot_log(log: Path, picture: Path) -> None:
-    """Draw training (blue) and validation (orange) loss over steps from a JSONL log."""
+def plot_log(log: Path, picture: Path, origin: str) -> None:
+    """Draw training (blue) and validation (orange) loss over steps from a JSONL log.
+
+    Args:
+        log: of a run; without entries the picture says so.
+        picture: PNG to write, and beside it one for dark pages.
+        origin: written below the title, such as model, chip and date.
+
+    Raises:
+        OSError: the pictures cannot be written.
+    """
     entries = read_log(log)
-    training = [(entry["step"], entry["loss"]) for entry in entries]
-    validation = [(e["step"], e["validation_loss"]) for e in entries if "validation_loss" in e]
-    losses = [loss for _, loss in training + validation]
-    top, last = max(losses, default=1.0) * 1.05 or 1.0, max((s for s, _ in training), default=1)
+    save_both(lambda theme: draw_losses(entries, origin, theme), picture)
 
-    def point(step: int, loss: float) -> tuple[float, float]:
-        x = MARGIN + (WIDTH - 2 * MARGIN) * step / last
-        return x, HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * loss / top
 
-    image = Image.new("RGB", (WIDTH, HEIGHT), "white")
-    draw = ImageDraw.Draw(image)
-    for tick in range(6):
-        loss, step = top * tick / 5, round(last * tick / 5)
-        y, x = point(0, loss)[1], point(step, 0)[0]
-        draw.line([(MARGIN, y), (WIDTH - MARGIN, y)], GREY)
-        draw.text((8, y - 6), f"{loss:.3g}", INK)
-        draw.text((x - 8, HEIGHT - MARGIN + 8), str(step), INK)
-    draw.text((MARGIN, 16), "loss per token", INK)
-    draw.text((MARGIN + 110, 16), "training", BLUE)
-    draw.text((MARGIN + 180, 16), "validation", ORANGE)
-    draw.text((WIDTH - MARGIN - 20, HEIGHT - MARGIN + 26), "step", INK)
-    for points, colour in ((training, BLUE), (validation, ORANGE)):
-        line = [point(step, loss) for step, loss in points]
-        if len(line) > 1:
-            draw.line(line, colour, 2)
-        for x, y in line if colour == ORANGE else []:
-            draw.ellipse([x - 3, y - 3, x + 3, y + 3], colour)
-    image.save(picture)
+def draw_losses(entries: Sequence[dict[str, Any]], origin: str, theme: Theme) -> Canvas:
+    """The picture of a log's entries."""
+    canvas = Canvas(WIDTH, HEIGHT, theme)
+    canvas.text(EDGE, 52, shorten(origin, WIDTH - 2 * EDGE), colour=theme.muted)
+    training, validation = _points(entries, "loss"), _points(entries, "validation_loss")
+    if not training + validation:
+        canvas.text(EDGE, 28, TITLE, size=18)
+        canvas.text(WIDTH / 2, HEIGHT / 2, "no steps yet", colour=theme.muted, align="middle")
+        return canvas
+    axes = _Axes(canvas, training + validation)
+    axes.draw()
+    canvas.text(EDGE, 28, f"{TITLE}, logarithmic" if axes.is_log else TITLE, size=18)
+    means, size = _means(training)
+    legend = []
+    if means:
+        axes.curve(training, theme.pale_blue, 1)
+        axes.curve(means, theme.blue, 2)
+        legend += [("training", theme.pale_blue), (f"mean of {size:,} steps", theme.blue)]
+    elif training:
+        axes.curve(training, theme.blue, 2)
+        legend.append(("training", theme.blue))
+    if validation:
+        axes.curve(validation, theme.orange, 2)
+        legend.append(("validation", theme.orange))
+    canvas.legend(WIDTH - RIGHT, 28, legend)
+    return canvas
+
+
+def _points(entries: Sequence[dict[str, Any]], key: str) -> Points:
+    """(step, loss) where there is a loss that can be drawn."""
+    return [(e["step"], e[key]) for e in entries if key in e and math.isfinite(e[key])]
+
+
+def _means(points: Points) -> tuple[Points, int]:
+    """Mean step and loss of groups of equal size, and that size; no points for a short run."""
+    size = math.ceil(len(points) / MEANS)
+    if len(points) <= 2 * MEANS:
+        return [], size
+    whole = len(points) // size * size  # without some of the oldest
+    groups = np.array(points[-whole:]).reshape(-1, size, 2)
+    return [(float(step), float(loss)) for step, loss in groups.mean(axis=1)], size
+
+
+class _Axes:
+    """Steps and losses as places on the canvas."""
+
+    def __init__(self, canvas: Canvas, points: Points) -> None:
+        steps, losses = [step for step, _ in points], [loss for _, loss in points]
+        low, high = min(losses), max(losses)
+        self.canvas = canvas
+        self.is_log = low > 0 and high / low > LOGARITHMIC_FROM
+        self.steps = _padded(min(steps), max(steps), 0.5)
+        if self.is_log:
+            self.low, self.high = _padded(math.log(low), math.log(high), 1)
+            self.ticks = log_ticks(math.exp(self.low), math.exp(self.high))
+            self.labels = [f"{tick:,g}" for tick in self.ticks]
+        else:
+            is_flat = high - low <= FLAT * abs(high)
+            margin = 0.05 * abs(high) or 1.0
+            self.low, self.high = _padded(low, low if is_flat else high, margin)
+            if low >= 0:
+                self.low = max(0.0, self.low)
+            self.ticks = linear_ticks(self.low, self.high)
+            self.labels = tick_labels(self.ticks)
+        self.left = EDGE + max(map(width_of, self.labels)) + 10
+        self.right, self.bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+
+    def x(self, step: float) -> float:
+        first, last = self.steps
+        return self.left + (self.right - self.left) * (step - first) / (last - first)
+
+    def y(self, loss: float) -> float:
+        value = math.log(loss) if self.is_log else loss
+        return self.bottom - (self.bottom - TOP) * (value - self.low) / (self.high - self.low)
+
+    def draw(self) -> None:
+        """Lines across for round losses, numbers below for round steps."""
+        canvas, muted = self.canvas, self.canvas.theme.muted
+        for loss, label in zip(self.ticks, self.labels, strict=True):
+            y = self.y(loss)
+            canvas.line([(self.left, y), (self.right, y)], canvas.theme.grid, 1)
+            canvas.text(self.left - 10, y, label, colour=muted, align="right")
+        canvas.line([(self.left, self.bottom), (self.right, self.bottom)], muted, 1)
+        steps = [step for step in linear_ticks(*self.steps, most=10) if step == int(step)]
+        for step, label in zip(steps, tick_labels(steps), strict=True):
+            x = self.x(step)
+            canvas.line([(x, self.bottom), (x, self.bottom + 5)], muted, 1)
+            canvas.text(x, self.bottom + 16, label, colour=muted, align="middle")
+        middle = (self.left + self.right) / 2
+        canvas.text(middle, HEIGHT - 18, "step", colour=muted, align="middle")
+
+    def curve(self, points: Points, colour: str, width: float) -> None:
+        """A line through points, with dots on few of them."""
+        places = [(self.x(step), self.y(loss)) for step, loss in points]
+        self.canvas.line(places, colour, width)
+        for x, y in places if len(places) <= FEW else []:
+            self.canvas.dot(x, y, colour, 3)
+
+
+def _padded(low: float, high: float, if_equal: float) -> tuple[float, float]:
+    margin = PADDING * (high - low) or if_equal
+    return low - margin, high + margin

@@ -9,12 +9,13 @@ from textwrap import dedent
 import pytest
 from conftest import PUBLISHED_MODELS, golden
 from pictures import make_picture
-from PIL import Image
+from PIL import Image, ImageColor
 from processes import modules_after
 
 from mlx_lfm2vl import load
 from mlx_lfm2vl.arrays import named_arrays
 from mlx_lfm2vl.commands.benchmark import ROWS, build_parser, main
+from mlx_lfm2vl.drawing import LIGHT
 from mlx_lfm2vl.images.geometry import plan_image
 from mlx_lfm2vl.prompt.processor import load_image_config
 from mlx_lfm2vl.speed import peer as benchmark_peer
@@ -145,15 +146,15 @@ def test_the_table_has_a_column_per_image(capsys):
 def test_the_plot_is_a_png_with_a_bar_per_stage(tmp_path, capsys):
     path = tmp_path / "stages"
     assert benchmark("--plot", str(path)) == 0
-    assert capsys.readouterr().err.endswith(f"wrote {path}\n")
+    assert capsys.readouterr().err.endswith(f"wrote {path} and {path}-dark\n")
     with Image.open(path) as picture:
         assert picture.format == "PNG"
         width, height = picture.size
-        assert width == 900
-        assert 300 < height < 600
+        assert width == 1800
+        assert 600 < height < 1200
         colours = {colour for _, colour in picture.getcolors(width * height) or []}
-        assert (0x1F, 0x77, 0xB4) in colours
-        assert (0xFF, 0x7F, 0x0E) not in colours  # mlx-vlm's
+        assert ImageColor.getrgb(LIGHT.blue) in colours
+        assert ImageColor.getrgb(LIGHT.orange) not in colours  # mlx-vlm's
 
 
 def test_help_loads_nothing_heavy():
@@ -183,7 +184,7 @@ def test_the_peer_gets_columns_and_bars_of_its_own(python, tmp_path, capsys):
     assert column["peak memory, MB"] == "678"
     with Image.open(tmp_path / "stages.png") as picture:
         colours = picture.getcolors(picture.width * picture.height) or []
-        assert (0xFF, 0x7F, 0x0E) in [colour for _, colour in colours]
+        assert ImageColor.getrgb(LIGHT.orange) in [colour for _, colour in colours]
     assert as_json(capsys, "--compare", program)["mlx_vlm"] == asdict(PEER)
 
 

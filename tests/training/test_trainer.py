@@ -429,7 +429,7 @@ def test_every_method_learns_and_leaves_a_usable_adapter(data, tmp_path, capsys,
     assert log[-1]["loss"] < log[0]["loss"]
     assert log[-1]["validation_loss"] > 0
     with Image.open(output / "loss.png") as plot:
-        assert plot.size == (900, 500)
+        assert plot.size == (1800, 1000)
     config = json.loads((output / "adapter_config.json").read_text())
     assert config["fine_tune_type"] == method
     capsys.readouterr()

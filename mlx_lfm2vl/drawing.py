@@ -1,0 +1,233 @@
+"""What the plots are drawn with: colours, round ticks, and a canvas with smooth lines.
+
+Pillow alone, so that a plot needs nothing which is not installed. Its lines have no antialiasing:
+shapes are drawn three times as large and reduced. Text is smooth by itself and comes last.
+"""
+
+import math
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image, ImageDraw, ImageFont
+
+from .whole_folder import new_file
+
+PIXELS = 2  # per point, as on a Retina screen
+DPI = 72 * PIXELS  # written into the file, so that a viewer shows it at its size in points
+FINER = 3  # shapes are drawn at this multiple of the picture's resolution
+SIZE = 13.0  # of text, in points
+TYPOGRAPHIC = {"·", "…", "‘", "’", "“", "”"}  # in Pillow's font, beside ASCII
+
+
+@dataclass(frozen=True)
+class Theme:
+    """The colours of one variant."""
+
+    background: str
+    ink: str
+    muted: str
+    grid: str
+    blue: str
+    pale_blue: str
+    orange: str
+    pale_orange: str
+
+
+LIGHT = Theme(
+    background="#ffffff",
+    ink="#1f2328",
+    muted="#59636e",
+    grid="#e4e7eb",
+    blue="#1f77b4",
+    pale_blue="#a5c9e1",
+    orange="#d9650b",
+    pale_orange="#f1c19d",
+)
+DARK = Theme(
+    background="#0d1117",
+    ink="#e6edf3",
+    muted="#9198a1",
+    grid="#2a313c",
+    blue="#58a6ff",
+    pale_blue="#2b4a70",
+    orange="#ff9e4a",
+    pale_orange="#744c29",
+)
+
+
+@dataclass(frozen=True)
+class Text:
+    """Written text and its (left, top, right, bottom) in points."""
+
+    content: str
+    x: float
+    y: float
+    anchor: str
+    size: float
+    colour: str
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        left, top, right, bottom = _font(self.size).getbbox(self.content, anchor=self.anchor)
+        return (
+            self.x + left / PIXELS,
+            self.y + top / PIXELS,
+            self.x + right / PIXELS,
+            self.y + bottom / PIXELS,
+        )
+
+
+class Canvas:
+    """A picture to draw on, in points from its upper left corner."""
+
+    def __init__(self, width: float, height: float, theme: Theme) -> None:
+        self.width, self.height, self.theme = width, height, theme
+        self.texts: list[Text] = []
+        scale = PIXELS * FINER
+        size = (round(width * scale), round(height * scale))
+        self._shapes = Image.new("RGB", size, theme.background)
+        self._pen, self._scale = ImageDraw.Draw(self._shapes), scale
+
+    def line(self, points: Sequence[tuple[float, float]], colour: str, width: float) -> None:
+        """Join points; a single one leaves no trace."""
+        scaled = [(x * self._scale, y * self._scale) for x, y in points]
+        self._pen.line(scaled, colour, max(1, round(width * self._scale)), joint="curve")
+
+    def dot(self, x: float, y: float, colour: str, radius: float) -> None:
+        """A filled circle."""
+        self._pen.circle((x * self._scale, y * self._scale), radius * self._scale, colour)
+
+    def bar(self, left: float, top: float, right: float, bottom: float, colour: str) -> None:
+        """A filled rectangle, at least one pixel wide."""
+        right = max(right, left + 1 / PIXELS)
+        corners = (left, top, right - 1 / self._scale, bottom - 1 / self._scale)
+        self._pen.rectangle([value * self._scale for value in corners], colour)
+
+    def text(
+        self,
+        x: float,
+        y: float,
+        content: str,
+        *,
+        colour: str | None = None,
+        size: float = SIZE,
+        align: Literal["left", "middle", "right"] = "left",
+    ) -> None:
+        """Write a line, centred on the height y.
+
+        Args:
+            x: where it begins, has its middle, or ends, as `align` says.
+            y: middle of the line.
+            content: what the font lacks becomes the plain letter, or a question mark.
+            colour: the theme's ink if None.
+            size: in points.
+            align: which part of the line is at x.
+        """
+        anchor = {"left": "lm", "middle": "mm", "right": "rm"}[align]
+        self.texts.append(Text(_plain(content), x, y, anchor, size, colour or self.theme.ink))
+
+    def legend(self, right: float, y: float, entries: Sequence[tuple[str, str]]) -> None:
+        """Names, each with its colour, in a row that ends at `right`."""
+        for name, colour in reversed(entries):
+            self.text(right, y, name, align="right")
+            right -= width_of(name) + SIZE
+            self.bar(right - 5, y - 5, right + 5, y + 5, colour)
+            right -= 2 * SIZE
+
+    def image(self) -> Image.Image:
+        """The picture, two pixels to a point."""
+        image = self._shapes.reduce(FINER)
+        pen = ImageDraw.Draw(image)
+        for text in self.texts:
+            place, font = (text.x * PIXELS, text.y * PIXELS), _font(text.size)
+            pen.text(place, text.content, text.colour, font, text.anchor)
+        return image
+
+
+def save_both(draw: Callable[[Theme], Canvas], picture: Path) -> None:
+    """Write a picture for light pages and, at `dark_name(picture)`, one for dark pages, as PNG.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    for theme, path in ((LIGHT, picture), (DARK, dark_name(picture))):
+        with new_file(path) as partial:
+            draw(theme).image().save(partial, "png", dpi=(DPI, DPI))
+
+
+def dark_name(picture: Path) -> Path:
+    """Such as loss-dark.png for loss.png."""
+    return picture.with_stem(f"{picture.stem}-dark")
+
+
+def describe_origin(model: str, chip: str) -> str:
+    """What was measured, on what and when, for below a title."""
+    return f"{Path(model).absolute().name} · {chip} · {date.today().isoformat()}"
+
+
+def width_of(text: str, size: float = SIZE) -> float:
+    """How wide a line of text is, in points."""
+    return _font(size).getlength(_plain(text)) / PIXELS
+
+
+def shorten(text: str, width: float, size: float = SIZE) -> str:
+    """Cut the middle out of a text that is wider than `width` points."""
+    kept = len(text)
+    short = text
+    while width_of(short, size) > width and kept > 2:
+        kept -= 1
+        short = f"{text[: (kept + 1) // 2]}…{text[-(kept // 2) :]}"
+    return short
+
+
+def linear_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten between two different numbers.
+
+    Args:
+        low: first number.
+        high: last number.
+        most: steps between ticks; with 5 or more there are at least two ticks.
+    """
+    exponent = math.floor(math.log10((high - low) / most))
+    factors = [(factor, exponent + up) for up in (0, 1) for factor in (1, 2, 5)]
+    # A product of integers, or one quotient, is the float nearest to the tick: 0.3, not 0.30...04.
+    factor, exponent = next((f, e) for f, e in factors if f * 10.0**e * most >= high - low)
+    up, down = (10**exponent, 1) if exponent >= 0 else (1, 10**-exponent)
+    first, last = math.ceil(low * down / up / factor), math.floor(high * down / up / factor)
+    return [count * factor * up / down for count in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
+    """Powers of ten between two positive numbers; their 2- and 5-fold too, while they are few."""
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors, apart in (((1, 2, 5), 1), ((1,), 1), ((1,), 2), ((1,), 5), ((1,), 20)):
+        ticks = [float(f"{f}e{e}") for e in exponents if e % apart == 0 for f in factors]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if len(inside) <= most:
+            return inside
+    return inside
+
+
+def tick_labels(ticks: Sequence[float]) -> list[str]:
+    """Ticks of one axis with the decimals that tell them apart."""
+    largest = max(map(abs, ticks), default=0.0)
+    if largest and not 1e-3 <= largest < 1e7:
+        return [f"{tick:.4g}" for tick in ticks]
+    exact = (n for n in range(9) if all(math.isclose(round(t, n), t, rel_tol=1e-9) for t in ticks))
+    decimals = next(exact, 9)
+    return [f"{tick:,.{decimals}f}" for tick in ticks]
+
+
+def _plain(text: str) -> str:
+    letters = (c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return "".join(c if " " <= c <= "~" or c in TYPOGRAPHIC else "?" for c in letters)
+
+
+@cache
+def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size * PIXELS)

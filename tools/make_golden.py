@@ -461,6 +461,14 @@ def image_tensors(inputs: dict, has_pixel_values: bool) -> dict[str, torch.Tenso
     return {**pixels, "spatial_shapes": shapes.int()}
 
 
+def image_features(
+    model: transformers.Lfm2VlForConditionalGeneration, inputs: dict
+) -> list[torch.Tensor]:
+    """The projected rows of each view, under a name that 5.23 and 5.24 have in common."""
+    names = ("pixel_values", "spatial_shapes", "pixel_attention_mask")
+    return model.model.get_image_features(**{name: inputs[name] for name in names}).pooler_output
+
+
 @torch.no_grad()
 def compute(
     model: transformers.Lfm2VlForConditionalGeneration,
@@ -474,7 +482,7 @@ def compute(
     output = model(**inputs)
     if "pixel_values" in inputs:
         results.tensors |= image_tensors(inputs, has_pixel_values)
-        results.tensors["image_features"] = output.image_hidden_states
+        results.tensors["image_features"] = torch.cat(image_features(model, inputs))
     results.tensors["logits"] = output.logits[0, -1]
 
     generated = model.generate(
@@ -559,12 +567,14 @@ def compute_stages(
         **{f"language.layers.{i}": layer for i, layer in enumerate(language.layers)},
         "language.embedding_norm": language.embedding_norm,
     }
+    # Both towers' rows without padding; 5.24 pads the projector's as well.
     patches = int(inputs["pixel_attention_mask"].sum())
+    tokens = patches // model.config.downsample_factor**2
     stages = {}
 
     def keep(name: str, output: torch.Tensor) -> None:
-        rows = output.reshape(-1, output.shape[-1])
-        stages[name] = rows[:patches] if name.startswith("vision") else rows
+        rows = {"vision": patches, "projector": tokens}.get(name.split(".")[0])
+        stages[name] = output.reshape(-1, output.shape[-1])[:rows]
 
     handles = [
         module.register_forward_hook(lambda _module, _args, output, name=name: keep(name, output))

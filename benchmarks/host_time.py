@@ -16,7 +16,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from op_counts import ATTENTION_LAYERS, PROMPT, compiling, make_model, metal_view
 
 from mlx_lfm2vl import Sampling
-from mlx_lfm2vl.generation.sampling import make_sampler
+from mlx_lfm2vl.generation.sampling import Sampler
 from mlx_lfm2vl.model.decode_step import DecodeStep
 
 STEPS = 40  # of one answer, whose graph grows
@@ -30,8 +30,8 @@ def our_step() -> Step:
     cache = model.make_cache()
     mx.eval(model.language_model(model.embed(range(PROMPT)), cache), cache.arrays)
     with compiling():
-        step, sampler = DecodeStep(model), make_sampler(Sampling(), range(PROMPT), seed=0)
-    return lambda token: sampler(step(token, cache))
+        step, sampler = DecodeStep(model), Sampler(Sampling(), [range(PROMPT)], [0])
+    return lambda token: sampler(step(token, cache)).tokens
 
 
 def peers_step() -> Step:

@@ -18,7 +18,6 @@ import numpy as np
 from mlx_lfm2vl import load
 from mlx_lfm2vl.arrays import named_arrays
 from mlx_lfm2vl.checkpoint.packing import Scheme
-from mlx_lfm2vl.generation.stream import end_token_ids
 from mlx_lfm2vl.prompt.samples import SampleMaker, read_rows
 from mlx_lfm2vl.quantize.choice import QuantizeOptions
 from mlx_lfm2vl.quantize.learned_rounding import _learn, learn_rounding, learnable_paths
@@ -55,7 +54,7 @@ def with_weights(folder: str, packed: dict, schemes: dict[str, Scheme]):
 
 def measure_model(folder: str, learn: Path, test: Path, count: int) -> None:
     model, processor = load(folder, dtype="float32")
-    make = SampleMaker(processor, end_token_ids(model, processor))
+    make = SampleMaker(processor, set(model.config.eos_token_ids))
     seen = [make(row).inputs for row in read_rows(learn)[:count]]
     made = [make(row) for row in read_rows(test)[:count]]
     unseen = [Sample(sample.inputs, sample.learnt) for sample in made]

@@ -10,8 +10,8 @@ import mlx.core as mx
 from host_syncs import LIQUIDS, TINY
 
 from mlx_lfm2vl import Sampling, load
-from mlx_lfm2vl.generation.sampling import make_sampler
-from mlx_lfm2vl.generation.stream import generate_step
+from mlx_lfm2vl.generation.loop import generate_step
+from mlx_lfm2vl.generation.sampling import Sampler
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     columns = []
     for settings in (Sampling(), LIQUIDS):
         cache = model.make_cache()
-        sampler = make_sampler(settings, [1, 2, 3], seed=0)
+        sampler = Sampler(settings, [[1, 2, 3]], [0])
         steps = generate_step(model, model.embed([1, 2, 3]), cache, sampler, tokens)
         column = []
         for count, _ in enumerate(steps, 1):

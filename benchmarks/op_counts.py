@@ -24,7 +24,7 @@ from mlx_lfm2vl import Sampling
 from mlx_lfm2vl.checkpoint.config import ModelConfig, ProjectorConfig, TextConfig, VisionConfig
 from mlx_lfm2vl.checkpoint.image_config import ImageConfig
 from mlx_lfm2vl.generation import sampling
-from mlx_lfm2vl.generation.sampling import make_sampler
+from mlx_lfm2vl.generation.sampling import Sampler
 from mlx_lfm2vl.images.geometry import plan_image
 from mlx_lfm2vl.model import attention as attention_module
 from mlx_lfm2vl.model import decode_step as decoding
@@ -108,7 +108,7 @@ def compiling() -> Iterator[None]:
         fused(language, "_swiglu"),
         patch.object(decoding, "traced", mx.compile),
         patch.object(sampling, "traced", mx.compile),
-        patch.object(sampling, "_make_choose", sampling._make_choose.__wrapped__),
+        patch.object(sampling, "_chooser", sampling._chooser.__wrapped__),
         patch.object(vision, "gelu_tanh", mx.compile(vision.gelu_sigmoid)),
     ):
         yield
@@ -232,11 +232,11 @@ def decode_steps(model: Lfm2VL, settings: Sampling, count: int) -> list[Node]:
     cache = model.make_cache()
     mx.eval(model.language_model(model.embed(range(PROMPT)), cache), cache.arrays)
     with compiling():
-        step, sampler = DecodeStep(model), make_sampler(settings, range(PROMPT), seed=0)
+        step, sampler = DecodeStep(model), Sampler(settings, [range(PROMPT)], [0])
     token = mx.array([1])
     with metal_view():
         for _ in range(count):
-            token = sampler(step(token, cache))
+            token = sampler(step(token, cache)).tokens
         return graph(token, *cache.arrays)
 
 

@@ -1,21 +1,31 @@
 """LFM2-VL vision-language models on Apple silicon, in MLX."""
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import CheckpointError, InputError, Lfm2VLError, NetworkError
     from .generation.answer import Piece, Result
-    from .generation.batch import batch_generate, stream_batch
-    from .generation.stream import generate, stream_generate
+    from .generation.engine import (
+        Engine,
+        batch_generate,
+        generate,
+        stream_batch,
+        stream_generate,
+    )
     from .images.source import ImageLimits
     from .loading import load
-    from .options import ImageOptions, Sampling
+    from .options import AnswerOptions, ImageOptions, Sampling
+    from .prompt.messages import user_message
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AnswerOptions",
     "CheckpointError",
+    "Engine",
     "ImageLimits",
     "ImageOptions",
     "InputError",
@@ -29,10 +39,13 @@ __all__ = [
     "load",
     "stream_batch",
     "stream_generate",
+    "user_message",
 ]
 
 _HOMES = {
+    "AnswerOptions": "options",
     "CheckpointError": "errors",
+    "Engine": "generation.engine",
     "ImageLimits": "images.source",
     "ImageOptions": "options",
     "InputError": "errors",
@@ -41,11 +54,12 @@ _HOMES = {
     "Piece": "generation.answer",
     "Result": "generation.answer",
     "Sampling": "options",
-    "batch_generate": "generation.batch",
-    "generate": "generation.stream",
+    "batch_generate": "generation.engine",
+    "generate": "generation.engine",
     "load": "loading",
-    "stream_batch": "generation.batch",
-    "stream_generate": "generation.stream",
+    "stream_batch": "generation.engine",
+    "stream_generate": "generation.engine",
+    "user_message": "prompt.messages",
 }
 
 
@@ -54,3 +68,21 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
+class _Package(ModuleType):
+    """This package, whose public names are never hidden by a module of the same name.
+
+    Importing `mlx_lfm2vl.generate`, the command, would set `generate` to that module.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

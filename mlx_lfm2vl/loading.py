@@ -102,7 +102,7 @@ def open_checkpoint(
     Raises:
         CheckpointError: ids, sizes or tensors contradict each other.
     """
-    config = _with_image_token(config, processor.tokenizer)
+    config = _with_token_ids(config, processor.tokenizer)
     _check_geometry(config, processor.image_config)
     weights = _read_weights(folder)
     model = Lfm2VL(config, processor.image_config)
@@ -125,7 +125,7 @@ def open_checkpoint(
     return model, weights
 
 
-def _with_image_token(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+def _with_token_ids(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
     if config.image_token_id not in (None, tokenizer.image_token_id):
         raise CheckpointError(
             f"config.json says image_token_id {config.image_token_id}, but the tokenizer's "
@@ -136,7 +136,11 @@ def _with_image_token(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
             f"the tokenizer has ids up to {tokenizer.largest_id}, the model only "
             f"{config.text.vocab_size} embedding rows"
         )
-    return replace(config, image_token_id=tokenizer.image_token_id)
+    named = tokenizer.id_of(tokenizer.eos_token)
+    ends = config.eos_token_ids
+    if named is not None and named not in ends:
+        ends = (*ends, named)
+    return replace(config, image_token_id=tokenizer.image_token_id, eos_token_ids=ends)
 
 
 def _check_geometry(config: ModelConfig, image: ImageConfig) -> None:

@@ -171,11 +171,6 @@ class AnswerOptions:
         return replace(sampling, **{k: value for k, value in given.items() if value is not None})
 
 
-def check_lookup(lookup: int, sampling: Sampling) -> None:
-    """Refuse what would not give the same answer."""
-    AnswerOptions(lookup=lookup, sampling=sampling).sampling_over(sampling)
-
-
 SAMPLING_KEYS = tuple(field.name for field in fields(Sampling))
 
 

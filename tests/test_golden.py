@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from conftest import CASES, GOLDEN, golden, load_tensors, relative_error
 
-from mlx_lfm2vl.generation.stream import generate_step
+from mlx_lfm2vl.generation.loop import generate_step
+from mlx_lfm2vl.generation.sampling import draw_greedily
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.model.cache import Place
 from mlx_lfm2vl.prompt.processor import Inputs
@@ -69,8 +70,8 @@ def test_features_logits_and_greedy_tokens_are_the_references(loaded, name, prom
     assert relative_error(logits[0], case.expected(prompt, "logits")) < 1e-5
     greedy = case.expected(prompt, "greedy").tolist()
     cache = model.make_cache()
-    argmax = lambda logits: mx.argmax(logits, axis=-1)  # noqa: E731
-    assert list(generate_step(model, embeds, cache, argmax, len(greedy))) == greedy
+    steps = generate_step(model, embeds, cache, draw_greedily, len(greedy))
+    assert [token.id for token in steps] == greedy
 
 
 @pytest.mark.parametrize("name", ["new_names", "head_72"])

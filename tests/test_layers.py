@@ -122,3 +122,16 @@ def test_every_public_name_is_importable():
     assert callable(mlx_lfm2vl.generate)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = mlx_lfm2vl.nothing
+
+
+def test_public_names_are_listed_and_never_hidden_by_a_command():
+    assert set(dir(mlx_lfm2vl)) == {*mlx_lfm2vl.__all__, "__version__"}
+    assert mlx_lfm2vl._HOMES.keys() == set(mlx_lfm2vl.__all__)
+    code = (
+        "import mlx_lfm2vl.generate, mlx_lfm2vl.convert\n"
+        "import mlx_lfm2vl.generate as again\n"
+        "from mlx_lfm2vl import generate\n"
+        "from mlx_lfm2vl.generation.engine import generate as function\n"
+        "assert generate is mlx_lfm2vl.generate is again is function"
+    )
+    modules_after(code)

@@ -14,6 +14,7 @@ from mlx_lfm2vl.commands.generate import build_parser, main
 from mlx_lfm2vl.prompt.processor import Processor
 
 ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "mlx_lfm2vl"
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 MODEL = golden("new_names").folder
@@ -106,18 +107,13 @@ def test_exit_codes_are_those_of_the_help():
             assert code in str(build_parser().epilog)
 
 
-def test_the_layer_table_names_every_module():
-    from test_layers import LAYERS
-
-    table = README[README.index("| layer | modules |") :]
-    table = table[: table.index("\n\n")]
-    assert set(re.findall(r"`(\w+)`", table)) == set().union(*LAYERS) - {
-        "benchmark",
-        "convert",
-        "fuse",
-        "generate",
-        "train",
-    }
+def test_the_table_of_packages_names_every_one():
+    modules = {path.stem for path in PACKAGE.glob("[!_]*.py")}
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    table = README[README.index("| package | what it does |") :]
+    named = re.findall(r"`(\w+)`", table[: table.index("\n\n")])
+    stubs = {"benchmark", "convert", "fuse", "generate", "train"}
+    assert set(named) == (modules | packages) - stubs
 
 
 def test_ci_runs_the_readmes_test_command():

@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -46,7 +47,7 @@ def progress_line(label: str) -> Callable[[int, int], None]:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process at once: taking the interpreter down costs more than a short answer."""
+    """Exit without interpreter shutdown, which can take longer than a short answer."""
     try:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
@@ -78,7 +79,7 @@ def run_command(
             sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
         return command(options)
     except Lfm2VLError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _explain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -88,8 +89,15 @@ def run_command(
         return 1
     except (OSError, RuntimeError, MemoryError) as error:
         # A full disk, or a device that ran out of memory: nothing the user can read in a trace.
-        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        _explain(f"{type(error).__name__}: {error}")
         return 1
     finally:
         package_logger.removeHandler(handler)
         package_logger.propagate = True
+
+
+def _explain(text: str) -> None:
+    """The error that is being handled, in one line; with MLX_LFM2VL_DEBUG=1 where it came from."""
+    if os.environ.get("MLX_LFM2VL_DEBUG", "0") not in ("", "0"):
+        traceback.print_exc()
+    print(f"error: {text}", file=sys.stderr)

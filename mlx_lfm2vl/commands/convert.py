@@ -260,13 +260,12 @@ def _study(
 
 def _samples(folder: Path | None, model: Lfm2VL, processor: Processor) -> list[Sample]:
     """Prompts with answers: the user's, or the source's own answers to the user's images."""
-    from ..generation.stream import end_token_ids
     from ..prompt.messages import user_message
     from ..prompt.samples import SampleMaker, read_rows
     from ..quantize.drawn_samples import sample_conversations
     from ..quantize.loss_report import Sample, with_answer
 
-    end_ids = end_token_ids(model, processor)
+    end_ids = set(model.config.eos_token_ids)
     if folder is not None and not folder.is_dir():
         raise InputError(f"--calibration {folder} is no folder")
     if folder is not None and (files := sorted(folder.glob("[!.]*.jsonl"))):

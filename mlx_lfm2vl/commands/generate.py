@@ -10,16 +10,17 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from ..checkpoint.config import read_model_config
 from ..errors import InputError
-from ..options import ImageOptions, Sampling, check_lookup
+from ..options import SAMPLING_KEYS, AnswerOptions, ImageOptions, Sampling
 from .common import add_model_options, run_command
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
+    from ..device import Limits
     from ..generation.answer import Result
     from ..images.geometry import ImagePlan
     from ..images.source import ImageLimits, ImageSource
@@ -168,36 +169,36 @@ def _read_prompt() -> str:
         raise InputError(f"the prompt on standard input is not UTF-8: {error}") from None
 
 
-def _check_early(
-    options: argparse.Namespace, sources: Sequence[ImageSource], limits: ImageLimits
-) -> None:
-    """Find mistakes before a checkpoint is downloaded or loaded."""
-    from ..images.source import is_url, open_image
-
-    check_lookup(options.lookup, _sampling(options, Sampling()))
-    if options.lookup:
-        from ..checkpoint.find import find_checkpoint
-
-        folder = find_checkpoint(options.model, options.revision, with_weights=False)
-        check_lookup(options.lookup, _sampling(options, read_model_config(folder).sampling))
+def _answer_options(options: argparse.Namespace) -> AnswerOptions:
+    """What the command line says of the answer; checked before anything is loaded."""
+    answer = AnswerOptions(
+        max_tokens=options.max_tokens,
+        stop=options.stop,
+        **{name: getattr(options, name) for name in SAMPLING_KEYS},
+        seed=options.seed,
+        image_options=_image_options(options),
+        lookup=options.lookup,
+    )
     for name in ("cache_limit", "wired_limit"):
         size = getattr(options, name)
         if size is not None and not 0 <= size < 1e4:
             raise InputError(f"--{name.replace('_', '-')} {size} is not from 0 to 10000 GB")
-    if options.max_tokens < 1:
-        raise InputError(f"--max-tokens {options.max_tokens} is not positive")
-    if not all(options.stop):
-        raise InputError("--stop is empty")
+    if options.lookup:  # what the checkpoint recommends is in its small files
+        from ..checkpoint.find import find_checkpoint
+
+        folder = find_checkpoint(options.model, options.revision, with_weights=False)
+        answer.sampling_over(read_model_config(folder).sampling)
+    return answer
+
+
+def _check_images(sources: Sequence[ImageSource], limits: ImageLimits) -> None:
+    """Find bad images before a checkpoint is downloaded or loaded."""
+    from ..images.source import is_url, open_image
+
     for source in sources:
-        if options.allow_url and is_url(source):
+        if limits.allow_url and is_url(source):
             continue  # fetched once, later
         open_image(source, limits)
-
-
-def _sampling(options: argparse.Namespace, recommended: Sampling) -> Sampling:
-    names = [field.name for field in fields(Sampling)]
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    return replace(recommended, **given)
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -216,7 +217,7 @@ def _plan(options: argparse.Namespace) -> int:
     plans = [plan_image(*open_image(source, limits).size, config) for source in sources]
     if options.json:
         total = sum(plan.image_tokens for plan in plans)
-        print(json.dumps({"images": [_describe(plan) for plan in plans], "image_tokens": total}))
+        print(json.dumps({"images": [plan.to_dict() for plan in plans], "image_tokens": total}))
         return 0
     for name, plan in zip(options.image, plans, strict=True):
         height, width = plan.size
@@ -241,9 +242,10 @@ def _answer(options: argparse.Namespace) -> int:
     limits = _limits(options)
     sources = _sources(options, limits)
     prompt = _read_prompt() if options.prompt == "-" else options.prompt
-    _check_early(options, sources, limits)
+    answer = _answer_options(options)
+    _check_images(sources, limits)
 
-    from ..generation.stream import stream_generate
+    from ..generation.engine import Engine
     from ..loading import load
     from ..prompt.messages import user_message
 
@@ -254,22 +256,12 @@ def _answer(options: argparse.Namespace) -> int:
         from ..training.adapters import load_adapter
 
         load_adapter(model, options.adapter)
-    sampling = _sampling(options, model.config.sampling)
-    limits_set = _limit_memory(options, model)
+    engine = Engine(model, processor)
+    chosen = engine.limit_memory(_bytes(options.cache_limit), _bytes(options.wired_limit))
     if options.verbose:
-        _say(f"sampling: {_settings(sampling)}")
-        _say(f"device: {limits_set}")
-    pieces = stream_generate(
-        model,
-        processor,
-        user_message(prompt, sources, options.system),
-        max_tokens=options.max_tokens,
-        sampling=sampling,
-        seed=options.seed,
-        stop=options.stop,
-        options=_image_options(options),
-        lookup=options.lookup,
-    )
+        _say(f"sampling: {_settings(answer.sampling_over(model.config.sampling))}")
+        _say(f"device: {_device(model, chosen)}")
+    pieces = engine.stream(user_message(prompt, sources, options.system), answer)
     text, token_ids, result = "", [], None
     try:
         for piece in pieces:
@@ -287,7 +279,7 @@ def _answer(options: argparse.Namespace) -> int:
         return 130
     assert result is not None
     if options.json:
-        print(json.dumps(_as_json(result, options.model), ensure_ascii=False))
+        print(json.dumps({**result.to_dict(), "model": options.model}, ensure_ascii=False))
     else:
         print(flush=True)
     if options.verbose:
@@ -295,64 +287,24 @@ def _answer(options: argparse.Namespace) -> int:
     return 0
 
 
-def _limit_memory(options: argparse.Namespace, model: Lfm2VL) -> str:
-    """Set the limits that suit model and device, or those asked for; returns what was chosen."""
+def _bytes(gigabytes: float | None) -> int | None:
+    return None if gigabytes is None else int(gigabytes * 1e9)
+
+
+def _device(model: Lfm2VL, limits: Limits) -> str:
+    """The number types and the memory limits in use."""
     import mlx.core as mx
 
     from ..arrays import dtype_name, named_arrays
-    from ..device import choose_limits, set_limits
 
     arrays = named_arrays(model.parameters()).values()
-    limits = choose_limits(sum(array.nbytes for array in arrays))
-    given = {"cache": options.cache_limit, "wired": options.wired_limit}
-    asked = {name: int(size * 1e9) for name, size in given.items() if size is not None}
-    limits = replace(limits, **asked)
-    set_limits(limits)
-    floats = {
-        dtype_name(array.dtype) for array in arrays if mx.issubdtype(array.dtype, mx.floating)
-    }
+    floats = {dtype_name(x.dtype) for x in arrays if mx.issubdtype(x.dtype, mx.floating)}
     sizes = [
         f"{name} limit {'as MLX has it' if size is None else f'{size / 1e9:.1f} GB'}"
         for name, size in asdict(limits).items()
     ]
     ops = os.environ.get("MLX_MAX_OPS_PER_BUFFER", "as MLX has it")
     return ", ".join([" and ".join(sorted(floats)), *sizes, f"operations per buffer {ops}"])
-
-
-def _as_json(result: Result, model: str) -> dict[str, Any]:
-    return {
-        "text": result.text,
-        "token_ids": result.token_ids,
-        "prompt_tokens": result.prompt_tokens,
-        "image_tokens": result.image_tokens,
-        "completion_tokens": len(result.token_ids),
-        "finish_reason": result.finish_reason,
-        "lookup": {"drafted": result.drafted_tokens, "accepted": result.accepted_tokens},
-        "sampling": {**asdict(result.sampling), "seed": result.seed},
-        "images": [_describe(plan) for plan in result.images],
-        "timings": {
-            "prepare_seconds": round(result.timings.prepare, 4),
-            "first_token_seconds": round(result.timings.first_token, 4),
-            "decode_seconds": round(result.timings.decode, 4),
-            "tokens_per_second": round(result.tokens_per_second, 2),
-        },
-        "peak_memory_bytes": result.peak_memory_bytes,
-        "model": model,
-    }
-
-
-def _describe(plan: ImagePlan) -> dict[str, Any]:
-    """One image for JSON. Sizes are height, width in pixels."""
-    sizes = [[rows * plan.patch_size, cols * plan.patch_size] for rows, cols in plan.spatial_shapes]
-    return {
-        "size": list(plan.size),
-        "grid": list(plan.grid),
-        "views": [
-            {"size": size, "tokens": tokens}
-            for size, tokens in zip(sizes, plan.view_tokens, strict=True)
-        ],
-        "tokens": plan.image_tokens,
-    }
 
 
 def _settings(sampling: Sampling) -> str:

@@ -99,7 +99,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(options: argparse.Namespace) -> int:
     import mlx.core as mx
 
-    from ..generation.stream import end_token_ids
     from ..loading import load
     from ..prompt.samples import SampleMaker, read_rows
     from ..training.checkpoints import newest
@@ -118,7 +117,7 @@ def _train(options: argparse.Namespace) -> int:
     if (options.output / "checkpoints").exists() and not options.resume and not options.show:
         raise InputError(f"{options.output} holds a run already: --resume it or choose another")
     model, processor = load(options.model, revision=options.revision, dtype=_dtype(options))
-    maker = SampleMaker(processor, end_token_ids(model, processor))
+    maker = SampleMaker(processor, set(model.config.eos_token_ids))
     if options.show:
         for row in rows[: options.show]:
             print(maker.show(row), end="\n\n")

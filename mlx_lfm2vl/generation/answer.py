@@ -1,12 +1,31 @@
 """An answer as it grows: tokens to text, end tokens, stop strings, and what it cost."""
 
+import time
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
-from ..errors import InputError
+import mlx.core as mx
+
 from ..images.geometry import ImagePlan
-from ..options import Sampling
+from ..options import AnswerOptions, Sampling
+from ..prompt.processor import Prompt
 from ..prompt.tokenizer import Tokenizer
+from .loop import Drafts
+
+FinishReason = Literal["stop", "length"]
+
+
+class Clock:
+    """Seconds between the stages of an answer."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the last lap, or since the clock was made."""
+        last, self._last = self._last, time.perf_counter()
+        return self._last - last
 
 
 @dataclass(frozen=True)
@@ -22,13 +41,13 @@ class Timings:
         return self.prepare + self.first_token + self.decode
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """A finished answer. `str(result)` is its text."""
 
     text: str
     token_ids: list[int]  # without the end token
-    finish_reason: str  # "stop": end token or stop string; "length": max_tokens
+    finish_reason: FinishReason  # "stop": end token or stop string; "length": max_tokens
     prompt_tokens: int
     image_tokens: int  # of the prompt tokens
     images: list[ImagePlan]
@@ -38,9 +57,36 @@ class Result:
     peak_memory_bytes: int
     drafted_tokens: int = 0  # by prompt lookup
     accepted_tokens: int = 0  # of the drafted ones
+    logprobs: list[float] | None = None  # of every token, if they were asked for
 
     def __str__(self) -> str:
         return self.text
+
+    def __repr__(self) -> str:
+        text = self.text if len(self.text) <= 60 else f"{self.text[:57]}..."
+        return f"Result({text!r}, {len(self.token_ids)} tokens, {self.finish_reason})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain data, the object that `generate --json` prints."""
+        values = {
+            "text": self.text,
+            "token_ids": self.token_ids,
+            "prompt_tokens": self.prompt_tokens,
+            "image_tokens": self.image_tokens,
+            "completion_tokens": len(self.token_ids),
+            "finish_reason": self.finish_reason,
+            "lookup": {"drafted": self.drafted_tokens, "accepted": self.accepted_tokens},
+            "sampling": {**asdict(self.sampling), "seed": self.seed},
+            "images": [plan.to_dict() for plan in self.images],
+            "timings": {
+                "prepare_seconds": round(self.timings.prepare, 4),
+                "first_token_seconds": round(self.timings.first_token, 4),
+                "decode_seconds": round(self.timings.decode, 4),
+                "tokens_per_second": round(self.tokens_per_second, 2),
+            },
+            "peak_memory_bytes": self.peak_memory_bytes,
+        }
+        return values if self.logprobs is None else {**values, "logprobs": self.logprobs}
 
     @property
     def tokens_per_second(self) -> float:
@@ -56,6 +102,7 @@ class Piece:
     text: str
     token_ids: list[int]
     result: Result | None = None  # on the last piece
+    logprobs: list[float] | None = None  # of these tokens, if they were asked for
 
 
 class Answer:
@@ -64,46 +111,50 @@ class Answer:
     Attributes:
         token_ids: those that belong to the answer.
         text: what has been given out.
-        finish_reason: "stop" or "length" once it is over, empty before.
+        logprobs: of these, where they are told; else empty.
+        finish_reason: None until it is over.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, end_ids: Container[int], stop: Sequence[str], max_tokens: int
+        self, tokenizer: Tokenizer, end_ids: Container[int], options: AnswerOptions
     ) -> None:
         """
         Args:
             tokenizer: turns ids into text.
             end_ids: tokens that end an answer and are no part of it.
-            stop: strings that end it and are cut off.
-            max_tokens: after as many it ends.
-
-        Raises:
-            InputError: a stop string is empty, or no token is allowed.
+            options: the stop strings, and after how many tokens it ends.
         """
-        if max_tokens < 1:
-            raise InputError(f"max_tokens is {max_tokens}, expected at least 1")
-        stop = [stop] if isinstance(stop, str) else stop
-        if not all(stop):
-            raise InputError("a stop string is empty")
-        self._stream, self._stops = tokenizer.text_stream(), StopStrings(stop)
-        self._end_ids, self._max_tokens = end_ids, max_tokens
+        self._stream, self._stops = tokenizer.text_stream(), StopStrings(options.stop)
+        self._end_ids, self._options = end_ids, options
         self.token_ids: list[int] = []
+        self.logprobs: list[float] = []
         self.text = ""
-        self.finish_reason = ""
+        self.finish_reason: FinishReason | None = None
 
-    def add(self, token: int) -> str:
-        """Text that is safe to give out."""
+    def add(self, token: int, logprob: float | None = None) -> str:
+        """Take a token; returns the text that is safe to give out."""
         if token in self._end_ids:
             self.finish_reason = "stop"
             return self._give(self._stops.add(self._stream.finish()) + self._stops.finish())
         self.token_ids.append(token)
+        if logprob is not None:
+            self.logprobs.append(logprob)
         piece = self._stops.add(self._stream.add(token))
         if self._stops.found:
             self.finish_reason = "stop"
-        elif len(self.token_ids) == self._max_tokens:
+        elif len(self.token_ids) == self._options.max_tokens:
             self.finish_reason = "length"
             piece += self._stops.add(self._stream.finish()) + self._stops.finish()
         return self._give(piece)
+
+    @property
+    def wants_logprobs(self) -> bool:
+        return self._options.logprobs
+
+    def piece(self, text: str, begin: int, result: Result | None = None) -> Piece:
+        """New text with the tokens from number `begin` on."""
+        logprobs = self.logprobs[begin:] if self.wants_logprobs else None
+        return Piece(text, self.token_ids[begin:], result, logprobs)
 
     def _give(self, piece: str) -> str:
         if self._stops.found:  # at the very end, too
@@ -135,7 +186,7 @@ class StopStrings:
         return given
 
     def finish(self) -> str:
-        """What was held back for nothing."""
+        """Text that was held back, and is no stop string after all."""
         if self.found:
             return ""
         end = self._first_stop()
@@ -154,3 +205,25 @@ class StopStrings:
         """Length of the longest end of the held text that begins `stop`."""
         longest = min(len(stop) - 1, len(self._held))
         return next((n for n in range(longest, 0, -1) if self._held.endswith(stop[:n])), 0)
+
+
+def make_result(
+    answer: Answer, prompt: Prompt, sampling: Sampling, seed: int, timings: Timings, drafts: Drafts
+) -> Result:
+    """What is known of a finished answer."""
+    assert answer.finish_reason is not None
+    return Result(
+        text=answer.text,
+        token_ids=answer.token_ids,
+        finish_reason=answer.finish_reason,
+        prompt_tokens=len(prompt.input_ids),
+        image_tokens=prompt.image_tokens,
+        images=prompt.images,
+        sampling=sampling,
+        seed=seed,
+        timings=timings,
+        peak_memory_bytes=mx.get_peak_memory(),
+        drafted_tokens=drafts.tried,
+        accepted_tokens=drafts.accepted,
+        logprobs=answer.logprobs if answer.wants_logprobs else None,
+    )

@@ -7,6 +7,7 @@ that are really encoded (the reference miscounts when a large image lands on the
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from ..checkpoint.image_config import ImageConfig
 from ..errors import InputError
@@ -53,6 +54,20 @@ class ImagePlan:
     def image_tokens(self) -> int:
         """Image tokens of all views; start, end and label tokens come on top."""
         return sum(self.view_tokens)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data; sizes are [height, width] in pixels."""
+        side = self.patch_size
+        sizes = [[rows * side, columns * side] for rows, columns in self.spatial_shapes]
+        return {
+            "size": list(self.size),
+            "grid": list(self.grid),
+            "views": [
+                {"size": size, "tokens": tokens}
+                for size, tokens in zip(sizes, self.view_tokens, strict=True)
+            ],
+            "tokens": self.image_tokens,
+        }
 
 
 def plan_image(height: int, width: int, config: ImageConfig) -> ImagePlan:

@@ -1,15 +1,24 @@
-"""What the decoder remembers of the sequences it has read."""
+"""What the decoder remembers of the sequences it has read: one part for every layer.
 
-from collections.abc import Sequence
+- An attention layer keeps the keys and values of all positions, in buffers written in place.
+- A short convolution keeps a window: the last rows that went into it, one fewer than its taps.
+- The rows of a batch end in the same column; shorter sequences start later.
+- A cache does not know its tokens, and no layer looks at columns past `offset`.
+- `trim` takes back the last positions, `fork` goes on twice, `state` and `from_state` leave the
+  process and come back: the verbs of mlx-lm's prompt caches.
+- Windows hold no history: what was trimmed must have come in the last step.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, cast
 
 import mlx.core as mx
 
 from ..options import MAX_LOOKUP
 
-BLOCK = 256  # cache rows added at a time: growing by one would copy the cache at every token
-REWINDABLE = MAX_LOOKUP + 1  # positions that one step may read and still give back
+BLOCK = 256  # columns added at a time: growing by one would copy the cache at every token
+TRIMMABLE = MAX_LOOKUP + 1  # positions that one step may read and still give back
 
 Window = tuple[mx.array, ...]  # the last rows before a convolution, (B, C) each, oldest first
 
@@ -29,11 +38,34 @@ class Place:
     visible: mx.array | None = None
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a batch that are to go on in another one.
+
+    Attributes:
+        cache: they are in.
+        numbers: which of its rows.
+    """
+
+    cache: "Cache"
+    numbers: Sequence[int]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Positions of each row's sequence."""
+        starts = self.cache.starts
+        return [self.cache.offset - (starts[n] if starts else 0) for n in self.numbers]
+
+
 class KeyValueCache:
-    """Keys and values of one attention layer, in buffers that are written in place."""
+    """Keys and values of one attention layer.
+
+    Attributes:
+        arrays: none, or keys and values, (B, H, columns, D) each; more columns than are in use.
+    """
 
     def __init__(self) -> None:
-        self._rows: tuple[mx.array, mx.array] | None = None
+        self.arrays: list[mx.array] = []
 
     def update(self, keys: mx.array, values: mx.array, column: int) -> tuple[mx.array, mx.array]:
         """Store new rows at `column` and return all rows up to their end.
@@ -46,51 +78,35 @@ class KeyValueCache:
         Returns:
             Keys and values, (B, H, column + L, D) each.
         """
-        batch, heads, length, dim = keys.shape
-        end = column + length
-        capacity = 0 if self._rows is None else self._rows[0].shape[2]
+        end = column + keys.shape[2]
+        capacity = self.arrays[0].shape[2] if self.arrays else 0
         if end > capacity:
-            missing = -(-(end - capacity) // BLOCK) * BLOCK
-            old = [[part] for part in self._rows] if self._rows else [[], []]
-            all_keys, all_values = (
-                # Each its own: shared ones could not be written in place.
-                mx.concatenate([*parts, mx.zeros((batch, heads, missing, dim), keys.dtype)], axis=2)
-                for parts in old
-            )
-            self._rows = all_keys, all_values
-        assert self._rows is not None
-        all_keys, all_values = self._rows
+            self._grow(-(-(end - capacity) // BLOCK) * BLOCK, keys)
+        all_keys, all_values = self.arrays
         all_keys[:, :, column:end] = keys
         all_values[:, :, column:end] = values
-        self._rows = all_keys, all_values
         return all_keys[:, :, :end], all_values[:, :, :end]
 
-    @classmethod
-    def joined(cls, parts: Sequence[tuple["KeyValueCache", mx.array, int]], length: int) -> Self:
-        """Rows of several caches, the last `length` columns of each.
+    def _grow(self, columns: int, like: mx.array) -> None:
+        batch, heads, _, dim = like.shape
+        old = [[array] for array in self.arrays] or [[], []]
+        self.arrays = [
+            # Each its own: shared ones could not be written in place.
+            mx.concatenate([*parts, mx.zeros((batch, heads, columns, dim), like.dtype)], axis=2)
+            for parts in old
+        ]
+
+    def taken(self, rows: mx.array, used: int, columns: int) -> list[mx.array]:
+        """Keys and values of chosen rows, ending in the last of `columns`.
 
         Args:
-            parts: a cache, which of its rows, int32, and how many columns it has in use.
-            length: columns of the result; zeros stand before what is shorter.
+            rows: int32 numbers.
+            used: columns in use.
+            columns: of the result; zeros stand before what is shorter.
         """
-        joined = cls()
-        columns = [
-            [_last(rows, used, length)[chosen] for rows in cache.arrays]
-            for cache, chosen, used in parts
-        ]
-        keys, values = (mx.concatenate(list(arrays)) for arrays in zip(*columns, strict=True))
-        joined._rows = keys, values
-        return joined
-
-    @property
-    def arrays(self) -> list[mx.array]:
-        return list(self._rows or ())
-
-
-def _last(rows: mx.array, used: int, length: int) -> mx.array:
-    """(B, H, S, D) -> (B, H, length, D): the last of the columns in use, behind zeros."""
-    rows = rows[:, :, max(0, used - length) : used]
-    return mx.pad(rows, [(0, 0), (0, 0), (length - rows.shape[2], 0), (0, 0)])
+        begin = max(0, used - columns)
+        cut = [array[:, :, begin:used][rows] for array in self.arrays]
+        return [mx.pad(x, [(0, 0), (0, 0), (columns - x.shape[2], 0), (0, 0)]) for x in cut]
 
 
 class ConvCache:
@@ -111,7 +127,7 @@ class ConvCache:
         if not self.window:
             self.window = (mx.zeros_like(rows[:, 0]),) * self._kept
         rows = mx.concatenate([*(row[:, None] for row in self.window), rows], axis=1)
-        self._recent = rows if rows.shape[1] <= self._kept + REWINDABLE else None
+        self._recent = rows if rows.shape[1] <= self._kept + TRIMMABLE else None
         self._look_back_from(rows, rows.shape[1])
         return rows
 
@@ -119,19 +135,14 @@ class ConvCache:
         """Take the window behind one more row."""
         self.window, self._recent = window, None
 
-    def rewind(self, count: int) -> None:
-        """Forget the last `count` rows, of those that the last update brought."""
-        assert self._recent is not None
-        assert count <= self._recent.shape[1] - self._kept
-        self._look_back_from(self._recent, self._recent.shape[1] - count)
+    def can_trim(self, count: int) -> bool:
+        """Whether the last `count` rows can be forgotten: all of them came in the last update."""
+        return self._recent is not None and count <= self._recent.shape[1] - self._kept
 
-    @classmethod
-    def joined(cls, parts: Sequence[tuple["ConvCache", mx.array]]) -> Self:
-        """Chosen rows, int32, of several caches, in this order."""
-        joined = cls(parts[0][0]._kept + 1)
-        windows = [[row[chosen] for row in cache.arrays] for cache, chosen in parts]
-        joined.window = tuple(mx.concatenate(list(rows)) for rows in zip(*windows, strict=True))
-        return joined
+    def trim(self, count: int) -> None:
+        """Forget the last `count` rows; see `can_trim`."""
+        assert self._recent is not None
+        self._look_back_from(self._recent, self._recent.shape[1] - count)
 
     def _look_back_from(self, rows: mx.array, end: int) -> None:
         # Copies: views would keep the whole prompt's rows alive.
@@ -143,68 +154,148 @@ class ConvCache:
 
 
 class Cache:
-    """What one sequence, or a batch of them, leaves behind: a part for every layer.
-
-    The rows of a batch end in the same column; shorter ones begin later.
+    """What one sequence, or a batch of them, leaves behind.
 
     Attributes:
+        layers: the part of every decoder layer.
         offset: columns in use.
+        starts: first column of every row; empty when all start in column 0.
     """
 
     def __init__(self, layer_types: Sequence[str], taps: int) -> None:
-        self._layer_types, self._taps = layer_types, taps
-        self.layers = [
+        self._layer_types, self._taps = tuple(layer_types), taps
+        self.layers: list[KeyValueCache | ConvCache] = [
             KeyValueCache() if kind == "full_attention" else ConvCache(taps) for kind in layer_types
         ]
         self.offset = 0
-        self._begins: list[int] = []  # first column of each row; empty: all begin in column 0
-        self._begin: mx.array | None = None  # the same, (B,)
+        self.starts: list[int] = []
 
     def place(self, length: int) -> Place:
         """Make room for the next `length` positions; returns where they stand."""
         column = self.offset
         self.offset += length
-        if self._begin is None:
+        if not self.starts:
             return Place(column, column)
-        visible = mx.arange(self.offset) >= self._begin[:, None]
-        return Place(column, column - self._begin, visible[:, None, None])
+        starts = mx.array(self.starts)
+        visible = mx.arange(self.offset) >= starts[:, None]
+        return Place(column, column - starts, visible[:, None, None])
 
-    def rewind(self, count: int) -> None:
-        """Forget the last `count` positions, of at most `REWINDABLE` that came in one step.
+    def can_trim(self, count: int) -> bool:
+        """Whether the last `count` positions can be taken back."""
+        layers = [layer for layer in self.layers if isinstance(layer, ConvCache)]
+        return count == 0 or (
+            0 < count <= self.offset and all(layer.can_trim(count) for layer in layers)
+        )
+
+    def trim(self, count: int) -> None:
+        """Take back the last `count` positions, of at most `TRIMMABLE` that came in one step.
 
         Keys and values stay where they are: nothing looks at them, and the next ones replace them.
+
+        Raises:
+            ValueError: the convolutions no longer know what was before.
         """
+        if not self.can_trim(count):
+            raise ValueError(f"the last {count} of {self.offset} positions cannot be taken back")
         self.offset -= count
         for layer in self.layers:
             if count and isinstance(layer, ConvCache):
-                layer.rewind(count)
+                layer.trim(count)
+
+    def fork(self) -> "Cache":
+        """A second cache that goes on from here by itself.
+
+        The two share their memory until one of them writes: that one then copies.
+        """
+        forked = Cache(self._layer_types, self._taps)
+        forked.offset, forked.starts = self.offset, list(self.starts)
+        for own, other in zip(self.layers, forked.layers, strict=True):
+            if isinstance(own, ConvCache):
+                assert isinstance(other, ConvCache)
+                other.window = own.window  # never written in place
+            else:
+                assert isinstance(other, KeyValueCache)
+                other.arrays = [array[...] for array in own.arrays]
+        return forked
 
     @classmethod
-    def joined(cls, parts: Sequence[tuple["Cache", Sequence[int]]]) -> "Cache":
+    def joined(cls, parts: Sequence[Rows]) -> "Cache":
         """A batch of chosen rows of other caches, in this order, which go on by themselves."""
-        lengths = [
-            cache.offset - (cache._begins[row] if cache._begins else 0)
-            for cache, rows in parts
-            for row in rows
-        ]
-        first = parts[0][0]
+        first = parts[0].cache
+        lengths = [length for part in parts for length in part.lengths]
         joined = cls(first._layer_types, first._taps)
         joined.offset = max(lengths)
         if min(lengths) < joined.offset:
-            joined._begins = [joined.offset - length for length in lengths]
-            joined._begin = mx.array(joined._begins)
-        chosen = [(cache, mx.array(list(rows))) for cache, rows in parts]
+            joined.starts = [joined.offset - length for length in lengths]
+        chosen = [(part.cache, mx.array(list(part.numbers))) for part in parts]
         for i, layer in enumerate(joined.layers):
-            same = [cast(Any, cache.layers[i]) for cache, _ in chosen]
-            rows = [rows for _, rows in chosen]
+            taken: list[list[mx.array]] = []
+            for cache, rows in chosen:
+                own = cache.layers[i]
+                if isinstance(own, ConvCache):
+                    taken.append([row[rows] for row in own.window])
+                else:
+                    taken.append(own.taken(rows, cache.offset, joined.offset))
+            arrays = [mx.concatenate(list(same)) for same in zip(*taken, strict=True)]
             if isinstance(layer, ConvCache):
-                joined.layers[i] = ConvCache.joined(list(zip(same, rows, strict=True)))
-                continue
-            used = [cache.offset for cache, _ in chosen]
-            joined.layers[i] = KeyValueCache.joined(
-                list(zip(same, rows, used, strict=True)), joined.offset
-            )
+                layer.window = tuple(arrays)
+            else:
+                layer.arrays = arrays
         return joined
+
+    @property
+    def state(self) -> dict[str, mx.array]:
+        """Everything that is remembered, as `mx.save_safetensors` takes it.
+
+        Returns:
+            "0.keys" and "0.values", (B, H, offset, D), of an attention layer 0; "1.window.0" and
+            so on, (B, C), of a convolution. Empty for a cache that has read nothing.
+        """
+        state: dict[str, mx.array] = {}
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer, ConvCache):
+                state |= {f"{i}.window.{k}": row for k, row in enumerate(layer.window)}
+            else:
+                used = [array[:, :, : self.offset] for array in layer.arrays]
+                state |= {f"{i}.{kind}": x for kind, x in zip(("keys", "values"), used)}  # noqa: B905
+        return state
+
+    @property
+    def meta_state(self) -> dict[str, str]:
+        """What `from_state` needs beside the arrays, as metadata of a safetensors file."""
+        return {
+            "layer_types": json.dumps(self._layer_types),
+            "taps": str(self._taps),
+            "offset": str(self.offset),
+            "starts": json.dumps(self.starts),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, mx.array], meta_state: Mapping[str, str]) -> "Cache":
+        """The cache that another process has written down.
+
+        Raises:
+            ValueError: the two do not belong together.
+        """
+        try:
+            cache = cls(json.loads(meta_state["layer_types"]), int(meta_state["taps"]))
+            cache.offset = int(meta_state["offset"])
+            cache.starts = [int(start) for start in json.loads(meta_state["starts"])]
+            for i, layer in enumerate(cache.layers if cache.offset else ()):
+                if isinstance(layer, ConvCache):
+                    layer.window = tuple(state[f"{i}.window.{k}"] for k in range(cache._taps - 1))
+                else:
+                    layer.arrays = [state[f"{i}.keys"][...], state[f"{i}.values"][...]]
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"this is no cache: {error}") from None
+        if len(state) != len(cache.arrays) or any(
+            array.shape[2] != cache.offset
+            for layer in cache.layers
+            if isinstance(layer, KeyValueCache)
+            for array in layer.arrays
+        ):
+            raise ValueError("the arrays of the cache are not those its description names")
+        return cache
 
     @property
     def arrays(self) -> list[mx.array]:

@@ -1,6 +1,15 @@
-"""A prompt through the decoder, then one more token at a time."""
+"""A prompt through the decoder, then one more token at a time.
+
+- `prefill` reads prompts; `decode_step` gives a model its `DecodeStep`, which reads one token of
+  every row of a batch.
+- Both know hidden states and caches, and nothing of text, sampling or when an answer ends.
+- A decode step gives the logits of `Lfm2VL` on the same tokens. It never waits for the device.
+- It is kept as long as its model, and made anew when the model's weights are others.
+"""
 
 import operator
+import weakref
+from collections.abc import Callable
 from itertools import pairwise
 from typing import cast
 
@@ -15,16 +24,23 @@ from .lfm2vl import Lfm2VL
 # fused and its memory grows with the square of this.
 PREFILL_CHUNK = 4096 if GPU else 512
 
-State = tuple[mx.array, ...]
+Arrays = tuple[mx.array, ...]
 
 
-def prefill(model: Lfm2VL, inputs_embeds: mx.array, cache: Cache) -> mx.array:
+def prefill(
+    model: Lfm2VL,
+    inputs_embeds: mx.array,
+    cache: Cache,
+    report: Callable[[int, int], object] | None = None,
+) -> mx.array:
     """Read prompts in one pass, very long ones in few, with the output head on the end only.
 
     Args:
         model: the network.
         inputs_embeds: (B, L, C) embedded prompts.
         cache: holds what came before them; takes them.
+        report: called after every pass with the positions read and L; it makes the host wait for
+            each pass.
 
     Returns:
         (B, vocab_size) logits of the first tokens.
@@ -35,8 +51,15 @@ def prefill(model: Lfm2VL, inputs_embeds: mx.array, cache: Cache) -> mx.array:
     for start in range(0, last, chunk):
         model.language_model(inputs_embeds[:, start : start + chunk], cache)
         mx.async_eval(*cache.arrays)
+        if report:
+            mx.eval(cache.arrays)
+            report(start + chunk, length)
     hidden = model.language_model(inputs_embeds[:, last:], cache)
-    return model.head(hidden[:, -1])
+    logits = model.head(hidden[:, -1])
+    if report:
+        mx.eval(logits, cache.arrays)
+        report(length, length)
+    return logits
 
 
 class DecodeStep:
@@ -46,7 +69,8 @@ class DecodeStep:
     between two of them has the same shapes for ever and is traced once: seven segments for six
     attentions, instead of some six hundred operations built by Python at every token.
 
-    It keeps the weights that the model had when it was made; see `decode_step`.
+    It keeps the weights that the model had when it was made, but not the model, which would not be
+    freed when it is let go; see `decode_step`.
     """
 
     def __init__(self, model: Lfm2VL) -> None:
@@ -77,25 +101,30 @@ class DecodeStep:
             (B, vocab_size) logits.
         """
         place = cache.place(1)
-        state = cast(State, (tokens,))
+        arrays = cast(Arrays, (tokens,))
         for number, (begin, end) in enumerate(self._spans):
             if number:
-                x, q, k, v = state
+                x, q, k, v = arrays
                 memory = cast(KeyValueCache, cache.layers[begin])
                 seen = self._attentions[number - 1].attend(q, k, v, memory, place)
-                state = x, seen
+                arrays = x, seen
             memories = cast(list[ConvCache], cache.layers[begin + 1 : end])
-            state, windows = self._segments[number](state, [m.window for m in memories])
+            arrays, windows = self._segments[number](arrays, [m.window for m in memories])
             for memory, window in zip(memories, windows, strict=True):
                 memory.step(window)
-        return state[0]
+        return arrays[0]
+
+
+_kept: dict[int, DecodeStep] = {}  # by the id of its model, as long as that lives
 
 
 def decode_step(model: Lfm2VL) -> DecodeStep:
     """The model's decode step; made anew when its weights are others than before."""
-    step = model.kept_step
-    if not isinstance(step, DecodeStep) or not step.is_of(model):
-        model.kept_step = step = DecodeStep(model)
+    step = _kept.get(id(model))
+    if step is None:
+        weakref.finalize(model, _kept.pop, id(model), None)
+    if step is None or not step.is_of(model):
+        _kept[id(model)] = step = DecodeStep(model)
     return step
 
 
@@ -109,7 +138,6 @@ class _Segment:
 
     def __init__(self, model: Lfm2VL, begin: int, end: int) -> None:
         layers = model.layers
-        # Not the model, which keeps the step: it would not be freed when it is let go.
         self._language_model = model.language_model
         self._lm_head = model.lm_head if "lm_head" in model else None
         self._before = layers[begin] if begin >= 0 else None
@@ -117,30 +145,41 @@ class _Segment:
         self.taps = [layer.conv.taps for layer in self._convolutions]
         self._after = layers[end] if end < len(layers) else None
 
-    def __call__(self, state: State, windows: list[Window]) -> tuple[State, list[Window]]:
-        """
+    def __call__(self, arrays: Arrays, windows: list[Window]) -> tuple[Arrays, list[Window]]:
+        """One position of every row.
+
         Args:
-            state: hidden states, (B, C), and what the attention has seen, (B, H, 1, D); or
-                tokens, (B,).
+            arrays: tokens, (B,), in the first segment; in others hidden states, (B, C), and what
+                the attention has seen, (B, H, 1, D).
             windows: of the convolutions in between.
 
         Returns:
-            Hidden states, and queries, keys and values, (B, heads, 1, D); or logits,
-            (B, vocab_size). Then the windows after this position.
+            Logits, (B, vocab_size), of the last segment; of others hidden states, (B, C), and
+            queries, keys and values, (B, heads, 1, D). Then the windows after this position.
         """
-        if self._before is None:
-            x = self._language_model.embed_tokens(state[0])
-        else:
-            x, seen = state
-            x = self._before.finish(x, self._before.self_attn.out_proj(seen.flatten(1)))
+        x, windows = self._convolve(self._enter(*arrays), windows)
+        return self._leave(x), windows
+
+    def _enter(self, x: mx.array, seen: mx.array | None = None) -> mx.array:
+        """Hidden states, (B, C), of tokens, or behind the attention before this segment."""
+        if self._before is None or seen is None:
+            return self._language_model.embed_tokens(x)
+        return self._before.finish(x, self._before.self_attn.out_proj(seen.flatten(1)))
+
+    def _convolve(self, x: mx.array, windows: list[Window]) -> tuple[mx.array, list[Window]]:
+        """Hidden states behind the convolution layers of this segment, and their new windows."""
         taken = []
         for layer, window, taps in zip(self._convolutions, windows, self.taps, strict=True):
             mixed, window = layer.conv.step(layer.operator_norm(x), window, taps)
             x = layer.finish(x, mixed)
             taken.append(window)
-        if self._after is None:
-            x = self._language_model.embedding_norm(x)
-            if self._lm_head is not None:
-                return (self._lm_head(x),), taken
-            return (self._language_model.embed_tokens.as_linear(x),), taken
-        return (x, *self._after.self_attn.project(self._after.operator_norm(x))), taken
+        return x, taken
+
+    def _leave(self, x: mx.array) -> Arrays:
+        """What the attention behind this segment takes, or logits."""
+        if self._after is not None:
+            return x, *self._after.self_attn.project(self._after.operator_norm(x))
+        x = self._language_model.embedding_norm(x)
+        if self._lm_head is not None:
+            return (self._lm_head(x),)
+        return (self._language_model.embed_tokens.as_linear(x),)

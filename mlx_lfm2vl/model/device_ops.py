@@ -23,24 +23,43 @@ def traced(function: Function) -> Function:
     return cast(Function, mx.compile(function)) if GPU else function
 
 
+LOG2_E = 1.4426950408889634
 # 2**f for f from -0.5 to 0.5, lowest power first: relative error 7.5e-8.
 _POWERS = (1.0000001, 0.69314694, 0.2402212, 0.055507135, 0.009675541, 0.0013276457)
-_TO_INTEGER = 1.5 * 2**23 + 127  # added to a float32, leaves its integer part, plus the bias, last
+# A float32 from 2**23 to 2**24 has no bits behind the point. Adding 1.5 * 2**23 to a small number
+# therefore rounds it to an integer, and leaves that integer in the lowest bits of the sum.
+_ROUNDER = 1.5 * 2**23
+_EXPONENT_BIAS = 127  # float32 stores the power of two plus this, in bits 23 to 30
+
+
+def _split(x: mx.array) -> tuple[mx.array, mx.array]:
+    """Numbers as a whole and a rest from -0.5 to 0.5.
+
+    Returns:
+        `x + _ROUNDER + _EXPONENT_BIAS`, whose lowest bits are the whole plus the bias, and the
+        rest. For 2.3 these bits are 129, and the rest is 0.3.
+    """
+    whole = x + (_ROUNDER + _EXPONENT_BIAS)
+    return whole, x - (whole - (_ROUNDER + _EXPONENT_BIAS))
+
+
+def _power_of_two(whole: mx.array) -> mx.array:
+    """2 to the whole of `_split`: its lowest bits become the exponent, all others fall out."""
+    return mx.left_shift(whole.view(mx.int32), 23).view(mx.float32)
 
 
 @mx.custom_function
 def _exp_by_parts(x: mx.array) -> mx.array:
     """exp of float32 from -87 to 87 (beyond, of the nearer end), to 2e-7.
 
-    MLX's CPU build computes exp one number at a time; these are operations on many.
+    exp(x) = 2**(x * log2(e)) = 2**whole * 2**rest. MLX's CPU build computes exp one number at a
+    time; these are operations on many.
     """
-    x = mx.clip(x, -87, 87) * 1.4426950408889634
-    integer = x + _TO_INTEGER
-    fraction = x - (integer - _TO_INTEGER)
+    whole, rest = _split(mx.clip(x, -87, 87) * LOG2_E)
     power = mx.array(_POWERS[-1])
     for factor in _POWERS[-2::-1]:
-        power = power * fraction + factor
-    return power * mx.left_shift(integer.view(mx.int32), 23).view(mx.float32)
+        power = power * rest + factor
+    return power * _power_of_two(whole)
 
 
 @_exp_by_parts.vjp

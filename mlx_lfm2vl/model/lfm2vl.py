@@ -37,7 +37,6 @@ class Lfm2VL(nn.Module):
             config.projector, config.vision.hidden_size, config.text.hidden_size
         )
         self.language_model = LanguageModel(config.text)
-        self.kept_step: object = None  # see `decoding.decode_step`
         if not config.text.tie_word_embeddings:
             self.lm_head = nn.Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
 

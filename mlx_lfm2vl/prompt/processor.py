@@ -89,6 +89,11 @@ class Processor:
         self.image_config = image_config
         self.limits = limits or ImageLimits()
 
+    def __repr__(self) -> str:
+        image = self.image_config
+        tiles = f"up to {image.max_tiles} tiles" if image.do_image_splitting else "no tiles"
+        return f"Processor({image.max_image_tokens} tokens a view, {tiles})"
+
     @classmethod
     def from_folder(cls, folder: Path, limits: ImageLimits | None = None) -> "Processor":
         """The processor of a checkpoint folder; reads no weights.

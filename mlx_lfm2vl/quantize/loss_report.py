@@ -8,7 +8,8 @@ import mlx.core as mx
 import numpy as np
 
 from ..errors import InputError
-from ..generation.stream import generate_step
+from ..generation.loop import generate_step
+from ..generation.sampling import draw_greedily
 from ..model.lfm2vl import Lfm2VL
 from ..prompt.processor import Inputs
 
@@ -60,10 +61,9 @@ def with_answer(model: Lfm2VL, inputs: Inputs, end_ids: set[int]) -> Sample:
     )
     embeds = model.embed(inputs.input_ids, features)
     answer = []
-    sampler = lambda logits: mx.argmax(logits, axis=-1)  # noqa: E731
-    for token in generate_step(model, embeds, model.make_cache(), sampler, ANSWER_TOKENS):
-        answer.append(token)
-        if token in end_ids:
+    for token in generate_step(model, embeds, model.make_cache(), draw_greedily, ANSWER_TOKENS):
+        answer.append(token.id)
+        if token.id in end_ids:
             break
     ids = [*inputs.input_ids, *answer]
     return Sample(replace(inputs, input_ids=ids), np.arange(len(ids)) >= len(inputs.input_ids))

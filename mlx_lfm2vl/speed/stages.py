@@ -12,12 +12,15 @@ import mlx.core as mx
 
 from ..arrays import dtype_name, named_arrays
 from ..checkpoint.image_config import ImageConfig
-from ..generation.stream import generate_step, read_prompt, stream_generate
+from ..generation.engine import stream_generate
+from ..generation.loop import generate_step
+from ..generation.prepare import read_prompt
+from ..generation.sampling import draw_greedily, greedy
 from ..loading import load
 from ..model.cache import Cache, KeyValueCache
 from ..model.decode_step import prefill
 from ..model.lfm2vl import Lfm2VL
-from ..options import DType, Sampling
+from ..options import AnswerOptions, DType, Sampling
 from ..prompt.messages import user_message
 from ..prompt.processor import Processor, Prompt
 
@@ -196,7 +199,8 @@ def _run(model: Lfm2VL, processor: Processor, image: Path, tokens: int) -> _Run:
 
 def _read(model: Lfm2VL, processor: Processor, image: Path, tokens: int) -> Prompt:
     """The question, with room for the first token and those decoded."""
-    return read_prompt(model, processor, user_message(PROMPT, [image]), tokens + 1)
+    options = AnswerOptions(max_tokens=tokens + 1)
+    return read_prompt(model, processor, user_message(PROMPT, [image]), options)
 
 
 def _stage_seconds(
@@ -214,21 +218,17 @@ def _stage_seconds(
 
     logits = prefill(model, model.embed(prompt.input_ids, features), cache)
     del features
-    token = _greedy(logits).item()
+    token = greedy(logits).item()
     times.append(time.perf_counter())
 
-    steps = generate_step(model, model.embed([cast(int, token)]), cache, _greedy, tokens + 1)
+    steps = generate_step(model, model.embed([cast(int, token)]), cache, draw_greedily, tokens + 1)
     text = processor.tokenizer.text_stream()  # through an end token, which `Answer` would stop at
-    text.add(next(steps))  # sets up the decoding, for which a real answer's first token waits
+    text.add(next(steps).id)  # sets up the decoding, for which a real answer's first token waits
     start = time.perf_counter()
     for step in steps:
-        text.add(step)
+        text.add(step.id)
     decode = time.perf_counter() - start
     return (*(end - begin for begin, end in pairwise(times)), decode)
-
-
-def _greedy(logits: mx.array) -> mx.array:
-    return mx.argmax(logits, axis=-1)
 
 
 def _first_token_seconds(model: Lfm2VL, processor: Processor, image: Path) -> float:

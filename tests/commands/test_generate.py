@@ -15,7 +15,7 @@ from pictures import make_picture
 
 from mlx_lfm2vl import cli
 from mlx_lfm2vl.commands.generate import build_parser, main
-from mlx_lfm2vl.generation import stream as generation
+from mlx_lfm2vl.generation.engine import Engine
 
 TINY = str(golden("new_names").folder)
 GREEDY = ["--temperature", "0", "--repetition-penalty", "1"]
@@ -194,7 +194,7 @@ def test_notes_are_one_line_on_stderr(checkpoint, capsys):
 
 
 def test_an_interrupt_keeps_what_was_said(monkeypatch, capsys):
-    original = generation.stream_generate
+    original = Engine.stream
 
     def interrupted(*args, **options):
         for count, piece in enumerate(original(*args, **options)):
@@ -202,7 +202,7 @@ def test_an_interrupt_keeps_what_was_said(monkeypatch, capsys):
                 raise KeyboardInterrupt
             yield piece
 
-    monkeypatch.setattr(generation, "stream_generate", interrupted)
+    monkeypatch.setattr(Engine, "stream", interrupted)
     assert answer(*GREEDY) == 130
     out = capsys.readouterr().out
     assert len(out) > 1
@@ -332,3 +332,12 @@ def test_a_terminal_that_is_not_utf8_still_gets_an_answer():
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     run = subprocess.run([*SHELL, "--prompt", "Hi"], capture_output=True, env=environment)
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize(("value", "shown"), [("1", True), ("0", False), ("", False)])
+def test_a_traceback_is_shown_on_request(monkeypatch, capsys, value, shown):
+    monkeypatch.setenv("MLX_LFM2VL_DEBUG", value)
+    assert answer("--image", "nowhere.png") == 2
+    err = capsys.readouterr().err
+    assert ("Traceback" in err) == shown
+    assert err.splitlines()[-1].startswith("error: ")

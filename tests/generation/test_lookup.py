@@ -4,25 +4,60 @@ import mlx.core as mx
 import pytest
 
 from mlx_lfm2vl import InputError, Sampling, generate
-from mlx_lfm2vl.generation.lookup import History
+from mlx_lfm2vl.generation.lookup import Lookup
+from mlx_lfm2vl.generation.loop import Drafts, generate_step
+from mlx_lfm2vl.generation.sampling import draw_greedily
 from mlx_lfm2vl.options import MAX_LOOKUP
 
 GREEDY = Sampling()
 
 
 def test_what_followed_the_last_three_tokens_is_tried():
-    history = History([1, 2, 3, 4, 5, 9, 1, 2, 3])
-    assert history.draft(2) == [4, 5]
-    assert history.draft(8) == [4, 5, 9, 1, 2, 3, 4, 5]  # and so on
-    history.add(4)
-    assert history.draft(1) == [5]
-    history.add(7)
-    assert history.draft(5) == []
+    said = [1, 2, 3, 4, 5, 9, 1, 2, 3]
+    assert Lookup(said, 2).draft() == [4, 5]
+    assert Lookup(said, 8).draft() == [4, 5, 9, 1, 2, 3, 4, 5]  # and so on
+    lookup = Lookup(said, 1)
+    lookup.add(4)
+    assert lookup.draft() == [5]
+    lookup.add(7)
+    assert lookup.draft() == []
 
 
 def test_the_latest_place_counts():
-    history = History([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3])
-    assert history.draft(1) == [5]
+    assert Lookup([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3], 1).draft() == [5]
+
+
+class Script:
+    """A drafter that gives these drafts, one after the other."""
+
+    def __init__(self, *drafts):
+        self.drafts, self.said = list(drafts), []
+
+    def add(self, token):
+        self.said.append(token)
+
+    def draft(self):
+        return self.drafts[0](self.said) if self.drafts else []
+
+
+def test_drafts_and_what_is_right_of_them_are_counted(tiny):
+    model, _ = tiny
+    ids = [7, 9, 11, 13]
+
+    def steps(**options):
+        embeds, cache = model.embed(ids), model.make_cache()
+        return list(generate_step(model, embeds, cache, draw_greedily, 12, **options))
+
+    plain = [token.id for token in steps()]
+    drafts = Drafts()
+
+    class HalfRight(Script):
+        def draft(self):
+            begin = len(self.said)
+            return [*plain[begin : begin + 2], 1 + plain[min(begin + 2, 11)]] if begin == 2 else []
+
+    assert [t.id for t in steps(drafter=HalfRight(), drafts=drafts)] == plain
+    assert (drafts.tried, drafts.accepted) in {(0, 0), (3, 2)}
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 5])
@@ -34,7 +69,7 @@ def test_a_rewound_cache_goes_on_as_if_nothing_had_come(tiny, count):
     for cache, more in ((fresh, []), (rewound, [30, 31, 32, 33, 34][:count])):
         decoder(model.embed(ids[:3]), cache)
         decoder(model.embed([*ids[3:5], *more]), cache)
-    rewound.rewind(count)
+    rewound.trim(count)
     assert rewound.offset == fresh.offset == 5
     for token in ids[5:]:
         expected, actual = (decoder(model.embed([token]), cache) for cache in (fresh, rewound))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mlx_lfm2vl.errors import InputError
-from mlx_lfm2vl.generation.sampling import Sampler, limits, make_sampler
+from mlx_lfm2vl.generation.sampling import Sampler, limits, logprobs_of
 from mlx_lfm2vl.options import Sampling
 
 LOGITS = np.random.default_rng(0).normal(size=(1, 50)).astype(np.float32) * 3
@@ -45,24 +45,24 @@ def test_min_p_is_relative_to_the_most_likely(min_p):
 def test_rows_draw_as_they_would_alone():
     sampling = Sampling(temperature=1.2, min_p=0.02, repetition_penalty=1.2)
     logits = [mx.array(LOGITS * factor) for factor in (1, 0.5, -1)]
-    alone = [make_sampler(sampling, [row], row) for row in range(3)]
+    alone = [Sampler(sampling, [[row]], [row]) for row in range(3)]
     together = Sampler(sampling, [[0], [1]], [0, 1])
     expected = [
-        [int(sampler(x).item()) for x in [row] * 6]
+        [int(sampler(x).tokens.item()) for x in [row] * 6]
         for sampler, row in zip(alone, logits, strict=True)
     ]
-    found = [together(mx.concatenate(logits[:2])).tolist() for _ in range(2)]
+    found = [together(mx.concatenate(logits[:2])).tokens.tolist() for _ in range(2)]
     late = Sampler(sampling, [[2]], [2])
     late(logits[2])
     joined = Sampler.joined([(late, [0]), (together, [1])])
-    found += [joined(mx.concatenate([logits[2], logits[1]])).tolist() for _ in range(2)]
+    found += [joined(mx.concatenate([logits[2], logits[1]])).tokens.tolist() for _ in range(2)]
     assert found[:2] == [[expected[0][i], expected[1][i]] for i in range(2)]
     assert found[2:] == [[expected[2][1 + i], expected[1][2 + i]] for i in range(2)]
 
 
 def draws(sampling: Sampling, count: int, seed: int = 0) -> list[int]:
-    sampler = make_sampler(sampling, [], seed)
-    return [int(sampler(mx.array(LOGITS)).item()) for _ in range(count)]
+    sampler = Sampler(sampling, [[]], [seed])
+    return [int(sampler(mx.array(LOGITS)).tokens.item()) for _ in range(count)]
 
 
 def test_temperature_zero_is_the_most_likely_token():
@@ -93,18 +93,18 @@ def test_all_filters_together_in_the_documented_order():
 
 def test_the_penalty_counts_prompt_and_answer():
     logits = np.array([[2.0, 1.9, -1.0, -1.05]], np.float32)
-    sampler = make_sampler(Sampling(repetition_penalty=1.5), [0], 0)
+    sampler = Sampler(Sampling(repetition_penalty=1.5), [[0]], [0])
     # 0 is in the prompt: 2.0 / 1.5. Then 1 is in the answer: 1.9 / 1.5.
-    assert [int(sampler(mx.array(logits)).item()) for _ in range(3)] == [1, 0, 0]
+    assert [int(sampler(mx.array(logits)).tokens.item()) for _ in range(3)] == [1, 0, 0]
     negative = np.array([[-1.0, -1.2, -9, -9]], np.float32)
-    sampler = make_sampler(Sampling(repetition_penalty=1.5), [0], 0)
-    assert int(sampler(mx.array(negative)).item()) == 1  # -1.0 * 1.5
+    sampler = Sampler(Sampling(repetition_penalty=1.5), [[0]], [0])
+    assert int(sampler(mx.array(negative)).tokens.item()) == 1  # -1.0 * 1.5
 
 
 def test_the_penalty_reaches_back_over_long_loops():
     logits = np.zeros((1, 200), np.float32) + np.linspace(1, 2, 200, dtype=np.float32)
-    sampler = make_sampler(Sampling(repetition_penalty=3.0), [], 0)
-    seen = [int(sampler(mx.array(logits)).item()) for _ in range(200)]
+    sampler = Sampler(Sampling(repetition_penalty=3.0), [[]], [0])
+    seen = [int(sampler(mx.array(logits)).tokens.item()) for _ in range(200)]
     assert len(set(seen)) == 200
 
 
@@ -136,5 +136,35 @@ def test_a_tiny_top_p_keeps_the_first_token():
 def test_the_penalty_is_applied_in_float32():
     # In bfloat16 both candidates would round to the same number.
     logits = mx.array([[4.0, 3.8125]]).astype(mx.bfloat16)
-    sampler = make_sampler(Sampling(repetition_penalty=1.05), [0], 0)
-    assert int(sampler(logits).item()) == 1  # 4 / 1.05 = 3.8095
+    sampler = Sampler(Sampling(repetition_penalty=1.05), [[0]], [0])
+    assert int(sampler(logits).tokens.item()) == 1  # 4 / 1.05 = 3.8095
+
+
+def test_a_logprob_is_that_of_the_models_own_distribution():
+    logits = mx.array(np.concatenate([LOGITS, LOGITS[:, ::-1]]))
+    tokens = mx.array([3, 44], mx.uint32)
+    expected = [np.log(softmax(np.array(row))[t]) for row, t in zip(logits, (3, 44), strict=True)]
+    assert np.allclose(np.array(logprobs_of(logits, tokens)), expected, atol=1e-5)
+    cold = Sampler(Sampling(temperature=0.01, repetition_penalty=1.5), [[7]], [0], logprobs=True)
+    drawn = cold(mx.array(LOGITS))
+    token = int(drawn.tokens.item())
+    assert np.isclose(drawn.logprobs.item(), np.log(softmax(LOGITS[0])[token]), atol=1e-5)
+
+
+def test_processors_see_prompt_and_answer_of_their_row():
+    calls = []
+
+    def forbid_what_was_said(tokens, logits):
+        calls.append(tokens.tolist())
+        mask = (mx.arange(50)[None] == tokens[:, None]).any(axis=0)
+        return mx.where(mask, -1e9, logits)
+
+    def sampler(*prompts):
+        return Sampler(Sampling(), prompts, [0] * len(prompts), processors=[forbid_what_was_said])
+
+    likely = np.argsort(-LOGITS[0]).tolist()
+    alone = sampler([likely[0]])
+    assert [alone(mx.array(LOGITS)).tokens.item() for _ in range(3)] == likely[1:4]
+    assert calls[-1] == likely[:3]
+    both = Sampler.joined([(alone, [0]), (sampler([likely[1]]), [0])])
+    assert both(mx.array(LOGITS.repeat(2, axis=0))).tokens.tolist() == [likely[4], likely[0]]

@@ -8,7 +8,9 @@ from pictures import make_picture
 import mlx_lfm2vl
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.generation.answer import StopStrings
-from mlx_lfm2vl.generation.stream import generate, generate_step, stream_generate
+from mlx_lfm2vl.generation.engine import generate, stream_generate
+from mlx_lfm2vl.generation.loop import generate_step
+from mlx_lfm2vl.generation.sampling import Drawn, draw_greedily
 from mlx_lfm2vl.model.decode_step import decode_step
 from mlx_lfm2vl.options import Sampling
 from mlx_lfm2vl.prompt.messages import user_message
@@ -17,13 +19,13 @@ GREEDY = Sampling()
 MESSAGES = golden("new_names").messages("two_images")
 
 
-def scripted(model, monkeypatch, ids: list[int]) -> None:
+def scripted(monkeypatch, ids: list[int]) -> None:
     """Let the model answer with given tokens."""
     script = iter([*ids, *[2] * 1000])
     monkeypatch.setattr(
-        "mlx_lfm2vl.generation.stream.make_sampler", lambda *_: lambda _: mx.array([next(script)])
+        "mlx_lfm2vl.generation.stream.Sampler",
+        lambda *_, **__: lambda _: Drawn(mx.array([next(script)]), None),
     )
-    assert model is not None
 
 
 def bytes_of(processor, text: str) -> list[int]:
@@ -62,10 +64,10 @@ def test_characters_cut_in_half_are_never_streamed_and_never_lost(tiny, monkeypa
     model, processor = tiny
     text = "é🎉ü"
     ids = bytes_of(processor, text)
-    scripted(model, monkeypatch, ids)
+    scripted(monkeypatch, ids)
     pieces = [p.text for p in stream_generate(model, processor, "Hi", max_tokens=50)]
     assert [p for p in pieces if p] == ["é", "🎉", "ü"]
-    scripted(model, monkeypatch, ids)
+    scripted(monkeypatch, ids)
     result = generate(model, processor, "Hi", max_tokens=3)  # é and one byte of 🎉
     assert result.text == "é\ufffd"
     assert result.finish_reason == "length"
@@ -73,18 +75,18 @@ def test_characters_cut_in_half_are_never_streamed_and_never_lost(tiny, monkeypa
 
 def test_an_end_token_ends_the_answer_and_is_no_part_of_it(tiny, monkeypatch):
     model, processor = tiny
-    scripted(model, monkeypatch, [*bytes_of(processor, "ok"), 2, 99])
+    scripted(monkeypatch, [*bytes_of(processor, "ok"), 2, 99])
     result = generate(model, processor, "Hi")
     assert (result.text, len(result.token_ids), result.finish_reason) == ("ok", 2, "stop")
 
 
 def test_stop_strings_cut_the_text_even_across_tokens(tiny, monkeypatch):
     model, processor = tiny
-    scripted(model, monkeypatch, bytes_of(processor, "one END two"))
+    scripted(monkeypatch, bytes_of(processor, "one END two"))
     pieces = list(stream_generate(model, processor, "Hi", stop=["END", "two"]))
     assert "".join(p.text for p in pieces) == "one "
     assert pieces[-1].result.finish_reason == "stop"
-    scripted(model, monkeypatch, bytes_of(processor, "one EN"))
+    scripted(monkeypatch, bytes_of(processor, "one EN"))
     assert generate(model, processor, "Hi", stop=["END"]).text == "one EN"
 
 
@@ -128,9 +130,7 @@ def test_the_next_step_is_queued_before_a_token_is_read(tiny, monkeypatch):
     events = []
     original = mx.async_eval
     monkeypatch.setattr(mx, "async_eval", lambda *a: (events.append("queue"), original(*a)))
-    steps = generate_step(
-        model, model.embed([1, 2, 3]), model.make_cache(), lambda x: mx.argmax(x, axis=-1), 3
-    )
+    steps = generate_step(model, model.embed([1, 2, 3]), model.make_cache(), draw_greedily, 3)
     for _ in steps:
         events.append("read")
     assert events == ["queue", "queue", "read", "queue", "read", "read"]
@@ -168,7 +168,7 @@ def test_memory_stays_flat_over_a_long_answer(tiny):
     model, processor = tiny
     embeds = model.embed(processor(user_message("Hi", [make_picture(9, 9, 1)])).input_ids[:4])
     cache = model.make_cache()
-    steps = generate_step(model, embeds, cache, lambda x: mx.argmax(x, axis=-1), 1200)
+    steps = generate_step(model, embeds, cache, draw_greedily, 1200)
     sizes = []
     for count, _ in enumerate(steps):
         if count in (300, 1100):
@@ -191,7 +191,7 @@ def test_an_earlier_longer_stop_string_wins_however_the_text_is_cut():
 
 def test_one_stop_string_may_be_given_alone(tiny, monkeypatch):
     model, processor = tiny
-    scripted(model, monkeypatch, bytes_of(processor, "one END two"))
+    scripted(monkeypatch, bytes_of(processor, "one END two"))
     assert generate(model, processor, "Hi", stop="END").text == "one "
 
 

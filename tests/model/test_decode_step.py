@@ -12,11 +12,11 @@ from networks import TEXT, lively
 from mlx_lfm2vl.checkpoint.config import ModelConfig, ProjectorConfig, VisionConfig
 from mlx_lfm2vl.checkpoint.image_config import ImageConfig
 from mlx_lfm2vl.generation import sampling
-from mlx_lfm2vl.generation.sampling import make_sampler
+from mlx_lfm2vl.generation.sampling import Sampler
 from mlx_lfm2vl.model import decode_step as decoding
 from mlx_lfm2vl.model import device_ops as kernels
 from mlx_lfm2vl.model import language
-from mlx_lfm2vl.model.cache import Cache
+from mlx_lfm2vl.model.cache import Cache, Rows
 from mlx_lfm2vl.model.decode_step import DecodeStep, decode_step, prefill
 from mlx_lfm2vl.model.language import LanguageModel, _swiglu
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL
@@ -97,14 +97,14 @@ def test_the_compiled_sampler_draws_the_same(monkeypatch, settings):
     logits = mx.random.normal((30, 1, 100), key=mx.random.key(1)) * 4
 
     def tokens():
-        sampler = make_sampler(settings, [1, 2, 3], seed=4)
-        return [int(sampler(row).item()) for row in logits]
+        sampler = Sampler(settings, [[1, 2, 3]], [4])
+        return [int(sampler(row).tokens.item()) for row in logits]
 
     plain = tokens()
     monkeypatch.setattr(sampling, "traced", mx.compile)
-    sampling._make_choose.cache_clear()
+    sampling._chooser.cache_clear()
     assert tokens() == plain
-    sampling._make_choose.cache_clear()
+    sampling._chooser.cache_clear()
 
 
 def test_rows_of_different_lengths_go_on_as_each_alone(model):
@@ -113,14 +113,14 @@ def test_rows_of_different_lengths_go_on_as_each_alone(model):
     for ids in prompts:
         caches.append(model.make_cache())
         prefill(model, model.embed(ids), caches[-1])
-    batch = Cache.joined([(cache, [0]) for cache in caches])
+    batch = Cache.joined([Rows(cache, [0]) for cache in caches])
     step = DecodeStep(model)
     for token in ([11, 12, 13], [21, 22, 23]):
         together = step(mx.array(token), batch)
         alone = [step(mx.array([t]), cache)[0] for t, cache in zip(token, caches, strict=True)]
         assert relative_error(together, mx.stack(alone)) < 1e-5
     # One row leaves, another takes part once more.
-    batch = Cache.joined([(batch, [2, 0]), (caches[1], [0])])
+    batch = Cache.joined([Rows(batch, [2, 0]), Rows(caches[1], [0])])
     together = step(mx.array([31, 32, 33]), batch)
     alone = [step(mx.array([t]), caches[i])[0] for t, i in ((31, 2), (32, 0), (33, 1))]
     assert relative_error(together, mx.stack(alone)) < 1e-5
@@ -130,9 +130,9 @@ def test_a_batch_is_no_wider_than_its_longest_row(model):
     caches = [model.make_cache() for _ in range(2)]
     for length, cache in zip((40, 3), caches, strict=True):
         prefill(model, model.embed(range(1, length + 1)), cache)
-    both = Cache.joined([(cache, [0]) for cache in caches])
+    both = Cache.joined([Rows(cache, [0]) for cache in caches])
     assert both.offset == 40
-    assert Cache.joined([(both, [1])]).offset == 3
+    assert Cache.joined([Rows(both, [1])]).offset == 3
 
 
 def outlier(module, names: str, scale: float):

@@ -39,7 +39,7 @@ from mlx_lfm2vl.training.adapters import (
     train_fully,
 )
 from mlx_lfm2vl.training.batches import UpdateOrder, make_batch
-from mlx_lfm2vl.training.settings import PARTS, TrainSettings
+from mlx_lfm2vl.training.settings import TRAINED_PARTS, TrainSettings
 from mlx_lfm2vl.training.trainer import (
     DecayingMuon,
     _on_device,
@@ -228,7 +228,7 @@ def test_muons_decay_shrinks_the_weights_whatever_the_gradient():
 
 def test_muon_takes_the_matrices_of_the_layers_and_adamw_the_rest(model_and_processor):
     model, _ = model_and_processor
-    train_fully(model, PARTS)
+    train_fully(model, TRAINED_PARTS)
     optimizer = make_optimizer(TrainSettings(optimizer="muon"))
     optimizer.init(model.trainable_parameters())
     muon, adamw = (named_arrays(state) for state in optimizer.state["states"])
@@ -510,7 +510,7 @@ def test_ten_samples_are_learnt_by_heart(data, tmp_path, capsys):
     model, processor = load(TINY, dtype="float32")
     load_adapter(model, output)
     capsys.readouterr()
-    from mlx_lfm2vl.generation.stream import generate as answer
+    from mlx_lfm2vl import generate as answer
     from mlx_lfm2vl.options import Sampling
 
     for i in range(10):

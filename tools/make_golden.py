@@ -2,7 +2,7 @@
 
 usage: python tools/make_golden.py [CASE ...]
 
-Needs torch 2.13.0, torchvision 0.28.0 (installed with --no-deps) and transformers 5.23.0; a CPU
+Needs torch 2.13.0, torchvision 0.28.0 (installed with --no-deps) and transformers 5.23 or 5.24; a CPU
 is enough. Two runs on one machine write identical files. Nothing here is downloaded. Each case is
 a folder:
 

@@ -18,7 +18,8 @@ import torch
 
 # Its classes import torchvision when first used, so after declare_torchvision_operators().
 import transformers
-from make_golden import declare_torchvision_operators, version_of
+from golden.files import version_of
+from golden.torchvision_operators import declare_torchvision_operators
 from PIL import Image
 
 PROMPT = "Describe this image in detail."

@@ -1,0 +1,151 @@
+"""What transformers computes from a prompt: features, logits, tokens, stages and gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import transformers
+
+from .processor import prepare
+
+GREEDY_TOKENS = 12
+
+
+@dataclass
+class Results:
+    """What the reference computes for one prompt."""
+
+    text: str
+    tensors: dict[str, torch.Tensor]
+    gaps: list[float] = field(default_factory=list)
+
+
+@torch.no_grad()
+def compute(
+    model: transformers.Lfm2VlForConditionalGeneration,
+    processor: transformers.Lfm2VlProcessor,
+    messages: list[dict],
+    has_pixel_values: bool,
+) -> Results:
+    text, inputs = prepare(processor, messages)
+    input_ids = inputs["input_ids"]
+    results = Results(text, {"input_ids": input_ids[0].int()})
+    output = model(**inputs)
+    if "pixel_values" in inputs:
+        results.tensors |= image_tensors(inputs, has_pixel_values)
+        results.tensors["image_features"] = torch.cat(image_features(model, inputs))
+    results.tensors["logits"] = output.logits[0, -1]
+
+    generated = model.generate(
+        **inputs,
+        max_new_tokens=GREEDY_TOKENS,
+        do_sample=False,
+        eos_token_id=None,
+        output_scores=True,
+        return_dict_in_generate=True,
+    )
+    results.tensors["greedy"] = generated.sequences[0, input_ids.shape[1] :].int()
+    for scores in generated.scores:
+        best, second = scores[0].topk(2).values.tolist()
+        results.gaps.append(round(best - second, 5))
+    return results
+
+
+def image_features(
+    model: transformers.Lfm2VlForConditionalGeneration, inputs: dict
+) -> list[torch.Tensor]:
+    """The projected rows of each view, under a name that 5.23 and 5.24 have in common."""
+    names = ("pixel_values", "spatial_shapes", "pixel_attention_mask")
+    return model.model.get_image_features(**{name: inputs[name] for name in names}).pooler_output
+
+
+def image_tensors(inputs: dict, has_pixel_values: bool) -> dict[str, torch.Tensor]:
+    """The processor's output without its padding."""
+    pixel_values, shapes = inputs["pixel_values"], inputs["spatial_shapes"]
+    mask = inputs["pixel_attention_mask"].bool()
+    # A view with more patches than the processor's limit would come with a mask too short.
+    if not torch.equal(mask.sum(dim=1), shapes.prod(dim=1)):
+        raise RuntimeError(f"views of {shapes.tolist()} patches do not match their masks")
+    views = [to_bytes(view[keep]) for view, keep in zip(pixel_values, mask, strict=True)]
+    if has_pixel_values:
+        pixels = {"pixel_values": torch.cat(views)}
+    else:
+        means = [pixel_values[i][mask[i]].double().mean() for i in range(len(views))]
+        pixels = {"pixel_means": torch.stack(means).float()}
+    return {**pixels, "spatial_shapes": shapes.int()}
+
+
+def to_bytes(pixel_values: torch.Tensor) -> torch.Tensor:
+    """Undo the normalisation, which must be exact."""
+    pixels = (pixel_values * 127.5 + 127.5).round().to(torch.uint8)
+    if not torch.equal((pixels.float() - 127.5) / 127.5, pixel_values):
+        raise RuntimeError("the pixel values are not normalised bytes")
+    return pixels
+
+
+@torch.no_grad()
+def check_one_pass(
+    model: transformers.Lfm2VlForConditionalGeneration, inputs: dict, greedy: torch.Tensor
+) -> None:
+    """The reference's own cache must not matter: one pass chooses the same tokens."""
+    if len(greedy) != GREEDY_TOKENS:
+        raise RuntimeError(f"{len(greedy)} greedy tokens instead of {GREEDY_TOKENS}")
+    logits = model(**append(inputs, greedy)).logits[0, -GREEDY_TOKENS - 1 : -1]
+    if not torch.equal(logits.argmax(dim=-1), greedy.long()):
+        raise RuntimeError("generation with and without a cache differ")
+
+
+def append(inputs: dict, tokens: torch.Tensor) -> dict:
+    """The same inputs with more tokens at the end."""
+    input_ids = torch.cat([inputs["input_ids"], tokens.long()[None]], dim=1)
+    return {**inputs, "input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+
+
+def compute_stages(
+    model: transformers.Lfm2VlForConditionalGeneration, inputs: dict
+) -> dict[str, torch.Tensor]:
+    """Hidden states on the way through both towers, for a prompt with one view."""
+    vision, language = model.model.vision_tower, model.model.language_model
+    modules = {
+        "vision.embeddings": vision.embeddings,
+        **{f"vision.layers.{i}": layer for i, layer in enumerate(vision.encoder.layers)},
+        "vision.post_layernorm": vision.post_layernorm,
+        "projector": model.model.multi_modal_projector,
+        **{f"language.layers.{i}": layer for i, layer in enumerate(language.layers)},
+        "language.embedding_norm": language.embedding_norm,
+    }
+    # Both towers' rows without padding; 5.24 pads the projector's as well.
+    patches = int(inputs["pixel_attention_mask"].sum())
+    tokens = patches // model.config.downsample_factor**2
+    stages = {}
+
+    def keep(name: str, output: torch.Tensor) -> None:
+        rows = {"vision": patches, "projector": tokens}.get(name.split(".")[0])
+        stages[name] = output.reshape(-1, output.shape[-1])[:rows]
+
+    handles = [
+        module.register_forward_hook(lambda _module, _args, output, name=name: keep(name, output))
+        for name, module in modules.items()
+    ]
+    with torch.no_grad():
+        model(**inputs)
+    for handle in handles:
+        handle.remove()
+    return {name: stages[name].contiguous() for name in modules}
+
+
+def compute_gradients(
+    model: transformers.Lfm2VlForConditionalGeneration, inputs: dict, target: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Gradients of the mean cross entropy of `target` after the prompt, by parameter name."""
+    logits = model(**append(inputs, target)).logits[0, -len(target) - 1 : -1]
+    loss = torch.nn.functional.cross_entropy(logits, target.long())
+    loss.backward()
+    gradients = {}
+    for name, weight in model.named_parameters():
+        if weight.grad is None or not weight.grad.any():
+            raise RuntimeError(f"no gradient for {name}")
+        gradients[name] = weight.grad.contiguous()
+    model.zero_grad(set_to_none=True)
+    return {"loss": loss.detach(), **gradients}

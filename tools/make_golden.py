@@ -3,8 +3,8 @@
 usage: python tools/make_golden.py [CASE ...]
 
 Needs torch 2.13.0, torchvision 0.28.0 (installed with --no-deps) and transformers 5.23 or 5.24. A
-CPU is enough. Two runs on one machine write identical files. Nothing here is downloaded. Each case is
-a folder:
+CPU is enough. Two runs on one machine write identical files. Nothing here is downloaded. Each case
+is a folder:
 
     checkpoint/            as published on the Hub, in the layout that the case is about
     expected.safetensors   tokens, pixels, features, logits and greedy tokens of every prompt

@@ -14,6 +14,7 @@ from ..checkpoint.json_file import read_json
 from ..checkpoint.names import CONNECTOR, DECODER_LAYERS, TOWER_LAYERS
 from ..errors import CheckpointError, InputError
 from ..model.lfm2vl import Lfm2VL
+from ..whole_folder import new_file
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
 PREFIXES = {"language": DECODER_LAYERS, "connector": CONNECTOR, "vision": TOWER_LAYERS}
@@ -89,8 +90,11 @@ def save_adapter(model: Lfm2VL, folder: Path, settings: dict[str, Any]) -> None:
     """Write `adapters.safetensors` (the trainable parameters) and `adapter_config.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     trainable = named_arrays(model.trainable_parameters())
-    mx.save_safetensors(str(folder / WEIGHTS), trainable, {"format": "mlx"})
-    (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+    # A file, not its name: MLX would add an ending of its own.
+    with new_file(folder / WEIGHTS) as path, path.open("wb") as file:
+        mx.save_safetensors(file, trainable, {"format": "mlx"})
+    with new_file(folder / CONFIG) as path:
+        path.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def adapter_settings(

@@ -1,7 +1,6 @@
 """Checkpoints of a run: written whole or not at all, and enough to go on exactly."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from mlx.utils import tree_unflatten
 from ..arrays import named_arrays
 from ..checkpoint.json_file import read_json
 from ..errors import CheckpointError, InputError
+from ..whole_folder import new_folder
 
 KEPT = 2  # newest checkpoints that stay on disk
 
@@ -21,7 +21,7 @@ KEPT = 2  # newest checkpoints that stay on disk
 def save_state(
     folder: Path, step: int, model: nn.Module, optimizer: optim.Optimizer, run: dict[str, Any]
 ) -> None:
-    """Write `folder/step-N` under another name first, then rename: `kill -9` leaves no half one.
+    """Write `folder/step-N`, whole or not at all: `kill -9` leaves no half one.
 
     Args:
         folder: of all checkpoints of the run.
@@ -31,18 +31,14 @@ def save_state(
         run: what the run was asked to do; compared by `load_state`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    final, partial = folder / f"step-{step:07d}", folder / f".partial-{os.getpid()}"
-    for left in folder.glob(".partial-*"):  # by a run that was killed
+    final = folder / f"step-{step:07d}"
+    for left in folder.glob(".step-*.partial"):  # by a run that was killed
         shutil.rmtree(left, ignore_errors=True)
-    partial.mkdir()
-    _save(partial / "weights.safetensors", named_arrays(model.trainable_parameters()))
-    _save(partial / "optimizer.safetensors", named_arrays(optimizer.state))
-    (partial / "run.json").write_text(json.dumps({"step": step, **run}, indent=2) + "\n")
-    for path in partial.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
     shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
+    with new_folder(final, overwrite=False) as partial:
+        _save(partial / "weights.safetensors", named_arrays(model.trainable_parameters()))
+        _save(partial / "optimizer.safetensors", named_arrays(optimizer.state))
+        (partial / "run.json").write_text(json.dumps({"step": step, **run}, indent=2) + "\n")
     for old in sorted(folder.glob("step-*"))[:-KEPT]:
         shutil.rmtree(old)
 

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..whole_folder import new_file
+
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """All whole entries; a machine that lost its power may have left half of one."""
@@ -20,9 +22,8 @@ def start_log(path: Path, done: int) -> None:
     """Keep the entries of updates up to `done`: a killed run may have written more."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = [entry for entry in read_log(path) if entry["step"] <= done]
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-    partial.replace(path)
+    with new_file(path) as partial:
+        partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
 
 
 def add_to_log(path: Path, entry: dict[str, Any]) -> None:

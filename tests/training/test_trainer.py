@@ -614,12 +614,12 @@ def test_half_a_line_in_the_log_does_not_stop_a_run(data, tmp_path):
     assert run(data, output, "--steps", "10") == 0
     whole = losses_of(output)
     log = output / "log.jsonl"
-    (output / "checkpoints" / ".partial-1").mkdir()
+    (output / "checkpoints" / ".step-0000001.partial").mkdir()
     shutil.rmtree(output / "checkpoints" / "step-0000010")
     log.write_text(log.read_text()[:-20])
     assert run(data, output, "--steps", "10", "--resume") == 0
     assert losses_of(output) == whole
-    assert not list((output / "checkpoints").glob(".partial-*"))
+    assert not list((output / "checkpoints").glob(".step-*.partial"))
 
 
 def command(data: Path, output: Path, *options: str) -> list[str]:
@@ -773,7 +773,7 @@ def test_show_prints_samples_and_trains_nothing(data, tmp_path, capsys):
 
 
 def test_a_quantized_base_is_trained_by_adapter_only(data, tmp_path, capsys):
-    from test_loading import quantized
+    from weights import quantized
 
     folder = shutil.copytree(golden("untied_sharded_bf16").folder, tmp_path / "wide")
     quantized(folder, lambda path: 4 if "language_model.model.layers" in path else None)
@@ -792,7 +792,7 @@ def test_a_quantized_base_is_trained_by_adapter_only(data, tmp_path, capsys):
 
 
 def test_dora_refuses_bits_that_it_cannot_unpack(data, tmp_path, capsys):
-    from test_loading import quantized
+    from weights import quantized
 
     folder = shutil.copytree(golden("untied_sharded_bf16").folder, tmp_path / "wide")
     quantized(

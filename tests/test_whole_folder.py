@@ -1,0 +1,113 @@
+"""Folders and files that appear whole or not at all."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from mlx_lfm2vl.errors import InputError
+from mlx_lfm2vl.whole_folder import new_file, new_folder
+
+WRITER = """
+import os, sys
+from pathlib import Path
+from mlx_lfm2vl.whole_folder import new_folder
+with new_folder(Path(sys.argv[1]), overwrite=True) as folder:
+    (folder / "config.json").write_text("new")
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def start_writer(target):
+    command = [sys.executable, "-c", WRITER, str(target)]
+    writer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert writer.stdout.readline() == "writing\n"
+    return writer
+
+
+def test_a_folder_appears_at_the_end_of_the_block(tmp_path):
+    target = tmp_path / "deep" / "target"
+    with new_folder(target, overwrite=False) as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "a").write_text("a")
+        assert not target.exists()
+    assert names(target) == ["inner"]
+    assert names(target.parent) == ["target"]
+
+
+def test_a_block_that_fails_leaves_nothing_new(tmp_path):
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "config.json").write_text("old")
+    with pytest.raises(KeyError), new_folder(target, overwrite=True) as folder:  # noqa: PT012
+        (folder / "config.json").write_text("new")
+        raise KeyError
+    assert names(tmp_path) == ["target"]
+    assert (target / "config.json").read_text() == "old"
+
+
+def test_a_second_writer_is_refused_while_the_first_lives(tmp_path):
+    target = tmp_path / "target"
+    writer = start_writer(target)
+    with (
+        pytest.raises(InputError, match="is being written by another program"),
+        new_folder(target, overwrite=True),
+    ):
+        pass
+    writer.communicate("")
+    assert writer.returncode == 0
+    assert (target / "config.json").read_text() == "new"
+    assert names(tmp_path) == ["target"]
+
+
+def test_what_a_killed_writer_left_is_cleared_by_the_next(tmp_path):
+    target = tmp_path / "target"
+    writer = start_writer(target)
+    writer.send_signal(signal.SIGKILL)
+    writer.communicate()
+    assert names(tmp_path) == [".target.partial"]
+    with new_folder(target, overwrite=False) as folder:
+        assert names(folder) == [".lock"]
+        (folder / "b").touch()
+    assert names(tmp_path) == ["target"]
+    assert names(target) == ["b"]
+
+
+def test_everything_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+    opened, open_ = {}, os.open
+
+    def remembered(path, *arguments, **options):
+        descriptor = open_(path, *arguments, **options)
+        opened[descriptor] = str(path)
+        return descriptor
+
+    monkeypatch.setattr(os, "open", remembered)
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(opened[fd]), fsync(fd)))
+    with new_folder(tmp_path / "target", overwrite=False) as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "a").touch()
+    partial = str(tmp_path / ".target.partial")
+    assert synced.index(f"{partial}/inner/a") < synced.index(f"{partial}/inner")
+    assert synced[-2:] == [partial, str(tmp_path)]
+
+
+def test_a_file_is_replaced_at_the_end_of_the_block_or_not_at_all(tmp_path):
+    target = tmp_path / "a.json"
+    target.write_text("old")
+    with pytest.raises(KeyError), new_file(target) as path:  # noqa: PT012
+        path.write_text("half")
+        raise KeyError
+    assert target.read_text() == "old"
+    with new_file(target) as path:
+        path.write_text("new")
+        assert target.read_text() == "old"
+    assert target.read_text() == "new"
+    assert names(tmp_path) == ["a.json"]

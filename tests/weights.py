@@ -1,8 +1,9 @@
 """Checkpoint weights under other names, or changed, for tests to read back."""
 
 import mlx.core as mx
+from conftest import edit_json
 
-from mlx_lfm2vl.checkpoint.names import our_name
+from mlx_lfm2vl.checkpoint.names import mlx_name, our_name
 from mlx_lfm2vl.checkpoint.tensors import weight_files
 
 EMBEDDING = "model.language_model.embed_tokens.weight"
@@ -38,3 +39,21 @@ def edit_weights(folder, change) -> None:
     mx.eval(weights)
     change(weights)
     mx.save_safetensors(str(path), weights, {"format": "pt"})
+
+
+def quantized(folder, quantize, mode="affine", overrides=None) -> None:
+    """Turn a folder into a quantized MLX repository, and keep dense what `quantize` refuses."""
+    weights = rewrite(folder, mlx_name, transpose=True, dtype=mx.float32)
+    packed = {}
+    for name, value in weights.items():
+        path = name.removesuffix(".weight")
+        bits = quantize(path) if value.ndim == 2 and name.endswith(".weight") else None
+        if not bits or value.shape[-1] % 32:
+            packed[name] = value
+            continue
+        parts = mx.quantize(value, group_size=32, bits=bits, mode=mode)
+        keys = ("weight", "scales", "biases")
+        packed.update({f"{path}.{key}": part for key, part in zip(keys, parts, strict=False)})
+    mx.save_safetensors(str(folder / "model.safetensors"), packed, {"format": "mlx"})
+    values = {"group_size": 32, "bits": 4, "mode": mode, **(overrides or {})}
+    edit_json(folder / "config.json", quantization=values, quantization_config=values)

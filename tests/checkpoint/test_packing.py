@@ -2,37 +2,17 @@
 
 import shutil
 
-import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
 from conftest import edit_json, golden, relative_error
-from weights import rewrite
+from weights import quantized
 
 from mlx_lfm2vl.checkpoint.config import VisionConfig
-from mlx_lfm2vl.checkpoint.names import mlx_name
 from mlx_lfm2vl.errors import CheckpointError
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.model.vision import VisionTower
 from mlx_lfm2vl.prompt.messages import user_message
-
-
-def quantized(folder, quantize, mode="affine", overrides=None) -> None:
-    """Turn a folder into a quantized MLX repository, and keep dense what `quantize` refuses."""
-    weights = rewrite(folder, mlx_name, transpose=True, dtype=mx.float32)
-    packed = {}
-    for name, value in weights.items():
-        path = name.removesuffix(".weight")
-        bits = quantize(path) if value.ndim == 2 and name.endswith(".weight") else None
-        if not bits or value.shape[-1] % 32:
-            packed[name] = value
-            continue
-        parts = mx.quantize(value, group_size=32, bits=bits, mode=mode)
-        keys = ("weight", "scales", "biases")
-        packed.update({f"{path}.{key}": part for key, part in zip(keys, parts, strict=False)})
-    mx.save_safetensors(str(folder / "model.safetensors"), packed, {"format": "mlx"})
-    values = {"group_size": 32, "bits": 4, "mode": mode, **(overrides or {})}
-    edit_json(folder / "config.json", quantization=values, quantization_config=values)
 
 
 @pytest.fixture

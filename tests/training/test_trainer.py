@@ -858,7 +858,9 @@ def test_a_failed_save_leaves_an_existing_checkpoint_as_it_was(tmp_path, monkeyp
 
 
 def test_repaired_tiling_is_written_down(tmp_path):
-    from test_loading import mlx_name, rewrite
+    from weights import rewrite
+
+    from mlx_lfm2vl.checkpoint.names import mlx_name
 
     source = Path(shutil.copytree(TINY, tmp_path / "source"))
     rewrite(source, mlx_name, transpose=True, metadata={"format": "mlx"})

@@ -2,6 +2,7 @@
 
 from itertools import combinations
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -79,13 +80,9 @@ def test_a_time_has_three_digits(seconds, written):
 
 def lengths(groups: list[Group], colour: str) -> list[int]:
     """Of the stretches of a colour, in pixels, from the top down."""
-    image = draw_stages(groups, "", LIGHT).image()
-    wanted = tuple(bytes.fromhex(colour[1:]))
-    rows = [
-        sum(image.getpixel((x, y)) == wanted for x in range(image.width))
-        for y in range(150, image.height)
-    ]
-    return [n for n, before in zip(rows[1:], rows, strict=False) if n > before == 0]
+    pixels = np.array(draw_stages(groups, "", LIGHT).image())[150:]
+    rows = np.sum(np.all(pixels == list(bytes.fromhex(colour[1:])), axis=2), axis=1).tolist()
+    return [row for row, above in zip(rows[1:], rows, strict=False) if row > above == 0]
 
 
 def test_a_bar_is_as_long_as_its_time():

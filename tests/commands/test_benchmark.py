@@ -16,7 +16,6 @@ from mlx_lfm2vl import load
 from mlx_lfm2vl.arrays import named_arrays
 from mlx_lfm2vl.commands.benchmark import ROWS, build_parser, main
 from mlx_lfm2vl.drawing import LIGHT
-from mlx_lfm2vl.drawing import LIGHT
 from mlx_lfm2vl.images.geometry import plan_image
 from mlx_lfm2vl.prompt.processor import load_image_config
 from mlx_lfm2vl.speed import peer as benchmark_peer
@@ -129,10 +128,6 @@ def test_the_pictures_are_one_full_view_and_six_tiles(name, published):
 
 
 # -- what is shown --
-
-
-def rgb(colour: str) -> tuple[int, ...]:
-    return tuple(bytes.fromhex(colour.removeprefix("#")))
 
 
 def test_the_table_has_a_column_per_image(capsys):

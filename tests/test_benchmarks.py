@@ -21,7 +21,7 @@ from mlx_lfm2vl import cli  # noqa: E402
 )
 def test_the_device_is_waited_for_once_per_token_and_never_before(sampling):
     syncs = host_syncs.count_waits(host_syncs.TINY, sampling, 3)
-    assert dict(syncs.count) == {"mx.array.item": 3}
+    assert dict(syncs.count) == {"mx.array.tolist": 3}
 
 
 def test_the_counter_sees_waits():

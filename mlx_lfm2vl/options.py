@@ -5,7 +5,6 @@ Nothing here imports MLX, so that a command can refuse wrong options before it l
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -146,6 +145,8 @@ class AnswerOptions:
         names = [field.name for field in fields(self)]
         for name in changes:
             if name not in names:
+                import difflib
+
                 near = difflib.get_close_matches(name, [*names, "image", "system"], 1)
                 hint = f"; did you mean {near[0]!r}?" if near else f", only {', '.join(names)}"
                 raise TypeError(f"there is no answer option {name!r}{hint}")

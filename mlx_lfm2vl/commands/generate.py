@@ -14,7 +14,6 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from ..checkpoint.config import read_model_config
 from ..errors import InputError
 from ..options import SAMPLING_KEYS, AnswerOptions, ImageOptions, Sampling
 from .common import add_model_options, run_command
@@ -183,8 +182,11 @@ def _answer_options(options: argparse.Namespace) -> AnswerOptions:
         size = getattr(options, name)
         if size is not None and not 0 <= size < 1e4:
             raise InputError(f"--{name.replace('_', '-')} {size} is not from 0 to 10000 GB")
-    if options.lookup:  # what the checkpoint recommends is in its small files
+    if options.lookup:
+        from ..checkpoint.config import read_model_config
         from ..checkpoint.find import find_checkpoint
+
+        answer.sampling_over(Sampling())  # what is wrong with any checkpoint needs no download
 
         folder = find_checkpoint(options.model, options.revision, with_weights=False)
         answer.sampling_over(read_model_config(folder).sampling)
@@ -202,6 +204,7 @@ def _check_images(sources: Sequence[ImageSource], limits: ImageLimits) -> None:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    from ..checkpoint.config import read_model_config
     from ..checkpoint.find import find_checkpoint
     from ..images.geometry import plan_image
     from ..images.source import open_image

@@ -255,9 +255,9 @@ class Cache:
         for i, layer in enumerate(self.layers):
             if isinstance(layer, ConvCache):
                 state |= {f"{i}.window.{k}": row for k, row in enumerate(layer.window)}
-            else:
-                used = [array[:, :, : self.offset] for array in layer.arrays]
-                state |= {f"{i}.{kind}": x for kind, x in zip(("keys", "values"), used)}  # noqa: B905
+            elif layer.arrays:
+                keys, values = (array[:, :, : self.offset] for array in layer.arrays)
+                state |= {f"{i}.keys": keys, f"{i}.values": values}
         return state
 
     @property

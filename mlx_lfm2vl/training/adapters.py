@@ -24,7 +24,7 @@ def _mlx_lm_tuner() -> Any:
     try:
         from mlx_lm.tuner import utils
     except ImportError:
-        raise InputError("adapters need mlx-lm: pip install 'mlx-lfm2vl[train]'") from None
+        raise InputError("adapters need mlx-lm: pip install mlx-lm") from None
     return utils
 
 

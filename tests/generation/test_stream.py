@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 import pytest
-from conftest import golden
+from conftest import edit_json, golden
 from pictures import make_picture
 
 import mlx_lfm2vl
@@ -11,6 +11,7 @@ from mlx_lfm2vl.generation.answer import StopStrings
 from mlx_lfm2vl.generation.engine import generate, stream_generate
 from mlx_lfm2vl.generation.loop import generate_step
 from mlx_lfm2vl.generation.sampling import Drawn, draw_greedily
+from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.model.decode_step import decode_step
 from mlx_lfm2vl.options import Sampling
 from mlx_lfm2vl.prompt.messages import user_message
@@ -221,3 +222,34 @@ def test_an_enormous_view_is_refused_before_it_is_made(tiny, monkeypatch):
     options = mlx_lfm2vl.ImageOptions(min_image_tokens=2_000_000, max_image_tokens=2_000_000)
     with pytest.raises(InputError, match="leave room for the answer"):
         generate(*tiny, MESSAGES, options=options)
+
+
+def test_a_stop_string_found_with_the_last_token_ends_the_answer_by_stop(tiny, monkeypatch):
+    # "bc" is held back as long as it may become "abcd", and is found when nothing follows.
+    model, processor = tiny
+    ids = bytes_of(processor, "xabc")
+    scripted(monkeypatch, ids)
+    result = generate(model, processor, "Hi", stop=["abcd", "bc"], max_tokens=len(ids))
+    assert (result.text, result.finish_reason) == ("xa", "stop")
+
+
+def test_memory_of_earlier_work_does_not_show(tiny):
+    first = generate(*tiny, "Hi", max_tokens=2, sampling=GREEDY).peak_memory_bytes
+    large = mx.zeros(16 * 2**20)
+    mx.eval(large)
+    del large
+    mx.clear_cache()
+    assert mx.get_peak_memory() > 64 * 2**20
+    again = generate(*tiny, "Hi", max_tokens=2, sampling=GREEDY).peak_memory_bytes
+    assert again < first + 2**20
+
+
+def test_an_end_token_that_only_the_tokenizer_names_ends_the_answer(checkpoint, monkeypatch):
+    edit_json(checkpoint / "config.json", text_config__eos_token_id=None, eos_token_id=None)
+    edit_json(checkpoint / "generation_config.json", eos_token_id=None)
+    model, processor = load(checkpoint)
+    end = processor.tokenizer.id_of("<|im_end|>")
+    assert model.config.eos_token_ids == (end,)
+    scripted(monkeypatch, [*bytes_of(processor, "ok"), end, 99])
+    result = generate(model, processor, "Hi", max_tokens=9)
+    assert (result.text, result.finish_reason) == ("ok", "stop")

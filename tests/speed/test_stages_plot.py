@@ -93,6 +93,13 @@ def test_a_bar_is_as_long_as_its_time():
     assert theirs == pytest.approx([2 * length for length in ours], abs=3)
 
 
+def test_a_bar_ends_where_the_axis_says():
+    groups = [Group("g", [Bar("whole", 1.0), Bar("part", 0.4)])]
+    places = {text.content: text.x for text in draw_stages(groups, "", LIGHT).texts}
+    _, part = lengths(groups, LIGHT.blue)
+    assert part == pytest.approx(2 * (places["0.4 s"] - places["0"]), abs=3)  # 2 pixels a point
+
+
 def test_both_variants_are_written(tmp_path):
     plot_stages(CASES["one"], tmp_path / "stages.png", "origin")
     for name, theme in (("stages.png", LIGHT), ("stages-dark.png", DARK)):

@@ -33,6 +33,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches the Hub; read when that li
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """What a test draws does not depend on the tests before it."""
+    mx.random.seed(0)
+
+
 @pytest.fixture(scope="session")
 def assets() -> Path:
     """Published configs, tokenizers and templates; their licence keeps them out of this repo."""

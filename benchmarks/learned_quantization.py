@@ -18,10 +18,10 @@ import numpy as np
 from mlx_lfm2vl import load
 from mlx_lfm2vl.arrays import named_arrays
 from mlx_lfm2vl.checkpoint.packing import Scheme
-from mlx_lfm2vl.prompt.samples import SampleMaker, read_rows
+from mlx_lfm2vl.prompt.samples import Sample, SampleMaker, read_rows
 from mlx_lfm2vl.quantize.choice import QuantizeOptions
 from mlx_lfm2vl.quantize.learned_rounding import learn_rounding, learnable_paths
-from mlx_lfm2vl.quantize.loss_report import Observation, Sample, compare, observe
+from mlx_lfm2vl.quantize.loss_report import Observation, compare, observe
 from mlx_lfm2vl.quantize.rounding import learn_packed
 
 LAYERS = ((2048, 2048), (8192, 2048), (2048, 8192))  # rows, columns: LFM2-VL-1.6B's
@@ -56,9 +56,8 @@ def with_weights(folder: str, packed: dict, schemes: dict[str, Scheme]):
 def measure_model(folder: str, learn: Path, test: Path, count: int) -> None:
     model, processor = load(folder, dtype="float32")
     make = SampleMaker(processor, set(model.config.eos_token_ids))
-    seen = [make(row).inputs for row in read_rows(learn)[:count]]
-    made = [make(row) for row in read_rows(test)[:count]]
-    unseen = [Sample(sample.inputs, sample.learnt) for sample in made]
+    seen = [make(row) for row in read_rows(learn)[:count]]
+    unseen = [make(row) for row in read_rows(test)[:count]]
     source = [observe(model, sample) for sample in unseen]
     print(f"{folder}: {count} conversations to learn from, {count} others to compare on\n")
     print("| bits | rounding | KL, image | KL, text | same best token | perplexity | seconds |")

@@ -8,18 +8,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from .errors import InputError
 
 if TYPE_CHECKING:
     import mlx.core as mx
-    from _typeshed import DataclassInstance
 
     # (tokens, logits) -> logits, as mlx-lm has them: (L,) ids of the prompt and the answer so far,
     # and (1, vocab_size).
     LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
-    Config = TypeVar("Config", bound=DataclassInstance)
 
 DType = Literal["float32", "float16", "bfloat16"]
 DTYPES: tuple[DType, ...] = get_args(DType)
@@ -66,14 +64,6 @@ class ImageOptions:
     max_tiles: int | None = None
     use_thumbnail: bool | None = None
     jpeg_draft: bool | None = None
-
-    def apply(self, config: Config) -> Config:
-        """The checkpoint's `ImageConfig` with these options on top.
-
-        Raises:
-            InputError: the values contradict each other.
-        """
-        return replace(config, **_given(self))
 
 
 @dataclass(frozen=True)
@@ -193,12 +183,6 @@ class AnswerChanges(TypedDict, total=False):
     logits_processors: Sequence[LogitsProcessor]
     logprobs: bool
     on_prefill: Callable[[int, int], object] | None
-
-
-def _given(options: DataclassInstance) -> dict[str, Any]:
-    """The fields of a dataclass that are not None."""
-    values = {field.name: getattr(options, field.name) for field in fields(options)}
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _expect(name: str, value: object, kind: Any) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, InputError
+from ..options import ImageOptions
 from .json_file import Section, read_json, read_optional_json
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,15 @@ class ImageConfig:
             raise CheckpointError(
                 f"resample {self.resample} is neither 2 (bilinear) nor 3 (bicubic)"
             )
+
+    def with_options(self, options: ImageOptions) -> "ImageConfig":
+        """These settings with a caller's on top.
+
+        Raises:
+            InputError: the values contradict each other.
+        """
+        values = {field.name: getattr(options, field.name) for field in fields(options)}
+        return replace(self, **{name: value for name, value in values.items() if value is not None})
 
 
 # Keys of processor files that change nothing here, for the reason given.

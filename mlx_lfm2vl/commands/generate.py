@@ -216,7 +216,7 @@ def _plan(options: argparse.Namespace) -> int:
     sources = _sources(options, limits)
     folder = find_checkpoint(options.model, options.revision, with_weights=False)
     read_model_config(folder)  # refuses what is no LFM2-VL
-    config = _image_options(options).apply(load_image_config(folder))
+    config = load_image_config(folder).with_options(_image_options(options))
     plans = [plan_image(*open_image(source, limits).size, config) for source in sources]
     if options.json:
         total = sum(plan.image_tokens for plan in plans)

@@ -6,23 +6,18 @@ Exit codes: 0 trained, 1 failed, 2 wrong use or bad data, 130 interrupted (it ca
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import InputError
 from ..options import DType
 from ..training.settings import METHODS, OPTIMIZERS, TRAINED_PARTS, TrainSettings
 from .common import add_model_options, run_command
 
-if TYPE_CHECKING:
-    from ..model.lfm2vl import Lfm2VL
-
 DEFAULTS = TrainSettings()
-IDENTIFYING = 16  # elements of every parameter that a run remembers its model by
 EPILOG = """\
 data: JSONL, one conversation per line, image paths relative to the file:
   {"messages": [{"role": "user", "content": [{"type": "image", "image": "a.jpg"},
@@ -102,7 +97,8 @@ def _train(options: argparse.Namespace) -> int:
     from ..drawing import dark_name, describe_origin
     from ..loading import load
     from ..prompt.samples import SampleMaker, read_rows
-    from ..training.checkpoints import newest
+    from ..training.adapters import make_trainable, save_adapter
+    from ..training.checkpoints import identify, newest
     from ..training.plot import plot_log
     from ..training.trainer import Trainer
 
@@ -123,9 +119,9 @@ def _train(options: argparse.Namespace) -> int:
         for row in rows[: options.show]:
             print(maker.show(row), end="\n\n")
         return 0
-    identity = _identity(model, options.data)
+    identity = identify(model, options.data)
     mx.random.seed(settings.seed)
-    adapter = _make_trainable(model, settings)
+    adapter = make_trainable(model, settings)
     trainer = Trainer(
         model,
         maker,
@@ -140,8 +136,6 @@ def _train(options: argparse.Namespace) -> int:
         print(f"{options.output} has no checkpoint: starting at update 1", file=sys.stderr)
     trainer.train(resume=options.resume)
     if trainer.is_first:
-        from ..training.adapters import save_adapter
-
         save_adapter(model, options.output, adapter)
         picture = options.output / "loss.png"
         origin = describe_origin(options.model, str(mx.device_info()["device_name"]))
@@ -158,36 +152,6 @@ def _dtype(options: argparse.Namespace) -> DType | None:
     if options.dtype == "float16":
         raise InputError("--method full cannot train in float16: use float32 or bfloat16")
     return options.dtype or "float32"
-
-
-def _identity(model: Lfm2VL, data: Path) -> dict[str, str]:
-    """What tells a model and its data from others of the same sizes: its weights' beginnings."""
-    import mlx.core as mx
-    import numpy as np
-
-    from ..arrays import dtype_name, named_arrays
-
-    weights = named_arrays(model.parameters())
-    begun = [weights[name].flatten()[:IDENTIFYING].view(mx.uint8) for name in sorted(weights)]
-    return {
-        "model": hashlib.sha256(np.array(mx.concatenate(begun)).tobytes()).hexdigest()[:16],
-        "dtype": dtype_name(model.language_model.embedding_norm.weight.dtype),
-        "data": hashlib.sha256(data.read_bytes()).hexdigest()[:16],
-    }
-
-
-def _make_trainable(model: Lfm2VL, settings: TrainSettings) -> dict[str, Any]:
-    """Freeze what is not trained; returns the adapter's settings."""
-    from ..training.adapters import adapted_paths, adapter_settings, add_adapter, train_fully
-
-    if settings.method == "full":
-        train_fully(model, settings.parts)
-        return {"fine_tune_type": "full", "num_layers": 0}
-    paths = adapted_paths(model, settings.parts)
-    dora = settings.method == "dora"
-    rank, scale, dropout = settings.rank, settings.scale, settings.dropout
-    add_adapter(model, paths, dora=dora, rank=rank, scale=scale, dropout=dropout)
-    return adapter_settings(settings.method, paths, rank, scale, dropout)
 
 
 class _Progress:

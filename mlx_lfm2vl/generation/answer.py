@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from ..images.geometry import ImagePlan
 from ..options import AnswerOptions, Sampling
-from ..prompt.processor import Prompt
+from ..prompt.processor import Inputs
 from ..prompt.tokenizer import Tokenizer
 from .loop import Drafts
 
@@ -208,7 +208,7 @@ class StopStrings:
 
 
 def make_result(
-    answer: Answer, prompt: Prompt, sampling: Sampling, seed: int, timings: Timings, drafts: Drafts
+    answer: Answer, prompt: Inputs, sampling: Sampling, seed: int, timings: Timings, drafts: Drafts
 ) -> Result:
     """What is known of a finished answer."""
     assert answer.finish_reason is not None

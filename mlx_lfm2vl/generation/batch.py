@@ -12,7 +12,7 @@ from ..model.decode_step import decode_step, prefill
 from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerOptions
 from ..prompt.messages import Message
-from ..prompt.processor import Processor, Prompt
+from ..prompt.processor import Inputs, Processor
 from .answer import Answer, Clock, Result, Timings, make_result
 from .loop import CLEAR_EVERY, Drafts
 from .prepare import embed_prompt, read_prompt
@@ -28,7 +28,7 @@ class _Row:
     """One conversation on its way through the batch."""
 
     number: int
-    prompt: Prompt
+    prompt: Inputs
     embeds: mx.array  # (1, L, C); empty once they are read
     answer: Answer
     seed: int

@@ -8,7 +8,7 @@ import mlx.core as mx
 from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerOptions
 from ..prompt.messages import Message
-from ..prompt.processor import Processor, Prompt
+from ..prompt.processor import Inputs, Processor
 
 
 def read_prompt(
@@ -16,7 +16,7 @@ def read_prompt(
     processor: Processor,
     messages: Sequence[Message] | str,
     options: AnswerOptions,
-) -> Prompt:
+) -> Inputs:
     """The ids of a conversation that leaves room for the answer; its images are not decoded yet.
 
     Args:
@@ -32,12 +32,10 @@ def read_prompt(
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
     limit = max(0, model.config.text.max_position_embeddings - options.max_tokens)
-    return processor.read(
-        messages, options=options.image_options, tools=options.tools, max_length=limit
-    )
+    return processor(messages, options=options.image_options, tools=options.tools, max_length=limit)
 
 
-def embed_prompt(model: Lfm2VL, prompt: Prompt) -> tuple[mx.array, float]:
+def embed_prompt(model: Lfm2VL, prompt: Inputs) -> tuple[mx.array, float]:
     """Embed a prompt; the device encodes an image while the host decodes the next.
 
     Returns:
@@ -48,7 +46,7 @@ def embed_prompt(model: Lfm2VL, prompt: Prompt) -> tuple[mx.array, float]:
     """
     features: list[mx.array] = []
     seconds, start = 0.0, time.perf_counter()
-    for plan, pixel_values in zip(prompt.images, prompt.decode(), strict=True):
+    for plan, pixel_values in zip(prompt.images, prompt.views, strict=True):
         seconds += time.perf_counter() - start
         features.append(model.encode_images(pixel_values, plan.spatial_shapes))
         start = time.perf_counter()

@@ -10,6 +10,9 @@ from ..errors import InputError
 from ..images.source import ImageSource
 from .template import Message
 
+# Where the source of an image stands, in the spellings of transformers and of OpenAI's messages.
+IMAGE_KEYS = ("image", "url", "path", "image_url")
+
 
 def user_message(
     prompt: str, images: Sequence[ImageSource] = (), system: str | None = None
@@ -34,7 +37,7 @@ def split_images(messages: Sequence[Message]) -> tuple[list[Message], list[Image
         if isinstance(content, (list, tuple)):
             items = []
             for item in content:
-                source = _image_of(item)
+                source = image_of(item)
                 if source is None:
                     items.append({"type": "text", "text": item} if isinstance(item, str) else item)
                 else:
@@ -45,12 +48,15 @@ def split_images(messages: Sequence[Message]) -> tuple[list[Message], list[Image
     return plain, sources
 
 
-def _image_of(item: Any) -> ImageSource | None:
-    """The source in an image item; None for any other item."""
+def image_of(item: Any) -> ImageSource | None:
+    """The source in an image item of a message; None for any other item.
+
+    Raises:
+        InputError: an image item without a source, or with one of a wrong type.
+    """
     if not isinstance(item, dict) or item.get("type") not in ("image", "image_url"):
         return None
-    keys = ("image", "url", "path", "image_url")
-    source = next((item[key] for key in keys if item.get(key) is not None), None)
+    source = next((item[key] for key in IMAGE_KEYS if item.get(key) is not None), None)
     if isinstance(source, dict):
         source = source.get("url")
     if not isinstance(source, (str, Path, bytes, Image.Image)):

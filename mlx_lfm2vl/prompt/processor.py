@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,57 +22,38 @@ from .tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Inputs:
-    """One prompt, ready for the model.
-
-    Attributes:
-        input_ids: token ids, image tokens expanded.
-        pixel_values: per view (N, patch_size * patch_size * 3) uint8 patches.
-        spatial_shapes: per view (rows, columns) of its patches.
-        images: per image its plan.
-    """
-
-    input_ids: list[int]
-    pixel_values: list[np.ndarray]
-    spatial_shapes: list[tuple[int, int]]
-    images: list[ImagePlan]
-
-    @property
-    def image_tokens(self) -> int:
-        return sum(plan.image_tokens for plan in self.images)
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One prompt whose images are opened and planned, but not yet decoded.
+    """What the model reads of one conversation: its images are opened, but not yet decoded.
 
     Attributes:
         input_ids: token ids, image tokens expanded.
         images: per image its plan.
+        views: per image the (N, patch_size * patch_size * 3) uint8 patches of each of its views.
+            Iterating decodes one image after the other and lets it go, so it can be done once.
+            A damaged image raises InputError.
     """
 
     input_ids: list[int]
     images: list[ImagePlan]
-    _opened: list[OpenedImage]
-    _config: ImageConfig
+    views: Iterator[list[np.ndarray]]
 
-    @property
-    def image_tokens(self) -> int:
-        return sum(plan.image_tokens for plan in self.images)
-
-    def decode(self) -> Iterator[list[np.ndarray]]:
-        """Decode one image after the other; yields the patches of its views, as `Inputs` has them.
-
-        Can be done once: decoded images are let go.
+    @cached_property
+    def pixel_values(self) -> list[np.ndarray]:
+        """The patches of every view, all images together; takes them from `views` and keeps them.
 
         Raises:
             InputError: an image is damaged.
         """
-        for plan in self.images:
-            yield self._patches(self._opened.pop(0), plan)
+        taken = zip(self.images, self.views, strict=True)
+        return [patches for _, views in taken for patches in views]
 
-    def _patches(self, image: OpenedImage, plan: ImagePlan) -> list[np.ndarray]:
-        pixels = image.decode(plan.canvas if self._config.jpeg_draft else None)
-        return process_image(pixels, plan, self._config.resample)
+    @property
+    def spatial_shapes(self) -> list[tuple[int, int]]:
+        """Per view the (rows, columns) of its patches."""
+        return [shape for plan in self.images for shape in plan.spatial_shapes]
+
+    @property
+    def image_tokens(self) -> int:
+        return sum(plan.image_tokens for plan in self.images)
 
 
 class Processor:
@@ -114,31 +96,7 @@ class Processor:
         add_generation_prompt: bool = True,
         max_length: int | None = None,
     ) -> Inputs:
-        """Prepare a conversation, pixels included; arguments and errors as `read`."""
-        prompt = self.read(
-            messages,
-            options=options,
-            tools=tools,
-            add_generation_prompt=add_generation_prompt,
-            max_length=max_length,
-        )
-        return Inputs(
-            input_ids=prompt.input_ids,
-            pixel_values=[patches for views in prompt.decode() for patches in views],
-            spatial_shapes=[shape for plan in prompt.images for shape in plan.spatial_shapes],
-            images=prompt.images,
-        )
-
-    def read(
-        self,
-        messages: Sequence[Message],
-        *,
-        options: ImageOptions | None = None,
-        tools: Sequence[dict[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
-        max_length: int | None = None,
-    ) -> Prompt:
-        """Prepare a conversation up to its pixels.
+        """Prepare a conversation; its images are decoded when their pixels are asked for.
 
         Args:
             messages: `{"role": ..., "content": ...}`; the content is text, or a list of
@@ -157,7 +115,7 @@ class Processor:
         """
         text, guard, sources = self.render(messages, tools, add_generation_prompt)
         ids = self.tokenizer.encode_rendered(text, guard)
-        config = (options or ImageOptions()).apply(self.image_config)
+        config = self.image_config.with_options(options or ImageOptions())
         opened = [open_image(source, self.limits) for source in sources]
         images = [plan_image(*image.size, config) for image in opened]
         input_ids = self._expand(ids, images)
@@ -167,7 +125,7 @@ class Processor:
                 f"({sum(plan.image_tokens for plan in images)} of images), at most {max_length} "
                 "leave room for the answer; use fewer or smaller images, or a lower max_tokens"
             )
-        return Prompt(input_ids, images, opened, config)
+        return Inputs(input_ids, images, _decode(opened, images, config))
 
     def render(
         self,
@@ -212,40 +170,56 @@ class Processor:
         return expanded
 
     def image_ids(self, plan: ImagePlan) -> list[int]:
-        """The ids that stand for one image: start, labelled tiles, thumbnail, end."""
+        """The ids that stand for one image: start, labeled tiles, thumbnail, end.
+
+        Raises:
+            InputError: the vocabulary has no labels for a grid this large.
+            CheckpointError: it lacks another marker.
+        """
         views = [[self.tokenizer.image_token_id] * count for count in plan.view_tokens]
         if not self.image_config.use_image_special_tokens:
             return [token for view in views for token in view]
-        rows, columns = plan.grid
-        labels: list[str | int | None] = [None]
-        if len(views) > 1:
-            labels = [
-                f"<|img_row_{row}_col_{column}|>"
-                for row in range(1, rows + 1)
-                for column in range(1, columns + 1)
-            ]
-        if plan.thumbnail:
-            labels.append(self.tokenizer.image_thumbnail_id)
         ids = [self._marker(self.tokenizer.image_start_id, "image start")]
-        for label, view in zip(labels, views, strict=True):
-            if isinstance(label, str):
-                if self.tokenizer.id_of(label) is None:
-                    raise InputError(
-                        f"the vocabulary has no labels for a grid of {columns} x {rows} tiles; "
-                        "lower max_tiles"
-                    )
-                ids.append(self._marker(self.tokenizer.id_of(label), label))
-            elif len(views) > 1:
-                ids.append(self._marker(label, "thumbnail"))
-            ids += view
+        for labels, view in zip(self._view_labels(plan), views, strict=True):
+            ids += [*labels, *view]
         ids.append(self._marker(self.tokenizer.image_end_id, "image end"))
         return ids
+
+    def _view_labels(self, plan: ImagePlan) -> list[list[int]]:
+        """Per view the ids in front of it: a tile's row and column, or that it is the thumbnail."""
+        if len(plan.view_tokens) == 1:
+            return [[]]
+        rows, columns = plan.grid
+        names = [
+            f"<|img_row_{row}_col_{column}|>"
+            for row in range(1, rows + 1)
+            for column in range(1, columns + 1)
+        ]
+        tiles = [token for name in names if (token := self.tokenizer.id_of(name)) is not None]
+        if len(tiles) < len(names):
+            raise InputError(
+                f"the vocabulary has no labels for a grid of {columns} x {rows} tiles; "
+                "lower max_tiles"
+            )
+        labels = [[tile] for tile in tiles]
+        if plan.thumbnail:
+            labels.append([self._marker(self.tokenizer.image_thumbnail_id, "thumbnail")])
+        return labels
 
     @staticmethod
     def _marker(token: int | None, name: str) -> int:
         if token is None:
             raise CheckpointError(f"the tokenizer has no {name} token")
         return token
+
+
+def _decode(
+    opened: list[OpenedImage], plans: Sequence[ImagePlan], config: ImageConfig
+) -> Iterator[list[np.ndarray]]:
+    """The patches of one image after the other; takes each out of `opened`."""
+    for plan in plans:
+        pixels = opened.pop(0).decode(plan.canvas if config.jpeg_draft else None)
+        yield process_image(pixels, plan, config.resample)
 
 
 def load_image_config(folder: Path) -> ImageConfig:

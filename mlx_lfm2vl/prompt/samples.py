@@ -1,4 +1,4 @@
-"""Conversations from a JSONL file, as token ids of which the assistant's are to be learnt."""
+"""Conversations from a JSONL file, as samples: token ids that say which are the assistant's."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,8 @@ import numpy as np
 from ..errors import CheckpointError, InputError
 from ..images.geometry import plan_image
 from ..images.source import ImageLimits, open_image, read_size
-from .processor import Inputs, Processor
+from .messages import image_of
+from .processor import Processor
 from .template import Message
 
 PROBLEMS_SHOWN = 20
@@ -22,18 +23,22 @@ CAMERA = (3024, 4032)  # height, width of an image whose header cannot be read
 
 @dataclass(frozen=True)
 class Sample:
-    """One conversation, ready to train on.
+    """One conversation with its answers, decoded.
 
     Attributes:
-        inputs: ids, patches and grids.
-        learnt: for every id whether the model is to predict it, (L,) bool.
+        input_ids: token ids, image tokens expanded.
+        is_answer: for every id whether the assistant says it, (L,) bool; never the first.
+        pixel_values: per view its (N, patch_size * patch_size * 3) uint8 patches.
+        spatial_shapes: per view the (rows, columns) of its patches.
     """
 
-    inputs: Inputs
-    learnt: np.ndarray
+    input_ids: list[int]
+    is_answer: np.ndarray
+    pixel_values: list[np.ndarray]
+    spatial_shapes: list[tuple[int, int]]
 
     def __len__(self) -> int:
-        return len(self.inputs.input_ids)
+        return len(self.input_ids)
 
 
 def read_rows(path: Path) -> list[list[Message]]:
@@ -123,13 +128,11 @@ def _checked_item(item: Any, folder: Path) -> Any:
         raise InputError(f"an item is a {type(item).__name__}, expected an object")
     if item.get("type") == "text" and not isinstance(item.get("text"), str):
         raise InputError("a text item without text")
-    if item.get("type") not in ("image", "image_url"):
+    name = image_of(item)
+    if name is None:
         return item
-    keys = ("image", "path", "url", "image_url")
-    name = next((item[key] for key in keys if item.get(key)), None)
-    name = name.get("url") if isinstance(name, dict) else name
     if not isinstance(name, str):
-        raise InputError("an image item without a path")
+        raise InputError(f"an image item holds {name!r:.60}, expected a path")
     if name.startswith("data:") or "://" in name:
         raise InputError(f"{_short(name)} is no path: training reads images from files")
     path = _existing(name, folder)
@@ -214,10 +217,10 @@ class SampleMaker:
     def __call__(self, messages: Sequence[Message]) -> Sample:
         """Raises InputError if an image cannot be read or the template refuses the messages."""
         inputs = self.processor(messages, add_generation_prompt=False)
-        learnt = assistant_mask(inputs.input_ids, self.header, self.end_ids)
-        if not learnt.any():
+        is_answer = assistant_mask(inputs.input_ids, self.header, self.end_ids)
+        if not is_answer.any():
             raise InputError("the chat template leaves nothing of the assistant's to learn")
-        return Sample(inputs, learnt)
+        return Sample(inputs.input_ids, is_answer, inputs.pixel_values, inputs.spatial_shapes)
 
     def lengths(self, rows: Sequence[Sequence[Message]], name: str) -> list[int]:
         """About how many ids every conversation has; tokenizes and decodes nothing.
@@ -252,13 +255,13 @@ class SampleMaker:
         return tokens + len(text) // CHARACTERS_PER_TOKEN
 
     def show(self, messages: Sequence[Message]) -> str:
-        """The sample as text: learnt parts in ⟦ ⟧, image tokens counted."""
+        """The sample as text: learned parts in ⟦ ⟧, image tokens counted."""
         sample = self(messages)
         tokenizer = self.processor.tokenizer
         image = tokenizer.image_token_id
         runs: list[tuple[object, list[int]]] = []
-        for token, learnt in zip(sample.inputs.input_ids, sample.learnt, strict=True):
-            kind = "image" if token == image else bool(learnt)
+        for token, is_answer in zip(sample.input_ids, sample.is_answer, strict=True):
+            kind = "image" if token == image else bool(is_answer)
             if not runs or runs[-1][0] != kind:
                 runs.append((kind, []))
             runs[-1][1].append(token)

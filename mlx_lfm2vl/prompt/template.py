@@ -3,7 +3,7 @@
 import datetime
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -122,11 +122,10 @@ class ChatTemplate:
 
 
 def guard_specials(value: Any, specials: Collection[str]) -> tuple[Any, str]:
-    """Make sure no string in `value` can form a special token, alone or with its neighbours.
+    """Make sure no string in `value` can form a special token, alone or with its neighbors.
 
-    A private-use character goes behind the first letter of every special string, and of every
-    beginning of one at the end of a string (the next item may complete it). The tokenizer takes
-    the character out again after it has found the template's own special tokens.
+    A private-use character breaks up what could become one. The tokenizer takes the character out
+    again after it has found the template's own special tokens.
 
     Args:
         value: strings in nested lists and dicts.
@@ -136,8 +135,26 @@ def guard_specials(value: Any, specials: Collection[str]) -> tuple[Any, str]:
         The same structure with guarded strings, and the guard character.
 
     Raises:
-        InputError: the value holds something else than plain data and valid text.
+        InputError: the value holds something other than plain data and valid text.
     """
+    guard = _unused_character(value)
+    break_whole = _whole_breaker(specials, guard)
+    break_beginning = _beginning_breaker(specials, guard)
+
+    def guarded(item: Any) -> Any:
+        if isinstance(item, str):
+            return break_beginning(break_whole(item))
+        if isinstance(item, dict):
+            return {guarded(key): guarded(entry) for key, entry in item.items()}
+        if isinstance(item, (list, tuple)):
+            return [guarded(entry) for entry in item]
+        return item
+
+    return guarded(value), guard
+
+
+def _unused_character(value: Any) -> str:
+    """A private-use character that occurs nowhere in `value`."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)
         text.encode()
@@ -149,26 +166,37 @@ def guard_specials(value: Any, specials: Collection[str]) -> tuple[Any, str]:
     guard = next((c for c in map(chr, PRIVATE_USE) if c not in used), None)
     if guard is None:
         raise InputError("the messages use up all private-use characters")
-    wholes = "|".join(re.escape(token[1:]) for token in sorted(specials, key=len, reverse=True))
-    starts = {token[:end] for token in specials for end in range(1, len(token))}
+    return guard
+
+
+def _whole_breaker(specials: Collection[str], guard: str) -> Callable[[str], str]:
+    """Breaks every special token inside a string, behind its first letter.
+
+    With `|` as the guard, "Bye.<eos>" becomes "Bye.<|eos>".
+    """
+    longest_first = sorted(specials, key=len, reverse=True)
+    rests = "|".join(re.escape(token[1:]) for token in longest_first)
     heads = "".join(sorted({re.escape(token[0]) for token in specials}))
+    pattern = re.compile(f"([{heads}])(?={rests})")
+    return lambda text: pattern.sub(rf"\1{guard}", text)
+
+
+def _beginning_breaker(specials: Collection[str], guard: str) -> Callable[[str], str]:
+    """Breaks the beginning of a special token at the end of a string.
+
+    The template may write the next string right behind it: "Bye.<e" and "os>" stand for
+    "Bye.<eos>". With `|` as the guard, the first one becomes "Bye.<|e".
+    """
+    beginnings = {token[:end] for token in specials for end in range(1, len(token))}
     longest = max(map(len, specials))
-    pattern = re.compile(f"([{heads}])(?={wholes})")
 
-    def guarded(item: Any) -> Any:
-        if isinstance(item, str):
-            item = pattern.sub(rf"\1{guard}", item)
-            for end in range(max(0, len(item) - longest), len(item)):
-                if item[end:] in starts:
-                    return f"{item[: end + 1]}{guard}{item[end + 1 :]}"
-            return item
-        if isinstance(item, dict):
-            return {guarded(key): guarded(entry) for key, entry in item.items()}
-        if isinstance(item, (list, tuple)):
-            return [guarded(entry) for entry in item]
-        return item
+    def break_beginning(text: str) -> str:
+        for start in range(max(0, len(text) - longest), len(text)):
+            if text[start:] in beginnings:
+                return f"{text[: start + 1]}{guard}{text[start + 1 :]}"
+        return text
 
-    return guarded(value), guard
+    return break_beginning
 
 
 def _tojson(

@@ -24,7 +24,7 @@ from ..checkpoint.packing import Scheme
 from ..errors import InputError
 from ..model.cache import Place
 from ..model.lfm2vl import Lfm2VL
-from ..prompt.processor import Inputs
+from ..prompt.samples import Sample
 from .rounding import Packed, learn_packed, restored, round_to_nearest
 
 States = list[mx.array]  # hidden states, (1, L, C) of each view or each prompt
@@ -49,7 +49,7 @@ def learnable_paths(model: Lfm2VL, schemes: Mapping[str, Scheme]) -> list[str]:
 def learn_rounding(
     model: Lfm2VL,
     schemes: Mapping[str, Scheme],
-    samples: Sequence[Inputs],
+    samples: Sequence[Sample],
     *,
     dtype: mx.Dtype,
     report: Callable[[int, int], object] = lambda *_: None,
@@ -134,7 +134,7 @@ class _Learner:
         self.dense = _evaluated(step(self.dense))
         self.rounded = self.dense if same else _evaluated(step(self.rounded))
 
-    def round_embeddings(self, model: Lfm2VL, samples: Sequence[Inputs]) -> None:
+    def round_embeddings(self, model: Lfm2VL, samples: Sequence[Sample]) -> None:
         """Give the rounded stream the text embeddings that the quantized model will have."""
         if EMBEDDING not in self.schemes:
             return

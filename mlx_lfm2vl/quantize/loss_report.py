@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..generation.sampling import draw_greedily
 from ..loading import load
 from ..model.lfm2vl import Lfm2VL
 from ..prompt.processor import Inputs
+from ..prompt.samples import Sample
 from .conversion import Plan
 from .model_card import PART_NAMES
 
@@ -30,19 +31,6 @@ POSITIONS = 48  # compared per sample of each kind: a row of logits takes 0.26 M
 # published has a KL of 0.00075 and 98.2 % agreement.
 WARN_KL, WARN_AGREEMENT, WARN_FEATURES = 0.1, 0.9, 0.1
 CHIPS = {"M1": 68, "M2, M3": 100, "M4": 120, "M4 Pro": 273, "M4 Max": 546, "M3 Ultra": 819}  # GB/s
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A prompt with its answer, as the source model sees it.
-
-    Attributes:
-        inputs: ids of prompt and answer, patches and grids.
-        is_answer: for every id whether the assistant says it, (L,) bool; never for the first.
-    """
-
-    inputs: Inputs
-    is_answer: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -77,23 +65,23 @@ def with_answer(model: Lfm2VL, inputs: Inputs, end_ids: set[int]) -> Sample:
         if token.id in end_ids:
             break
     ids = [*inputs.input_ids, *answer]
-    return Sample(replace(inputs, input_ids=ids), np.arange(len(ids)) >= len(inputs.input_ids))
+    is_answer = np.arange(len(ids)) >= len(inputs.input_ids)
+    return Sample(ids, is_answer, inputs.pixel_values, inputs.spatial_shapes)
 
 
 def observe(model: Lfm2VL, sample: Sample) -> Observation:
     """Run a model over a sample."""
-    inputs = sample.inputs
     tower = connector = features = None
-    if inputs.pixel_values:
-        features = model.encode_images(inputs.pixel_values, inputs.spatial_shapes)
+    if sample.pixel_values:
+        features = model.encode_images(sample.pixel_values, sample.spatial_shapes)
         views = [
             model.encode_patches(mx.array(patches[None]), grid)[0]
-            for patches, grid in zip(inputs.pixel_values, inputs.spatial_shapes, strict=True)
+            for patches, grid in zip(sample.pixel_values, sample.spatial_shapes, strict=True)
         ]
         tower = np.array(mx.concatenate(views).astype(mx.float32))
         connector = np.array(features.astype(mx.float32))
-    hidden = model.language_model(model.embed(inputs.input_ids, features))[0]
-    ids = np.array(inputs.input_ids)
+    hidden = model.language_model(model.embed(sample.input_ids, features))[0]
+    ids = np.array(sample.input_ids)
     is_image = ids == model.config.image_token_id
     asked = np.flatnonzero(sample.is_answer) - 1
     places = {

@@ -15,11 +15,11 @@ from ..loading import load
 from ..model.lfm2vl import Lfm2VL
 from ..prompt.messages import user_message
 from ..prompt.processor import Processor
-from ..prompt.samples import SampleMaker, read_rows
+from ..prompt.samples import Sample, SampleMaker, read_rows
 from .conversion import Conversion
 from .drawn_samples import sample_conversations
 from .learned_rounding import learn_rounding
-from .loss_report import Observation, Sample, observe, with_answer
+from .loss_report import Observation, observe, with_answer
 from .rounding import Packed
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def study_source(
         learned = learn_rounding(
             model,
             conversion.plan.schemes,
-            [sample.inputs for sample in samples],
+            samples,
             dtype=conversion.scale_type,
             report=learning,
         )
@@ -98,8 +98,7 @@ def _samples(folder: Path | None, model: Lfm2VL, processor: Processor) -> list[S
     if folder is not None and (files := sorted(folder.glob("[!.]*.jsonl"))):
         make = SampleMaker(processor, end_ids)
         rows = [row for path in files for row in read_rows(path)]
-        made = [make(row) for row in _first(rows)]
-        return [Sample(sample.inputs, sample.learnt) for sample in made]
+        return [make(row) for row in _first(rows)]
     prompts = sample_conversations()
     if folder is not None:
         prompts = [user_message(PICTURE_PROMPT, [path]) for path in _first(_images(folder))]

@@ -22,7 +22,7 @@ from ..model.decode_step import prefill
 from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerOptions, DType, Sampling
 from ..prompt.messages import user_message
-from ..prompt.processor import Processor, Prompt
+from ..prompt.processor import Inputs, Processor
 
 PROMPT = "Describe this image in detail."
 VECTOR_SIZE = 8192
@@ -197,7 +197,7 @@ def _run(model: Lfm2VL, processor: Processor, image: Path, tokens: int) -> _Run:
     return _Run((*stages, _first_token_seconds(model, processor, image)), bytes_read, peak)
 
 
-def _read(model: Lfm2VL, processor: Processor, image: Path, tokens: int) -> Prompt:
+def _read(model: Lfm2VL, processor: Processor, image: Path, tokens: int) -> Inputs:
     """The question, with room for the first token and those decoded."""
     options = AnswerOptions(max_tokens=tokens + 1)
     return read_prompt(model, processor, user_message(PROMPT, [image]), options)
@@ -209,7 +209,7 @@ def _stage_seconds(
     """Preparing, encoding, prefill and decoding, each waited for."""
     times = [time.perf_counter()]
     prompt = _read(model, processor, image, tokens)
-    (pixel_values,) = prompt.decode()
+    (pixel_values,) = prompt.views
     times.append(time.perf_counter())
 
     features = model.encode_images(pixel_values, prompt.images[0].spatial_shapes)

@@ -15,6 +15,7 @@ from ..checkpoint.names import CONNECTOR, DECODER_LAYERS, TOWER_LAYERS
 from ..errors import CheckpointError, InputError
 from ..model.lfm2vl import Lfm2VL
 from ..whole_folder import new_file
+from .settings import TrainSettings
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
 PREFIXES = {"language": DECODER_LAYERS, "connector": CONNECTOR, "vision": TOWER_LAYERS}
@@ -26,6 +27,27 @@ def _mlx_lm_tuner() -> Any:
     except ImportError:
         raise InputError("adapters need mlx-lm: pip install mlx-lm") from None
     return utils
+
+
+def make_trainable(model: Lfm2VL, settings: TrainSettings) -> dict[str, Any]:
+    """Freeze a model except for what a run trains, in place.
+
+    Returns:
+        The content of `adapter_config.json`.
+
+    Raises:
+        InputError: mlx-lm is missing, or the parts cannot be trained by this method.
+    """
+    if settings.method == "full":
+        train_fully(model, settings.parts)
+        return {"fine_tune_type": "full", "num_layers": 0}
+    paths = adapted_paths(model, settings.parts)
+    rank, scale, dropout = settings.rank, settings.scale, settings.dropout
+    add_adapter(
+        model, paths, dora=settings.method == "dora", rank=rank, scale=scale, dropout=dropout
+    )
+    keys = {"rank": rank, "scale": scale, "dropout": dropout, "keys": paths}
+    return {"fine_tune_type": settings.method, "num_layers": 0, "lora_parameters": keys}
 
 
 def adapted_paths(model: Lfm2VL, parts: Sequence[str]) -> list[str]:
@@ -95,14 +117,6 @@ def save_adapter(model: Lfm2VL, folder: Path, settings: dict[str, Any]) -> None:
         mx.save_safetensors(file, trainable, {"format": "mlx"})
     with new_file(folder / CONFIG) as path:
         path.write_text(json.dumps(settings, indent=2) + "\n")
-
-
-def adapter_settings(
-    method: str, paths: Sequence[str], rank: int, scale: float, dropout: float
-) -> dict[str, Any]:
-    """The content of `adapter_config.json`."""
-    keys = {"rank": rank, "scale": scale, "dropout": dropout, "keys": list(paths)}
-    return {"fine_tune_type": method, "num_layers": 0, "lora_parameters": keys}
 
 
 def load_adapter(model: Lfm2VL, folder: Path) -> None:

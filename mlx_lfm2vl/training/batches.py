@@ -55,17 +55,17 @@ def make_batch(samples: Sequence[Sample], model: Lfm2VL) -> Batch:
     input_ids = np.zeros((len(samples), length), np.int32)
     positions, targets = [], []
     for row, sample in enumerate(samples):
-        ids = sample.inputs.input_ids
+        ids = sample.input_ids
         input_ids[row, : len(ids) - 1] = ids[:-1]
-        learnt = np.flatnonzero(sample.learnt[1:])
-        positions += (row * length + learnt).tolist()
-        targets += [ids[i + 1] for i in learnt]
+        before = np.flatnonzero(sample.is_answer[1:])
+        positions += (row * length + before).tolist()
+        targets += [ids[i + 1] for i in before]
     padding = [0] * (_rounded(len(positions)) - len(positions))
     groups: dict[tuple[int, int], list[int]] = {}
     views = [
         view
         for sample in samples
-        for view in zip(sample.inputs.spatial_shapes, sample.inputs.pixel_values, strict=True)
+        for view in zip(sample.spatial_shapes, sample.pixel_values, strict=True)
     ]
     for number, (grid, _) in enumerate(views):
         groups.setdefault(grid, []).append(number)

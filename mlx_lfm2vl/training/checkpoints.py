@@ -1,5 +1,6 @@
 """Checkpoints of a run: written whole or not at all, and enough to go on exactly."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -8,14 +9,33 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
+import numpy as np
 from mlx.utils import tree_unflatten
 
-from ..arrays import named_arrays
+from ..arrays import dtype_name, named_arrays
 from ..checkpoint.json_file import read_json
 from ..errors import CheckpointError, InputError
+from ..model.lfm2vl import Lfm2VL
 from ..whole_folder import new_folder
 
 KEPT = 2  # newest checkpoints that stay on disk
+IDENTIFYING = 16  # elements of every parameter that a run remembers its model by
+
+
+def identify(model: Lfm2VL, data: Path) -> dict[str, str]:
+    """What tells a model and its data from others of the same sizes, as part of a run.
+
+    Args:
+        model: before it is made trainable; the first elements of its weights are hashed.
+        data: a file; its bytes are hashed.
+    """
+    weights = named_arrays(model.parameters())
+    begun = [weights[name].flatten()[:IDENTIFYING].view(mx.uint8) for name in sorted(weights)]
+    return {
+        "model": hashlib.sha256(np.array(mx.concatenate(begun)).tobytes()).hexdigest()[:16],
+        "dtype": dtype_name(model.language_model.embedding_norm.weight.dtype),
+        "data": hashlib.sha256(data.read_bytes()).hexdigest()[:16],
+    }
 
 
 def save_state(

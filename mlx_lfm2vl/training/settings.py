@@ -2,12 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from ..checkpoint.names import PARTS
 from ..errors import InputError
 
-METHODS = ("lora", "dora", "full")
-OPTIMIZERS = ("adamw", "muon")
+Method = Literal["lora", "dora", "full"]
+OptimizerName = Literal["adamw", "muon"]
+METHODS: tuple[str, ...] = get_args(Method)
+OPTIMIZERS: tuple[str, ...] = get_args(OptimizerName)
 TRAINED_PARTS = tuple(part for part in PARTS if part != "embed")  # it belongs to "language" here
 LARGEST_SEED = 2**32 - 1
 
@@ -16,12 +19,12 @@ LARGEST_SEED = 2**32 - 1
 class TrainSettings:
     """One run. Everything here is stored with its checkpoints, and compared when it resumes."""
 
-    method: str = "lora"
+    method: Method = "lora"
     parts: tuple[str, ...] = ("language", "connector")
     steps: int = 300
     batch_size: int = 1  # per process and micro-step
     accumulate: int = 1  # micro-steps per update
-    optimizer: str = "adamw"
+    optimizer: OptimizerName = "adamw"
     learning_rate: float = 1e-4  # peak
     warmup_steps: int = 10
     final_fraction: float = 0.1  # of the peak, reached by cosine at the last step

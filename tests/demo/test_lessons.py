@@ -201,9 +201,9 @@ def test_the_decoder_is_told_what_the_scene_holds_with_a_little_noise(demo, monk
     row = teach_decoder.make_row("all", 0, 5)
     maker = teach_decoder.TrueTokens(SampleMaker(processor, {2}), 2)
     sample = maker(row)
-    assert sample.learnt.sum() > len(row.turns)
+    assert sample.is_answer.sum() > len(row.turns)
     for scene, told, (rows, columns) in zip(
-        row.scenes, sample.inputs.pixel_values, sample.inputs.spatial_shapes, strict=True
+        row.scenes, sample.pixel_values, sample.spatial_shapes, strict=True
     ):
         truth = codes.token_codes(scene, (rows // 2, columns // 2))
         assert told.shape == truth.shape

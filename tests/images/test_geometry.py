@@ -84,13 +84,13 @@ def test_published_tokens_under_other_settings(size, tokens):
     ("size", "tokens"), [("64x64", 36), ("150x200", 35), ("300x168", 45), ("256x256", 64)]
 )
 def test_min_image_tokens_sets_the_smallest_view(size, tokens):
-    config = ImageOptions(min_image_tokens=32).apply(LFM25)
+    config = LFM25.with_options(ImageOptions(min_image_tokens=32))
     assert plan_image(*pair(size), config).image_tokens == tokens
 
 
 @pytest.mark.parametrize(("tiles", "tokens"), [(4, 1258), (8, 2282)])
 def test_a_fixed_number_of_tiles(tiles, tokens):
-    config = ImageOptions(min_tiles=tiles, max_tiles=tiles).apply(LFM25)
+    config = LFM25.with_options(ImageOptions(min_tiles=tiles, max_tiles=tiles))
     assert plan_image(500, 3000, config).image_tokens == tokens
 
 
@@ -161,7 +161,7 @@ def test_a_very_thin_image_is_shown_and_an_absurd_one_refused():
 )
 def test_contradicting_options_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        options.apply(LFM25)
+        LFM25.with_options(options)
 
 
 PLANNED = {f.name for f in dataclasses.fields(ImageOptions)} - {"jpeg_draft"}  # changes pixels only
@@ -171,6 +171,6 @@ PLANNED = {f.name for f in dataclasses.fields(ImageOptions)} - {"jpeg_draft"}  #
 def test_every_option_changes_some_plan(field):
     value = {"use_thumbnail": False, "do_image_splitting": False, "min_tiles": 9}.get(field, 70)
     value = 3 if field == "max_tiles" else value
-    config = ImageOptions(**{field: value}).apply(LFM25)
+    config = LFM25.with_options(ImageOptions(**{field: value}))
     sizes = [(64, 64), (480, 640), (1080, 1920), (3000, 1000)]
     assert [plan_image(*s, config) for s in sizes] != [plan_image(*s, LFM25) for s in sizes]

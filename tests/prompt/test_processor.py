@@ -243,9 +243,9 @@ def test_images_are_decoded_one_at_a_time(real, monkeypatch):
     monkeypatch.setattr(
         OpenedImage, "decode", lambda self, *a: (decoded.append(1), original(self, *a))[1]
     )
-    prompt = real.read(user_message("Hi", [make_picture(40, 40, i) for i in range(3)]))
+    prompt = real(user_message("Hi", [make_picture(40, 40, i) for i in range(3)]))
     assert not decoded
-    views = prompt.decode()
+    views = prompt.views
     for count in (1, 2, 3):
         next(views)
         assert len(decoded) == count
@@ -262,7 +262,7 @@ def test_decoded_images_are_let_go(real, monkeypatch):
     monkeypatch.setattr(OpenedImage, "decode", decode)
     file = io.BytesIO()
     make_picture(40, 40, 1).save(file, "png")
-    prompt = real.read(user_message("Hi", [file.getvalue()] * 2))
-    views = list(prompt.decode())
+    prompt = real(user_message("Hi", [file.getvalue()] * 2))
+    views = list(prompt.views)
     assert len(views) == len(opened) == 2
     assert all(reference() is None for reference in opened)

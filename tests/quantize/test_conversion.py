@@ -30,7 +30,6 @@ from mlx_lfm2vl.quantize.choice import QuantizeOptions
 from mlx_lfm2vl.quantize.conversion import Conversion, ConvertOptions
 from mlx_lfm2vl.quantize.loss_report import (
     Observation,
-    Sample,
     compare,
     observe,
     warnings,
@@ -584,13 +583,12 @@ def test_only_what_the_assistant_says_counts_as_answer(demo):
         {"role": "assistant", "content": "Yes."},
     ]
     sample = SampleMaker(processor, {2})(turns)
-    seen = observe(model, Sample(sample.inputs, sample.learnt))
-    assert len(seen.answer) == sample.learnt.sum() < len(sample.inputs.input_ids) / 2
-    inputs = sample.inputs
-    logits = model(inputs.input_ids, inputs.pixel_values, inputs.spatial_shapes)[0]
+    seen = observe(model, sample)
+    assert len(seen.answer) == sample.is_answer.sum() < len(sample.input_ids) / 2
+    logits = model(sample.input_ids, sample.pixel_values, sample.spatial_shapes)[0]
     logprobs = np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
-    places = np.flatnonzero(sample.learnt)
-    expected = [logprobs[i - 1, sample.inputs.input_ids[i]] for i in places]
+    places = np.flatnonzero(sample.is_answer)
+    expected = [logprobs[i - 1, sample.input_ids[i]] for i in places]
     np.testing.assert_allclose(seen.answer, expected, rtol=1e-4, atol=1e-5)
 
 

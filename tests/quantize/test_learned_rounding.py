@@ -15,8 +15,9 @@ from mlx_lfm2vl.commands.convert import main
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.prompt.messages import user_message
+from mlx_lfm2vl.prompt.samples import Sample
 from mlx_lfm2vl.quantize.learned_rounding import learn_rounding, learnable_paths
-from mlx_lfm2vl.quantize.loss_report import Sample, compare, observe
+from mlx_lfm2vl.quantize.loss_report import compare, observe
 from mlx_lfm2vl.quantize.rounding import pack
 from mlx_lfm2vl.saving import save_checkpoint
 
@@ -34,12 +35,14 @@ def dense(wide):
     return load(wide, dtype="float32")
 
 
-def prompts(processor, numbers):
-    """Inputs with one image each."""
-    return [
-        processor(user_message(f"What is number {n}?", [make_picture(40 + 8 * n, 90, n)]))
-        for n in numbers
-    ]
+def drawn(processor, numbers):
+    """Samples with one image each; the last four ids count as the answer."""
+    made = []
+    for n in numbers:
+        inputs = processor(user_message(f"What is number {n}?", [make_picture(40 + 8 * n, 90, n)]))
+        is_answer = np.arange(len(inputs.input_ids)) >= len(inputs.input_ids) - 4
+        made.append(Sample(inputs.input_ids, is_answer, inputs.pixel_values, inputs.spatial_shapes))
+    return made
 
 
 def output_error(model, path, packed, scheme, samples) -> float:
@@ -81,7 +84,7 @@ def test_codes_are_packed_as_mlx_packs_them(bits):
 def test_a_layer_puts_out_less_error_than_rounded_to_nearest(dense, path, bits):
     model, processor = dense
     scheme = Scheme(bits, 64)
-    seen, unseen = prompts(processor, range(6)), prompts(processor, range(6, 9))
+    seen, unseen = drawn(processor, range(6)), drawn(processor, range(6, 9))
     learned = learn_rounding(model, {path: scheme}, seen, dtype=mx.float32)
     assert set(learned) == {path}
     weight = named_arrays(model.parameters())[f"{path}.weight"]
@@ -97,8 +100,8 @@ def test_the_whole_model_stays_nearer_to_its_source(wide, dense):
     model, processor = dense
     schemes = {path: Scheme(3, 64) for path in learnable_paths(model, everything(model))}
     before = {name: np.array(value) for name, value in named_arrays(model.parameters()).items()}
-    learned = learn_rounding(model, schemes, prompts(processor, range(6)), dtype=mx.float32)
-    again = learn_rounding(model, schemes, prompts(processor, range(6)), dtype=mx.float32)
+    learned = learn_rounding(model, schemes, drawn(processor, range(6)), dtype=mx.float32)
+    again = learn_rounding(model, schemes, drawn(processor, range(6)), dtype=mx.float32)
     assert set(learned) == set(schemes)
     for path, arrays in learned.items():
         for one, other in zip(arrays, again[path], strict=True):
@@ -106,10 +109,7 @@ def test_the_whole_model_stays_nearer_to_its_source(wide, dense):
     for name, value in named_arrays(model.parameters()).items():
         np.testing.assert_array_equal(value, before[name])
     plain = {path: mx.quantize(mx.array(before[f"{path}.weight"]), 64, 3) for path in schemes}
-    unseen = [
-        Sample(inputs, np.arange(len(inputs.input_ids)) >= len(inputs.input_ids) - 4)
-        for inputs in prompts(processor, (7, 8))
-    ]
+    unseen = drawn(processor, (7, 8))
     source = [observe(model, sample) for sample in unseen]
     losses = []
     for packed in (learned, plain):
@@ -142,7 +142,7 @@ def test_images_are_part_of_what_is_learned(dense):
 
 def test_nothing_to_learn_is_an_error(dense):
     model, processor = dense
-    samples = prompts(processor, [1])
+    samples = drawn(processor, [1])
     for schemes in ({}, {LAYERS[2]: Scheme(4, 32, "mxfp4")}):
         with pytest.raises(InputError, match="nothing to learn"):
             learn_rounding(model, schemes, samples, dtype=mx.float32)

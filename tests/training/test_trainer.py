@@ -1,6 +1,5 @@
 """Training: gradients of the reference, exact batches, exact resume, adapters that fuse."""
 
-import dataclasses
 import json
 import math
 import os
@@ -83,8 +82,8 @@ def test_gradients_are_the_references_for_every_parameter(model_and_processor):
     case = golden("new_names")
     inputs = processor(case.messages("small"))
     ids = [*inputs.input_ids, *case.expected("small", "greedy").tolist()[:8]]
-    learnt = np.arange(len(ids)) >= len(inputs.input_ids)
-    sample = Sample(dataclasses.replace(inputs, input_ids=ids), learnt)
+    is_answer = np.arange(len(ids)) >= len(inputs.input_ids)
+    sample = Sample(ids, is_answer, inputs.pixel_values, inputs.spatial_shapes)
     batch = make_batch([sample], model)
     model.train()
     model.unfreeze()
@@ -117,12 +116,10 @@ def test_a_batch_of_mixed_lengths_has_the_loss_of_each_sample_alone(model_and_pr
 def test_the_training_pass_gives_the_logits_of_inference(model_and_processor):
     model, processor = model_and_processor
     sample = SampleMaker(processor, {2})(MIXED[1])
-    logits = model(
-        sample.inputs.input_ids, sample.inputs.pixel_values, sample.inputs.spatial_shapes
-    )
-    targets = mx.array(sample.inputs.input_ids[1:])[None]
+    logits = model(sample.input_ids, sample.pixel_values, sample.spatial_shapes)
+    targets = mx.array(sample.input_ids[1:])[None]
     losses_ = nn.losses.cross_entropy(logits[:, :-1], targets)
-    expected = (losses_ * mx.array(sample.learnt[1:])[None]).sum().item()
+    expected = (losses_ * mx.array(sample.is_answer[1:])[None]).sum().item()
     assert losses(model, SampleMaker(processor, {2}), [MIXED[1]]) == pytest.approx(
         expected, rel=1e-5
     )
@@ -158,7 +155,7 @@ def test_only_the_assistant_is_learnt_under_every_published_template(assets, pub
         *dialogue("Second?", "Two,\nthree."),
     ]
     sample = maker(messages)
-    learnt = [t for t, on in zip(sample.inputs.input_ids, sample.learnt, strict=True) if on]
+    learnt = [t for t, on in zip(sample.input_ids, sample.is_answer, strict=True) if on]
     decoded = maker.processor.tokenizer.decode_all(learnt)
     assert decoded == "One.<|im_end|>Two,\nthree.<|im_end|>"
 

@@ -27,7 +27,6 @@ from scenes import TRAIN_WORLD, Scene, make_pair, make_scene
 
 from mlx_lfm2vl import load
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL
-from mlx_lfm2vl.prompt.processor import Inputs
 from mlx_lfm2vl.prompt.samples import Sample, SampleMaker, assistant_mask
 from mlx_lfm2vl.saving import copy_small_files, write_weights
 from mlx_lfm2vl.training.adapters import train_fully
@@ -105,16 +104,16 @@ class TrueTokens:
     def __call__(self, row: Row) -> Sample:
         blank = [Image.new("RGB", scene.size) for scene in row.scenes]
         messages = conversation(blank, row.turns)["messages"]
-        prompt = self.maker.processor.read(messages, add_generation_prompt=False)
-        learnt = assistant_mask(prompt.input_ids, self.maker.header, self.maker.end_ids)
-        shapes = [shape for plan in prompt.images for shape in plan.spatial_shapes]
+        prompt = self.maker.processor(messages, add_generation_prompt=False)
+        is_answer = assistant_mask(prompt.input_ids, self.maker.header, self.maker.end_ids)
+        shapes = prompt.spatial_shapes
         random = np.random.default_rng((row.seed, row.number))
         tokens = []
         for scene, (rows, columns) in zip(row.scenes, shapes, strict=True):
             told = token_codes(scene, (rows // self.factor, columns // self.factor))
             noise = random.normal(0, NOISE, told.shape)
             tokens.append((told + noise).astype(np.float32))
-        return Sample(Inputs(prompt.input_ids, tokens, shapes, prompt.images), learnt)
+        return Sample(prompt.input_ids, is_answer, tokens, shapes)
 
 
 class CodeEmbedding(nn.Module):

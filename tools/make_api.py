@@ -20,7 +20,7 @@ def make_api(folder: Path) -> None:
         # pdoc reads what a module holds, and the package imports its names on first use.
         setattr(mlx_lfm2vl, name, getattr(mlx_lfm2vl, name))
     pdoc.render.configure(docformat="google", show_source=False)
-    pdoc.pdoc("mlx_lfm2vl", output_directory=folder)
+    pdoc.pdoc("mlx_lfm2vl", "!mlx_lfm2vl.generate", output_directory=folder)
 
 
 if __name__ == "__main__":

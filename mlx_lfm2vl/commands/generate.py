@@ -203,6 +203,19 @@ def _check_images(sources: Sequence[ImageSource], limits: ImageLimits) -> None:
         open_image(source, limits)
 
 
+def _warn_of_photos(sources: Sequence[ImageSource], limits: ImageLimits) -> None:
+    """Say, once, what the demo model knows if it is asked about what looks like a photo."""
+    from ..images.photo import looks_like_photo
+    from ..images.source import is_url, open_image
+
+    files = [source for source in sources if not is_url(source)]
+    if any(looks_like_photo(open_image(source, limits).decode()) for source in files):
+        _say(
+            "note: the demo model knows drawn shapes and printed capitals, nothing else; "
+            "for photos use --model LiquidAI/LFM2.5-VL-450M"
+        )
+
+
 def _plan(options: argparse.Namespace) -> int:
     from ..checkpoint.config import read_model_config
     from ..checkpoint.find import find_checkpoint
@@ -247,6 +260,8 @@ def _answer(options: argparse.Namespace) -> int:
     prompt = _read_prompt() if options.prompt == "-" else options.prompt
     answer = _answer_options(options)
     _check_images(sources, limits)
+    if options.model == "demo":
+        _warn_of_photos(sources, limits)
 
     from ..generation.engine import Engine
     from ..loading import load

@@ -193,6 +193,20 @@ def test_notes_are_one_line_on_stderr(checkpoint, capsys):
     assert err == "note: unknown keys in the processor files are ignored: mystery\n"
 
 
+def test_the_demo_model_says_once_what_it_knows_if_it_is_shown_photos(tmp_path, capsys):
+    paths = [str(tmp_path / f"{n}.jpg") for n in (1, 2)]
+    for n, path in enumerate(paths):
+        make_picture(90, 120, n).save(path)
+    assert main(["--model", "demo", "--image", *paths, "--prompt", "Hi", "--max-tokens", "1"]) == 0
+    assert capsys.readouterr().err.count("the demo model knows drawn shapes") == 1
+    arguments = ["--image", "demo", "--prompt", "Hi", "--max-tokens", "1"]
+    assert main(["--model", "demo", *arguments]) == 0
+    assert (
+        main(["--model", str(golden("new_names").folder), "--image", paths[0], *arguments[2:]]) == 0
+    )
+    assert not capsys.readouterr().err
+
+
 def test_an_interrupt_keeps_what_was_said(monkeypatch, capsys):
     original = Engine.stream
 

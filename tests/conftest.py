@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,19 @@ def wide(tmp_path_factory) -> Path:
     model.set_dtype(mx.float16)
     write_weights(model, folder)
     return folder
+
+
+@pytest.fixture
+def program(tmp_path) -> dict[str, str]:
+    """An environment in which `mlx_lfm2vl` runs the tiny model whatever --model says."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    script = folder / "mlx_lfm2vl"
+    model = golden("new_names").folder
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mlx_lfm2vl "$@" --model "{model}"\n')
+    script.chmod(0o755)
+    root = str(Path(__file__).parent.parent)
+    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": root}
 
 
 def edit_json(path: Path, **changes: Any) -> None:

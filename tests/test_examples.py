@@ -1,6 +1,5 @@
 """Every example runs, on a tiny model; what only a Mac can run uses options that exist."""
 
-import os
 import re
 import subprocess
 import sys
@@ -59,18 +58,6 @@ def test_a_shape_is_taught(tmp_path, monkeypatch, capfd):
 def test_all_python_examples_are_tested():
     tested = {"caption", "stream", "chat_two_images", "transformers_messages"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
-
-
-@pytest.fixture
-def program(tmp_path) -> dict[str, str]:
-    """An environment in which `mlx_lfm2vl` runs the tiny model whatever --model says."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    script = folder / "mlx_lfm2vl"
-    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mlx_lfm2vl "$@" --model "{MODEL}"\n')
-    script.chmod(0o755)
-    root = str(EXAMPLES.parent)
-    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": root}
 
 
 def test_the_folder_loop_captions_skips_and_reports(tmp_path, program):

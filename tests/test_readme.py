@@ -1,11 +1,16 @@
-"""The README is code: its commands and snippets run, its options and tables are true."""
+"""README and docs are code: their commands and snippets run, their options and tables are true."""
 
+import json
 import re
 import shlex
+import shutil
+import subprocess
+from math import prod
 from pathlib import Path
 
 import pytest
 from conftest import golden
+from pages import MODULE, PAGES, README, ROOT, Page, module_command, page
 from pictures import make_picture
 
 from mlx_lfm2vl import cli
@@ -13,71 +18,153 @@ from mlx_lfm2vl.commands import benchmark, convert, fuse, train
 from mlx_lfm2vl.commands.generate import build_parser, main
 from mlx_lfm2vl.prompt.processor import Processor
 
-ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mlx_lfm2vl"
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+CARDS = [PACKAGE / "demo" / "README.md", PACKAGE / "quantize" / "model_card.py"]
 MODEL = golden("new_names").folder
 SHORT = {
     "benchmark": ["--tokens", "2", "--repeats", "1"],
     "generate": ["--max-tokens", "5"],
     "train": ["--steps", "2"],
 }
+SLOW = [(each, line) for each in PAGES for line in each.commands if "--learned" in line]
+
+
+@pytest.fixture(scope="module")
+def belongings(tmp_path_factory) -> Path:
+    """The images and rows that the pages speak of."""
+    folder = tmp_path_factory.mktemp("belongings")
+    for name in ("photos", "plants"):
+        (folder / name).mkdir()
+    make_picture(40, 60, 1).save(folder / "photo.jpg")
+    make_picture(1080, 1920, 2).save(folder / "screenshot.png")
+    make_picture(50, 40, 4).save(folder / "photos" / "cat.jpg")
+    make_picture(30, 40, 3).save(folder / "plants" / "fern.jpg")
+    (row,) = page("training").blocks("json")
+    (folder / "plants.jsonl").write_text(row)
+    (folder / "examples").symlink_to(ROOT / "examples")
+    return folder
 
 
 @pytest.fixture
-def desk(tmp_path, monkeypatch):
-    """A folder with the README's images."""
-    monkeypatch.chdir(tmp_path)
-    Path("examples").symlink_to(ROOT / "examples")
-    make_picture(40, 60, 1).save("photo.jpg")
-    make_picture(1080, 1920, 2).save("screenshot.png")
-    Path("photos").mkdir()
-    make_picture(50, 40, 4).save("photos/cat.jpg")
-    Path("plants").mkdir()
-    make_picture(30, 40, 3).save("plants/fern.jpg")
-    (row,) = [code for kind, code in BLOCKS if kind == "json"]
-    Path("plants.jsonl").write_text(row)
+def desk(tmp_path, monkeypatch, belongings) -> Path:
+    """A folder of one's own with the belongings in it, the current one."""
+    folder = shutil.copytree(belongings, tmp_path / "desk", symlinks=True)
+    monkeypatch.chdir(folder)
+    return folder
 
 
-@pytest.mark.parametrize("code", [code for kind, code in BLOCKS if kind == "python"])
+@pytest.fixture
+def typed(desk, wide, program, capsys):
+    """Runs a line that a page shows, with a tiny model in place of a published one."""
+
+    def run(line: str) -> None:
+        if not line.startswith(MODULE):
+            assert subprocess.run(line, shell=True, cwd=desk, env=program).returncode == 0, line
+            return
+        name, arguments = module_command(line)
+        model = arguments.index("--model") + 1
+        if arguments[model] != "demo":  # the tiny one is too narrow to be quantized
+            arguments[model] = str(wide if name == "convert" else MODEL)
+        assert cli.main([name, *arguments, *SHORT.get(name, [])]) == 0, line
+        assert name in ("fuse", "convert") or "--output" in arguments or capsys.readouterr().out
+
+    return run
+
+
+# -- what runs --
+
+
+@pytest.mark.parametrize(
+    ("each", "number"),
+    [(each, number) for each in PAGES for number in range(len(each.blocks("python")))],
+    ids=str,
+)
 @pytest.mark.usefixtures("desk")
-def test_python_blocks_run(code, capsys):
-    exec(compile(code.replace("LiquidAI/LFM2.5-VL-450M", str(MODEL)), "README.md", "exec"), {})
+def test_python_blocks_run(each, number, capsys):
+    code = each.blocks("python")[number].replace("LiquidAI/LFM2.5-VL-450M", str(MODEL))
+    exec(compile(code, str(each), "exec"), {})
     assert capsys.readouterr().out
 
 
-def commands() -> list[tuple[str, list[str]]]:
-    """Name and arguments of every command shown."""
-    lines = [line for kind, code in BLOCKS if not kind for line in code.splitlines()]
-    words = [shlex.split(line) for line in lines if line.startswith("python -m mlx_lfm2vl.")]
-    return [(line[2].removeprefix("mlx_lfm2vl."), line[3:]) for line in words]
+@pytest.mark.parametrize("each", [each for each in PAGES if each.commands], ids=str)
+def test_commands_run_in_the_order_shown(each, typed):
+    for line in each.commands:
+        if (each, line) not in SLOW:
+            typed(line)
 
 
-@pytest.mark.usefixtures("desk")
-def test_commands_run_in_the_order_shown(capsys):
-    shown = commands()
-    assert {name for name, _ in shown} == set(cli.COMMANDS)
-    for name, arguments in shown:
-        model = arguments.index("--model") + 1
-        own = arguments[model] == "demo" or name == "convert"  # the tiny one is too narrow for it
-        arguments[model] = "demo" if own else str(MODEL)
-        assert cli.main([name, *arguments, *SHORT.get(name, [])]) == 0, arguments
-        assert name in ("fuse", "convert") or "--output" in arguments or capsys.readouterr().out
+@pytest.mark.parametrize(("each", "line"), SLOW, ids=str)
+def test_slow_commands_run(each, line, typed):
+    assert line in each.commands
+    typed(line)
+
+
+def test_every_command_of_the_package_is_shown():
+    lines = [line for each in PAGES for line in each.commands if line.startswith(MODULE)]
+    assert {module_command(line)[0] for line in lines} == set(cli.COMMANDS)
+
+
+def first_commands() -> list[str]:
+    """What the lines that set everything up run in the end: a command and its arguments."""
+    lines = [line for line in README.lines if '"Describe the picture."' in line]
+    return [re.split(r" mlx_lfm2vl[ .]|-m mlx_lfm2vl[.]", line)[-1] for line in lines]
 
 
 def test_the_first_answer_shown_is_the_one_given(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)  # empty
-    name, arguments = commands()[0]
-    assert cli.main([name, *arguments]) == 0
-    assert f'"{arguments[-1]}"\n```\n\n```\n{capsys.readouterr().out}```' in README
+    with_pip, with_uv = first_commands()
+    assert with_pip == with_uv
+    assert cli.main(shlex.split(with_pip)) == 0
+    assert f"The answer:\n```\n{capsys.readouterr().out}```\n" in README.text
 
 
 @pytest.mark.usefixtures("desk")
 def test_the_plan_shown_is_the_plan_printed(published, capsys):
     folder = published("LFM2.5-VL-450M")
     assert main(["--model", str(folder), "--image", "screenshot.png", "--plan"]) == 0
-    assert capsys.readouterr().out in README
+    assert capsys.readouterr().out in page("using").blocks()
+
+
+# -- what is said --
+
+
+def test_the_readme_is_short():
+    assert len(README.text.splitlines()) <= 120
+
+
+@pytest.mark.parametrize("each", PAGES, ids=str)
+def test_every_option_named_exists(each):
+    parsers = [build_parser(), *(part.build_parser() for part in (benchmark, convert, fuse, train))]
+    known = {o for parser in parsers for action in parser._actions for o in action.option_strings}
+    used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", each.text))
+    assert used - {"--check", "--extra", "--version"} <= known  # of ruff, uv and python3
+
+
+@pytest.mark.parametrize("each", PAGES, ids=str)
+def test_what_is_linked_exists(each):
+    assert each.links
+    for file, anchor in each.links:
+        assert file.exists(), file
+        assert not anchor or anchor in Page(file).anchors, anchor
+
+
+@pytest.mark.parametrize("each", PAGES, ids=str)
+def test_files_named_exist(each):
+    for name in re.findall(r"`([\w/]+\.(?:py|sh|applescript))`", each.text):
+        folders = (ROOT, PACKAGE, ROOT / "examples" / "mac")
+        assert any((folder / name).exists() for folder in folders), name
+
+
+def test_every_page_is_reached_from_the_readme():
+    assert {each.path for each in PAGES[1:]} <= {file for file, _ in README.links}
+
+
+def test_exit_codes_are_those_of_the_help():
+    shown = dict(page("using").table("| code | meaning |"))
+    told = dict(re.findall(r"(\d+) (\w[\w ]*)", str(build_parser().epilog)))
+    assert told.keys() == shown.keys() >= {"0"}
+    for code, meaning in told.items():
+        assert shown[code].startswith(meaning)
 
 
 def test_the_tile_picture_has_the_right_tokens(published):
@@ -85,38 +172,50 @@ def test_the_tile_picture_has_the_right_tokens(published):
     inputs = processor(
         [{"role": "user", "content": [{"type": "image", "image": make_picture(720, 1280, 1)}]}]
     )
-    assert inputs.images[0].view_tokens == [256, 256, 252]
+    views = inputs.images[0].view_tokens
+    assert "  ".join(f"{tokens} tokens" for tokens in views[:2]) in page("architecture").text
+    assert views == [256, 256, 252]
 
 
-def test_every_option_named_exists():
-    parsers = [build_parser(), *(part.build_parser() for part in (benchmark, convert, fuse, train))]
-    known = {o for parser in parsers for action in parser._actions for o in action.option_strings}
-    prose = re.sub(r"^```\n(?:pip|\w*\.png).*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
-    used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", prose))
-    assert used - {"--check", "--extra"} <= known  # of ruff and uv
-
-
-def test_files_and_folders_linked_exist():
-    for target in re.findall(r"(?:\]\(|src=\")(?!http)([^)\"]+)", README):
-        assert (ROOT / target).exists(), target
-
-
-def test_exit_codes_are_those_of_the_help():
-    for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE):
-        if code in ("0", "1", "2", "130"):
-            assert code in str(build_parser().epilog)
+def test_the_memory_of_the_models_is_that_of_their_tensors(assets):
+    rows = README.table("| repository | parameters | memory, 16 bits | memory, 4 bits (estimate) |")
+    found = 0
+    for repository, _, *memory in rows:
+        for file in assets.glob("*/tensor_inventory.json"):
+            if re.search(rf"\b{re.escape(file.parent.name)}`", repository):
+                tensors = json.loads(file.read_text())["tensors"]
+                whole = sum(prod(shape) for shape in tensors.values())
+                decoder = sum(prod(tensors[name]) for name in tensors if ".language_model." in name)
+                sizes = [2 * whole, decoder * 4.25 / 8 + 2 * (whole - decoder)]
+                for size, cell in zip(sizes, memory, strict=True):
+                    assert f"{size / 1e9:.1f}" in cell.removesuffix(" GB").split(" / ")
+                found += 1
+    assert found == 5
 
 
 def test_the_table_of_packages_names_every_one():
     modules = {path.stem for path in PACKAGE.glob("[!_]*.py")}
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    table = README[README.index("| package | what it does |") :]
-    named = re.findall(r"`(\w+)`", table[: table.index("\n\n")])
+    rows = page("architecture").table("| package | what it does |")
+    named = {name for names, _ in rows for name in re.findall(r"`(\w+)`", names)}
     stubs = {"benchmark", "convert", "fuse", "generate", "train"}
-    assert set(named) == (modules | packages) - stubs
+    assert named == (modules | packages) - stubs
+
+
+# -- what holds the pages together with other files --
 
 
 def test_ci_runs_the_readmes_test_command_as_it_is_written():
-    (command,) = re.findall(r"^python3 -m venv .*pytest$", README, re.MULTILINE)
+    (command,) = re.findall(r"^python3 -m venv .*pytest$", README.text, re.MULTILINE)
     assert f"\n{command}\n" in (ROOT / ".ci" / "run").read_text()
     assert f"- run: {command}\n" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+
+
+@pytest.mark.parametrize("path", [*(each.path for each in PAGES), *CARDS], ids=lambda p: p.name)
+def test_nothing_asks_for_the_package_by_name(path):
+    """It is not on PyPI: only a folder can be installed."""
+    assert not re.search(r"(?:install|add|uvx|--with)\s+\S*mlx[-_]lfm2vl\b", path.read_text())
+
+
+def test_the_docs_are_in_the_source_archive():
+    assert "recursive-include docs *.md" in (ROOT / "MANIFEST.in").read_text().splitlines()

@@ -98,11 +98,15 @@ def _how_to_run(report: Mapping[str, Any]) -> list[str]:
     """How to install what runs the checkpoint, and one command."""
     name = report["upload"] or folder_title(report)
     if report["text_only"]:
+        where, install = "In a new virtual environment", "pip install mlx-lm"
         command = f'python -m mlx_lm generate --model {name} --prompt "Hello"'
-        return ["```", "pip install mlx-lm", command, "```"]
-    command = f"python -m mlx_lfm2vl.generate --model {name} --image photo.jpg "
-    command += '--prompt "What is in this photo?"'
-    return ["Install mlx_lfm2vl from its source folder: `pip install .`", "", "```", command, "```"]
+    else:
+        where, install = "In the source folder of mlx_lfm2vl", "pip install ."
+        command = f"python -m mlx_lfm2vl.generate --model {name} --image photo.jpg "
+        command += '--prompt "What is in this photo?"'
+    meaning = "" if report["upload"] else f" (`{name}` stands for the path of this folder)"
+    environment = "python3 -m venv .venv && . .venv/bin/activate"
+    return [f"{where}{meaning}:", "", "```", environment, install, command, "```"]
 
 
 def _quality(report: Mapping[str, Any]) -> list[str]:

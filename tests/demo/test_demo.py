@@ -141,7 +141,7 @@ def test_the_card_has_the_numbers_of_the_files():
 
 def test_the_card_can_be_written_again():
     names = {name for _, name, _, _ in Formatter().parse(CARD) if name}
-    assert names == {"architecture", "questions", "tiled", "table", "targets"}
+    assert names == {"architecture", "forms", "questions", "tiled", "table", "targets"}
     card = (DEMO_FOLDER / "README.md").read_text()
     for words in re.split(r"\{[a-z:,]+\}", CARD):
         assert words in card

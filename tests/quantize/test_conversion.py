@@ -652,3 +652,19 @@ def test_a_card_names_its_base_model_on_the_hub(tmp_path):
     assert "mlx_lm generate --model LFM2-VL-1.6B-4bit" in card
     assert "pipeline_tag: text-generation" in card
     assert "pip install mlx-lm\n" in card
+
+
+@pytest.mark.parametrize(("upload", "named"), [(None, "q"), ("someone/small", "someone/small")])
+def test_a_card_installs_the_package_from_its_source(upload, named, tmp_path):
+    report = {
+        "version": "1", "source": "demo", "output": "out/q", "upload": upload,
+        "settings": "4 bits", "text_only": False, "kept": {}, "warnings": [],
+        "sizes": {"all": {"parameters": 8, "bytes": 4, "bits_per_weight": 4.0}},
+        "decode_ceiling": {"M4": 5.0},
+    }  # fmt: skip
+    write_model_card(tmp_path, tmp_path, report)
+    card = (tmp_path / "README.md").read_text()
+    assert "In the source folder of mlx_lfm2vl" in card
+    assert "python3 -m venv .venv && . .venv/bin/activate\npip install .\n" in card
+    assert f"python -m mlx_lfm2vl.generate --model {named} --image photo.jpg" in card
+    assert ("stands for the path of this folder" in card) == (upload is None)

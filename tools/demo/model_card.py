@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 from evaluate import table
+from forms import listed
 from score import Summary
 
 from mlx_lfm2vl import load
@@ -80,6 +81,7 @@ def main() -> None:
         tiled=summary["tiled"]["rows"],
         table=table(summary),
         targets=targets(summary),
+        forms=listed(),
     )
     (options.model / "README.md").write_text(card)
 

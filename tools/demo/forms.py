@@ -1,0 +1,63 @@
+"""The forms of the questions that the demo model was taught, as its model card lists them."""
+
+from collections.abc import Iterable
+
+import questions as q
+from scenes import COLOURS, SHAPES, SIZES
+
+THING, THINGS = "[thing]", "[things]"
+SIDE, OPPOSITE = "[side]", "[opposite side]"
+
+# By category: templates, and what fills their gaps.
+TEMPLATES: dict[str, list[tuple[tuple[str, ...], tuple[str, ...]]]] = {
+    "describe": [(q.DESCRIBE, ())],
+    "count": [(q.COUNT, (THINGS,))],
+    "attribute": [(q.COLOUR, (THING,)), (q.SHAPE, (THING,)), (q.SIZE, (THING,))],
+    "position": [
+        (q.WHERE, (THING,)),
+        (q.RELATED, (THING, SIDE, THING)),
+        (q.BESIDE, (SIDE, THING)),
+        (q.EITHER, (THING, SIDE, OPPOSITE, THING)),
+        (q.HIGHER, ("higher", THING, THING)),
+        (q.HIGHER, ("lower", THING, THING)),
+        (q.DOWNWARD, ()),
+    ],
+    "yesno": [(q.EXISTS, ("a [thing]",)), (q.EXISTS, ("any text",))],
+    "text": [(q.READ, ()), (q.READ_LINE, ("[first]",))],
+    "box": [(q.LOCATE, (THING,)), (q.DETECT, ("objects",))],
+    "compare": [(q.DIFFERENCE, ()), (q.MORE, ("objects",))],
+}
+ABOUT_ONE = ("count", "attribute", "yesno")  # also asked of one of two images
+
+
+def forms(category: str) -> list[str]:
+    """Every form of question of a category, gaps filled with what stands there."""
+    return [
+        template.format(*gaps) for templates, gaps in TEMPLATES[category] for template in templates
+    ]
+
+
+def listed() -> str:
+    """The forms as a Markdown list, and what the words in brackets stand for."""
+    lines = [f"- **{category}**: {' '.join(forms(category))}" for category in TEMPLATES]
+    lines[-1] += (
+        f" Also the questions of {', '.join(ABOUT_ONE[:-1])} and {ABOUT_ONE[-1]} about one of the "
+        'two, which end with "in the first image" or "in the second image".'
+    )
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"A thing is a {_either(SHAPES)}, or an object, which is any of them.",
+            f"Its name may have a size ({_either(SIZES)}) and a color ({_either(COLOURS)}).",
+            "The text and the background can be things, too.",
+            f'A side is {_either(q.RELATIONS)}; left and right may begin with "to the".',
+            f"A line is the {_either(q.LINES)} one.",
+            '"Color" may be spelled "colour", and an object may be called a shape.',
+        ]
+    )
+
+
+def _either(words: Iterable[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} or {last}"

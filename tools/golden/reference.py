@@ -79,9 +79,7 @@ def image_tensors(
     return {**pixels, "spatial_shapes": shapes.int()}
 
 
-def to_bytes(
-    pixel_values: torch.Tensor, image: transformers.Lfm2VlImageProcessor
-) -> torch.Tensor:
+def to_bytes(pixel_values: torch.Tensor, image: transformers.Lfm2VlImageProcessor) -> torch.Tensor:
     """Undo the normalisation, which must be exact."""
     repeats = pixel_values.shape[-1] // 3  # (row, column, channel) order: RGB repeats
     mean, std = (

@@ -69,12 +69,12 @@ def test_single_values_replace_those_of_the_sampling():
     assert chosen.sampling_over(recommended) == Sampling(top_k=3)
 
 
-def test_a_seed_is_drawn_only_where_none_is_given():
-    assert [AnswerOptions(seed=seed).drawn_seed() for seed in (0, 1, 2**63 - 1)] == [
-        0,
-        1,
-        2**63 - 1,
-    ]
+@pytest.mark.parametrize("seed", [0, 1, 2**63 - 1])
+def test_a_seed_that_is_given_counts(seed):
+    assert AnswerOptions(seed=seed).drawn_seed() == seed
+
+
+def test_seeds_that_are_not_given_differ():
     assert len({AnswerOptions().drawn_seed() for _ in range(8)}) > 1
 
 

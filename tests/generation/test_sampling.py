@@ -37,6 +37,11 @@ def test_top_p_keeps_the_smallest_sufficient_set(top_p):
     assert kept(top_p=top_p) == set(order[:count].tolist())
 
 
+def test_top_p_that_is_reached_exactly_takes_nothing_more():
+    (least,) = limits(mx.array([[100.0, 0.0]]), 0, mx.array(1.0))  # the first alone rounds to 1
+    assert least.item() == 100
+
+
 @pytest.mark.parametrize("min_p", [0.15, 0.5, 1.0])
 def test_min_p_is_relative_to_the_most_likely(min_p):
     probabilities = softmax(LOGITS[0])

@@ -26,7 +26,14 @@ from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 from mlx_lfm2vl.saving import write_weights
 
 GOLDEN = Path(__file__).parent / "golden"
-CASES = ["new_names", "old_names", "head_72", "untied_sharded_bf16", "real_geometry"]
+CASES = [
+    "new_names",
+    "old_names",
+    "head_72",
+    "untied_sharded_bf16",
+    "real_geometry",
+    "odd_constants",
+]
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches the Hub; read when that library is imported

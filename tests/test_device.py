@@ -60,6 +60,7 @@ def test_bfloat16_begins_with_the_m3(generation, half):
     [
         (Chip(1, ultra=True), None, "1000"),
         (Chip(3, ultra=True), "77", "77"),
+        (Chip(4, ultra=True), None, "1000"),
         (Chip(5, ultra=True), None, None),
         (Chip(2), None, None),
     ],
@@ -99,6 +100,16 @@ def test_more_than_the_gpu_may_use_is_refused(monkeypatch):
     monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 12 * GB})
     with pytest.raises(InputError, match="this Mac's GPU may use at most 12.9 GB"):
         set_limits(Limits(wired=13 * GB))
+
+
+def test_all_that_the_gpu_may_use_can_be_wired(monkeypatch):
+    info = {"memory_size": 16 * GB, "max_recommended_working_set_size": 12 * GB}
+    monkeypatch.setattr(mx, "device_info", lambda: info)
+    monkeypatch.setattr(mx, "set_cache_limit", lambda _: None)
+    wired = []
+    monkeypatch.setattr(mx, "set_wired_limit", wired.append)
+    set_limits(choose_limits(6 * GB))
+    assert wired == [12 * GB]
 
 
 def test_limits_are_set_where_there_are_any(monkeypatch):

@@ -14,11 +14,6 @@ from mlx_lfm2vl.prompt.processor import Inputs
 PROMPTS = [(case, prompt) for case in CASES for prompt in golden(case).prompts]
 
 
-@pytest.fixture(scope="module", params=CASES)
-def case(request):
-    return golden(request.param)
-
-
 @pytest.fixture(scope="module")
 def loaded():
     """Each checkpoint, loaded once."""
@@ -72,6 +67,12 @@ def test_features_logits_and_greedy_tokens_are_the_references(loaded, name, prom
     cache = model.make_cache()
     steps = generate_step(model, embeds, cache, draw_greedily, len(greedy))
     assert [token.id for token in steps] == greedy
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_answers_end_with_the_end_of_a_turn_wherever_it_is_named(loaded, name):
+    model, processor = loaded(name)
+    assert model.config.eos_token_ids == (processor.tokenizer.id_of("<|im_end|>"),)
 
 
 @pytest.mark.parametrize("name", ["new_names", "head_72"])

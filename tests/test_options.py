@@ -19,6 +19,8 @@ def test_a_wrong_name_is_refused_with_the_nearest_right_one():
         AnswerOptions().changed({"temperatur": 0.5})
     with pytest.raises(TypeError, match="'images'; did you mean 'image'"):
         AnswerOptions().changed({"images": ["a.png"]})
+    with pytest.raises(TypeError, match="'xyz', only max_tokens, stop, .*, on_prefill$"):
+        AnswerOptions().changed({"xyz": 1})
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,10 @@ def test_a_wrong_name_is_refused_with_the_nearest_right_one():
         ({"lookup": -1}, "lookup -1 is not from 0 to 31"),
         ({"lookup": 1, "logits_processors": [print]}, "cannot be combined"),
         ({"temperature": -1}, "temperature -1 is out of range"),
+        ({"temperature": 100.5}, "temperature 100.5 is out of range"),
+        ({"temperature": float("nan")}, "temperature nan is out of range"),
+        ({"min_p": -0.1}, "min_p -0.1 is out of range"),
+        ({"repetition_penalty": 100.5}, "repetition_penalty 100.5 is out of range"),
         ({"temperature": "hot"}, "temperature is 'hot', expected float"),
         ({"top_k": 1.5}, "top_k is 1.5, expected int"),
         ({"sampling": 0.5}, "sampling is 0.5, expected"),
@@ -57,8 +63,19 @@ def test_single_values_replace_those_of_the_sampling():
     assert AnswerOptions(temperature=0.5).sampling_over(recommended) == Sampling(
         temperature=0.5, min_p=0.15, repetition_penalty=1.05
     )
+    greedy = AnswerOptions(temperature=0, min_p=0, repetition_penalty=1)
+    assert greedy.sampling_over(recommended) == Sampling()
     chosen = AnswerOptions(sampling=Sampling(), top_k=3)
     assert chosen.sampling_over(recommended) == Sampling(top_k=3)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**63 - 1])
+def test_a_seed_that_is_given_counts(seed):
+    assert AnswerOptions(seed=seed).drawn_seed() == seed
+
+
+def test_seeds_that_are_not_given_differ():
+    assert len({AnswerOptions().drawn_seed() for _ in range(8)}) > 1
 
 
 def test_lookup_needs_greedy_sampling_whoever_says_so():

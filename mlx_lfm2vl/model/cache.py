@@ -142,7 +142,8 @@ class ConvCache:
     def trim(self, count: int) -> None:
         """Forget the last `count` rows; see `can_trim`."""
         assert self._recent is not None
-        self._look_back_from(self._recent, self._recent.shape[1] - count)
+        self._recent = self._recent[:, : self._recent.shape[1] - count]
+        self._look_back_from(self._recent, self._recent.shape[1])
 
     def _look_back_from(self, rows: mx.array, end: int) -> None:
         # Copies: views would keep the whole prompt's rows alive.

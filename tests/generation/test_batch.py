@@ -5,6 +5,7 @@ from conftest import golden
 from pictures import make_picture
 
 from mlx_lfm2vl import InputError, Sampling, batch_generate, generate, stream_batch
+from mlx_lfm2vl.model.decode_step import prefill
 from mlx_lfm2vl.prompt.messages import user_message
 
 CASE = golden("new_names")
@@ -89,3 +90,29 @@ def test_rows_without_a_seed_draw_differently(tiny):
     assert len({tuple(result.token_ids) for result in results}) > 1
     again = generate(*tiny, "Tell me", seed=results[2].seed, **settings)
     assert again.token_ids == results[2].token_ids
+
+
+def test_a_row_is_timed_as_an_answer_alone(tiny, monkeypatch):
+    def ticking():
+        ticks = iter(range(1000))
+        monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))
+
+    settings = {"max_tokens": 5, "sampling": Sampling()}
+    ticking()
+    alone = generate(*tiny, CONVERSATIONS[0], **settings)
+    ticking()
+    (row,) = batch_generate(*tiny, CONVERSATIONS[:1], **settings)
+    assert row.timings == alone.timings
+
+
+def test_equally_long_prompts_are_read_in_one_pass(tiny, monkeypatch):
+    shapes = []
+
+    def reading(model, embeds, *others):
+        shapes.append(embeds.shape[:2])
+        return prefill(model, embeds, *others)
+
+    monkeypatch.setattr("mlx_lfm2vl.generation.batch.prefill", reading)
+    results = batch_generate(*tiny, ["aaa", "b", "ccc"], max_tokens=1, sampling=Sampling())
+    long, short = results[0].prompt_tokens, results[1].prompt_tokens
+    assert shapes == [(1, short), (2, long)]

@@ -1,11 +1,13 @@
 """Sampling against a plain NumPy implementation of the same definitions."""
 
+from itertools import islice
+
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from mlx_lfm2vl.errors import InputError
-from mlx_lfm2vl.generation.sampling import Sampler, limits, logprobs_of
+from mlx_lfm2vl.generation.sampling import KEYS, Sampler, _random_keys, limits, logprobs_of
 from mlx_lfm2vl.options import Sampling
 
 LOGITS = np.random.default_rng(0).normal(size=(1, 50)).astype(np.float32) * 3
@@ -33,6 +35,11 @@ def test_top_p_keeps_the_smallest_sufficient_set(top_p):
     total = np.cumsum(softmax(LOGITS[0])[order])
     count = int(np.searchsorted(total, top_p)) + 1
     assert kept(top_p=top_p) == set(order[:count].tolist())
+
+
+def test_top_p_that_is_reached_exactly_takes_nothing_more():
+    (least,) = limits(mx.array([[100.0, 0.0]]), 0, mx.array(1.0))  # the first alone rounds to 1
+    assert least.item() == 100
 
 
 @pytest.mark.parametrize("min_p", [0.15, 0.5, 1.0])
@@ -149,6 +156,28 @@ def test_a_logprob_is_that_of_the_models_own_distribution():
     drawn = cold(mx.array(LOGITS))
     token = int(drawn.tokens.item())
     assert np.isclose(drawn.logprobs.item(), np.log(softmax(LOGITS[0])[token]), atol=1e-5)
+
+
+def test_a_logprob_is_behind_the_processors():
+    best = int(LOGITS.argmax())
+    forbid = mx.arange(50) == best
+    sampler = Sampler(
+        Sampling(),
+        [[]],
+        [0],
+        processors=[lambda _, logits: mx.where(forbid, -mx.inf, logits)],
+        logprobs=True,
+    )
+    drawn = sampler(mx.array(LOGITS))
+    left = LOGITS[0].copy()
+    left[best] = -np.inf
+    assert drawn.tokens.item() == left.argmax()
+    assert np.isclose(drawn.logprobs.item(), np.log(softmax(left).max()), atol=1e-5)
+
+
+def test_random_states_do_not_come_again():
+    keys = islice(_random_keys(3), 2 * KEYS + 1)
+    assert len({tuple(key.tolist()) for key in keys}) == 2 * KEYS + 1
 
 
 def test_processors_see_prompt_and_answer_of_their_row():

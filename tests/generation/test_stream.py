@@ -7,8 +7,8 @@ from pictures import make_picture
 
 import mlx_lfm2vl
 from mlx_lfm2vl.errors import InputError
-from mlx_lfm2vl.generation.answer import StopStrings
-from mlx_lfm2vl.generation.engine import generate, stream_generate
+from mlx_lfm2vl.generation.answer import StopStrings, Timings
+from mlx_lfm2vl.generation.engine import batch_generate, generate, stream_generate
 from mlx_lfm2vl.generation.loop import generate_step
 from mlx_lfm2vl.generation.sampling import Drawn, draw_greedily
 from mlx_lfm2vl.loading import load
@@ -50,15 +50,26 @@ def test_greedy_is_the_references_answer(tiny):
     assert result.token_ids == expected[:end]
 
 
-def test_a_result_tells_what_it_cost(tiny):
+def test_a_result_tells_what_it_cost(tiny, monkeypatch):
+    ticks = iter(range(1000))
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))
     result = generate(*tiny, MESSAGES, max_tokens=5, sampling=GREEDY)
+    assert result.peak_memory_bytes == mx.get_peak_memory()
     expected = golden("new_names").expected("two_images", "input_ids").tolist()
     assert result.prompt_tokens == len(expected)
     assert result.image_tokens == expected.count(5)
-    assert len(result.images) == 2
-    assert result.timings.prepare > 0
-    assert result.timings.first_token > 0
-    assert result.peak_memory_bytes > 0
+    assert [plan.size for plan in result.images] == [(20, 30), (25, 70)]
+    # The clock is read at the start and behind three stages; between the first two also when the
+    # first image is asked for, and behind and before each of the two: one second each is theirs.
+    assert result.timings == Timings(prepare=1 + 2, first_token=6 - 2, decode=1)
+    assert result.timings.total == 8
+    assert result.tokens_per_second == 4  # the first of five comes before
+    assert result.to_dict()["timings"] == {
+        "prepare_seconds": 3,
+        "first_token_seconds": 4,
+        "decode_seconds": 1,
+        "tokens_per_second": 4,
+    }
 
 
 def test_characters_cut_in_half_are_never_streamed_and_never_lost(tiny, monkeypatch):
@@ -161,10 +172,6 @@ def test_wrong_use_is_refused(tiny, options, message):
         generate(*tiny, "Hi", **options)
 
 
-def test_the_public_functions_are_these():
-    assert mlx_lfm2vl.stream_generate is stream_generate
-
-
 def test_memory_stays_flat_over_a_long_answer(tiny):
     model, processor = tiny
     embeds = model.embed(processor(user_message("Hi", [make_picture(9, 9, 1)])).input_ids[:4])
@@ -233,15 +240,30 @@ def test_a_stop_string_found_with_the_last_token_ends_the_answer_by_stop(tiny, m
     assert (result.text, result.finish_reason) == ("xa", "stop")
 
 
-def test_memory_of_earlier_work_does_not_show(tiny):
-    first = generate(*tiny, "Hi", max_tokens=2, sampling=GREEDY).peak_memory_bytes
+@pytest.mark.parametrize("ask", [generate, lambda *a, **k: batch_generate(*a[:2], a[2:], **k)[0]])
+def test_memory_of_earlier_work_does_not_show(tiny, ask):
+    first = ask(*tiny, "Hi", max_tokens=2, sampling=GREEDY).peak_memory_bytes
     large = mx.zeros(16 * 2**20)
     mx.eval(large)
     del large
     mx.clear_cache()
     assert mx.get_peak_memory() > 64 * 2**20
-    again = generate(*tiny, "Hi", max_tokens=2, sampling=GREEDY).peak_memory_bytes
+    again = ask(*tiny, "Hi", max_tokens=2, sampling=GREEDY).peak_memory_bytes
     assert again < first + 2**20
+
+
+@pytest.mark.parametrize("module", ["loop", "batch"])
+def test_unused_buffers_are_returned_every_so_many_tokens(tiny, monkeypatch, module):
+    ask = {
+        "loop": lambda: generate(*tiny, "Hi", max_tokens=10, sampling=GREEDY),
+        "batch": lambda: batch_generate(*tiny, ["Hi"], max_tokens=10, sampling=GREEDY),
+    }[module]
+    ask()
+    monkeypatch.setattr(f"mlx_lfm2vl.generation.{module}.CLEAR_EVERY", 4)
+    calls = []
+    monkeypatch.setattr(mx, "clear_cache", lambda: calls.append(1))
+    ask()
+    assert len(calls) == 2
 
 
 def test_an_end_token_that_only_the_tokenizer_names_ends_the_answer(checkpoint, monkeypatch):

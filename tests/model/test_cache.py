@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import mlx.core as mx
 import pytest
@@ -128,3 +129,104 @@ def test_a_step_of_the_longest_draft_can_be_taken_back(decoder, length, possible
     cache = filled(decoder)
     read(decoder, [1] * length, cache)
     assert cache.can_trim(length) == possible
+
+
+def test_what_was_taken_back_twice_is_taken_back_together(decoder):
+    cache = filled(decoder)
+    read(decoder, [1, 2, 3, 4], cache)
+    cache.trim(1)
+    cache.trim(2)
+    assert not cache.can_trim(2)  # one of the last step is left
+    expected = read(decoder, [9], filled(decoder, [*IDS, 1]))
+    assert relative_error(read(decoder, [9], cache), expected) < 1e-5
+
+
+def test_all_of_a_first_step_can_be_taken_back(decoder):
+    cache = filled(decoder)
+    cache.trim(len(IDS))
+    assert cache.offset == 0
+    assert relative_error(read(decoder, [9, 4], cache), read(decoder, [9, 4], None)) < 1e-6
+
+
+def test_more_than_was_read_cannot_be_taken_back_even_without_convolutions():
+    decoder = lively(LanguageModel(replace(TEXT, layer_types=("full_attention",))))
+    cache = filled(decoder)
+    read(decoder, [1, 2], cache)
+    assert [cache.can_trim(count) for count in (10, 11)] == [True, False]
+    cache.trim(7)
+    expected = read(decoder, [9], filled(decoder, IDS[:3]))
+    assert relative_error(read(decoder, [9], cache), expected) < 1e-6
+
+
+def test_no_window_keeps_the_prompt_alive(decoder):
+    ids = [i % 100 for i in range(1500)]
+    before = mx.get_active_memory()
+    cache = filled(decoder, ids)
+    mx.eval(cache.arrays)
+    # Each of the two convolutions has seen 1500 rows of 32 float32.
+    assert mx.get_active_memory() - before < cache.nbytes + 1500 * 32 * 4
+
+
+# -- the same verbs for several rows, windows of any size and more than one block --
+
+LENGTHS = [2, BLOCK - 1, BLOCK + 3]
+VERBS = ["fork", "state", "trim", "joined"]
+
+
+def same_cache(cache, verb, read_more):
+    """A cache of the same positions, which has gone through one of the verbs."""
+    if verb == "fork":
+        return cache.fork()
+    if verb == "state":
+        return Cache.from_state(cache.state, cache.meta_state)
+    if verb == "joined":
+        rows = cache.state["1.keys"].shape[0]
+        return Cache.joined([Rows(cache, [row]) for row in range(rows)])
+    read_more(cache)
+    cache.trim(1)
+    return cache
+
+
+@pytest.fixture(scope="module")
+def decoders():
+    """By the number of taps."""
+    return {n: lively(LanguageModel(replace(TEXT, conv_L_cache=n))) for n in (1, 4)}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("taps", [1, 4])
+def test_every_verb_keeps_a_batch_whatever_its_windows_and_blocks(decoders, verb, length, taps):
+    decoder = decoders[taps]
+    ids = mx.random.randint(0, 100, (3, length + 4))
+
+    def step(cache, begin, end):
+        return decoder(decoder.embed_tokens(ids[:, begin:end]), cache)
+
+    cache = decoder.make_cache()
+    step(cache, 0, length)
+    again = same_cache(cache, verb, lambda cache: step(cache, 0, 1))
+    assert again.offset == length
+    # Three more positions in one step, the last two of them taken back, and three one by one.
+    parts = [step(again, length, length + 3)[:, :1]]
+    again.trim(2)
+    parts += [step(again, i, i + 1) for i in range(length + 1, length + 4)]
+    expected = decoder(decoder.embed_tokens(ids))[:, length:]
+    assert relative_error(mx.concatenate(parts, axis=1), expected) < 1e-5
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("length", [2, BLOCK + 3])
+def test_every_verb_keeps_rows_that_begin_in_different_columns(decoders, verb, length):
+    decoder = decoders[4]
+    prompts = [[(7 * row + i) % 100 for i in range(length + 3 * row)] for row in range(3)]
+    batch = Cache.joined([Rows(filled(decoder, ids), [0]) for ids in prompts])
+
+    def step(cache, tokens):
+        return decoder(decoder.embed_tokens(mx.array(tokens)[:, None]), cache)
+
+    again = same_cache(batch, verb, lambda cache: step(cache, [1, 2, 3]))
+    assert again.starts == [6, 3, 0]
+    expected = [read(decoder, [*ids, 40 + row], None)[:, -1] for row, ids in enumerate(prompts)]
+    found = step(again, [40, 41, 42])[:, 0]
+    assert relative_error(found, mx.concatenate(expected)) < 1e-5

@@ -5,6 +5,7 @@ import weakref
 from dataclasses import replace
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from conftest import relative_error
 from networks import TEXT, lively
@@ -209,7 +210,7 @@ def test_layers_may_come_in_any_order(kinds):
 def test_the_step_is_kept_until_the_weights_change():
     image = ImageConfig(encoder_patch_size=2, downsample_factor=2)
     model = lively(Lfm2VL(MODEL, image))
-    step = decode_step(model)
+    step, number = decode_step(model), id(model)
     assert decode_step(model) is step
     layer = model.layers[0].feed_forward.w1
     layer.weight = layer.weight + 1
@@ -218,3 +219,44 @@ def test_the_step_is_kept_until_the_weights_change():
     kept = weakref.ref(model)
     del model, layer
     assert kept() is None  # no cycle keeps the weights alive
+    assert number not in decoding._kept
+
+
+def test_a_weight_that_is_added_makes_another_step():
+    untied = replace(MODEL, text=replace(TEXT, tie_word_embeddings=False))
+    image = ImageConfig(encoder_patch_size=2, downsample_factor=2)
+    model = lively(Lfm2VL(untied, image))
+    step = decode_step(model)
+    model.lm_head.bias = mx.ones(TEXT.vocab_size)  # behind all others
+    assert not step.is_of(model)
+    assert decode_step(model) is not step
+
+
+def test_a_decoded_token_cannot_be_taken_back(model):
+    cache = model.make_cache()
+    prefill(model, model.embed(IDS), cache)
+    assert cache.can_trim(1)
+    DecodeStep(model)(mx.array([7]), cache)
+    assert not cache.can_trim(1)
+
+
+@pytest.mark.parametrize(("chunk", "ends"), [(8, [4, 7]), (1, [1, 2, 3, 4, 5, 6, 7])])
+def test_a_pass_over_a_batch_has_as_many_positions_as_one_over_a_row(
+    model, monkeypatch, chunk, ends
+):
+    monkeypatch.setattr(decoding, "PREFILL_CHUNK", chunk)
+    embeds = mx.concatenate([model.embed(range(row, row + 7)) for row in (10, 20)])
+    done = []
+    logits = prefill(model, embeds, model.make_cache(), lambda *passed: done.append(passed))
+    assert done == [(end, 7) for end in ends]
+    expected = mx.concatenate([model(range(row, row + 7))[:, -1] for row in (10, 20)])
+    assert relative_error(logits, expected) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+def test_later_tokens_do_not_change_earlier_ones_in_half_precision(dtype):
+    decoder = lively(LanguageModel(TEXT))
+    decoder.set_dtype(dtype)
+    embeds = decoder.embed_tokens(mx.array([IDS]))
+    whole, begun = (decoder(x).astype(mx.float32) for x in (embeds, embeds[:, :4]))
+    assert relative_error(whole[:, :4], np.array(begun)) < 0.02

@@ -14,6 +14,7 @@ from mlx_lfm2vl.checkpoint.config import ModelConfig, ProjectorConfig, TextConfi
 from mlx_lfm2vl.checkpoint.image_config import ImageConfig
 from mlx_lfm2vl.checkpoint.names import our_name
 from mlx_lfm2vl.model import lfm2vl as model_module
+from mlx_lfm2vl.model import vision
 from mlx_lfm2vl.model.attention import attend
 from mlx_lfm2vl.model.cache import BLOCK, ConvCache, KeyValueCache
 from mlx_lfm2vl.model.device_ops import _exp_by_parts
@@ -147,8 +148,9 @@ def test_views_together_equal_each_alone(encoder):
 def test_views_in_small_batches_equal_one_batch(encoder, monkeypatch):
     patches = views(5, (6, 6))
     whole = encoder.encode_images(patches, [(6, 6)] * 5)
-    monkeypatch.setattr(model_module, "MAX_PATCHES", 80)
-    assert_close(encoder.encode_images(patches, [(6, 6)] * 5), whole)
+    for most in (80, 10):  # the second is less than one view
+        monkeypatch.setattr(model_module, "MAX_PATCHES", most)
+        assert_close(encoder.encode_images(patches, [(6, 6)] * 5), whole)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -212,6 +214,24 @@ def test_positions_are_resized_once_per_grid(encoder):
     assert not any("_resized" in name for name, _ in tree_flatten(encoder.parameters()))
 
 
+def test_resized_positions_are_those_of_the_weights_at_hand(encoder, monkeypatch):
+    embeddings, patches = encoder.vision_tower.embeddings, mx.zeros((1, 24, 48))
+    before = embeddings(patches, (6, 4))
+    weight = embeddings.position_embedding.weight
+    monkeypatch.setitem(embeddings.position_embedding, "weight", weight + 1)
+    assert_close(embeddings(patches, (6, 4)), before + 1)
+
+
+def test_only_the_latest_grids_keep_their_positions(encoder, monkeypatch):
+    monkeypatch.setattr(vision, "MAX_GRIDS", 3)
+    embeddings = encoder.vision_tower.embeddings
+    embeddings._resized.clear()
+    for rows in range(1, 8):
+        embeddings(mx.zeros((1, 2 * rows, 48)), (rows, 2))
+        assert len(embeddings._resized) <= 3
+    assert (7, 2) in embeddings._resized
+
+
 def test_resizing_a_constant_table_keeps_it_and_small_grids_average():
     for new_size in (1, 3, 16, 40):
         weights = _resize_matrix(16, new_size)
@@ -253,6 +273,8 @@ def test_a_wrong_number_of_features_is_an_error(encoder):
     features = encoder.encode_images(views(1, (6, 6)), [(6, 6)])
     with pytest.raises(ValueError, match="2 image tokens for 9 features"):
         encoder.embed([1, 5, 5, 7], features)
+    with pytest.raises(ValueError, match="10 image tokens for 9 features"):
+        encoder.embed([1, *[5] * 10, 7], features)
 
 
 def test_embeddings_are_joined_in_place(encoder):

@@ -25,6 +25,7 @@ class Case:
     specials_last: bool = False
     shard_size: str = "1GB"
     old_names: bool = False
+    has_end_id: bool = True  # in the config; else only the tokenizer's files name the end token
     has_stages: bool = False
     has_gradients: bool = False
     has_pixel_values: bool = True  # else one mean per view
@@ -245,5 +246,50 @@ CASES = [
             "tiled": [user(picture(600, 1100, 2), say("Describe."))],  # 1 x 2 and thumbnail
         },
         has_pixel_values=False,
+    ),
+    Case(
+        name="odd_constants",  # every one is other than the libraries' default
+        text={
+            "hidden_size": 16,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 1,
+            "num_hidden_layers": 3,
+            "layer_types": ["conv", "full_attention", "conv"],
+            "intermediate_size": 40,  # int(2 * 40 / 3) = 26, int(1.5 * 26) = 39, rounded up: 40
+            "block_auto_adjust_ff_dim": True,
+            "block_ffn_dim_multiplier": 1.5,
+            "block_multiple_of": 8,
+            "conv_L_cache": 4,
+            "norm_eps": 1e-3,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 777.0},
+        },
+        vision={
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_patches": 25,
+            "layer_norm_eps": 3e-3,
+        },
+        model={
+            "projector_hidden_size": 20,
+            "projector_bias": False,
+            "projector_use_layernorm": True,
+            "downsample_factor": 3,
+        },
+        image={
+            "downsample_factor": 3,
+            "tile_size": 36,
+            "max_pixels_tolerance": 1.5,
+            "rescale_factor": 1 / 128,
+            "image_mean": [0.7, 0.9, 1.2],
+            "image_std": [0.3, 0.45, 0.6],
+            "resample": 3,
+        },
+        prompts={
+            "small": [user(picture(20, 30, 1), say("What?"))],
+            "tiled": [user(picture(36, 72, 2), say("Describe."))],  # 1 x 2 at this tolerance
+            "two_images": [user(picture(16, 24, 3), say("or"), picture(40, 30, 4), say("this?"))],
+            "text_only": [user(say("Hello there."))],
+        },
+        has_end_id=False,
     ),
 ]

@@ -13,7 +13,7 @@ def make_model(
 ) -> transformers.Lfm2VlForConditionalGeneration:
     ids = {
         "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
+        "eos_token_id": tokenizer.eos_token_id if case.has_end_id else None,
         "pad_token_id": tokenizer.pad_token_id,
     }
     config = transformers.Lfm2VlConfig(

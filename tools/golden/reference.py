@@ -33,7 +33,8 @@ def compute(
     results = Results(text, {"input_ids": input_ids[0].int()})
     output = model(**inputs)
     if "pixel_values" in inputs:
-        results.tensors |= image_tensors(inputs, has_pixel_values)
+        image = processor.image_processor
+        results.tensors |= image_tensors(inputs, image, has_pixel_values)
         results.tensors["image_features"] = torch.cat(image_features(model, inputs))
     results.tensors["logits"] = output.logits[0, -1]
 
@@ -60,14 +61,16 @@ def image_features(
     return model.model.get_image_features(**{name: inputs[name] for name in names}).pooler_output
 
 
-def image_tensors(inputs: dict, has_pixel_values: bool) -> dict[str, torch.Tensor]:
+def image_tensors(
+    inputs: dict, image: transformers.Lfm2VlImageProcessor, has_pixel_values: bool
+) -> dict[str, torch.Tensor]:
     """The processor's output without its padding."""
     pixel_values, shapes = inputs["pixel_values"], inputs["spatial_shapes"]
     mask = inputs["pixel_attention_mask"].bool()
     # A view with more patches than the processor's limit would come with a mask too short.
     if not torch.equal(mask.sum(dim=1), shapes.prod(dim=1)):
         raise RuntimeError(f"views of {shapes.tolist()} patches do not match their masks")
-    views = [to_bytes(view[keep]) for view, keep in zip(pixel_values, mask, strict=True)]
+    views = [to_bytes(view[keep], image) for view, keep in zip(pixel_values, mask, strict=True)]
     if has_pixel_values:
         pixels = {"pixel_values": torch.cat(views)}
     else:
@@ -76,10 +79,15 @@ def image_tensors(inputs: dict, has_pixel_values: bool) -> dict[str, torch.Tenso
     return {**pixels, "spatial_shapes": shapes.int()}
 
 
-def to_bytes(pixel_values: torch.Tensor) -> torch.Tensor:
+def to_bytes(pixel_values: torch.Tensor, image: transformers.Lfm2VlImageProcessor) -> torch.Tensor:
     """Undo the normalisation, which must be exact."""
-    pixels = (pixel_values * 127.5 + 127.5).round().to(torch.uint8)
-    if not torch.equal((pixels.float() - 127.5) / 127.5, pixel_values):
+    repeats = pixel_values.shape[-1] // 3  # (row, column, channel) order: RGB repeats
+    mean, std = (
+        torch.tensor(values).repeat(repeats) / image.rescale_factor
+        for values in (image.image_mean, image.image_std)
+    )
+    pixels = (pixel_values * std + mean).round().to(torch.uint8)
+    if not torch.equal((pixels.float() - mean) / std, pixel_values):
         raise RuntimeError("the pixel values are not normalised bytes")
     return pixels
 

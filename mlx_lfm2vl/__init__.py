@@ -75,9 +75,9 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """This package, whose public names are never hidden by a module of the same name.
+    """This package, with public names that no module of the same name can replace.
 
-    Importing `mlx_lfm2vl.generate`, the command, would set `generate` to that module.
+    Otherwise importing the command `mlx_lfm2vl.generate` would replace the function `generate`.
     """
 
     def __setattr__(self, name: str, value: object) -> None:

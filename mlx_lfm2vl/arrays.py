@@ -1,4 +1,4 @@
-"""Arrays by name: nested parameters as a flat dictionary, number types as words."""
+"""Names for arrays: nested parameters as a flat dictionary, dtypes as strings."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ from .options import DTYPES
 
 
 def named_arrays(tree: Any) -> dict[str, mx.array]:
-    """`{"layers": [{"weight": w}]}` -> `{"layers.0.weight": w}`."""
+    """Flatten nested parameters: `{"layers": [{"weight": w}]}` -> `{"layers.0.weight": w}`."""
     return {name: value for name, value in tree_flatten(tree) if isinstance(value, mx.array)}
 
 
 def mlx_dtype(name: str) -> mx.Dtype:
-    """`"float16"` -> `mx.float16`.
+    """Return the dtype of a name: `"float16"` -> `mx.float16`.
 
     Raises:
-        InputError: it is not one of `options.DTYPES`.
+        InputError: the name is not one of `options.DTYPES`.
     """
     if name not in DTYPES:
         raise InputError(f"dtype {name!r} is not one of {', '.join(DTYPES)}")
@@ -26,5 +26,5 @@ def mlx_dtype(name: str) -> mx.Dtype:
 
 
 def dtype_name(dtype: mx.Dtype) -> str:
-    """`mx.float16` -> `"float16"`."""
+    """Return the name of a dtype: `mx.float16` -> `"float16"`."""
     return str(dtype).removeprefix("mlx.core.")

@@ -1,4 +1,4 @@
-"""The `mlx_lfm2vl` program: a table of commands, each imported only when it runs."""
+"""The `mlx_lfm2vl` program: a table of commands, each of which is imported when it runs."""
 
 import sys
 from collections.abc import Sequence
@@ -9,15 +9,19 @@ from .commands.common import leave
 
 COMMANDS = {
     "generate": "answer a prompt about images",
-    "convert": "quantize a checkpoint, and say what was lost",
-    "train": "teach a checkpoint your own images and answers",
-    "fuse": "build an adapter into its checkpoint",
-    "benchmark": "where the time goes on this machine",
+    "convert": "quantize a checkpoint and report what was lost",
+    "train": "fine-tune a checkpoint on your own images and answers",
+    "fuse": "merge an adapter into its checkpoint",
+    "benchmark": "measure where the time goes on this machine",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code."""
+    """Run a command and return the exit code.
+
+    Args:
+        arguments: name and options of the command; None takes those of the process.
+    """
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or [""]
     if name in COMMANDS:
         return import_module(f".commands.{name}", __package__).main(rest)
@@ -36,5 +40,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run() -> None:
-    """The `mlx_lfm2vl` program."""
+    """Run the `mlx_lfm2vl` program and exit."""
     leave(main())

@@ -1,8 +1,8 @@
-"""What suits the chip: number type, size of command buffers, memory limits.
+"""Settings that depend on the chip: dtype, command buffer size, memory limits.
 
-Follows measurements by others, none of them ours: M1 and M2 have no matrix products in bfloat16,
-and float16 reads prompts 20 to 34 % faster there; up to the M4 an Ultra decodes 5 to 13 % faster
-with long command buffers.
+They rest on published measurements that we have not repeated. M1 and M2 have no bfloat16 matrix
+products, and float16 reads prompts 20 to 34 % faster there. Ultra chips up to the M4 decode 5 to
+13 % faster with long command buffers.
 """
 
 import ctypes
@@ -17,9 +17,9 @@ import mlx.core as mx
 from .errors import InputError
 
 OPS_PER_BUFFER = ("MLX_MAX_OPS_PER_BUFFER", "1000")  # MLX reads it when it first uses the GPU
-DENORMALS_OFF = 0x8040  # in the register MXCSR: of results and of operands
-CACHE_SHARE, SMALLEST_CACHE = 1 / 16, 256 * 2**20  # of the memory, for buffers to be used again
-WIRED_FROM = 0.4  # weights of this share of what the GPU may use are kept from being paged out
+DENORMALS_OFF = 0x8040  # MXCSR bits FTZ (results) and DAZ (operands)
+CACHE_SHARE, SMALLEST_CACHE = 1 / 16, 256 * 2**20  # of memory, in bytes: the reusable buffers
+WIRED_FROM = 0.4  # share of the GPU's working set from which on the weights are wired
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Chip:
     """An Apple chip.
 
     Attributes:
-        generation: 1 for an M1 and so on; 0 if this is none of them.
-        ultra: two chips in one.
+        generation: 1 for an M1, 2 for an M2 and so on; 0 for any other processor.
+        ultra: whether it is an Ultra, two chips in one.
     """
 
     generation: int = 0
@@ -36,17 +36,17 @@ class Chip:
 
     @property
     def half(self) -> mx.Dtype:
-        """The 16-bit type in which it computes fastest."""
+        """The 16-bit dtype in which the chip computes fastest."""
         return mx.float16 if 1 <= self.generation <= 2 else mx.bfloat16
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bytes; None leaves what MLX has chosen.
+    """Memory limits in bytes; None keeps MLX's own.
 
     Attributes:
-        cache: freed buffers that are kept to be used again.
-        wired: memory that is kept from being paged out.
+        cache: most freed memory that is kept for reuse.
+        wired: most memory that is protected from being paged out.
     """
 
     cache: int | None = None
@@ -54,15 +54,16 @@ class Limits:
 
 
 def read_chip() -> Chip:
-    """The chip of this Mac."""
+    """Return this machine's chip; `Chip()` if it is not Apple's."""
     brand = re.match(r"Apple M(\d+)(?: (\w+))?", cpu_brand())
     return Chip(int(brand[1]), brand[2] == "Ultra") if brand else Chip()
 
 
 def prepare_device(chip: Chip) -> None:
-    """Before MLX is used: the size of command buffers, unless the environment says it.
+    """Configure MLX for the chip; call this before MLX computes anything.
 
-    On an x86 processor under Linux, what is too small for a normal float32 becomes zero instead.
+    On Ultra chips up to the M4 it lengthens the command buffers, unless the environment sets their
+    size. On x86-64 Linux it flushes denormal float32 numbers to zero.
     """
     if chip.ultra and chip.generation <= 4:
         os.environ.setdefault(*OPS_PER_BUFFER)
@@ -71,9 +72,10 @@ def prepare_device(chip: Chip) -> None:
 
 
 def _flush_denormals() -> None:
-    """Start MLX's thread with denormal numbers off; the caller's own stay as they are.
+    """Start MLX's thread with denormal numbers off, and leave the calling thread as it was.
 
-    Gradients are full of them, and each costs an Intel core a hundred cycles. GPUs have them off.
+    Gradients are full of denormals, and each costs an Intel core about a hundred cycles. GPUs flush
+    them too.
     """
     libm = ctypes.CDLL("libm.so.6")
     before, without = (ctypes.c_uint32 * 8)(), (ctypes.c_uint32 * 8)()  # glibc's fenv_t
@@ -81,12 +83,16 @@ def _flush_denormals() -> None:
     without[:] = before[:]
     without[7] |= DENORMALS_OFF
     libm.fesetenv(without)
-    mx.eval(mx.zeros(1))  # threads inherit it
+    mx.eval(mx.zeros(1))  # starts MLX's thread, which inherits the setting
     libm.fesetenv(before)
 
 
 def choose_limits(weight_bytes: int) -> Limits:
-    """What suits a model on this device; nothing on a CPU."""
+    """Choose memory limits for a model on this device; on a CPU, no limits.
+
+    Args:
+        weight_bytes: size of the model's weights.
+    """
     info = mx.device_info()
     memory = info.get("memory_size")
     working_set = info.get("max_recommended_working_set_size")
@@ -99,16 +105,16 @@ def choose_limits(weight_bytes: int) -> Limits:
 
 
 def set_limits(limits: Limits) -> None:
-    """Tell MLX; it holds for the process.
+    """Set MLX's memory limits for the whole process.
 
     Raises:
-        InputError: more is to be wired than the GPU may use.
+        InputError: the wired limit exceeds what the GPU may use.
     """
     most = mx.device_info().get("max_recommended_working_set_size")
     if limits.wired is not None and isinstance(most, int) and limits.wired > most:
         raise InputError(
-            f"the wired limit is {limits.wired / 1e9:.1f} GB, this Mac's GPU may use at most "
-            f"{most / 1e9:.1f} GB"
+            f"the wired limit is {limits.wired / 1e9:.1f} GB, but this Mac's GPU may use at most "
+            f"{most / 1e9:.1f} GB; lower it"
         )
     if limits.cache is not None:
         mx.set_cache_limit(limits.cache)
@@ -117,7 +123,7 @@ def set_limits(limits: Limits) -> None:
 
 
 def cpu_brand() -> str:
-    """Such as "Apple M2 Pro"; empty elsewhere."""
+    """Return the processor's name on macOS, for example "Apple M2 Pro"; elsewhere ""."""
     if sys.platform != "darwin":
         return ""
     import ctypes

@@ -1,7 +1,8 @@
-"""What the plots are drawn with: colours, round ticks, and a canvas with smooth lines.
+"""Drawing tools for the plots: color themes, round ticks, and a canvas with smooth lines.
 
-Pillow alone, so that a plot needs nothing which is not installed. Its lines have no antialiasing:
-shapes are drawn three times as large and reduced. Text is smooth by itself and comes last.
+Pillow is already installed, so plots need no further package. Pillow draws lines without
+antialiasing: shapes are drawn three times as large and then reduced. Text is antialiased, so it is
+drawn last, at the final size.
 """
 
 import math
@@ -18,15 +19,15 @@ from PIL import Image, ImageDraw, ImageFont
 from .whole_folder import new_file
 
 PIXELS = 2  # per point, as on a Retina screen
-DPI = 72 * PIXELS  # written into the file, so that a viewer shows it at its size in points
-FINER = 3  # shapes are drawn at this multiple of the picture's resolution
+DPI = 72 * PIXELS  # written into the file, so viewers show the plot at its size in points
+FINER = 3  # shapes are drawn at this multiple of the final resolution
 SIZE = 13.0  # of text, in points
-TYPOGRAPHIC = {"·", "…", "‘", "’", "“", "”"}  # in Pillow's font, beside ASCII
+TYPOGRAPHIC = {"·", "…", "‘", "’", "“", "”"}  # characters of Pillow's font beyond ASCII
 
 
 @dataclass(frozen=True)
 class Theme:
-    """The colours of one variant."""
+    """Colors of one variant of a plot, as "#rrggbb"."""
 
     background: str
     ink: str
@@ -62,7 +63,7 @@ DARK = Theme(
 
 @dataclass(frozen=True)
 class Text:
-    """Written text and its (left, top, right, bottom) in points."""
+    """A line of text on a canvas; positions and sizes are in points."""
 
     content: str
     x: float
@@ -73,6 +74,7 @@ class Text:
 
     @property
     def box(self) -> tuple[float, float, float, float]:
+        """(left, top, right, bottom) in points."""
         left, top, right, bottom = _font(self.size).getbbox(self.content, anchor=self.anchor)
         return (
             self.x + left / PIXELS,
@@ -83,7 +85,7 @@ class Text:
 
 
 class Canvas:
-    """A picture to draw on, in points from its upper left corner."""
+    """A drawing surface; coordinates are in points from the upper left corner."""
 
     def __init__(self, width: float, height: float, theme: Theme) -> None:
         self.width, self.height, self.theme = width, height, theme
@@ -94,16 +96,16 @@ class Canvas:
         self._pen, self._scale = ImageDraw.Draw(self._shapes), scale
 
     def line(self, points: Sequence[tuple[float, float]], colour: str, width: float) -> None:
-        """Join points; a single one leaves no trace."""
+        """Draw a line through (x, y) points; a single point draws nothing."""
         scaled = [(x * self._scale, y * self._scale) for x, y in points]
         self._pen.line(scaled, colour, max(1, round(width * self._scale)), joint="curve")
 
     def dot(self, x: float, y: float, colour: str, radius: float) -> None:
-        """A filled circle."""
+        """Draw a filled circle."""
         self._pen.circle((x * self._scale, y * self._scale), radius * self._scale, colour)
 
     def bar(self, left: float, top: float, right: float, bottom: float, colour: str) -> None:
-        """A filled rectangle, at least one pixel wide."""
+        """Draw a filled rectangle, at least one pixel wide."""
         right = max(right, left + 1 / PIXELS)
         corners = (left, top, right - 1 / self._scale, bottom - 1 / self._scale)
         self._pen.rectangle([value * self._scale for value in corners], colour)
@@ -118,21 +120,27 @@ class Canvas:
         size: float = SIZE,
         align: Literal["left", "middle", "right"] = "left",
     ) -> None:
-        """Write a line, centred on the height y.
+        """Write one line of text.
 
         Args:
-            x: where it begins, has its middle, or ends, as `align` says.
-            y: middle of the line.
-            content: what the font lacks becomes the plain letter, or a question mark.
-            colour: the theme's ink if None.
-            size: in points.
+            x: of the line's left end, middle or right end; see `align`.
+            y: of the line's vertical middle.
+            content: the text; accents are dropped, other characters the font lacks become "?".
+            colour: None uses the theme's ink.
+            size: of the font, in points.
             align: which part of the line is at x.
         """
         anchor = {"left": "lm", "middle": "mm", "right": "rm"}[align]
         self.texts.append(Text(_plain(content), x, y, anchor, size, colour or self.theme.ink))
 
     def legend(self, right: float, y: float, entries: Sequence[tuple[str, str]]) -> None:
-        """Names, each with its colour, in a row that ends at `right`."""
+        """Draw a row of color swatches with their names.
+
+        Args:
+            right: x of the row's right end.
+            y: of the row's vertical middle.
+            entries: (name, color) pairs from left to right.
+        """
         for name, colour in reversed(entries):
             self.text(right, y, name, align="right")
             right -= width_of(name) + SIZE
@@ -140,7 +148,7 @@ class Canvas:
             right -= 2 * SIZE
 
     def image(self) -> Image.Image:
-        """The picture, two pixels to a point."""
+        """Return the finished picture, two pixels per point."""
         image = self._shapes.reduce(FINER)
         pen = ImageDraw.Draw(image)
         for text in self.texts:
@@ -150,10 +158,10 @@ class Canvas:
 
 
 def save_both(draw: Callable[[Theme], Canvas], picture: Path) -> None:
-    """Write a picture for light pages and, at `dark_name(picture)`, one for dark pages, as PNG.
+    """Write two PNG files: `picture` for light pages and `dark_name(picture)` for dark ones.
 
     Raises:
-        OSError: they cannot be written.
+        OSError: a file cannot be written.
     """
     for theme, path in ((LIGHT, picture), (DARK, dark_name(picture))):
         with new_file(path) as partial:
@@ -161,22 +169,22 @@ def save_both(draw: Callable[[Theme], Canvas], picture: Path) -> None:
 
 
 def dark_name(picture: Path) -> Path:
-    """Such as loss-dark.png for loss.png."""
+    """Return the name of a plot's dark variant: loss.png -> loss-dark.png."""
     return picture.with_stem(f"{picture.stem}-dark")
 
 
 def describe_origin(model: str, chip: str) -> str:
-    """What was measured, on what and when, for below a title."""
+    """Return a subtitle with the model's name, the chip and today's date."""
     return f"{Path(model).absolute().name} · {chip} · {date.today().isoformat()}"
 
 
 def width_of(text: str, size: float = SIZE) -> float:
-    """How wide a line of text is, in points."""
+    """Return the width of a line of text in points."""
     return _font(size).getlength(_plain(text)) / PIXELS
 
 
 def shorten(text: str, width: float, size: float = SIZE) -> str:
-    """Cut the middle out of a text that is wider than `width` points."""
+    """Shorten a text to `width` points by replacing its middle with an ellipsis."""
     kept = len(text)
     short = text
     while width_of(short, size) > width and kept > 2:
@@ -186,16 +194,16 @@ def shorten(text: str, width: float, size: float = SIZE) -> str:
 
 
 def linear_ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten between two different numbers.
+    """Return ticks at multiples of 1, 2 or 5 times a power of ten.
 
     Args:
-        low: first number.
-        high: last number.
-        most: steps between ticks; with 5 or more there are at least two ticks.
+        low: start of the axis.
+        high: end of the axis, above `low`.
+        most: largest number of intervals; with 5 or more there are at least two ticks.
     """
     exponent = math.floor(math.log10((high - low) / most))
     factors = [(factor, exponent + up) for up in (0, 1) for factor in (1, 2, 5)]
-    # A product of integers, or one quotient, is the float nearest to the tick: 0.3, not 0.30...04.
+    # Integer products and one division give the float nearest to each tick: 0.3, not 0.30...04.
     factor, exponent = next((f, e) for f, e in factors if f * 10.0**e * most >= high - low)
     up, down = (10**exponent, 1) if exponent >= 0 else (1, 10**-exponent)
     first, last = math.ceil(low * down / up / factor), math.floor(high * down / up / factor)
@@ -203,7 +211,13 @@ def linear_ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
-    """Powers of ten between two positive numbers; their 2- and 5-fold too, while they are few."""
+    """Return ticks at powers of ten, and at 2 and 5 times these if they are few enough.
+
+    Args:
+        low: start of the axis, above 0.
+        high: end of the axis.
+        most: largest number of ticks; exceeded only if powers of ten 20 apart are still too many.
+    """
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors, apart in (((1, 2, 5), 1), ((1,), 1), ((1,), 2), ((1,), 5), ((1,), 20)):
         ticks = [float(f"{f}e{e}") for e in exponents if e % apart == 0 for f in factors]
@@ -214,7 +228,7 @@ def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
 
 
 def tick_labels(ticks: Sequence[float]) -> list[str]:
-    """Ticks of one axis with the decimals that tell them apart."""
+    """Label the ticks of one axis, all with the decimals that they need."""
     largest = max(map(abs, ticks), default=0.0)
     if largest and not 1e-3 <= largest < 1e7:
         return [f"{tick:.4g}" for tick in ticks]

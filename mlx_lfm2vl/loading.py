@@ -1,4 +1,4 @@
-"""Loading a checkpoint: its configuration, its processor, and its weights into the model."""
+"""Loading a checkpoint: the configuration, the processor, and the model with its weights."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,41 +31,50 @@ def load(
     dtype: DType | None = None,
     limits: ImageLimits | None = None,
 ) -> tuple[Lfm2VL, Processor]:
-    """Load a checkpoint, ready to generate.
+    """Load a checkpoint for generation.
 
     Args:
-        model: a folder, or a repo id on the Hub.
+        model: a folder, a repo id on the Hub, or "demo" for the built-in model.
         revision: branch, tag or commit of a repo.
-        dtype: "float32", "float16" or "bfloat16" for everything that is not quantized; None
-            keeps the file's on a GPU, but for bfloat16 on an M1 or M2, which takes float16; and
-            takes float32 on a CPU, where halves are slow.
+        dtype: "float32", "float16" or "bfloat16", for all arrays that are not packed. None
+            keeps the file's dtype on a GPU, except that bfloat16 becomes float16 on an M1 or
+            M2. On a CPU, where half precision is slow, None means float32.
         limits: caps on the images the processor accepts.
 
+    Returns:
+        The model, in evaluation mode with all weights in memory, and its processor.
+
     Raises:
-        InputError: `model` or `dtype` makes no sense.
-        CheckpointError: the checkpoint is broken, incomplete, or of another kind.
+        InputError: `model` is neither a folder nor a repo id, or `dtype` is unknown.
+        CheckpointError: the checkpoint is broken, incomplete, or of another architecture.
         NetworkError: the checkpoint cannot be downloaded.
     """
     if dtype is not None:
-        mlx_dtype(dtype)  # refused before anything is downloaded
+        mlx_dtype(dtype)  # raises before anything is downloaded
     folder = find_checkpoint(str(model), revision)
     try:
         processor = Processor.from_folder(folder, limits)
-        # A folder given as "." has a name, too.
+        # A folder given as "." has a name too.
         name = str(folder.resolve()) if Path(model).is_dir() else str(model)
         config = read_model_config(folder, name)
         return load_model(folder, config, processor, dtype), processor
-    except CheckpointError as error:  # a repo's user knows its name, not its place in the cache
+    except CheckpointError as error:  # users know a repo by its name, not by its place in the cache
         raise CheckpointError(str(error).replace(str(folder), str(model))) from None
 
 
 def load_model(
     folder: Path, config: ModelConfig, processor: Processor, dtype: DType | None = None
 ) -> Lfm2VL:
-    """Build the network and fill it from the folder's safetensors files.
+    """Build the network and load its weights from the folder's safetensors files.
+
+    Args:
+        folder: the checkpoint.
+        config: from its `config.json`.
+        processor: from the same folder.
+        dtype: see `load`.
 
     Raises:
-        CheckpointError: ids, sizes or tensors contradict each other.
+        CheckpointError: the weights cannot be read, or the files contradict each other.
     """
     chip = read_chip()
     prepare_device(chip)
@@ -93,14 +102,20 @@ def load_model(
 def open_checkpoint(
     folder: Path, config: ModelConfig, processor: Processor
 ) -> tuple[Lfm2VL, dict[str, mx.array]]:
-    """The network with the layers that the files have, and their tensors, not yet read from disk.
+    """Build the network for a checkpoint and open its tensors without reading them from disk.
+
+    Args:
+        folder: the checkpoint.
+        config: from its `config.json`.
+        processor: from the same folder.
 
     Returns:
-        The model, its parameters not yet set, and exactly one tensor for each of them, under its
-        name. A tensor stays in memory once it is used: take it out of the dictionary first.
+        The model, with its parameters not yet set, and exactly one lazy tensor per parameter,
+        keyed by the parameter's name. An evaluated tensor stays in memory as long as the
+        dictionary holds it, so remove it before evaluating.
 
     Raises:
-        CheckpointError: ids, sizes or tensors contradict each other.
+        CheckpointError: token ids, sizes or tensors contradict each other.
     """
     config = _with_token_ids(config, processor.tokenizer)
     _check_geometry(config, processor.image_config)
@@ -114,7 +129,7 @@ def open_checkpoint(
     if config.text.tie_word_embeddings:
         droppable.add(HEAD)
     kept_layers = {str(i) for i in range(config.vision.num_hidden_layers)}
-    droppable |= {  # layers behind vision_feature_layer
+    droppable |= {  # layers after vision_feature_layer
         f"{TOWER_LAYERS}{i}."
         for i in {name.split(".")[3] for name in weights if name.startswith(TOWER_LAYERS)}
         if i.isdecimal() and i not in kept_layers
@@ -133,7 +148,7 @@ def _with_token_ids(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
         )
     if tokenizer.largest_id >= config.text.vocab_size:
         raise CheckpointError(
-            f"the tokenizer has ids up to {tokenizer.largest_id}, the model only "
+            f"the tokenizer has ids up to {tokenizer.largest_id}, but the model only "
             f"{config.text.vocab_size} embedding rows"
         )
     named = tokenizer.id_of(tokenizer.eos_token)
@@ -151,15 +166,16 @@ def _check_geometry(config: ModelConfig, image: ImageConfig) -> None:
     for name, (model_value, image_value) in pairs.items():
         if model_value != image_value:
             raise CheckpointError(
-                f"{name}: the model's is {model_value}, the image processor's {image_value}"
+                f"{name}: the model's is {model_value}, the image processor's {image_value}; "
+                "expected the same"
             )
 
 
 def _read_weights(folder: Path) -> dict[str, mx.array]:
-    """Every tensor under our name, not yet read from disk."""
+    """Return every tensor under our name for it, not yet read from disk."""
     weights: dict[str, mx.array] = {}
     for path in weight_files(folder):
-        read_header(path)  # a clear error for a damaged file, before anything is read
+        read_header(path)  # its errors on damaged files are clearer than MLX's
         try:
             tensors = mx.load(str(path))
         except (RuntimeError, ValueError) as error:
@@ -168,8 +184,8 @@ def _read_weights(folder: Path) -> dict[str, mx.array]:
         for name, value in tensors.items():
             ours = our_name(name)
             if ours in weights:
-                raise CheckpointError(f"{folder} holds {ours} twice")
-            # The Hub keeps depthwise weights as (C, 1, taps), MLX as (C, taps, 1).
+                raise CheckpointError(f"{folder} holds {ours} twice, expected once")
+            # The Hub stores depthwise weights as (C, 1, taps), MLX as (C, taps, 1).
             if ours.endswith("conv.conv.weight") and value.ndim == 3 and value.shape[1] == 1:
                 value = value.transpose(0, 2, 1)
             weights[ours] = value
@@ -179,7 +195,7 @@ def _read_weights(folder: Path) -> dict[str, mx.array]:
 def _quantize_like(
     model: Lfm2VL, weights: dict[str, mx.array], quantization: dict[str, Any]
 ) -> None:
-    """Make quantized layers where the file has scales, with the parameters its config gives."""
+    """Make the layers quantized that have scales in the file, as its config describes them."""
     if not any(name.endswith(".scales") for name in weights):
         method = quantization.get("quant_method")
         if method:
@@ -209,7 +225,7 @@ def _quantize_like(
 
 
 def _check_dtypes(model: Lfm2VL, weights: dict[str, mx.array]) -> None:
-    """Numbers must be floats, packed weights integers: anything else would be read as garbage."""
+    """Check that packed weights are integers and all others floats, or they load as garbage."""
     for name, wanted in named_arrays(model.parameters()).items():
         have = weights[name].dtype
         floats = mx.issubdtype(have, mx.floating) and have != mx.float64
@@ -218,6 +234,6 @@ def _check_dtypes(model: Lfm2VL, weights: dict[str, mx.array]) -> None:
 
 
 def cast_floats(value: mx.array, dtype: mx.Dtype | None) -> mx.array:
-    """A float array in another type; integers, and all arrays for None, as they are."""
+    """Cast a float array to `dtype`; integers, or any array if it is None, stay as they are."""
     is_float = mx.issubdtype(value.dtype, mx.floating)
     return value.astype(dtype) if dtype is not None and is_float else value

@@ -1,6 +1,6 @@
-"""What a caller may set, checked once: how tokens are drawn, how images are cut, how long to go on.
+"""The options of an answer, checked once: sampling, image tiling, length.
 
-Nothing here imports MLX, so that a command can refuse wrong options before it loads anything.
+This module does not import MLX, so a command can reject bad options before it loads anything.
 """
 
 from __future__ import annotations
@@ -15,89 +15,94 @@ from .errors import InputError
 if TYPE_CHECKING:
     import mlx.core as mx
 
-    # (tokens, logits) -> logits, as mlx-lm has them: (L,) ids of the prompt and the answer so far,
-    # and (1, vocab_size).
+    # (tokens, logits) -> logits, as in mlx-lm: tokens are the (L,) ids of the prompt and the answer
+    # so far, logits are (1, vocab_size).
     LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
 
 DType = Literal["float32", "float16", "bfloat16"]
 DTYPES: tuple[DType, ...] = get_args(DType)
-MAX_LOOKUP = 31  # tokens drafted at a time
+MAX_LOOKUP = 31  # tokens per draft
 LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn. The defaults are plain greedy."""
+    """How the next token is sampled. The defaults give greedy decoding.
 
-    temperature: float = 0.0  # 0: always the most likely token
-    top_p: float = 1.0  # 1: off
-    top_k: int = 0  # 0: off
-    min_p: float = 0.0  # 0: off
-    repetition_penalty: float = 1.0  # 1: off; acts on every token of prompt and answer
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    temperature: float = 0.0  # 0 to 100; 0 always takes the most likely token
+    top_p: float = 1.0  # above 0, up to 1; 1 is off
+    top_k: int = 0  # tokens; 0 is off
+    min_p: float = 0.0  # 0 to 1, relative to the most likely token; 0 is off
+    repetition_penalty: float = 1.0  # above 0, up to 100; 1 is off; for tokens of prompt and answer
 
     def __post_init__(self) -> None:
         limits = {
-            "temperature": 0 <= self.temperature <= 100,
-            "top_p": 0 < self.top_p <= 1,
-            "top_k": self.top_k >= 0,
-            "min_p": 0 <= self.min_p <= 1,
-            "repetition_penalty": 0 < self.repetition_penalty <= 100,
+            "temperature": (0 <= self.temperature <= 100, "0 to 100"),
+            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
+            "top_k": (self.top_k >= 0, "0 or more"),
+            "min_p": (0 <= self.min_p <= 1, "0 to 1"),
+            "repetition_penalty": (0 < self.repetition_penalty <= 100, "above 0 and at most 100"),
         }
-        for name, within in limits.items():
+        for name, (within, expected) in limits.items():
             if not within:
-                raise InputError(f"{name} {getattr(self, name)} is out of range")
+                value = getattr(self, name)
+                raise InputError(f"{name} {value} is out of range, expected {expected}")
 
     @property
     def is_greedy(self) -> bool:
-        """Whether every token is simply the most likely one."""
+        """Whether every token is the most likely one."""
         return self.temperature == 0 and self.repetition_penalty == 1
 
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """What a caller may change of a checkpoint's image settings; None keeps the checkpoint's."""
+    """Image settings that override the checkpoint's; None keeps the checkpoint's value."""
 
-    min_image_tokens: int | None = None
-    max_image_tokens: int | None = None
-    do_image_splitting: bool | None = None
-    min_tiles: int | None = None
-    max_tiles: int | None = None
-    use_thumbnail: bool | None = None
-    jpeg_draft: bool | None = None
+    min_image_tokens: int | None = None  # smaller single views are enlarged to about this
+    max_image_tokens: int | None = None  # larger single views are reduced to at most this
+    do_image_splitting: bool | None = None  # cut large images into tiles
+    min_tiles: int | None = None  # per image that is cut
+    max_tiles: int | None = None  # per image that is cut
+    use_thumbnail: bool | None = None  # add a view of the whole image to its tiles
+    jpeg_draft: bool | None = None  # decode large JPEGs at a reduced size
 
 
 @dataclass(frozen=True)
 class AnswerOptions:
-    """What a caller may set for an answer. Every field is a keyword of `generate`, too.
+    """Options of an answer. Every field is also a keyword of `generate`.
 
     Raises:
-        InputError: a value is out of range or of another type.
+        InputError: a value is out of range or has the wrong type.
     """
 
-    # How long the answer is.
-    max_tokens: int = 512  # at most
-    stop: Sequence[str] = ()  # strings that end it and are cut off; a single string will do
+    # Length
+    max_tokens: int = 512  # at least 1
+    stop: Sequence[str] = ()  # end the answer and are cut off; a single string works too
 
-    # How its tokens are drawn.
-    sampling: Sampling | None = None  # None: as recommended for the checkpoint
-    temperature: float | None = None  # these five replace single values of `sampling`
+    # Sampling
+    sampling: Sampling | None = None  # None uses the checkpoint's recommendation
+    temperature: float | None = None  # this and the next four override fields of `sampling`
     top_p: float | None = None
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
-    seed: int | None = None  # makes a drawn answer repeatable; None picks one and reports it
+    seed: int | None = None  # 0 to 2**63 - 1; None picks one at random, and `Result` reports it
 
-    # What the prompt is made of, beside the messages.
+    # Prompt
     image_options: ImageOptions = ImageOptions()
     tools: Sequence[dict[str, Any]] | None = None  # function descriptions for the chat template
 
-    # How fast it comes.
+    # Speed
     lookup: int = 0  # tokens drafted from earlier text and verified in one step; 0 is off
 
-    # What a program may look at or change on the way.
-    logits_processors: Sequence[LogitsProcessor] = ()  # act before the sampling, in this order
-    logprobs: bool = False  # report the log-probability of every token, before the sampling
-    on_prefill: Callable[[int, int], object] | None = None  # gets prompt tokens read, and of all
+    # Hooks
+    logits_processors: Sequence[LogitsProcessor] = ()  # applied in this order, before sampling
+    logprobs: bool = False  # report each token's log-probability before penalty and temperature
+    on_prefill: Callable[[int, int], object] | None = None  # called with tokens read and total
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
@@ -108,29 +113,29 @@ class AnswerOptions:
         if not all(isinstance(text, str) for text in stop):
             raise InputError(f"stop holds {stop!r:.80}, expected strings")
         if not all(stop):
-            raise InputError("a stop string is empty")
+            raise InputError("stop holds an empty string; remove it")
         _expect("sampling", self.sampling, Sampling | None)
         _expect("image_options", self.image_options, ImageOptions)
         for name in SAMPLING_KEYS:
             if getattr(self, name) is not None:
                 _expect_number(name, getattr(self, name), int if name == "top_k" else float)
-        self._over(Sampling())  # refuses what is out of range
+        self._over(Sampling())  # its check raises on values out of range
         if self.seed is not None:
             _expect_number("seed", self.seed, int)
             if not 0 <= self.seed <= LARGEST_SEED:
-                raise InputError(f"seed {self.seed} is not from 0 to 2**63 - 1")
+                raise InputError(f"seed is {self.seed}, expected 0 to 2**63 - 1")
         _expect_number("lookup", self.lookup, int)
         if not 0 <= self.lookup <= MAX_LOOKUP:
-            raise InputError(f"lookup {self.lookup} is not from 0 to {MAX_LOOKUP}")
+            raise InputError(f"lookup is {self.lookup}, expected 0 to {MAX_LOOKUP}")
         if self.lookup and self.logits_processors:
-            raise InputError("lookup cannot be combined with logits_processors")
+            raise InputError("lookup cannot be combined with logits_processors; drop one of them")
 
     def changed(self, changes: Mapping[str, Any]) -> AnswerOptions:
-        """These options with some fields set anew.
+        """Return a copy with some fields replaced.
 
         Raises:
-            TypeError: a name is not one of a field.
-            InputError: a value is out of range or of another type.
+            TypeError: a name is not a field.
+            InputError: a value is out of range or has the wrong type.
         """
         names = [field.name for field in fields(self)]
         for name in changes:
@@ -138,12 +143,15 @@ class AnswerOptions:
                 import difflib
 
                 near = difflib.get_close_matches(name, [*names, "image", "system"], 1)
-                hint = f"; did you mean {near[0]!r}?" if near else f", only {', '.join(names)}"
+                hint = f"; did you mean {near[0]!r}?" if near else f"; expected {', '.join(names)}"
                 raise TypeError(f"there is no answer option {name!r}{hint}")
         return replace(self, **changes)
 
     def sampling_over(self, recommended: Sampling) -> Sampling:
-        """How tokens are drawn with a checkpoint that comes with a recommendation.
+        """Return the sampling to use with a checkpoint, given what it recommends.
+
+        Args:
+            recommended: used where these options set nothing.
 
         Raises:
             InputError: lookup is on and the sampling is not greedy.
@@ -154,7 +162,7 @@ class AnswerOptions:
         return sampling
 
     def drawn_seed(self) -> int:
-        """The seed, or a new one for None."""
+        """Return the seed, or a random one if it is None."""
         return int.from_bytes(os.urandom(4), "big") if self.seed is None else self.seed
 
     def _over(self, sampling: Sampling) -> Sampling:
@@ -166,7 +174,7 @@ SAMPLING_KEYS = tuple(field.name for field in fields(Sampling))
 
 
 class AnswerChanges(TypedDict, total=False):
-    """The keywords of `generate`: the fields of `AnswerOptions`, for editors and type checkers."""
+    """Keywords of `generate`: the fields of `AnswerOptions`, for editors and type checkers."""
 
     max_tokens: int
     stop: Sequence[str]

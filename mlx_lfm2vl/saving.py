@@ -1,4 +1,4 @@
-"""Writing a model as a checkpoint folder in MLX layout: whole, or not at all."""
+"""Saving a model as a checkpoint folder in MLX layout, completely or not at all."""
 
 import json
 import shutil
@@ -15,21 +15,22 @@ from .checkpoint.tensors import INDEX, WRITER_KEY
 from .model.lfm2vl import Lfm2VL
 from .whole_folder import new_folder
 
-REPORT = "quantization_report.json"  # describes one set of weights, not those made from it
+REPORT = "quantization_report.json"  # describes one set of weights, so it is never copied
 COPIED = ("*.json", "*.jinja", "LICENSE*")
 
 
 def save_checkpoint(model: Lfm2VL, source: Path, target: Path, *, overwrite: bool = False) -> None:
-    """Write the model's weights with the small files of the checkpoint it came from.
+    """Write the model's weights and the small files of the checkpoint it came from.
 
     Args:
-        model: without adapter layers; quantized or not.
+        model: quantized or not, without adapter layers.
         source: checkpoint folder whose configuration, processor and tokenizer files are copied.
-        target: new folder.
-        overwrite: replace an existing folder.
+        target: folder to write.
+        overwrite: replace an existing checkpoint folder.
 
     Raises:
-        InputError: the target exists, or cannot be written.
+        InputError: the target exists or cannot be written.
+        CheckpointError: a configuration file of the source cannot be read.
     """
     with new_folder(target, overwrite=overwrite) as folder:
         copy_small_files(source, folder)
@@ -39,9 +40,9 @@ def save_checkpoint(model: Lfm2VL, source: Path, target: Path, *, overwrite: boo
 
 
 def copy_small_files(source: Path, folder: Path) -> None:
-    """Copy the configuration, processor and tokenizer files and the licence of a checkpoint.
+    """Copy a checkpoint's configuration, processor and tokenizer files and its license.
 
-    The index and the quantization report stay behind: they describe the old weights.
+    The index and the quantization report describe the old weights, so they are not copied.
     """
     for pattern in COPIED:
         for path in source.glob(pattern):
@@ -50,7 +51,7 @@ def copy_small_files(source: Path, folder: Path) -> None:
 
 
 def write_weights(model: Lfm2VL, folder: Path) -> None:
-    """Write `model.safetensors` and its index, under the names mlx-vlm uses."""
+    """Write `model.safetensors` and its index, with the tensor names of mlx-vlm."""
     weights = {mlx_name(k): v for k, v in named_arrays(model.parameters()).items()}
     mx.save_safetensors(
         str(folder / "model.safetensors"), weights, {"format": "mlx", WRITER_KEY: __version__}
@@ -66,7 +67,11 @@ def write_weights(model: Lfm2VL, folder: Path) -> None:
 
 
 def settle_tiling(config: ImageConfig, folder: Path) -> None:
-    """Write the tiling in use to the processor's settings, if the copied files have another."""
+    """Write the tiling in use to `processor_config.json` if the folder's files differ from it.
+
+    Raises:
+        CheckpointError: a configuration file in the folder cannot be read.
+    """
     flags = {
         "do_image_splitting": config.do_image_splitting,
         "use_thumbnail": config.use_thumbnail,
@@ -81,7 +86,7 @@ def settle_tiling(config: ImageConfig, folder: Path) -> None:
 
 
 def _settle_config(model: Lfm2VL, path: Path) -> None:
-    """Set the type of the weights, and drop the quantization settings if no layer is quantized."""
+    """Set the dtype in `config.json`; drop its quantization if no layer is quantized."""
     parameters, config = named_arrays(model.parameters()), read_json(path)
     dtype = parameters["language_model.embedding_norm.weight"].dtype
     config["torch_dtype" if "torch_dtype" in config else "dtype"] = dtype_name(dtype)

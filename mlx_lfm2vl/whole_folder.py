@@ -1,8 +1,7 @@
-"""A folder, or a file, that appears whole or not at all, whatever happens to the program.
+"""Atomic writing: a folder or file appears complete or not at all, even if the program is killed.
 
-It is made under another name in the same place, written through to the disk, and renamed at the
-end. A lock in the unfinished folder tells what a living program still writes from what a dead one
-has left.
+It is written under another name next to its target, synced to disk, and renamed at the end. A lock
+in the unfinished folder tells a program that is still writing from leftovers of one that died.
 """
 
 import contextlib
@@ -18,13 +17,17 @@ LOCK = ".lock"
 
 @contextlib.contextmanager
 def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A folder to fill, that becomes the target when the block ends well and vanishes otherwise.
+    """Provide a folder that becomes `target` if the block succeeds and is deleted if it fails.
 
-    What a killed run left behind is cleared away, or put back, by the next one.
+    If an earlier run was killed, this one deletes its unfinished folder and restores the folder it
+    was replacing.
 
     Args:
-        target: where the folder is to be in the end.
+        target: final path of the folder.
         overwrite: replace an existing folder; it stays untouched until the new one is complete.
+
+    Yields:
+        The folder to fill.
 
     Raises:
         InputError: the target exists, cannot be written, or is being written by another program.
@@ -62,12 +65,16 @@ def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_file(target: Path) -> Iterator[Path]:
-    """A path to write to, that becomes the target when the block ends well.
+    """Provide a path whose file becomes `target` if the block succeeds.
 
-    For files that a single program writes; an existing target is replaced.
+    An existing target is replaced. There is no lock: only one program may write the target at a
+    time.
+
+    Yields:
+        The path to write to.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     partial = target.with_name(f".{target.name}.partial")
     try:
@@ -80,15 +87,15 @@ def new_file(target: Path) -> Iterator[Path]:
 
 
 def check_target(target: Path, *, overwrite: bool, keep: Sequence[Path] = ()) -> None:
-    """Refuse to write over something; worth asking before hours of work.
+    """Check that a folder may be written; call this before hours of work.
 
     Args:
-        target: the folder to be.
-        overwrite: an empty folder or a checkpoint may be replaced, and nothing else.
-        keep: files or folders that are still needed: none of them may be in the target.
+        target: path of the folder.
+        overwrite: allow replacing an empty folder or a checkpoint, and nothing else.
+        keep: files and folders that must survive, so none of them may be inside the target.
 
     Raises:
-        InputError: the target exists, or would take something with it.
+        InputError: the target exists and may not be replaced.
     """
     if not target.exists():
         return
@@ -99,18 +106,20 @@ def check_target(target: Path, *, overwrite: bool, keep: Sequence[Path] = ()) ->
         raise InputError(f"{target} exists already; choose another name or pass --overwrite")
     is_folder = target.is_dir()
     if not is_folder or (any(target.iterdir()) and not (target / "config.json").exists()):
-        raise InputError(f"{target} is no checkpoint folder: it is not replaced")
+        raise InputError(
+            f"{target} is no checkpoint folder: it is not replaced; choose another name"
+        )
 
 
 def _restore(target: Path, old: Path) -> None:
-    """Put back what a run had moved away when it was killed or failed."""
+    """Undo a replacement that was killed or failed halfway, or delete what it replaced."""
     if old.exists() and not target.exists():
         old.rename(target)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def _clear(partial: Path) -> None:
-    """Remove what a killed run has written, but not our lock."""
+    """Delete what a killed run wrote, except the lock, which is ours now."""
     for path in partial.iterdir():
         if path.name == LOCK:
             continue
@@ -121,7 +130,7 @@ def _clear(partial: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Have the disk hold everything in a folder, then the folder's own list of names."""
+    """Sync a folder to disk: everything in it first, then its own directory entry."""
     for path in sorted(folder.rglob("*"), reverse=True):
         _sync_entry(path)
     _sync_entry(folder)

@@ -1,4 +1,4 @@
-"""What a checkpoint's JSON files say, as frozen dataclasses; what is not implemented is refused."""
+"""A checkpoint's JSON files as frozen dataclasses; settings we do not implement raise an error."""
 
 import logging
 from dataclasses import dataclass, fields
@@ -21,7 +21,7 @@ class VisionConfig:
 
     hidden_size: int
     intermediate_size: int
-    num_hidden_layers: int  # layers that run: vision_feature_layer is already applied
+    num_hidden_layers: int  # layers that run, after vision_feature_layer is applied
     num_attention_heads: int
     num_channels: int
     num_patches: int  # rows of the position table, a square number
@@ -45,8 +45,8 @@ class TextConfig:
 
     vocab_size: int  # rows of the embedding; the tokenizer may know fewer ids
     hidden_size: int
-    feed_forward_size: int  # after the auto-adjust rule
-    layer_types: tuple[str, ...]  # "conv" or "full_attention", one per layer
+    feed_forward_size: int  # after the block_auto_adjust_ff_dim rule
+    layer_types: tuple[str, ...]  # one per layer, "conv" or "full_attention"
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
@@ -59,15 +59,15 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The whole network, and what its files say about its special ids and its quantization."""
+    """The whole network, with its special token ids, sampling and quantization."""
 
     vision: VisionConfig
     projector: ProjectorConfig
     text: TextConfig
-    image_token_id: int | None  # None: the files leave it to the tokenizer
+    image_token_id: int | None  # None: only the tokenizer knows it
     eos_token_ids: tuple[int, ...]
     sampling: Sampling  # recommended for this checkpoint
-    quantization: dict[str, Any] | None
+    quantization: dict[str, Any] | None  # as in config.json; None: not quantized
 
 
 def read_model_config(folder: Path, name: str = "") -> ModelConfig:
@@ -75,7 +75,8 @@ def read_model_config(folder: Path, name: str = "") -> ModelConfig:
 
     Args:
         folder: the checkpoint.
-        name: what the user calls it, a path or repo id: only the name tells an -Extract model.
+        name: the path or repo id that the user gave. Only the name tells an -Extract model, which
+            has its own recommended sampling.
 
     Raises:
         CheckpointError: a file is broken, a key is missing, or a value is not implemented.
@@ -85,12 +86,14 @@ def read_model_config(folder: Path, name: str = "") -> ModelConfig:
     model_type = values.get("model_type")
     if model_type not in ("lfm2_vl", "lfm2-vl"):
         raise CheckpointError(
-            f"{folder / 'config.json'} says model_type {model_type!r}: another architecture, "
+            f"{folder / 'config.json'} says model_type {model_type!r}, another architecture; "
             "this program runs lfm2_vl (LFM2-VL and LFM2.5-VL)"
         )
     architectures = values.get("architectures") or [ARCHITECTURE]
     if not isinstance(architectures, list) or ARCHITECTURE not in architectures:
-        raise CheckpointError(f"config.json: architectures {architectures} is not supported")
+        raise CheckpointError(
+            f"config.json: architectures {architectures} is not supported, only {ARCHITECTURE}"
+        )
     config.only("projector_hidden_act", "gelu")
     text_values = values.get("text_config")
     text = _read_text(Section(text_values, "text_config"), config)
@@ -100,7 +103,7 @@ def read_model_config(folder: Path, name: str = "") -> ModelConfig:
         raise CheckpointError(f"config.json: image_token_id is {image_token_id!r}, expected int")
     quantization = values.get("quantization") or values.get("quantization_config")
     if quantization is not None and not isinstance(quantization, dict):
-        raise CheckpointError("config.json: quantization is not an object")
+        raise CheckpointError("config.json: quantization is not a JSON object")
     projector = ProjectorConfig(
         hidden_size=config.integer("projector_hidden_size"),
         bias=config.flag("projector_bias", True),
@@ -120,7 +123,7 @@ def read_model_config(folder: Path, name: str = "") -> ModelConfig:
 
 
 def _read_eos(*sources: dict[str, Any]) -> tuple[int, ...]:
-    """End ids of the first file that has some."""
+    """Return the end token ids of the first source that has any."""
     for source in sources:
         ids = source.get("eos_token_id")
         if ids is None:
@@ -155,10 +158,12 @@ def _read_vision(section: Section, config: Section) -> VisionConfig:
         layer_norm_eps=section.number("layer_norm_eps"),
     )
     if vision.num_channels != 3:
-        raise CheckpointError(f"vision_config: num_channels {vision.num_channels} is not supported")
+        raise CheckpointError(
+            f"vision_config: num_channels {vision.num_channels} is not supported, only 3"
+        )
     if vision.hidden_size % vision.num_attention_heads:
         raise CheckpointError(
-            f"vision_config: hidden_size {vision.hidden_size} does not divide by "
+            f"vision_config: hidden_size {vision.hidden_size} is not divisible by "
             f"num_attention_heads {vision.num_attention_heads}"
         )
     if round(vision.num_patches**0.5) ** 2 != vision.num_patches:
@@ -175,12 +180,13 @@ def _read_text(section: Section, config: Section) -> TextConfig:
     heads = section.integer("num_attention_heads")
     if "head_dim" not in section.values and hidden_size % heads:
         raise CheckpointError(
-            f"text_config: hidden_size {hidden_size} does not divide by num_attention_heads {heads}"
+            f"text_config: hidden_size {hidden_size} is not divisible by "
+            f"num_attention_heads {heads}"
         )
     key_value_heads = section.integer("num_key_value_heads")
     if heads % key_value_heads:
         raise CheckpointError(
-            f"text_config: num_attention_heads {heads} does not divide by "
+            f"text_config: num_attention_heads {heads} is not divisible by "
             f"num_key_value_heads {key_value_heads}"
         )
     tie = True
@@ -204,7 +210,7 @@ def _read_text(section: Section, config: Section) -> TextConfig:
 
 
 def _feed_forward_size(section: Section) -> int:
-    """The width that w1 really has. Follows Lfm2MLP in transformers 5.23."""
+    """Return the real number of rows of w1. Follows Lfm2MLP in transformers 5.23."""
     key = "block_ff_dim" if section.values.get("block_ff_dim") is not None else "intermediate_size"
     width = section.integer(key)
     if not section.flag("block_auto_adjust_ff_dim"):
@@ -221,15 +227,15 @@ def _layer_types(section: Section) -> tuple[str, ...]:
     count = section.integer("num_hidden_layers")
     types, attention = section.values.get("layer_types"), section.values.get("full_attn_idxs")
     if types is None and attention is None:
-        raise CheckpointError("text_config has no layer_types")
+        raise CheckpointError("text_config has neither layer_types nor full_attn_idxs")
     if count > MAX_LAYERS:
-        raise CheckpointError(f"text_config: {count} layers are more than {MAX_LAYERS}")
+        raise CheckpointError(f"text_config: {count} layers, expected at most {MAX_LAYERS}")
     if types is None and not isinstance(attention, list):
         raise CheckpointError(f"text_config: full_attn_idxs is {attention!r}, expected a list")
     if types is not None and not (
         isinstance(types, list) and all(isinstance(kind, str) for kind in types)
     ):
-        raise CheckpointError("text_config: layer_types is not a list of names")
+        raise CheckpointError("text_config: layer_types is not a list of strings")
     if types is None:
         types = ["full_attention" if i in (attention or ()) else "conv" for i in range(count)]
     unknown = set(types) - {"conv", "full_attention"}
@@ -237,7 +243,8 @@ def _layer_types(section: Section) -> tuple[str, ...]:
         raise CheckpointError(
             f"text_config: layer_types has {len(types)} entries for {count} layers"
             if not unknown
-            else f"text_config: layer_types {sorted(unknown)} are not supported"
+            else f"text_config: layer_types {sorted(unknown)} are not supported, only conv and "
+            "full_attention"
         )
     return tuple(types)
 
@@ -261,10 +268,10 @@ def _read_sampling(
     text: TextConfig,
     names: tuple[str, ...],
 ) -> Sampling:
-    """The sampling a checkpoint is meant to be used with.
+    """Return the sampling recommended for a checkpoint.
 
-    `generation_config.json` decides if it says something; the published ones hold only ids. Then
-    the recommendations of Liquid AI's model cards count.
+    `generation_config.json` takes precedence. The published ones hold only token ids, so for these
+    the recommendations of Liquid AI's model cards apply.
     """
     known = {field.name for field in fields(Sampling)} | {"do_sample"}
     given = {key: value for key, value in generation.items() if key in known and value is not None}
@@ -277,7 +284,7 @@ def _read_sampling(
             return Sampling(**{**given, "top_k": int(given.get("top_k", 0))})
         except (InputError, TypeError, ValueError) as error:
             raise CheckpointError(f"generation_config.json: {error}") from None
-    # The folder's or repo's own name: a path may run through anything.
+    # Only the last part of a path counts: "-extract" in a parent folder means nothing.
     if any("-extract" in Path(name).name.lower() for name in names):
         return Sampling()
     if len(text.layer_types) == 30 and not projector.use_layernorm:  # LFM2.5-VL-3B

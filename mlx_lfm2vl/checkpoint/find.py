@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import CheckpointError, InputError, NetworkError
 from .tensors import weight_files
 
-DEMO = "demo"  # names the model that is part of this package, and with --image its picture
+DEMO = "demo"  # names the built-in model, and with --image its picture
 DEMO_FOLDER = Path(__file__).parents[1] / "demo"
 SMALL_FILES = ["*.json", "*.jinja", "LICENSE*", "README.md"]
 WEIGHT_FILES = ["*.safetensors"]
@@ -20,21 +20,21 @@ NEEDED = (
 
 
 def find_checkpoint(model: str, revision: str | None = None, *, with_weights: bool = True) -> Path:
-    """A folder with the checkpoint's files, downloaded only if they are not on this machine.
+    """Return a folder with the checkpoint's files; download them if they are not cached.
 
-    The `HF_*` environment variables work as everywhere (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, ...).
+    The Hub library's environment variables apply (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, ...).
 
     Args:
-        model: `demo`, the model in this package (a folder of that name is `./demo`), a folder, or
-            a repo id such as `LiquidAI/LFM2.5-VL-450M`.
+        model: `demo` for the built-in model (write `./demo` for a folder of that name), a folder,
+            or a repo id such as `LiquidAI/LFM2.5-VL-450M`.
         revision: branch, tag or commit of a repo.
-        with_weights: False fetches only the small files.
+        with_weights: False downloads only the small files.
 
     Raises:
-        InputError: it is neither a folder nor a repo id.
-        CheckpointError: the repo does not exist or is not accessible, or the built-in model is
-            missing.
-        NetworkError: it is not in the local cache and cannot be fetched.
+        InputError: `model` is neither a folder nor a repo id, or it cannot have a revision.
+        CheckpointError: the repo or revision does not exist or is not accessible, or the built-in
+            model is missing.
+        NetworkError: the repo is not in the local cache and cannot be downloaded.
     """
     if model == DEMO:
         return _built_in(revision)
@@ -42,10 +42,10 @@ def find_checkpoint(model: str, revision: str | None = None, *, with_weights: bo
         path = Path(model).expanduser()
         is_folder, exists = path.is_dir(), path.exists()
     except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"{model[:200]} is no usable path: {error}") from None
+        raise InputError(f"{model[:200]} is not a usable path: {error}") from None
     if is_folder:
         if revision is not None:
-            raise InputError(f"{model} is a folder, which has no revision {revision!r}")
+            raise InputError(f"{model} is a folder and has no revision {revision!r}")
         return path
     if exists:
         raise InputError(f"{model} is a file, expected a checkpoint folder or a repo id")
@@ -55,7 +55,7 @@ def find_checkpoint(model: str, revision: str | None = None, *, with_weights: bo
 
 
 def find_image(name: str) -> str:
-    """What `--image` names: the built-in picture for `demo`, unless something here is called so."""
+    """Return the built-in picture's path for `demo`, unless a file has that name; else `name`."""
     if name == DEMO and not Path(name).exists():
         return str(DEMO_FOLDER / "example.png")
     return name
@@ -67,13 +67,13 @@ def _built_in(revision: str | None) -> Path:
     if not (DEMO_FOLDER / "model.safetensors").exists():
         raise CheckpointError(
             f"the built-in model is missing from {DEMO_FOLDER}: install mlx-lfm2vl again "
-            f"(a folder of your own called {DEMO} is ./{DEMO})"
+            f"(for your own folder {DEMO}, write ./{DEMO})"
         )
     return DEMO_FOLDER
 
 
 def _cached(repo: str, revision: str | None, with_weights: bool) -> Path | None:
-    """The local copy if it is complete; `hf download REPO` asks for a newer revision."""
+    """Return the cached copy if it is complete, without asking the Hub for a newer revision."""
     import huggingface_hub as hub
     from huggingface_hub import errors
 
@@ -81,11 +81,11 @@ def _cached(repo: str, revision: str | None, with_weights: bool) -> Path | None:
         folder = Path(hub.snapshot_download(repo, revision=revision, local_files_only=True))
         if with_weights:
             weight_files(folder)
-        # Another program may have fetched only what it needed.
+        # Another program may have downloaded only some of the files.
         complete = all(any((folder / name).exists() for name in names) for names in NEEDED)
         return folder if complete else None
     except (errors.LocalEntryNotFoundError, errors.HFValidationError, CheckpointError, OSError):
-        return None  # the download will say what is wrong
+        return None  # the download's error says what is wrong
 
 
 def _download(repo: str, revision: str | None, with_weights: bool) -> Path:
@@ -96,31 +96,33 @@ def _download(repo: str, revision: str | None, with_weights: bool) -> Path:
     if not sys.stderr.isatty():
         utils.disable_progress_bars()
     try:
-        # "*" also matches "/": files in folders are other formats of the same model.
+        # Hub patterns match across "/". Files in subfolders are other formats of the same model.
         folder = Path(
             hub.snapshot_download(
                 repo, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]
             )
         )
     except errors.GatedRepoError:
-        raise CheckpointError(f"{repo} is gated: accept its licence and set HF_TOKEN") from None
+        raise CheckpointError(f"{repo} is gated: accept its license and set HF_TOKEN") from None
     except errors.RepositoryNotFoundError:
-        raise CheckpointError(f"{repo} does not exist on the Hub, or needs HF_TOKEN") from None
+        raise CheckpointError(
+            f"{repo} does not exist on the Hub, or is private: check the spelling or set HF_TOKEN"
+        ) from None
     except errors.RevisionNotFoundError:
         raise CheckpointError(f"{repo} has no revision {revision!r}") from None
     except errors.HFValidationError as error:
         raise InputError(f"{repo} is not a valid repo id: {error}") from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
         raise NetworkError(
-            f"there is no folder {repo} here, it is not in the local cache, and the Hub cannot be "
-            "reached; check the spelling, the network, or HF_HUB_OFFLINE"
+            f"{repo} is not a folder, not in the local cache, and the Hub cannot be reached; "
+            "check the spelling, the network, or HF_HUB_OFFLINE"
         ) from None
     except (errors.HfHubHTTPError, OSError) as error:
         raise NetworkError(f"{repo} cannot be downloaded: {str(error).splitlines()[0]}") from None
-    # Without a network the Hub library hands out whatever part is there.
+    # Without a network the Hub library returns an incomplete cached copy.
     if with_weights and not any(folder.glob("*.safetensors")):
         raise NetworkError(
-            f"{repo}: the local cache has no weights and the Hub gave none; check the network, "
-            "HF_HUB_OFFLINE, or that the repo holds safetensors"
+            f"{repo}: the local cache has no weights and none were downloaded; check the network "
+            "and HF_HUB_OFFLINE, and that the repo has safetensors files"
         )
     return folder

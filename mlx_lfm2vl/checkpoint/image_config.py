@@ -1,4 +1,4 @@
-"""How a checkpoint's images become views and patches; what is not implemented is refused."""
+"""A checkpoint's image settings; those we do not implement raise an error."""
 
 import logging
 from dataclasses import MISSING, dataclass, fields, replace
@@ -11,29 +11,34 @@ from .json_file import Section, read_json, read_optional_json
 
 logger = logging.getLogger(__name__)
 
-MAX_TILES = 100  # the candidate grids of more take long to list
+MAX_TILES = 100  # listing the candidate grids of more tiles takes long
 
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """How an image becomes views and patches. Defaults are those of Lfm2VlImageProcessor."""
+    """How an image becomes views and patches. Defaults are those of Lfm2VlImageProcessor.
 
-    encoder_patch_size: int  # pixels
-    downsample_factor: int  # patches
+    Raises:
+        InputError: a value is out of range, or two values contradict each other.
+        CheckpointError: `resample` is not implemented.
+    """
+
+    encoder_patch_size: int  # side in pixels
+    downsample_factor: int  # side, in patches, of the block that becomes one image token
     do_image_splitting: bool = True
     min_tiles: int = 2
     max_tiles: int = 10
-    tile_size: int = 512  # pixels
+    tile_size: int = 512  # side in pixels
     use_thumbnail: bool = True
     min_image_tokens: int = 64
     max_image_tokens: int = 256
-    max_pixels_tolerance: float = 2.0
+    max_pixels_tolerance: float = 2.0  # images larger than this many full views are cut into tiles
     resample: int = 2  # 2 bilinear, 3 bicubic
-    rescale_factor: float = 1 / 255
+    rescale_factor: float = 1 / 255  # for uint8 pixels, applied before mean and std
     image_mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     image_std: tuple[float, ...] = (0.5, 0.5, 0.5)
     use_image_special_tokens: bool = True
-    jpeg_draft: bool = True  # decode JPEGs at 1/2, 1/4 or 1/8 of their size where that is enough
+    jpeg_draft: bool = True  # decode JPEGs at 1/2, 1/4 or 1/8 of their size if that is enough
 
     def __post_init__(self) -> None:
         block = self.encoder_patch_size * self.downsample_factor
@@ -50,7 +55,7 @@ class ImageConfig:
                 f"expected 1 <= min <= max <= {MAX_TILES}"
             )
         if not all(self.image_std):
-            raise InputError("image_std is 0")
+            raise InputError("image_std holds a 0, expected numbers other than 0")
         if self.resample not in (2, 3):
             raise CheckpointError(
                 f"resample {self.resample} is neither 2 (bilinear) nor 3 (bicubic)"
@@ -66,11 +71,11 @@ class ImageConfig:
         return replace(self, **{name: value for name, value in values.items() if value is not None})
 
 
-# Keys of processor files that change nothing here, for the reason given.
+# Keys of processor files that have no effect here.
 IGNORED_PROCESSOR_KEYS = frozenset(
     {
-        "do_resize",  # the reference resizes always, whatever the file says
-        "max_num_patches",  # follows from max_image_tokens and tile_size; one repo's 256 cut images
+        "do_resize",  # the reference always resizes, whatever the file says
+        "max_num_patches",  # follows from max_image_tokens and tile_size; one repo's 256 is wrong
         "do_pad",  # views are never padded
         "do_convert_rgb",  # images are always converted
         "size",  # unused by the reference
@@ -97,9 +102,9 @@ IGNORED_PROCESSOR_KEYS = frozenset(
 def read_image_config(folder: Path) -> ImageConfig:
     """Read the image settings, wherever the checkpoint keeps them.
 
-    They sit in `processor_config.json` (flat in LFM2-VL, under `image_processor` in LFM2.5-VL) or
-    in `preprocessor_config.json` (MLX repositories); `config.json` repeats most of them. The
-    first of these that says something wins.
+    They are in `processor_config.json` (at the top level in LFM2-VL, under `image_processor` in
+    LFM2.5-VL) or in `preprocessor_config.json` (MLX repositories); `config.json` repeats most of
+    them. The first of these files that has a key wins.
 
     Raises:
         CheckpointError: a file is broken or asks for something that is not implemented.
@@ -108,12 +113,15 @@ def read_image_config(folder: Path) -> ImageConfig:
     outer = read_optional_json(folder / "processor_config.json")
     legacy = read_optional_json(folder / "preprocessor_config.json")
     if not outer and not legacy:
-        raise CheckpointError(f"{folder} has no processor_config.json")
+        raise CheckpointError(
+            f"{folder} has no processor_config.json: image settings are missing; download it again"
+        )
     nested = outer.get("image_processor") or {}
     if not isinstance(nested, dict):
-        raise CheckpointError("processor_config.json: image_processor is not an object")
+        raise CheckpointError("processor_config.json: image_processor is not a JSON object")
     processor = {**legacy, **{k: v for k, v in outer.items() if k != "image_processor"}, **nested}
-    known = {field.name for field in fields(ImageConfig)} - {"jpeg_draft"}  # a choice of ours
+    # Checkpoints do not know jpeg_draft, an option of this package.
+    known = {field.name for field in fields(ImageConfig)} - {"jpeg_draft"}
     section = Section(processor, "processor_config.json")
     section.only("do_rescale", True)
     section.only("do_normalize", True)
@@ -121,7 +129,7 @@ def read_image_config(folder: Path) -> ImageConfig:
     unknown -= {"patch_size"}
     if unknown:
         logger.warning(
-            "unknown keys in the processor files are ignored: %s", ", ".join(sorted(unknown))
+            "ignoring unknown keys in the processor files: %s", ", ".join(sorted(unknown))
         )
     merged = Section({**_vision_geometry(model), **model, **processor}, "processor_config.json")
     values: dict[str, Any] = {}
@@ -135,7 +143,7 @@ def read_image_config(folder: Path) -> ImageConfig:
             read = {int: merged.integer, float: merged.number, bool: merged.flag}
             values[field.name] = read[field.type](field.name)
     if processor.get("image_processor_type") == "Siglip2ImageProcessor":
-        # That class only cut patches; the resize before it was Pillow's default, bicubic.
+        # That class only cuts patches. The resize before it was Pillow's default, bicubic.
         values["resample"] = 3
     try:
         return ImageConfig(**values)
@@ -157,11 +165,18 @@ def _three_numbers(value: Any, key: str) -> tuple[float, ...]:
 
 
 def restore_tiling(image: ImageConfig, folder: Path) -> ImageConfig:
-    """Undo the tiling flags that published MLX conversions switched off by mistake.
+    """Turn tiling on again where a published MLX conversion turned it off by mistake.
 
-    Measured by others on such repositories: ScreenSpot-v2 falls from 75 % to 33-44 % without
-    tiles. `config.json` usually still carries the official flags; LFM2-VL-450M is the one
-    member of the family without a thumbnail.
+    Others have measured the effect: without tiles, ScreenSpot-v2 falls from 75 % to 33-44 %.
+    `config.json` usually still has the official flags. LFM2-VL-450M is the only member of the
+    family without a thumbnail.
+
+    Args:
+        image: settings of an MLX repository.
+        folder: of that repository.
+
+    Raises:
+        CheckpointError: `config.json` cannot be read.
     """
     model = read_json(folder / "config.json")
     text, projector_norm = model.get("text_config") or {}, model.get("projector_use_layernorm")
@@ -174,7 +189,7 @@ def restore_tiling(image: ImageConfig, folder: Path) -> ImageConfig:
     )
     if restored != image:
         logger.warning(
-            "this MLX repository switches off tiling (a known conversion mistake); using the "
+            "this MLX repository switches off tiling, a known conversion mistake; using the "
             "official do_image_splitting=true, use_thumbnail=%s",
             str(restored.use_thumbnail).lower(),
         )

@@ -1,4 +1,4 @@
-"""JSON files of a checkpoint, read within limits, with typed access to their keys."""
+"""Reading a checkpoint's JSON files: limited in size, with typed access to their keys."""
 
 import json
 from pathlib import Path
@@ -7,18 +7,18 @@ from typing import Any
 from ..errors import CheckpointError
 
 MAX_INTEGER = 2**31 - 1
-MAX_JSON_BYTES = 64 * 2**20  # a real tokenizer.json has 18 MB
+MAX_JSON_BYTES = 64 * 2**20  # the largest real file, tokenizer.json, has 18 MB
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        CheckpointError: the file is missing, too large, or holds no JSON object.
+        CheckpointError: the file is missing, too large, or not a JSON object.
     """
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(f"{path} has more than {MAX_JSON_BYTES} bytes")
+            raise CheckpointError(f"{path} is too large, expected at most {MAX_JSON_BYTES} bytes")
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent} has no {path.name}: not a checkpoint") from None
@@ -30,20 +30,28 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_optional_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; an absent file is an empty one."""
+    """Read a JSON object; a missing file gives an empty one.
+
+    Raises:
+        CheckpointError: the file is too large or not a JSON object.
+    """
     return read_json(path) if path.exists() else {}
 
 
 class Section:
-    """One JSON object with typed access that names the key when something is wrong."""
+    """One JSON object with typed access to its keys.
+
+    Every method raises `CheckpointError` if the key is missing or its value is not as expected. The
+    message names the key.
+    """
 
     def __init__(self, values: Any, name: str) -> None:
         if not isinstance(values, dict):
-            raise CheckpointError(f"{name} is missing or not an object")
+            raise CheckpointError(f"{name} is missing or not a JSON object")
         self.values, self.name = values, name
 
     def integer(self, key: str, default: int | None = None) -> int:
-        """A whole number from 1 to `MAX_INTEGER`."""
+        """Return an integer from 1 to `MAX_INTEGER`."""
         value = self._value(key, default)
         if not isinstance(value, int) or isinstance(value, bool):
             raise CheckpointError(f"{self.name}: {key} is {value!r}, expected int")
@@ -52,7 +60,7 @@ class Section:
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A number above 0."""
+        """Return a finite number above 0."""
         value = self._value(key, default)
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise CheckpointError(f"{self.name}: {key} is {value!r}, expected float")
@@ -61,7 +69,7 @@ class Section:
         return float(value)
 
     def flag(self, key: str, default: bool | None = None) -> bool:
-        """True or false."""
+        """Return a boolean."""
         value = self._value(key, default)
         if not isinstance(value, bool):
             raise CheckpointError(f"{self.name}: {key} is {value!r}, expected bool")
@@ -75,7 +83,7 @@ class Section:
         return value
 
     def only(self, key: str, *implemented: Any) -> None:
-        """Refuse a value that no line of ours implements; an absent key passes."""
+        """Raise `CheckpointError` unless the value is implemented; a missing key passes."""
         value = self.values.get(key)
         if value is not None and value not in implemented:
             expected = " or ".join(repr(choice) for choice in implemented)

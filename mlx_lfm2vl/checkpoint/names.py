@@ -1,4 +1,4 @@
-"""Names of tensors, in our modules and in files, and the part of the model each belongs to."""
+"""Names of tensors in our modules and in files, and the part of the model each belongs to."""
 
 import logging
 
@@ -24,7 +24,7 @@ SHAPES_SHOWN = 5
 
 
 def our_name(name: str) -> str:
-    """The name a tensor has in our modules, from any of the layouts in use."""
+    """Return our name for a tensor from a file of any layout in use."""
     name = name.removeprefix("model.")
     for ours, theirs in (*MLX_SPELLINGS, *OLDER_SPELLINGS):
         if name.startswith(theirs):
@@ -33,7 +33,12 @@ def our_name(name: str) -> str:
 
 
 def mlx_name(name: str, *, text_only: bool = False) -> str:
-    """The name of one of our parameters in MLX repositories; of mlx-lm's for the decoder alone."""
+    """Return the name that a parameter of ours has in MLX repositories.
+
+    Args:
+        name: our name.
+        text_only: give mlx-lm's name, for a checkpoint of the decoder alone, not mlx-vlm's.
+    """
     for ours, theirs in MLX_SPELLINGS:
         if name.startswith(ours):
             name = theirs + name.removeprefix(ours)
@@ -42,7 +47,7 @@ def mlx_name(name: str, *, text_only: bool = False) -> str:
 
 
 def part_of(name: str) -> str:
-    """Which of PARTS a parameter of ours belongs to."""
+    """Return which of `PARTS` a parameter of ours belongs to."""
     if name.startswith((EMBEDDING, HEAD)):
         return "embed"
     if name.startswith(TOWER):
@@ -53,27 +58,27 @@ def part_of(name: str) -> str:
 def check_names(
     expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], droppable: set[str]
 ) -> set[str]:
-    """Compare a checkpoint's tensors with the model's, both under our names.
+    """Compare a checkpoint's tensors with the model's parameters, both under our names.
 
     Args:
         expected: name and shape of every parameter.
-        found: name and shape of every tensor, convolution weights already in our order.
-        droppable: prefixes of tensors that checkpoints are known to carry for nothing.
+        found: name and shape of every tensor, with convolution weights already in our layout.
+        droppable: prefixes of tensors that checkpoints may have and the model does not use.
 
     Returns:
-        Names to drop.
+        Names of the tensors to drop.
 
     Raises:
-        CheckpointError: tensors are missing, left over, or of another shape; names them.
+        CheckpointError: tensors are missing, unknown, or of another shape; the message names them.
     """
     surplus = set(found) - set(expected)
     dropped = (
         {name for name in surplus if name.startswith(tuple(droppable))} if droppable else set()
     )
     if dropped:
-        logger.warning("not used by this model, dropped: %s", _some(sorted(dropped)))
+        logger.warning("tensors not used by this model, dropped: %s", _some(sorted(dropped)))
     shapes = [
-        f"{name} {list(found[name])} instead of {list(expected[name])}"
+        f"{name} {list(found[name])}, expected {list(expected[name])}"
         for name in sorted(set(expected) & set(found))
         if found[name] != expected[name]
     ]

@@ -1,4 +1,4 @@
-"""How a quantized matrix is packed, and how a config says so."""
+"""Packing of quantized matrices, and its description in a config."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -6,19 +6,23 @@ from typing import Any
 
 from ..errors import CheckpointError, InputError
 
-MODES = {  # bits, and group sizes with the preferred one first
+MODES = {  # bits and group sizes of each mode, the preferred group size first
     "affine": ((2, 3, 4, 5, 6, 8), (128, 64, 32)),
     "mxfp4": ((4,), (32,)),
     "mxfp8": ((8,), (32,)),
     "nvfp4": ((4,), (16,)),
 }
-# Bits and group size where a file does not give them.
+# Bits and group size that a config may leave out.
 WRITTEN_DEFAULTS = {"affine": (4, 64), "mxfp4": (4, 32), "mxfp8": (8, 32), "nvfp4": (4, 16)}
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """How one matrix is quantized: MLX's modes, as `mx.quantize` takes them."""
+    """Quantization of one matrix, as `mx.quantize` takes it.
+
+    Raises:
+        InputError: MLX has no such mode, or the mode has no such bits or group size.
+    """
 
     bits: int
     group_size: int
@@ -37,10 +41,17 @@ class Scheme:
                 raise InputError(f"{self.mode} has no {name} {value}, only {expected}")
 
     def packed(self, rows: int, columns: int, dtype: str) -> dict[str, tuple[str, tuple[int, int]]]:
-        """Safetensors type and shape of the arrays that hold a (rows, columns) matrix.
+        """Return the arrays that hold a matrix after quantization.
 
         Args:
-            dtype: safetensors name of the type that scales and biases have in affine mode.
+            rows: of the matrix.
+            columns: of the matrix; a multiple of the group size.
+            dtype: safetensors name of the dtype of scales and biases in affine mode, such as
+                "BF16".
+
+        Returns:
+            By name, "weight", "scales" and in affine mode "biases", the safetensors dtype and the
+            shape.
         """
         groups = (rows, columns // self.group_size)
         arrays = {"weight": ("U32", (rows, columns * self.bits // 32))}
@@ -50,17 +61,18 @@ class Scheme:
 
 
 def written_scheme(path: str, quantization: Mapping[str, Any]) -> Scheme:
-    """How a config's `quantization` says one layer is packed.
+    """Return the scheme that a config's `quantization` gives for one layer.
 
-    An entry keyed by the layer's path, or by the end of it, replaces the common values; the longest
-    key wins. Missing values have the defaults of `nn.quantize`, as in mlx-lm.
+    An entry keyed by the layer's path or by the end of that path replaces the common values. If
+    several match, the longest key wins. Missing values default to those of `nn.quantize`, as in
+    mlx-lm.
 
     Args:
-        path: under our names.
-        quantization: its keys are also under our names.
+        path: of the layer, under our names.
+        quantization: from the config, with its keys translated to our names.
 
     Raises:
-        CheckpointError: the values make no sense.
+        CheckpointError: MLX has no such scheme.
     """
     entries = {key: entry for key, entry in quantization.items() if isinstance(entry, dict)}
     suffixes = [key for key in entries if path == key or path.endswith(f".{key}")]
@@ -70,17 +82,17 @@ def written_scheme(path: str, quantization: Mapping[str, Any]) -> Scheme:
     try:
         return Scheme(source.get("bits", bits), source.get("group_size", group_size), mode)
     except InputError as error:
-        raise CheckpointError(f"the quantization settings of {path}: {error}") from None
+        raise CheckpointError(f"config.json: quantization of {path}: {error}") from None
 
 
 def quantization_config(schemes: Mapping[str, Scheme]) -> dict[str, Any]:
-    """The `quantization` block of a config in mlx-lm's form.
+    """Return the `quantization` object of a config, in mlx-lm's form.
 
     Args:
-        schemes: of every quantized layer, keyed by its path in the config.
+        schemes: of every quantized layer, at least one, keyed by the layer's path in the config.
 
     Returns:
-        The most common scheme, and an entry for every layer that has another.
+        The most common scheme, plus one entry for each layer with a different one.
     """
     counts: dict[Scheme, int] = {}
     for scheme in schemes.values():

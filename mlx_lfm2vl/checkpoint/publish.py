@@ -6,14 +6,18 @@ from ..errors import InputError, NetworkError
 
 
 def publish(folder: Path, repo: str) -> str:
-    """Upload a folder; the local copy stays whatever happens.
+    """Upload a folder to the Hub; the local copy stays.
+
+    Args:
+        folder: the checkpoint.
+        repo: repo id; the repo is created if it does not exist.
 
     Returns:
-        The address of the repository.
+        The URL of the repo.
 
     Raises:
-        InputError: the name is not that of a repository.
-        NetworkError: it cannot be created or written.
+        InputError: `repo` is not a valid repo id.
+        NetworkError: the repo cannot be created or written.
     """
     import huggingface_hub as hub
     from huggingface_hub import errors
@@ -25,5 +29,7 @@ def publish(folder: Path, repo: str) -> str:
         raise InputError(f"--upload-repo {repo}: {error}") from None
     except (errors.HfHubHTTPError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise NetworkError(f"{folder} is written, but not uploaded to {repo}: {reason}") from None
+        raise NetworkError(
+            f"{folder} is written but could not be uploaded to {repo}: {reason}"
+        ) from None
     return f"https://huggingface.co/{repo}"

@@ -1,4 +1,4 @@
-"""Safetensors files of a checkpoint: what they hold, in which layout, under which of our names."""
+"""The safetensors files of a checkpoint: which there are, their headers and their layout."""
 
 import json
 import logging
@@ -21,8 +21,8 @@ WRITER_KEY = "mlx_lfm2vl"  # metadata of files written by this package
 class Layout:
     """How a checkpoint was written."""
 
-    is_mlx: bool  # names and convolution weights as mlx-vlm writes them, not as on the Hub
-    is_ours: bool
+    is_mlx: bool  # names and convolution weights as in mlx-vlm, not as in transformers
+    is_ours: bool  # written by this package
 
 
 @dataclass(frozen=True)
@@ -35,27 +35,29 @@ class TensorInfo:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that make up a checkpoint.
+    """Return the safetensors files that make up a checkpoint, sorted by name.
 
     Raises:
-        CheckpointError: there are none, or the index names files that are not there.
+        CheckpointError: there are none, or the index is broken or names a missing file.
     """
     if (folder / INDEX).exists():
         names = set(_weight_map(folder).values())
         missing = sorted(name for name in names if not (folder / name).is_file())
         if missing:
-            raise CheckpointError(f"{folder} lacks {', '.join(missing)}, named in {INDEX}")
+            raise CheckpointError(
+                f"{folder} lacks {', '.join(missing)}, named in {INDEX}; download it again"
+            )
         return [folder / name for name in sorted(names)]
     files = [path for path in _safetensors(folder) if "adapter" not in path.name]
     if not files:
         others = [p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".gguf")]
-        hint = f"; {others[0]} is not read, only safetensors" if others else ""
+        hint = f"; {others[0]} is not read, only safetensors files" if others else ""
         raise CheckpointError(f"{folder} has no weights (*.safetensors){hint}")
     return files
 
 
 def _safetensors(folder: Path) -> list[Path]:
-    """Files by that name, but not macOS's `._` companions on foreign disks."""
+    """Return the folder's safetensors files, without the `._` files of macOS on foreign disks."""
     return sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("."))
 
 
@@ -74,10 +76,14 @@ def _weight_map(folder: Path) -> dict[str, str]:
 
 
 def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    """Names, types and shapes in a safetensors file, and its metadata, without reading weights.
+    """Read the header of a safetensors file.
+
+    Returns:
+        The entry of each tensor by name, and the file's metadata.
 
     Raises:
-        CheckpointError: the file is not safetensors, or shorter than its header says.
+        CheckpointError: the file cannot be read, is not safetensors, or is shorter than its header
+            says.
     """
     try:
         size = path.stat().st_size
@@ -100,16 +106,20 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     if 8 + length + end > size:
         raise CheckpointError(
-            f"{path} is cut off: {size} of {8 + length + end} bytes; download it again"
+            f"{path} is cut off: it has {size} of {8 + length + end} bytes; download it again"
         )
     return tensors, metadata
 
 
 def detect_layout(folder: Path) -> Layout:
-    """Tell Hub checkpoints from MLX ones by tensor names; without weights it is Hub layout.
+    """Tell MLX checkpoints from those of transformers by their tensor names.
 
-    A folder that holds no weights yet (`--plan`) is judged by its index, which MLX conversions
-    always have.
+    Names are taken from the index, which MLX conversions always have, so this also works on a
+    folder without weights (`--plan`). Without an index, the first file's header counts. Without
+    either, the layout is that of transformers.
+
+    Raises:
+        CheckpointError: the index or the header cannot be read.
     """
     metadata: object = None
     if (folder / INDEX).exists():

@@ -1,4 +1,4 @@
-"""An answer as it grows: tokens to text, end tokens, stop strings, and what it cost."""
+"""An answer as it grows: text, end tokens, stop strings, and the finished result."""
 
 import time
 from collections.abc import Container, Sequence
@@ -17,27 +17,28 @@ FinishReason = Literal["stop", "length"]
 
 
 class Clock:
-    """Seconds between the stages of an answer."""
+    """Measures the stages of an answer in seconds."""
 
     def __init__(self) -> None:
         self._last = time.perf_counter()
 
     def lap(self) -> float:
-        """Seconds since the last lap, or since the clock was made."""
+        """Return the seconds since the last call, or since the clock was made."""
         last, self._last = self._last, time.perf_counter()
         return self._last - last
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds."""
+    """Duration of each stage of an answer, in seconds."""
 
-    prepare: float  # decoding images, template, tokenizer
+    prepare: float  # image decoding, chat template and tokenizer, on the host
     first_token: float  # from patches to the first token on the host
     decode: float  # from the first token to the last
 
     @property
     def total(self) -> float:
+        """Seconds of all stages together."""
         return self.prepare + self.first_token + self.decode
 
 
@@ -45,19 +46,19 @@ class Timings:
 class Result:
     """A finished answer. `str(result)` is its text."""
 
-    text: str
+    text: str  # without the stop string
     token_ids: list[int]  # without the end token
     finish_reason: FinishReason  # "stop": end token or stop string; "length": max_tokens
-    prompt_tokens: int
-    image_tokens: int  # of the prompt tokens
-    images: list[ImagePlan]
-    sampling: Sampling
-    seed: int
+    prompt_tokens: int  # with image tokens
+    image_tokens: int
+    images: list[ImagePlan]  # in the order of the prompt
+    sampling: Sampling  # as used
+    seed: int  # as used
     timings: Timings
-    peak_memory_bytes: int
+    peak_memory_bytes: int  # of MLX, since the answer or its batch began
     drafted_tokens: int = 0  # by prompt lookup
-    accepted_tokens: int = 0  # of the drafted ones
-    logprobs: list[float] | None = None  # of every token, if they were asked for
+    accepted_tokens: int = 0  # of the drafted tokens
+    logprobs: list[float] | None = None  # of each token, natural logarithm; None if not requested
 
     def __str__(self) -> str:
         return self.text
@@ -67,7 +68,7 @@ class Result:
         return f"Result({text!r}, {len(self.token_ids)} tokens, {self.finish_reason})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain data, the object that `generate --json` prints."""
+        """Return the result as plain data, the object that `generate --json` prints."""
         values = {
             "text": self.text,
             "token_ids": self.token_ids,
@@ -90,29 +91,29 @@ class Result:
 
     @property
     def tokens_per_second(self) -> float:
-        """Decoding speed after the first token."""
+        """Decoding speed after the first token; 0 if there is no second one."""
         later = len(self.token_ids) - 1
         return later / self.timings.decode if later > 0 and self.timings.decode > 0 else 0.0
 
 
 @dataclass(frozen=True)
 class Piece:
-    """New text of a streamed answer, and the tokens read since the last piece."""
+    """A piece of a streamed answer: new text, and the tokens since the last piece."""
 
     text: str
-    token_ids: list[int]
-    result: Result | None = None  # on the last piece
-    logprobs: list[float] | None = None  # of these tokens, if they were asked for
+    token_ids: list[int]  # since the last piece; a stop string may withhold their text
+    result: Result | None = None  # of the whole answer, on the last piece only
+    logprobs: list[float] | None = None  # of these tokens; None if not requested
 
 
 class Answer:
-    """Takes tokens, gives out text, and knows when it is over.
+    """Turns tokens into text and decides when the answer ends.
 
     Attributes:
-        token_ids: those that belong to the answer.
-        text: what has been given out.
-        logprobs: of these, where they are told; else empty.
-        finish_reason: None until it is over.
+        token_ids: tokens of the answer so far, without the end token.
+        text: text returned so far.
+        logprobs: of `token_ids`; empty if not requested.
+        finish_reason: None until the answer ends.
     """
 
     def __init__(
@@ -120,9 +121,9 @@ class Answer:
     ) -> None:
         """
         Args:
-            tokenizer: turns ids into text.
-            end_ids: tokens that end an answer and are no part of it.
-            options: the stop strings, and after how many tokens it ends.
+            tokenizer: of the model.
+            end_ids: ids that end the answer and do not belong to it.
+            options: for the stop strings, `max_tokens` and `logprobs`.
         """
         self._stream, self._stops = tokenizer.text_stream(), StopStrings(options.stop)
         self._end_ids, self._options = end_ids, options
@@ -132,7 +133,11 @@ class Answer:
         self.finish_reason: FinishReason | None = None
 
     def add(self, token: int, logprob: float | None = None) -> str:
-        """Take a token; returns the text that is safe to give out."""
+        """Add a token and return the new text.
+
+        Text that may turn out to be the beginning of a stop string or part of a character is held
+        back until a later token, or the end of the answer.
+        """
         if token in self._end_ids:
             self.finish_reason = "stop"
             return self._give(self._stops.add(self._stream.finish()) + self._stops.finish())
@@ -149,22 +154,23 @@ class Answer:
 
     @property
     def wants_logprobs(self) -> bool:
+        """Whether log-probabilities were requested."""
         return self._options.logprobs
 
     def piece(self, text: str, begin: int, result: Result | None = None) -> Piece:
-        """New text with the tokens from number `begin` on."""
+        """Return a piece with new text and the tokens from index `begin` on."""
         logprobs = self.logprobs[begin:] if self.wants_logprobs else None
         return Piece(text, self.token_ids[begin:], result, logprobs)
 
     def _give(self, piece: str) -> str:
-        if self._stops.found:  # at the very end, too
+        if self._stops.found:  # the last characters may complete a stop string
             self.finish_reason = "stop"
         self.text += piece
         return piece
 
 
 class StopStrings:
-    """Cuts a stream of text at the first stop string, even one spread over many pieces."""
+    """Cuts a stream of text before the first stop string, which may span several pieces."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
@@ -172,11 +178,11 @@ class StopStrings:
         self.found = False
 
     def add(self, text: str) -> str:
-        """Text that is safe to give out; what may become a stop string is held back."""
+        """Add text and return what is safe to output; a possible stop string is held back."""
         self._held += text
         end = self._first_stop()
         keep = max((self._overlap(stop) for stop in self._stops), default=0)
-        # A longer stop string that begins earlier may still be completed.
+        # Wait if a longer stop string that begins earlier may still be completed.
         if end >= 0 and len(self._held) - keep >= end:
             return self._cut(end)
         given, self._held = (
@@ -186,14 +192,14 @@ class StopStrings:
         return given
 
     def finish(self) -> str:
-        """Text that was held back, and is no stop string after all."""
+        """Return the text held back at the end of the stream, up to any stop string in it."""
         if self.found:
             return ""
         end = self._first_stop()
         return self._cut(end) if end >= 0 else self._held
 
     def _first_stop(self) -> int:
-        """Where the earliest complete stop string begins, or -1."""
+        """Return where the earliest complete stop string begins, or -1."""
         return min((at for at in map(self._held.find, self._stops) if at >= 0), default=-1)
 
     def _cut(self, end: int) -> str:
@@ -202,7 +208,7 @@ class StopStrings:
         return given
 
     def _overlap(self, stop: str) -> int:
-        """Length of the longest end of the held text that begins `stop`."""
+        """Return the length of the longest proper prefix of `stop` that ends the held text."""
         longest = min(len(stop) - 1, len(self._held))
         return next((n for n in range(longest, 0, -1) if self._held.endswith(stop[:n])), 0)
 
@@ -210,7 +216,16 @@ class StopStrings:
 def make_result(
     answer: Answer, prompt: Inputs, sampling: Sampling, seed: int, timings: Timings, drafts: Drafts
 ) -> Result:
-    """What is known of a finished answer."""
+    """Return the result of a finished answer.
+
+    Args:
+        answer: the finished answer.
+        prompt: that it answers.
+        sampling: used for it.
+        seed: used for it.
+        timings: of its stages.
+        drafts: counts of prompt lookup.
+    """
     assert answer.finish_reason is not None
     return Result(
         text=answer.text,

@@ -1,4 +1,4 @@
-"""Many conversations at a time: one pass over the weights serves a token of each."""
+"""Answering conversations as a batch: each pass over the weights gives one token of each answer."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,20 +25,20 @@ Conversation = Sequence[Message] | str
 
 @dataclass
 class _Row:
-    """One conversation on its way through the batch."""
+    """One conversation in the batch."""
 
-    number: int
+    number: int  # of the conversation, from 0
     prompt: Inputs
-    embeds: mx.array  # (1, L, C); empty once they are read
+    embeds: mx.array  # (1, L, C); emptied when the model has read them
     answer: Answer
     seed: int
     clock: Clock
-    preparing: float  # seconds, with
+    preparing: float  # seconds, without decoding images
     decoding: float  # seconds of decoding images
-    first: float = 0.0  # seconds from then to the first token on the host
+    first: float = 0.0  # seconds from `preparing` to the first token, with decoding images
 
     def result(self, sampler: Sampler) -> Result:
-        """Of a finished row; may be asked for once, as it reads the clock."""
+        """Return the result of a finished row; it reads the clock, so call it once."""
         first = self.first - self.decoding
         timings = Timings(self.preparing + self.decoding, first, self.clock.lap())
         return make_result(self.answer, self.prompt, sampler.sampling, self.seed, timings, Drafts())
@@ -51,11 +51,11 @@ def stream_answers(
     options: AnswerOptions,
     batch_size: int,
 ) -> Iterator[tuple[int, Result | Lfm2VLError]]:
-    """Answer conversations together; see `Engine.stream_batch`."""
+    """Answer conversations as a batch; see `Engine.stream_batch`."""
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}, expected at least 1")
     if options.lookup:
-        raise InputError("lookup is for one conversation at a time, not for a batch")
+        raise InputError("lookup serves one conversation at a time, not a batch; set it to 0")
     batch = _Batch(model, options)
     waiting = enumerate(conversations)
     mx.reset_peak_memory()
@@ -91,11 +91,11 @@ def _prepare(
 
 
 class _Batch:
-    """Rows under way, and what the model remembers of them.
+    """The conversations being answered, with their cache and sampler.
 
     Attributes:
-        rows: in the order of the cache's rows; finished ones until the next `take`.
-        sampler: of these rows.
+        rows: in the order of the cache's rows; finished ones stay until the next `take`.
+        sampler: for these rows.
     """
 
     def __init__(self, model: Lfm2VL, options: AnswerOptions) -> None:
@@ -104,17 +104,18 @@ class _Batch:
         self._decode = decode_step(model)
         self.sampler = self._make_sampler([])
         self._cache = model.make_cache()
-        # One token per row: queued, not read yet, not in the cache.
+        # One token per row that is queued on the device, not read by the host, not in the cache.
         self._queued = Drawn(mx.array([]), None)
         self._steps = 0
         self.rows: list[_Row] = []
 
     @property
     def under_way(self) -> int:
+        """Number of rows that are not finished."""
         return sum(not row.answer.finish_reason for row in self.rows)
 
     def take(self, arrived: Sequence[_Row]) -> None:
-        """Read the prompts of new rows, and let finished rows go."""
+        """Add new rows, whose prompts it reads, and drop finished ones."""
         kept = [i for i, row in enumerate(self.rows) if not row.answer.finish_reason]
         if len(kept) == len(self.rows) and not arrived:
             return
@@ -139,7 +140,7 @@ class _Batch:
             self._queued = Drawn.joined(queued)
 
     def step(self) -> list[_Row]:
-        """Read a token of every row, with the next ones queued; returns the rows it finishes."""
+        """Queue the next token of every row, then read the last; return the rows it finishes."""
         drawn = self._queued
         self._queued = self.sampler(self._decode(drawn.tokens, self._cache))
         mx.async_eval(self._queued, self._cache.arrays)
@@ -162,7 +163,7 @@ class _Batch:
 
 
 def _equally_long(rows: Sequence[_Row]) -> Iterator[list[_Row]]:
-    """Groups of rows whose prompts have as many tokens."""
+    """Group rows by the number of tokens in their prompts."""
 
     def length(row: _Row) -> int:
         return len(row.prompt.input_ids)

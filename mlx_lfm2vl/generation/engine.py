@@ -1,10 +1,9 @@
-"""A model and its processor, loaded once and asked many times; and the functions that ask it.
+"""The engine: one loaded model that answers many conversations, singly or as a batch.
 
-- An `Engine` holds what stays between questions: the network with its traced decode step, the
-  processor, the memory limits. Programs that stay are written against it.
-- `generate`, `stream_generate`, `batch_generate` and `stream_batch` are the same for a program that
-  asks once.
-- It knows nothing of files or of the command line.
+- An `Engine` holds a model and its processor. Programs that keep running are written against it.
+- `generate`, `stream_generate`, `batch_generate` and `stream_batch` do the same as its methods, for
+  programs that ask once.
+- It knows nothing of checkpoint files or the command line.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -41,17 +40,17 @@ class Engine:
         return f"Engine({self.processor!r})"
 
     def limit_memory(self, cache: int | None = None, wired: int | None = None) -> Limits:
-        """Tell MLX how much memory to hold; it counts for the process.
+        """Set MLX's memory limits for the whole process.
 
         Args:
-            cache: bytes of freed buffers kept to be used again; None for what suits the device.
-            wired: bytes that are never paged out; None for what suits the device and the model.
+            cache: most bytes of freed memory to keep for reuse; None chooses by device.
+            wired: most bytes to protect from being paged out; None chooses by device and model.
 
         Returns:
-            What was chosen.
+            The limits that were set.
 
         Raises:
-            InputError: more is to be wired than the GPU may use.
+            InputError: `wired` is more than the GPU may use.
         """
         arrays = named_arrays(self.model.parameters()).values()
         chosen = choose_limits(sum(array.nbytes for array in arrays))
@@ -69,22 +68,23 @@ class Engine:
         image: Image | None = None,
         **changes: Unpack[AnswerChanges],
     ) -> Iterator[Piece]:
-        """Answer a conversation, piece by piece.
+        """Answer a conversation piece by piece.
 
         Args:
-            messages: `{"role": ..., "content": ...}` each, see `Processor`; or one question as
-                text.
-            options: of the answer; the image settings alone will do.
-            image: one or several that the question, given as text, is about.
-            changes: fields of `AnswerOptions` that are other than in `options`.
+            messages: a list of `{"role": ..., "content": ...}` (see `Processor`), or one question
+                as a string.
+            options: of the answer; `ImageOptions` alone are accepted too.
+            image: one image or several for a question given as a string.
+            changes: fields of `AnswerOptions` that override `options`.
 
         Yields:
-            Pieces of text that add up to the answer; the last one carries the `Result`.
+            Pieces whose texts add up to the answer. The last one has the `Result`.
 
         Raises:
-            InputError: bad messages, settings or images, or a prompt that does not fit the context.
+            InputError: messages, options or images are bad, or the prompt and `max_tokens` exceed
+                the context.
             NetworkError: an image URL cannot be fetched.
-            TypeError: there is no such option.
+            TypeError: a keyword is not a field of `AnswerOptions`.
         """
         chosen = merged(options, changes)
         return stream_answer(self.model, self.processor, _with_image(messages, image), chosen)
@@ -97,7 +97,7 @@ class Engine:
         image: Image | None = None,
         **changes: Unpack[AnswerChanges],
     ) -> Result:
-        """Answer a conversation; see `stream` for the arguments and errors."""
+        """Answer a conversation and return the result; see `stream` for arguments and errors."""
         result = None
         for piece in self.stream(messages, options, image=image, **changes):
             result = piece.result
@@ -112,28 +112,28 @@ class Engine:
         batch_size: int = BATCH_SIZE,
         **changes: Unpack[AnswerChanges],
     ) -> Iterator[tuple[int, Result | Lfm2VLError]]:
-        """Answer conversations together; yields each answer when it is complete.
+        """Answer conversations as a batch and yield each answer when it is complete.
 
-        A finished row makes room for the next conversation at once. Conversations may have
-        different images and lengths; those that begin together and are equally long are read in
-        one pass. No row sees another: up to the rounding of larger products its tokens are those
-        it gets alone.
+        A finished conversation makes room for the next one at once. Conversations may differ in
+        images and length. Those that start together and are equally long are read in one pass. The
+        answers do not depend on one another. They equal those of `generate` up to rounding, which
+        may differ because a batch computes larger matrix products.
 
         Args:
-            conversations: messages as for `stream`; read when there is room, so that there may be
-                any number of them.
-            options: of every answer, as for `stream`; a seed counts for every row as if it were
-                alone. Lookup is refused, it serves one conversation at a time.
-            batch_size: how many are under way at a time.
+            conversations: messages of each, as for `stream`, but without `image`. They are taken
+                one by one as there is room, so there may be any number.
+            options: of every answer, as for `stream`. Each conversation uses the seed as if it were
+                alone. `lookup` must be 0.
+            batch_size: most conversations to answer at the same time, at least 1.
             changes: as for `stream`.
 
         Yields:
-            The number of a conversation, from 0, and its result; or the error, if it cannot be
-            answered: the others go on.
+            The number of a conversation, from 0, with its `Result`. If it cannot be answered, with
+            the error instead; the others continue.
 
         Raises:
-            InputError: settings that fit no conversation.
-            TypeError: there is no such option.
+            InputError: an option or `batch_size` is out of range.
+            TypeError: a keyword is not a field of `AnswerOptions`.
         """
         chosen = merged(options, changes)
         return stream_answers(self.model, self.processor, conversations, chosen, batch_size)
@@ -148,7 +148,9 @@ def generate(
     image: Image | None = None,
     **changes: Unpack[AnswerChanges],
 ) -> Result:
-    """Answer a conversation, or a question about an image; see `Engine.stream`.
+    """Answer a conversation, or a question about images.
+
+    See `Engine.stream` for the arguments and errors.
 
     >>> generate(model, processor, "What is this?", image="photo.jpg", max_tokens=100)
     """
@@ -164,7 +166,10 @@ def stream_generate(
     image: Image | None = None,
     **changes: Unpack[AnswerChanges],
 ) -> Iterator[Piece]:
-    """Answer a conversation, piece by piece; see `Engine.stream`."""
+    """Answer a conversation piece by piece.
+
+    See `Engine.stream` for the arguments, what it yields and errors.
+    """
     return Engine(model, processor).stream(messages, options, image=image, **changes)
 
 
@@ -177,15 +182,17 @@ def batch_generate(
     batch_size: int = BATCH_SIZE,
     **changes: Unpack[AnswerChanges],
 ) -> list[Result]:
-    """Answer conversations together, each as `generate` answers it alone.
+    """Answer conversations as a batch and return all results.
 
     See `Engine.stream_batch` for the arguments.
 
     Returns:
-        The results, in the order of the conversations.
+        The results in the order of the conversations.
 
     Raises:
-        InputError, NetworkError: of the first conversation that cannot be answered.
+        InputError: an option is out of range, or a conversation cannot be answered.
+        NetworkError: an image URL cannot be fetched.
+        TypeError: a keyword is not a field of `AnswerOptions`.
     """
     results: dict[int, Result] = {}
     engine = Engine(model, processor)
@@ -206,17 +213,24 @@ def stream_batch(
     batch_size: int = BATCH_SIZE,
     **changes: Unpack[AnswerChanges],
 ) -> Iterator[tuple[int, Result | Lfm2VLError]]:
-    """Answer conversations together, each as soon as it is complete; see `Engine.stream_batch`."""
+    """Answer conversations as a batch and yield each answer when it is complete.
+
+    See `Engine.stream_batch` for the arguments, what it yields and errors.
+    """
     engine = Engine(model, processor)
     return engine.stream_batch(conversations, options, batch_size=batch_size, **changes)
 
 
 def merged(options: Options, changes: AnswerChanges) -> AnswerOptions:
-    """The options of an answer, with single fields set anew.
+    """Return the options of an answer with some fields replaced.
+
+    Args:
+        options: None for the defaults; `ImageOptions` stand for defaults with these image options.
+        changes: fields of `AnswerOptions` to replace.
 
     Raises:
-        InputError: a value is out of range or of another type.
-        TypeError: a name is not one of a field.
+        InputError: a value is out of range or has the wrong type.
+        TypeError: a name is not a field of `AnswerOptions`.
     """
     if isinstance(options, ImageOptions):
         options = AnswerOptions(image_options=options)
@@ -229,6 +243,6 @@ def _with_image(messages: Sequence[Message] | str, image: Image | None) -> Seque
     if image is None:
         return messages
     if not isinstance(messages, str):
-        raise InputError("image goes with a question as text; put it into the messages instead")
+        raise InputError("image goes with a question as text; put it in the messages instead")
     is_one = isinstance(image, ImageSource)
     return user_message(messages, [image] if is_one else list(image))

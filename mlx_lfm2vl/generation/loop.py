@@ -1,6 +1,6 @@
-"""The loop that decodes one answer: tokens in, tokens out, with or without a drafter.
+"""The loop that decodes one answer token by token, with or without a drafter.
 
-It knows a model, a cache and a sampler, and nothing of text or of when an answer ends.
+It knows a model, a cache and a sampler. It knows nothing of text or of when an answer ends.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,15 +14,15 @@ from ..model.decode_step import decode_step, prefill
 from ..model.lfm2vl import Lfm2VL
 from .sampling import Drawn, greedy, logprobs_of
 
-CLEAR_EVERY = 256  # tokens between returns of unused buffers to the system
+CLEAR_EVERY = 256  # tokens after which MLX's unused buffers are freed
 
 
 class Token(NamedTuple):
     """One token of an answer.
 
     Attributes:
-        id: in the vocabulary.
-        logprob: its log-probability, if the sampler tells.
+        id: its number in the vocabulary.
+        logprob: its log-probability; None if the sampler does not report it.
     """
 
     id: int
@@ -30,24 +30,24 @@ class Token(NamedTuple):
 
 
 class Drafter(Protocol):
-    """Guesses how an answer goes on; a wrong guess costs time and changes nothing."""
+    """Guesses the next tokens of an answer. A wrong guess costs time but changes no token."""
 
     def add(self, token: int) -> None:
-        """Take the next token of the answer."""
+        """Append a token of the answer."""
         ...
 
     def draft(self) -> list[int]:
-        """The tokens that may follow, `options.MAX_LOOKUP` at most; empty without an idea."""
+        """Return likely next tokens, at most `options.MAX_LOOKUP`, or none."""
         ...
 
 
 @dataclass
 class Drafts:
-    """How often guessing has helped.
+    """Counts of drafted tokens.
 
     Attributes:
-        tried: tokens that were drafted.
-        accepted: of these, the ones that the model says itself.
+        tried: tokens that were drafted and verified.
+        accepted: tokens among these that the model would also have produced.
     """
 
     tried: int = 0
@@ -65,20 +65,20 @@ def generate_step(
     drafts: Drafts | None = None,
     on_prefill: Callable[[int, int], object] | None = None,
 ) -> Iterator[Token]:
-    """Yield the tokens of an answer, `max_tokens` at most, past any end token; the caller stops.
+    """Yield `max_tokens` tokens of an answer, also after an end token, unless the caller stops.
 
-    Step n + 1 is queued before token n is read, so the device never waits for the host. A draft
-    follows from the token before it, so a step that verifies one is waited for.
+    Step n + 1 is queued before token n is read, so the device does not wait for the host. A draft
+    depends on the tokens before it, so the host waits for each step that verifies one.
 
     Args:
         model: the network.
         inputs_embeds: (1, L, C) embedded prompt.
-        cache: holds what came before the prompt, and takes the rest.
-        sampler: from (1, vocab_size) logits to a token.
-        max_tokens: how many to yield at most.
-        drafter: has read the prompt; needs a greedy sampler.
-        drafts: counts what the drafter gives.
-        on_prefill: see `prefill`.
+        cache: of what came before the prompt; updated in place.
+        sampler: draws a token from (1, vocab_size) logits.
+        max_tokens: number of tokens to yield.
+        drafter: must have the tokens of the prompt; requires a greedy sampler.
+        drafts: counts drafted tokens; updated in place.
+        on_prefill: the `report` of `prefill`.
     """
     drafts = drafts if drafts is not None else Drafts()
 
@@ -97,7 +97,7 @@ def generate_step(
         if drafter is not None:
             drafter.add(token.id)
             if left and drafter.draft():
-                # What follows is drafted from the queued token on, which is not in the cache.
+                # Drafts must follow the queued token, which is not in the cache yet, so read it.
                 yield (token := Token(*queued.read()[0]))
                 left -= 1
                 drafter.add(token.id)
@@ -118,18 +118,18 @@ def generate_step(
 def _verify(
     model: Lfm2VL, cache: Cache, last: int, draft: list[int], drafts: Drafts, told: bool
 ) -> list[Token]:
-    """Read the last token and a draft in one step.
+    """Read the last token and a draft in one step and keep what greedy decoding agrees with.
 
     Args:
         model: the network.
-        cache: of all before the last token; takes it and what is right of the draft.
+        cache: of all tokens before the last; extended by the last token and the accepted ones.
         last: the last token.
         draft: tokens that may follow it.
-        drafts: counts them.
-        told: whether log-probabilities are wanted.
+        drafts: counts the draft's tokens; updated in place.
+        told: whether to compute log-probabilities.
 
     Returns:
-        What greedy decoding says: the right beginning of the draft, and one token more.
+        The tokens of greedy decoding: the accepted beginning of the draft and one token more.
     """
     ids = mx.array([[last, *draft]], mx.uint32)
     hidden = model.language_model(model.language_model.embed_tokens(ids), cache)

@@ -1,4 +1,4 @@
-"""A conversation, read and embedded: the ids that fit, the images encoded."""
+"""Preparing a conversation: its prompt's token ids, then their embeddings with encoded images."""
 
 import time
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ def read_prompt(
     messages: Sequence[Message] | str,
     options: AnswerOptions,
 ) -> Inputs:
-    """The ids of a conversation that leaves room for the answer; its images are not decoded yet.
+    """Turn a conversation into token ids that leave room for the answer, before decoding images.
 
     Args:
-        model: says how long a context may be.
+        model: for the length of its context.
         processor: of the same checkpoint.
         messages: see `Processor`; a string is one user message.
         options: of the answer.
 
     Raises:
-        InputError: bad messages or images, or a prompt that does not fit the context.
+        InputError: messages or images are bad, or the prompt and `max_tokens` exceed the context.
         NetworkError: an image URL cannot be fetched.
     """
     if isinstance(messages, str):
@@ -36,10 +36,14 @@ def read_prompt(
 
 
 def embed_prompt(model: Lfm2VL, prompt: Inputs) -> tuple[mx.array, float]:
-    """Embed a prompt; the device encodes an image while the host decodes the next.
+    """Embed a prompt. The device encodes each image while the host decodes the next one.
+
+    Args:
+        model: the network.
+        prompt: from `read_prompt`; its images are decoded here.
 
     Returns:
-        (1, L, C), and the seconds spent on decoding.
+        (1, L, C) embeddings, and the seconds spent on decoding images.
 
     Raises:
         InputError: an image is damaged.

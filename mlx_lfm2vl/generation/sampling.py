@@ -1,10 +1,16 @@
-"""From logits to tokens: temperature, top-k, top-p, min-p and a penalty for repetition.
+"""Sampling: from logits to tokens, by temperature, top-k, top-p, min-p and a repetition penalty.
 
 - The order is that of transformers: logits processors, penalty, temperature, top-k, top-p, min-p,
   draw.
-- A `Sampler` serves the rows of a batch. It keeps what each row has seen and its random state, so
-  that a row's tokens do not depend on its neighbours.
-- Nothing in it waits for the device.
+- A `Sampler` serves the rows of a batch. For each row it keeps the random state, the ids seen so
+  far if there is a penalty, and all tokens if there are logits processors.
+- It knows token ids and logits. It knows nothing of the model, text, end tokens or `max_tokens`.
+- A row's tokens do not depend on the other rows of its batch.
+- The same settings, prompt, seed and logits give the same tokens.
+- A token whose logit equals the limit of top-k, top-p or min-p can still be drawn, so ties may
+  leave more than `top_k` tokens.
+- Log-probabilities are those after the processors and before the penalty and temperature.
+- Sampling does not wait for the device. Only `Drawn.read` and logits processors of a caller may.
 """
 
 import math
@@ -22,42 +28,46 @@ if TYPE_CHECKING:
     from ..options import LogitsProcessor
 
 KEYS = 512  # random states made at a time
-COLDEST = 1e-30  # temperature: below, a GPU may take it for 0
+COLDEST = 1e-30  # lowest temperature; a GPU may round smaller ones to 0
 
 
 class Drawn(NamedTuple):
-    """What a sampler gives for the rows of a batch.
+    """Tokens drawn for the rows of a batch.
 
     Attributes:
-        tokens: (B,) ids.
-        logprobs: (B,) float32 log-probabilities of these, behind the processors and before
-            everything else; None if nobody asked.
+        tokens: (B,) uint32 ids.
+        logprobs: (B,) float32 log-probabilities of the tokens, after the logits processors and
+            before the penalty and temperature; None if not requested.
     """
 
     tokens: mx.array
     logprobs: mx.array | None
 
     def rows(self, numbers: mx.array) -> "Drawn":
-        """Chosen rows, int32."""
+        """Return some of the rows.
+
+        Args:
+            numbers: int32 indices of the rows.
+        """
         logprobs = None if self.logprobs is None else self.logprobs[numbers]
         return Drawn(self.tokens[numbers], logprobs)
 
     @classmethod
     def joined(cls, parts: "Sequence[Drawn]") -> "Drawn":
-        """The rows of all parts."""
+        """Concatenate the rows of all parts."""
         logprobs = [part.logprobs for part in parts if part.logprobs is not None]
         tokens = mx.concatenate([part.tokens for part in parts])
         return cls(tokens, mx.concatenate(logprobs) if logprobs else None)
 
     def read(self) -> list[tuple[int, float | None]]:
-        """Wait for the device; the token and the log-probability of every row."""
+        """Wait for the device and return the token and the log-probability of each row."""
         tokens = cast(list[int], self.tokens.tolist())
         logprobs = [None] * len(tokens) if self.logprobs is None else self.logprobs.tolist()
         return list(zip(tokens, cast(list[float | None], logprobs), strict=True))
 
 
 class Sampler:
-    """From the logits of a batch to its tokens."""
+    """Draws a token for each row of a batch from its logits."""
 
     def __init__(
         self,
@@ -70,19 +80,19 @@ class Sampler:
     ) -> None:
         """
         Args:
-            sampling: the settings.
-            prompts: per row the ids that were said before; the sampler adds its own.
-            seeds: per row what makes its draws repeatable.
-            processors: change the logits of each row first.
-            logprobs: tell how likely the tokens were.
+            sampling: temperature, limits and penalty of all rows.
+            prompts: ids of each row's prompt. The sampler appends the tokens that it draws.
+            seeds: of each row's random state.
+            processors: applied to each row's logits first, in this order.
+            logprobs: whether to report the tokens' log-probabilities.
         """
         self.sampling, self.processors, self.logprobs = sampling, processors, logprobs
         self._prompts = prompts
-        # (L,) ids of prompt and answer of every row, where a processor wants to know them.
+        # (L,) ids of each row's prompt and answer, kept only for the processors.
         self._said = [mx.array(list(ids), mx.uint32) for ids in prompts] if processors else []
-        self._seen: mx.array | None = None  # (B, vocab_size) bool; made when that is known
+        self._seen: mx.array | None = None  # (B, vocab_size) bool, made once that size is known
         self._keys = [_random_keys(seed) for seed in seeds]
-        # As arrays: numbers would become part of a kernel, which is compiled anew for each.
+        # Arrays, because Python numbers would be compiled into a separate kernel for each value.
         self._penalty = mx.array(sampling.repetition_penalty)
         self._numbers = (
             mx.array(max(sampling.temperature, COLDEST)),
@@ -92,7 +102,12 @@ class Sampler:
 
     @classmethod
     def joined(cls, parts: Sequence[tuple["Sampler", Sequence[int]]]) -> "Sampler":
-        """Chosen rows of samplers of the same settings, in this order, that have drawn before."""
+        """Return a sampler of some rows of other samplers, which must not draw for them again.
+
+        Args:
+            parts: samplers of equal settings, each with the indices of its rows, in the order of
+                the new batch. With a penalty, each must have drawn before.
+        """
         first = parts[0][0]
         joined = cls(first.sampling, [], [], processors=first.processors, logprobs=first.logprobs)
         joined._keys = [sampler._keys[row] for sampler, rows in parts for row in rows]
@@ -104,7 +119,7 @@ class Sampler:
         return joined
 
     def __call__(self, logits: mx.array) -> Drawn:
-        """Draw a token of every row from (B, vocab_size) logits."""
+        """Draw a token for each row from (B, vocab_size) logits."""
         if self.processors:
             logits = self._processed(logits)
         tokens = self._draw(logits)
@@ -140,12 +155,12 @@ class Sampler:
 
 
 def draw_greedily(logits: mx.array) -> Drawn:
-    """What a `Sampler` with plain greedy settings gives."""
+    """Return what a greedy `Sampler` without penalty draws from (B, vocab_size) logits."""
     return Drawn(greedy(logits), None)
 
 
 def greedy(logits: mx.array) -> mx.array:
-    """(B, vocab_size) logits -> (B,) ids of the most likely tokens."""
+    """Return the (B,) uint32 ids of the most likely tokens, given (B, vocab_size) logits."""
     return mx.argmax(logits, axis=-1)
 
 
@@ -160,29 +175,31 @@ def draw(
     has_top_p: bool,
     has_min_p: bool,
 ) -> mx.array:
-    """Draw from what the limits leave of a softmax.
+    """Draw from the softmax of logits, restricted by top-k, top-p and min-p.
+
+    Follows the Gumbel-max trick: the largest sum of logit and Gumbel noise is a draw from the
+    softmax.
 
     Args:
         logits: (B, vocab_size).
-        keys: (B, 2) random states.
-        temperature: above 0.
-        top_p: see `limits`.
-        least: log of the smallest probability, as a share of the largest, that may be drawn.
+        keys: (B, 2) uint32 random states.
+        temperature: scalar above 0.
+        top_p: scalar; see `limits`.
+        least: scalar log of `min_p`, the lowest allowed probability relative to the largest.
         top_k: see `limits`.
-        has_top_p: whether `top_p` counts.
-        has_min_p: whether `least` counts.
+        has_top_p: whether `top_p` applies.
+        has_min_p: whether `least` applies.
 
     Returns:
-        (B,) ids.
+        (B,) uint32 ids.
     """
-    # From the most likely token on: a tiny temperature must not overflow into nonsense.
+    # With the largest logit at 0, a tiny temperature sends others to -inf, but none to +inf.
     logits = logits.astype(mx.float32)
     logits = (logits - mx.max(logits, axis=-1, keepdims=True)) / temperature
     found = limits(logits, top_k, top_p if has_top_p else None)
-    # The largest of the logits with Gumbel noise is a draw from their softmax.
     noise = mx.vmap(lambda key: mx.random.gumbel(logits.shape[1:], key=key))(keys)
     noisy = logits + noise
-    for limit in [*found, *([least] if has_min_p else [])]:  # what is equal to one stays
+    for limit in [*found, *([least] if has_min_p else [])]:  # logits equal to a limit stay
         noisy = mx.where(logits < limit, -math.inf, noisy)
     return mx.argmax(noisy, axis=-1)
 
@@ -191,11 +208,12 @@ def draw(
 def _chooser(
     draws: bool, penalises: bool, top_k: int, has_top_p: bool, has_min_p: bool
 ) -> Callable[..., Any]:
-    """The whole chain as one traced function.
+    """Return the chain from logits to tokens as one traced function.
 
     Returns:
-        (logits, keys and numbers of `draw`, if it draws) -> tokens; with a penalty
-        (logits, seen, penalty, the same) -> tokens, seen.
+        Without a penalty, (logits, *numbers) -> tokens. With one, (logits, seen, penalty, *numbers)
+        -> (tokens, seen). `numbers` are the keys, temperature, top_p and least of `draw`; there are
+        none if decoding is greedy.
     """
     pick = partial(draw, top_k=top_k, has_top_p=has_top_p, has_min_p=has_min_p) if draws else greedy
 
@@ -209,25 +227,32 @@ def _chooser(
 
 
 def penalise(logits: mx.array, seen: mx.array, penalty: mx.array) -> mx.array:
-    """Make tokens less likely that were seen. Follows the CTRL paper (arXiv 1909.05858).
+    """Make tokens that were seen less likely. Follows the CTRL paper (arXiv 1909.05858).
 
     Args:
         logits: (B, vocab_size).
-        seen: (B, vocab_size) bool.
-        penalty: above 1 to make them less likely.
+        seen: (B, vocab_size) bool, the ids in each row's prompt and answer.
+        penalty: scalar; above 1 makes these tokens less likely.
+
+    Returns:
+        (B, vocab_size) float32 logits.
     """
-    logits = logits.astype(mx.float32)  # a penalty of 1.05 is below half precision's reach
+    logits = logits.astype(mx.float32)  # half precision is too coarse for a penalty of 1.05
     lowered = mx.where(logits > 0, logits / penalty, logits * penalty)
     return mx.where(seen, lowered, logits)
 
 
 def limits(logits: mx.array, top_k: int, top_p: mx.array | None) -> list[mx.array]:
-    """What logits must reach, (B, 1) each, to be drawn at all.
+    """Return the lowest logits that top-k and top-p allow.
 
     Args:
         logits: (B, vocab_size), divided by the temperature.
-        top_k: how many of the likeliest stay; 0 for all.
-        top_p: the fewest likeliest stay whose probabilities reach this together; None for all.
+        top_k: keeps this many of the most likely tokens; 0 keeps all.
+        top_p: keeps the fewest most likely tokens whose probabilities sum to at least this; None
+            keeps all.
+
+    Returns:
+        A (B, 1) array for each of the two that applies.
     """
     found = []
     strongest = logits
@@ -238,20 +263,20 @@ def limits(logits: mx.array, top_k: int, top_p: mx.array | None) -> list[mx.arra
         descending = -mx.sort(-strongest, axis=-1)
         probabilities = mx.softmax(descending, axis=-1, precise=True)
         before = mx.cumsum(probabilities, axis=-1) - probabilities
-        reached = before < top_p  # the first token always stays
+        reached = before < top_p  # always true of the first token
         found.append(mx.min(mx.where(reached, descending, math.inf), axis=-1, keepdims=True))
     return found
 
 
 def logprobs_of(logits: mx.array, tokens: mx.array) -> mx.array:
-    """Log-probabilities of chosen tokens.
+    """Return the log-probabilities of given tokens.
 
     Args:
         logits: (B, vocab_size).
         tokens: (B,) ids.
 
     Returns:
-        (B,) float32.
+        (B,) float32, natural logarithm.
     """
     logits = logits.astype(mx.float32)
     chosen = mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
@@ -259,7 +284,7 @@ def logprobs_of(logits: mx.array, tokens: mx.array) -> mx.array:
 
 
 def _mask(rows: Sequence[Sequence[int]], shape: Sequence[int]) -> mx.array:
-    """(B, vocab_size) bool: which ids each row holds."""
+    """Return (B, vocab_size) bool: which ids each row contains."""
     mask = np.zeros(shape, np.uint8)
     for row, ids in zip(mask, rows, strict=True):
         row[list(ids)] = 1
@@ -267,7 +292,7 @@ def _mask(rows: Sequence[Sequence[int]], shape: Sequence[int]) -> mx.array:
 
 
 def _random_keys(seed: int) -> Iterator[mx.array]:
-    """Independent random states without end; one launch for many of them."""
+    """Yield independent random states forever, made `KEYS` at a time to save kernel launches."""
     key = mx.random.key(seed)
     while True:
         *keys, key = mx.random.split(key, KEYS)

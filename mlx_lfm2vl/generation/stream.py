@@ -1,4 +1,4 @@
-"""One conversation to its answer, piece by piece."""
+"""Answering one conversation piece by piece."""
 
 from collections.abc import Iterator, Sequence
 

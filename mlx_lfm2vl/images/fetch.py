@@ -1,4 +1,4 @@
-"""Fetching an image by URL within limits of size, time, redirects and address."""
+"""Downloading an image by URL, with limits on size, time, redirects and addresses."""
 
 import contextlib
 import http.client
@@ -19,18 +19,25 @@ QUERY_SAFE = "/%:@!$&'()*+,;=~?"
 def fetch(url: str, max_bytes: int) -> bytes:
     """Download a file over http or https.
 
-    Every hop is resolved once and must be a public address; the connection goes to that very
-    address, so a name cannot point elsewhere a moment later.
+    Every host, also of a redirect, is resolved once and must have public addresses. The connection
+    uses the resolved address, so the host cannot resolve to another one in between (DNS rebinding).
+
+    Args:
+        url: of the file.
+        max_bytes: largest size to accept.
+
+    Returns:
+        The bytes of the file.
 
     Raises:
-        InputError: the URL is malformed, not public, or the file is larger than `max_bytes`.
-        NetworkError: the server could not be reached, answered an error, or took too long.
+        InputError: the URL is malformed or its address is not public, or the file is too large.
+        NetworkError: the server could not be reached, answered with an error, or took too long.
     """
     deadline = time.monotonic() + TIMEOUT_SECONDS
     for _ in range(MAX_REDIRECTS + 1):
         try:
             connection = _connect(url, deadline)
-            # Closing the socket is what ends a server that sends its headers drop by drop.
+            # A socket's timeout restarts with every byte. Only closing it stops a slow server.
             timer = threading.Timer(deadline - time.monotonic(), _shut, [connection.sock])
             timer.start()
             try:
@@ -46,7 +53,7 @@ def fetch(url: str, max_bytes: int) -> bytes:
             raise NetworkError(
                 f"{url} cannot be fetched: {error or type(error).__name__}"
             ) from None
-        if time.monotonic() > deadline:  # what was read may be a part
+        if time.monotonic() > deadline:  # the timer may have cut the download short
             raise NetworkError(f"{url} took more than {TIMEOUT_SECONDS:g} seconds")
         if isinstance(found, bytes):
             return found
@@ -60,7 +67,7 @@ def _shut(sock: socket.socket) -> None:
 
 
 def _answer(connection: http.client.HTTPConnection, url: str, max_bytes: int) -> bytes | str:
-    """The body, or the URL to go to instead."""
+    """Request a URL; return the body, or the URL it redirects to."""
     parts = urlsplit(url)
     target = quote(parts.path, safe="/%:@!$&'()*+,;=~") or "/"
     target += f"?{quote(parts.query, safe=QUERY_SAFE)}" if parts.query else ""
@@ -73,7 +80,7 @@ def _answer(connection: http.client.HTTPConnection, url: str, max_bytes: int) ->
         raise NetworkError(f"{url} answered {response.status} {response.reason}")
     body = response.read(max_bytes + 1)
     if len(body) > max_bytes:
-        raise InputError(f"{url} has more than {max_bytes} bytes")
+        raise InputError(f"{url} has more than {max_bytes} bytes, the limit")
     if response.length:
         raise NetworkError(f"{url} ended {response.length} bytes early")
     return body
@@ -84,7 +91,7 @@ def _connect(url: str, deadline: float) -> http.client.HTTPConnection:
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError as error:
-        raise InputError(f"{url} is not a URL: {error}") from None
+        raise InputError(f"{url} is not a valid URL: {error}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(f"{url} is not an http or https URL")
     address = _public_address(parts.hostname, port)
@@ -95,12 +102,15 @@ def _public_address(host: str, port: int) -> str:
     found = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     for address in found:
         if not _is_public(ipaddress.ip_address(address.split("%")[0])):
-            raise InputError(f"{host} is {address}, a private or local address: not fetched")
+            raise InputError(
+                f"{host} is {address}, a private or local address: not fetched; download the image "
+                "and pass its path"
+            )
     return found[0]
 
 
 def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Reachable for everybody; IPv6 forms that carry an IPv4 address are not taken at all."""
+    """Whether an address is public; IPv6 addresses that embed an IPv4 one never count as public."""
     if isinstance(address, ipaddress.IPv6Address):
         carries = address.ipv4_mapped or address.sixtofour or address.teredo or address in NAT64
         if carries or address.is_site_local:
@@ -111,7 +121,7 @@ def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 def _connection(
     parts: SplitResult, port: int, address: str, timeout: float
 ) -> http.client.HTTPConnection:
-    """A connection that speaks to `address` but asks, and checks the certificate, for the host."""
+    """Connect to `address`, but name the URL's host in the request and the TLS handshake."""
     host = str(parts.hostname)
     sock = socket.create_connection((address, port), timeout)
     if parts.scheme == "https":

@@ -1,7 +1,7 @@
-"""Which views an image is cut into and what they cost in tokens, in pure integers.
+"""The views that an image is cut into and their number of tokens, in integers without any pixels.
 
-Follows Lfm2VlImageProcessor in transformers 5.23, except that tokens are counted from the views
-that are really encoded (the reference miscounts when a large image lands on the 1 x 1 grid).
+Follows Lfm2VlImageProcessor in transformers 5.23, with one difference: tokens are counted from the
+views that are encoded. The reference miscounts them for a large image with a 1 x 1 grid.
 """
 
 import math
@@ -12,20 +12,20 @@ from typing import Any
 from ..checkpoint.image_config import ImageConfig
 from ..errors import InputError
 
-THIN_FACTOR = 4  # how far over max_image_tokens a view of a very thin image may go
+THIN_FACTOR = 4  # a view of a very thin image may have up to this many times the allowed tokens
 
 
 @dataclass(frozen=True)
 class ImagePlan:
-    """How one image is shown to the model.
+    """The views of one image.
 
     Attributes:
         size: (height, width) of the image in pixels.
-        grid: (rows, columns) of tiles; (1, 1) is one view.
-        canvas: (height, width) in pixels the image is stretched to before it is cut into the grid.
+        grid: (rows, columns) of tiles; (1, 1) is a single view.
+        canvas: (height, width) in pixels to which the image is resized before it is cut into tiles.
         thumbnail: (height, width) in pixels of the extra view of the whole image, or None.
         patch_size: side of a patch in pixels.
-        downsample_factor: side of the block of patches behind one image token.
+        downsample_factor: side, in patches, of the block that becomes one image token.
     """
 
     size: tuple[int, int]
@@ -37,7 +37,7 @@ class ImagePlan:
 
     @property
     def spatial_shapes(self) -> list[tuple[int, int]]:
-        """(rows, columns) of patches of every view: tiles row by row, then the thumbnail."""
+        """(rows, columns) of patches of each view: tiles row by row, then the thumbnail."""
         rows, columns = self.grid
         tile = (self.canvas[0] // rows, self.canvas[1] // columns)
         sizes = [tile] * (rows * columns) + ([self.thumbnail] if self.thumbnail else [])
@@ -45,18 +45,18 @@ class ImagePlan:
 
     @property
     def view_tokens(self) -> list[int]:
-        """Image tokens of every view."""
+        """Number of image tokens of each view."""
         return [
             rows * columns // self.downsample_factor**2 for rows, columns in self.spatial_shapes
         ]
 
     @property
     def image_tokens(self) -> int:
-        """Image tokens of all views; start, end and label tokens come on top."""
+        """Number of image tokens of all views, without start, end and label tokens."""
         return sum(self.view_tokens)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data; sizes are [height, width] in pixels."""
+        """Return the plan as plain data; sizes are [height, width] in pixels."""
         side = self.patch_size
         sizes = [[rows * side, columns * side] for rows, columns in self.spatial_shapes]
         return {
@@ -71,10 +71,16 @@ class ImagePlan:
 
 
 def plan_image(height: int, width: int, config: ImageConfig) -> ImagePlan:
-    """Decide the views of an image of `height` x `width` pixels.
+    """Decide which views to make of an image.
+
+    Args:
+        height: of the image in pixels.
+        width: of the image in pixels.
+        config: image settings of the checkpoint.
 
     Raises:
-        InputError: the image is so long and thin that a view would far exceed `max_image_tokens`.
+        InputError: the image has no pixels, or is so long and thin that a view would have more
+            than `THIN_FACTOR` times the allowed tokens.
     """
     if height < 1 or width < 1:
         raise InputError(f"an image of {width} x {height} pixels has no pixels")
@@ -98,7 +104,7 @@ def plan_image(height: int, width: int, config: ImageConfig) -> ImagePlan:
     if max(plan.view_tokens) > THIN_FACTOR * max(config.max_image_tokens, _tile_tokens(config)):
         raise InputError(
             f"an image of {width} x {height} pixels is too long and thin: one view would take "
-            f"{max(plan.view_tokens)} tokens instead of {config.max_image_tokens}; crop it"
+            f"{max(plan.view_tokens)} tokens, expected about {config.max_image_tokens}; crop it"
         )
     return plan
 
@@ -108,7 +114,7 @@ def _tile_tokens(config: ImageConfig) -> int:
 
 
 def round_by_factor(number: float, factor: int) -> int:
-    """The multiple of `factor` nearest to `number`; halves go to the even multiple."""
+    """Return the multiple of `factor` nearest to `number`; halves round to the even multiple."""
     return round(number / factor) * factor
 
 
@@ -119,7 +125,10 @@ def _is_too_large(height: int, width: int, config: ImageConfig) -> bool:
 
 
 def _smart_size(height: int, width: int, config: ImageConfig) -> tuple[int, int]:
-    """(height, width) of the whole image as one view, within the token limits where possible."""
+    """Return (height, width) of the whole image as one view, within the token limits if possible.
+
+    A side is never shorter than one block of patches, so very thin images may exceed the maximum.
+    """
     block = config.encoder_patch_size * config.downsample_factor
     smallest, largest = config.min_image_tokens * block**2, config.max_image_tokens * block**2
     new_height = max(block, round_by_factor(height, block))
@@ -137,10 +146,11 @@ def _smart_size(height: int, width: int, config: ImageConfig) -> tuple[int, int]
 
 @lru_cache
 def candidate_grids(min_tiles: int, max_tiles: int) -> tuple[tuple[int, int], ...]:
-    """All (columns, rows) with min_tiles <= columns * rows <= max_tiles, in the reference's order.
+    """Return all (columns, rows) with min_tiles <= columns * rows <= max_tiles.
 
-    Ties between equally good grids are decided by this order. The reference sorts a set of
-    tuples by area, so within one area the order is that of CPython's set: build it the same way.
+    Their order decides between equally good grids. The reference sorts a set of tuples by area, so
+    grids of equal area are in the order of CPython's set. Building the set as the reference does
+    gives the same order.
     """
     grids = {
         (columns, rows)
@@ -153,7 +163,7 @@ def candidate_grids(min_tiles: int, max_tiles: int) -> tuple[tuple[int, int], ..
 
 
 def _closest_grid(height: int, width: int, config: ImageConfig) -> tuple[int, int]:
-    """(columns, rows) whose aspect ratio is nearest to the image's."""
+    """Return the (columns, rows) whose aspect ratio is nearest to the image's."""
     best, best_difference = (1, 1), math.inf
     for columns, rows in candidate_grids(config.min_tiles, config.max_tiles):
         difference = abs(width / height - columns / rows)

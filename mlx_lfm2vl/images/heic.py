@@ -1,4 +1,4 @@
-"""What only a Mac can do, each by one command or call that comes with macOS."""
+"""Reading HEIC photos with `sips`, a command that comes with macOS."""
 
 import sys
 from pathlib import Path
@@ -9,13 +9,22 @@ SIPS_SECONDS = 60
 
 
 def heic_to_tiff(data: bytes, name: str) -> bytes:
-    """Convert a HEIC photo with `sips`; TIFF keeps its pixels, profile and orientation.
+    """Convert a HEIC photo to TIFF, which keeps its pixels, color profile and orientation.
+
+    Args:
+        data: bytes of the HEIC file.
+        name: of the photo, for error messages.
+
+    Returns:
+        Bytes of the TIFF file.
 
     Raises:
-        InputError: this is no Mac, or `sips` cannot read the photo.
+        InputError: this is not a Mac, or `sips` cannot convert the photo.
     """
     if sys.platform != "darwin":
-        raise InputError(f"{name} is HEIC, which only macOS reads; convert it to JPEG or PNG first")
+        raise InputError(
+            f"{name} is HEIC, which can be read only on macOS; convert it to JPEG or PNG first"
+        )
     import subprocess
     import tempfile
 
@@ -27,4 +36,6 @@ def heic_to_tiff(data: bytes, name: str) -> bytes:
             subprocess.run(command, capture_output=True, check=True, timeout=SIPS_SECONDS)
             return target.read_bytes()
         except (OSError, subprocess.SubprocessError):
-            raise InputError(f"{name} is HEIC, and sips cannot convert it") from None
+            raise InputError(
+                f"{name} is HEIC, and sips cannot convert it; export it as JPEG or PNG"
+            ) from None

@@ -1,4 +1,4 @@
-"""From an RGB image to the patches of its views, following its plan."""
+"""Cutting an RGB image into the patches of its views."""
 
 import numpy as np
 from PIL import Image
@@ -12,12 +12,12 @@ def process_image(image: Image.Image, plan: ImagePlan, resample: int) -> list[np
 
     Args:
         image: an RGB image.
-        plan: its plan, from `plan_image`.
+        plan: from `plan_image`.
         resample: 2 for bilinear, 3 for bicubic.
 
     Returns:
-        For every view (N, patch_size * patch_size * 3) uint8 patches, row by row; each patch is
-        ordered (row, column, channel). Normalisation is left to the device.
+        For each view its patches row by row, (N, patch_size * patch_size * 3) uint8. Values of a
+        patch are ordered (row, column, channel). The model normalizes them on the device.
     """
     pixels = np.asarray(image)
     rows, columns = plan.grid
@@ -34,7 +34,15 @@ def process_image(image: Image.Image, plan: ImagePlan, resample: int) -> list[np
 
 
 def to_patches(view: np.ndarray, patch_size: int) -> np.ndarray:
-    """(H, W, 3) pixels -> (H * W / patch_size**2, patch_size * patch_size * 3) patches."""
+    """Cut a view into patches, row by row.
+
+    Args:
+        view: (H, W, 3) pixels; `patch_size` must divide H and W.
+        patch_size: side of a patch in pixels.
+
+    Returns:
+        (H * W / patch_size**2, patch_size * patch_size * 3) patches of the view's dtype.
+    """
     height, width, channels = view.shape
     grid = view.reshape(height // patch_size, patch_size, width // patch_size, patch_size, channels)
     return grid.transpose(0, 2, 1, 3, 4).reshape(-1, patch_size * patch_size * channels)

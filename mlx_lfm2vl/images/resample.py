@@ -1,18 +1,19 @@
-"""Antialiased resizing of uint8 images, bit for bit as torch's integer kernel does it."""
+"""Antialiased resizing of uint8 images, bit-identical to torch's integer kernel."""
 
 import numpy as np
 
 BILINEAR, BICUBIC = 2, 3  # Pillow's numbers, as in the checkpoints
-BLOCK = 16  # output pixels per matrix product: a band is wasted work beyond its own taps
-ROWS = 256  # input rows converted to float at a time
+BLOCK = 16  # output pixels per matrix product; larger blocks multiply by more zeros
+ROWS = 256  # input rows converted to float at a time, to save memory
 
 
 def resize(image: np.ndarray, height: int, width: int, resample: int) -> np.ndarray:
-    """Resize horizontally, then vertically, with uint8 in between.
+    """Resize horizontally, then vertically, and round to uint8 after each pass.
 
-    Follows upsample_bilinear2d_aa and upsample_bicubic2d_aa of torch 2.13 for uint8. There the
-    weights are integers, so matrix products are exact in any order as long as every partial sum
-    is: in float32 for most sizes, in float64 when an image shrinks a lot (see `_bands`).
+    Follows upsample_bilinear2d_aa and upsample_bicubic2d_aa of torch 2.13 for uint8, whose weights
+    are integers. Matrix products of integers are exact in any order of summation as long as every
+    partial sum is representable. float32 is enough for most sizes; float64 serves the others, where
+    an image shrinks a lot (see `_bands`).
 
     Args:
         image: (H, W, 3) uint8.
@@ -34,7 +35,7 @@ def _resize_width(image: np.ndarray, width: int, resample: int) -> np.ndarray:
     rows = image.shape[0]
     bands, precision = _bands(image.shape[1], width, resample)
     dtype = bands[0][1].dtype
-    # One matrix per block of columns that acts on interleaved channels.
+    # The Kronecker product repeats each weight for the three interleaved channels.
     bands = [(begin, np.kron(band, np.eye(3, dtype=band.dtype)).T) for begin, band in bands]
     out = np.empty((rows, width * 3), np.uint8)
     for top in range(0, rows, ROWS):
@@ -63,11 +64,12 @@ def _rounded(sums: np.ndarray, precision: int) -> np.ndarray:
 
 
 def _bands(n_in: int, n_out: int, resample: int) -> tuple[list[tuple[int, np.ndarray]], int]:
-    """Integer weights of one pass as dense blocks of the banded (n_out, n_in) matrix.
+    """Return the integer weights of one pass as dense blocks of the banded (n_out, n_in) matrix.
 
     Returns:
-        For every BLOCK outputs the first input they need and their (outputs, inputs) weights, and
-        the number of fraction bits of the weights. The dtype is the one in which sums are exact.
+        For every `BLOCK` outputs the index of the first input they need and their (outputs, inputs)
+        weights; and the number of fraction bits of the weights. The weights' dtype, float32 or
+        float64, is one in which the sums are exact.
     """
     scale = n_in / n_out
     stretch = max(scale, 1.0)
@@ -83,7 +85,7 @@ def _bands(n_in: int, n_out: int, resample: int) -> tuple[list[tuple[int, np.nda
     precision = 0
     while precision < 22 and int(0.5 + weights.max() * 2 ** (precision + 1)) < 2**15:
         precision += 1
-    # Away from zero on halves, as the C cast after adding or subtracting 0.5 does.
+    # Round halves away from zero, like torch, which adds or subtracts 0.5 and casts to int.
     weights = np.trunc(weights * 2.0**precision + np.copysign(0.5, weights))
     exact = np.abs(weights).sum(axis=1).max() * 255 + 2.0**precision < 2**24
     bands = []
@@ -102,7 +104,7 @@ def _triangle(x: np.ndarray) -> np.ndarray:
 
 
 def _keys(x: np.ndarray) -> np.ndarray:
-    """Cubic convolution kernel with a = -0.5."""
+    """Cubic convolution kernel with a = -0.5. Follows Keys (1981)."""
     x = np.abs(x)
     near = (1.5 * x - 2.5) * x * x + 1.0
     far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0

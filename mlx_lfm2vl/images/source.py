@@ -1,4 +1,4 @@
-"""Image files from outside, decoded within limits into upright sRGB pixels."""
+"""Opening images from any source and decoding them, within limits, to upright sRGB pixels."""
 
 import io
 import logging
@@ -22,12 +22,12 @@ logger = logging.getLogger(__name__)
 
 ImageSource = str | Path | bytes | Image.Image
 
-# No EPS or PDF, whose decoders start programs; no ICO, which decodes what is in it when opened.
+# Not EPS and PDF, whose decoders start other programs, nor ICO, which decodes as it is opened.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA")
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"hevc")
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 ORIENTATION = 0x0112
-# What Pillow's decoders raise on damaged files.
+# Errors that Pillow's decoders raise on damaged files.
 DECODE_ERRORS = (
     OSError,
     SyntaxError,
@@ -48,33 +48,33 @@ _pillow_globals = threading.Lock()
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What an image from outside may cost."""
+    """Limits on images from untrusted sources."""
 
-    max_pixels: int = 200_000_000  # of the decoded image, checked before decoding
+    max_pixels: int = 200_000_000  # of the decoded image; checked before decoding
     max_bytes: int = 256 * 2**20  # of the file
     max_images: int = 32  # per prompt
     allow_url: bool = False  # fetch http and https URLs
 
 
 class OpenedImage:
-    """An image whose size is known and whose pixels are not decoded yet.
+    """An image with a known size whose pixels are not decoded yet.
 
     Attributes:
-        name: for messages.
-        size: (height, width) in pixels, the right way up.
+        name: of the image, for messages.
+        size: (height, width) in pixels after rotation by EXIF.
     """
 
     def __init__(
         self, image: Image.Image, name: str, limits: ImageLimits, ours: bool = True
     ) -> None:
         self.name, self._image, self._limits = name, image, limits
-        self._ours = ours  # nobody else has it, so its decoder's settings may be changed
+        self._ours = ours  # no caller has this object, so its decoder may be reconfigured
         self._reduced = False
         width, height = image.size
         if width * height > limits.max_pixels:
             raise InputError(
                 f"{name} has {width} x {height} pixels ({width * height / 1e6:.0f} megapixels), "
-                f"at most {limits.max_pixels / 1e6:.0f} are decoded; raise it with --max-megapixels"
+                f"the limit is {limits.max_pixels / 1e6:.0f}; raise it with --max-megapixels"
             )
         try:
             with _our_rules(limits):
@@ -86,22 +86,26 @@ class OpenedImage:
         self.size = (width, height) if sideways else (height, width)
 
     def decode(self, at_least: tuple[int, int] | None = None) -> Image.Image:
-        """The pixels the way a person would see them, RGB.
+        """Decode the image to RGB as a viewer would show it.
 
-        EXIF rotation is applied, transparency goes over white, 16-bit images keep their range,
-        palettes, grey and CMYK become RGB, wide-gamut profiles become sRGB, and an animation
-        gives its first frame.
+        EXIF rotation is applied, transparent pixels are blended over white, 16-bit values are
+        scaled to 8 bits, palettes, grayscale and CMYK become RGB, other color profiles are
+        converted to sRGB, and an animation gives its first frame.
 
         Args:
-            at_least: (height, width) that a JPEG may be reduced to while it is decoded, which is
-                done by a half, a quarter or an eighth; None for all of its pixels.
+            at_least: (height, width) in pixels that suffices. A JPEG may then be decoded at 1/2,
+                1/4 or 1/8 of its size, but not below this. None decodes all pixels.
+
+        Returns:
+            An RGB image.
 
         Raises:
             InputError: the file is damaged.
+            ValueError: the image was decoded at a reduced size before.
         """
         image, size = self._image, self.size
         if self._reduced:
-            raise ValueError(f"{self.name} was decoded smaller; open it again")
+            raise ValueError(f"{self.name} was already decoded at a reduced size; open it again")
         if self._frames > 1 and image.format != "MPO":  # an MPO is one photo with previews
             logger.warning("%s has %d frames or pages: using the first", self.name, self._frames)
         try:
@@ -114,11 +118,14 @@ class OpenedImage:
         except DECODE_ERRORS as error:
             raise InputError(f"{self.name} is damaged or not supported: {error}") from None
         if (image.height, image.width) != size:
-            raise InputError(f"{self.name} is damaged: it is not of the size its header says")
+            raise InputError(
+                f"{self.name} is damaged: it decodes to {image.width} x {image.height} pixels, "
+                f"expected {size[1]} x {size[0]}"
+            )
         return image
 
     def _reduce(self, height: int, width: int) -> tuple[int, int]:
-        """Have a JPEG decoded smaller; returns the (height, width) it will have upright."""
+        """Tell a JPEG's decoder to reduce it; return the (height, width) after rotation."""
         sideways = self._orientation in SIDEWAYS
         self._image.draft(None, (height, width) if sideways else (width, height))
         width, height = self._image.size
@@ -128,21 +135,23 @@ class OpenedImage:
     def _upright(self, image: Image.Image) -> Image.Image:
         if self._orientation == 1:
             return image
-        from PIL import ImageOps  # slow to import, and most images need no turning
+        from PIL import ImageOps  # slow to import, and most images need no rotation
 
         return ImageOps.exif_transpose(image)
 
 
 def open_image(source: ImageSource, limits: ImageLimits) -> OpenedImage:
-    """Read a file and its header.
+    """Read an image file and parse its header, without decoding the pixels.
+
+    HEIC is an exception: it is converted to TIFF at once.
 
     Args:
-        source: a path (`~` and `file://` too), an http(s) URL if `limits` allow it, a
+        source: a path (also with `~` or `file://`), an http(s) URL if `limits` allow it, a
             `data:` URI, the bytes of a file, or a PIL image.
-        limits: caps on what is read and decoded.
+        limits: on bytes read, pixels decoded and the use of the network.
 
     Raises:
-        InputError: the source cannot be read, is no image, or exceeds a limit.
+        InputError: the source cannot be read, is not an image, or exceeds a limit.
         NetworkError: a URL could not be fetched.
     """
     if isinstance(source, Image.Image):
@@ -159,16 +168,22 @@ def open_image(source: ImageSource, limits: ImageLimits) -> OpenedImage:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:
         limit = limits.max_pixels / 1e6
-        raise InputError(f"{name} has far more than {limit:.0f} megapixels") from None
+        raise InputError(
+            f"{name} has far more than {limit:.0f} megapixels, the limit; "
+            "raise it with --max-megapixels"
+        ) from None
     except DECODE_ERRORS:
-        raise InputError(f"{name} is not an image this program can read") from None
+        raise InputError(
+            f"{name} is not an image this program can read; expected one of {', '.join(FORMATS)}"
+        ) from None
     return OpenedImage(image, name, limits)
 
 
 def read_size(path: str | Path, limits: ImageLimits) -> tuple[int, int] | None:
-    """(height, width) as the header of a file says, before any turning.
+    """Read (height, width) in pixels from a file's header, before rotation by EXIF.
 
-    None if it cannot be read, and for HEIC, which has to be decoded first.
+    Returns:
+        None if the file cannot be read, or is HEIC, whose size is not known before decoding.
     """
     try:
         with _our_rules(limits), Image.open(path, formats=FORMATS) as image:
@@ -178,7 +193,7 @@ def read_size(path: str | Path, limits: ImageLimits) -> tuple[int, int] | None:
 
 
 def _read(source: str | Path, limits: ImageLimits) -> tuple[str, bytes]:
-    """Name for messages, and bytes, of a path, URL or data URI."""
+    """Return the name, for messages, and the bytes of a path, URL or data URI."""
     text = str(source)
     try:
         parts = urlsplit(text if isinstance(source, str) else "")
@@ -197,7 +212,7 @@ def _read(source: str | Path, limits: ImageLimits) -> tuple[str, bytes]:
         if path.stat().st_size > limits.max_bytes:
             size = path.stat().st_size
             raise InputError(f"{path} has {size} bytes, at most {limits.max_bytes} are read")
-        with path.open("rb") as file:  # a device or pipe has no size: cap the read itself
+        with path.open("rb") as file:  # a device or pipe has no size, so limit the read too
             return str(path), file.read(limits.max_bytes + 1)
     except Lfm2VLError:
         raise
@@ -207,21 +222,21 @@ def _read(source: str | Path, limits: ImageLimits) -> tuple[str, bytes]:
 
 
 def is_url(source: ImageSource) -> bool:
-    """Whether a source is fetched over the network."""
+    """Return whether a source is fetched over the network."""
     return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
 
 
 def _fetched(url: str, limits: ImageLimits) -> bytes:
     if not limits.allow_url:
         raise InputError(f"{url} is a URL; allow fetching it with --allow-url (allow_url=True)")
-    from .fetch import fetch  # brings TLS along, which files do not need
+    from .fetch import fetch  # imports TLS, which local files do not need
 
     return fetch(url, limits.max_bytes)
 
 
 @contextmanager
 def _our_rules(limits: ImageLimits) -> Iterator[None]:
-    """Our pixel cap counts instead of Pillow's global one, and its warnings are no news."""
+    """Replace Pillow's global pixel limit by ours and silence its warnings."""
     with _pillow_globals, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         saved, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, limits.max_pixels
@@ -232,7 +247,11 @@ def _our_rules(limits: ImageLimits) -> Iterator[None]:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Bring 16-bit, 32-bit and float grey images to 8 bits without losing their range."""
+    """Convert grayscale images with 16 or 32 bits per pixel, integer or float, to 8 bits.
+
+    Integers are taken to range from 0 to 65535. Floats are taken to range from 0 to 1 if none is
+    larger, otherwise from 0 to 255.
+    """
     if not image.mode.startswith(("I", "F")):
         return image
     values = np.asarray(image).astype(np.float32)
@@ -268,15 +287,15 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         )
         converted = transform.apply(_probe(image.mode))
     except (ImageCms.PyCMSError, OSError, ValueError):
-        return image.convert("RGB")  # a broken or foreign profile; the pixels are still there
+        return image.convert("RGB")  # the profile is broken or of another kind; ignore it
     plain = np.asarray(_probe(image.mode).convert("RGB")).astype(np.int16)
     if np.abs(np.asarray(converted) - plain).max() <= 3:
-        return image.convert("RGB")  # sRGB already: keep the pixels exactly
+        return image.convert("RGB")  # the profile is sRGB: keep the pixels exactly
     return transform.apply(image)
 
 
 def _probe(mode: str) -> Image.Image:
-    """A few hundred colours that tell one profile from another."""
+    """Return an image of at most a few hundred colors, enough to tell a profile from sRGB."""
     levels = np.linspace(0, 255, 5).astype(np.uint8)
     bands = len(Image.new(mode, (1, 1)).getbands())
     colours = np.stack(np.meshgrid(*[levels] * bands), axis=-1).reshape(1, -1, bands)

@@ -1,10 +1,10 @@
-"""Attention as both towers use it: one fused kernel on a GPU, blocks of query rows on a CPU."""
+"""Attention for the encoder and the decoder: a fused kernel on a GPU, query blocks on a CPU."""
 
 import mlx.core as mx
 
 from .device_ops import GPU, exp
 
-BLOCK_BYTES = 4 * 2**20  # of scores that a CPU has under way: they stay in its caches
+BLOCK_BYTES = 4 * 2**20  # of scores per block: few enough to stay in a CPU's caches
 
 
 def attend(
@@ -16,18 +16,18 @@ def attend(
     causal: bool,
     visible: mx.array | None = None,
 ) -> mx.array:
-    """Scaled dot-product attention with grouped heads.
+    """Compute scaled dot-product attention with grouped heads.
 
     Args:
-        q: (B, H, L, D).
-        k: (B, K, S, D), K divides H.
-        v: (B, K, S, D).
+        q: (B, H, L, D) queries.
+        k: (B, K, S, D) keys; K must divide H.
+        v: (B, K, S, D) values.
         scale: factor on the scores.
-        causal: the queries are the last L of the S positions and see none after themselves.
-        visible: (B, 1, 1, S) bool, which positions a single query sees; None for all.
+        causal: the queries are the last L of the S positions, and none sees later positions.
+        visible: (B, 1, 1, S) bool, the positions that a query sees, for L = 1 only; None for all.
 
     Returns:
-        (B, H, L, D).
+        (B, H, L, D) in the dtype of `q`.
     """
     length = q.shape[2]
     assert visible is None or length == 1
@@ -38,7 +38,11 @@ def attend(
 
 
 def _attend_in_blocks(q: mx.array, k: mx.array, v: mx.array, causal: bool) -> mx.array:
-    """A CPU writes the scores to memory: few at a time, and only those that are seen."""
+    """Compute attention in blocks of query rows.
+
+    A CPU writes the scores to memory, so a block holds few of them, and none that are masked for
+    all its rows.
+    """
     batch, heads, length, dim = q.shape
     groups, keys = k.shape[1], k.shape[2]
     q = q.reshape(batch, groups, heads // groups, length, dim)
@@ -47,20 +51,20 @@ def _attend_in_blocks(q: mx.array, k: mx.array, v: mx.array, causal: bool) -> mx
     blocks = []
     for start in range(0, length, step):
         rows = q[..., start : start + step, :]
-        if blocks:  # one after the other, or the scores of many are held
+        if blocks:  # run the blocks one by one, or the scores of many are in memory at once
             rows = mx.depends([rows], [blocks[-1]])[0]
         end = keys - length + start + rows.shape[3] if causal else keys
         scores = rows @ k[..., :end, :].swapaxes(-1, -2)
         if causal:
             scores = scores + _hide_later(rows.shape[3], end)
         weights = exp(scores - mx.stop_gradient(scores.max(axis=-1, keepdims=True)))
-        # Dividing afterwards takes D operations per row and not S.
+        # Dividing after the product takes D divisions per row; dividing the weights would take S.
         blocks.append(weights @ v[..., :end, :] / weights.sum(axis=-1, keepdims=True))
     x = mx.concatenate(blocks, axis=3) if len(blocks) > 1 else blocks[0]
     return x.reshape(batch, heads, length, dim)
 
 
 def _hide_later(rows: int, keys: int) -> mx.array:
-    """(rows, keys): 0 where a row, of the last ones of the keys, may look; else far below 0."""
+    """Return a (rows, keys) causal mask to add to scores; the rows are the last of the keys."""
     places = mx.arange(keys - rows, keys)[:, None]
     return mx.where(mx.arange(keys) > places, -1e30, 0.0)

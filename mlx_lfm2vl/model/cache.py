@@ -1,12 +1,16 @@
-"""What the decoder remembers of the sequences it has read: one part for every layer.
+"""The decoder's memory of the sequences it has read, with one part per layer.
 
 - An attention layer keeps the keys and values of all positions, in buffers written in place.
-- A short convolution keeps a window: the last rows that went into it, one fewer than its taps.
-- The rows of a batch end in the same column; shorter sequences start later.
-- A cache does not know its tokens, and no layer looks at columns past `offset`.
-- `trim` takes back the last positions, `fork` goes on twice, `state` and `from_state` leave the
-  process and come back: the verbs of mlx-lm's prompt caches.
-- Windows hold no history: what was trimmed must have come in the last step.
+- A short convolution keeps a window: its last inputs, one fewer than it has taps.
+- The sequences of a batch end in the same column. Shorter ones start in a later column, and the
+  columns before that are masked. Such a batch reads one position per step.
+- A cache does not know which tokens it has read, nor the weights that read them.
+- No layer looks at columns from `offset` on, so `trim` need not clear them.
+- A fork and its original never change each other. They share memory until one of them writes.
+- A window has no history, so `trim` undoes only positions of the last step, once per step. A
+  `DecodeStep` or a fork leaves nothing that can be trimmed.
+- `state` and `meta_state` hold everything that `from_state` needs to continue in another process.
+  These names and `trim` are those of mlx-lm's prompt caches.
 """
 
 import json
@@ -17,20 +21,20 @@ import mlx.core as mx
 
 from ..options import MAX_LOOKUP
 
-BLOCK = 256  # columns added at a time: growing by one would copy the cache at every token
-TRIMMABLE = MAX_LOOKUP + 1  # positions that one step may read and still give back
+BLOCK = 256  # columns added at a time; growing by one would copy the cache at every token
+TRIMMABLE = MAX_LOOKUP + 1  # longest step, in positions, that can be trimmed
 
-Window = tuple[mx.array, ...]  # the last rows before a convolution, (B, C) each, oldest first
+Window = tuple[mx.array, ...]  # the last inputs of a convolution, (B, C) each, oldest first
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the positions of one step stand.
+    """Where the new positions of one step belong.
 
     Attributes:
-        column: of the first one in the cache; the same for all rows of a batch.
-        offset: its number in the sequence, for RoPE: one for all, or (B,) int32.
-        visible: (B, 1, 1, S) bool, the columns that belong to the row's sequence; None for all.
+        column: cache column of the first new position; the same for all rows of a batch.
+        offset: number of that position in its sequence, for RoPE: one for all rows, or (B,) int32.
+        visible: (B, 1, 1, S) bool, the columns that belong to each row's sequence; None for all.
     """
 
     column: int = 0
@@ -40,11 +44,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a batch that are to go on in another one.
+    """Rows of a batch that will continue in another one.
 
     Attributes:
-        cache: they are in.
-        numbers: which of its rows.
+        cache: that holds the rows.
+        numbers: indices of the rows.
     """
 
     cache: "Cache"
@@ -52,7 +56,7 @@ class Rows:
 
     @property
     def lengths(self) -> list[int]:
-        """Positions of each row's sequence."""
+        """Number of positions in each row's sequence."""
         starts = self.cache.starts
         return [self.cache.offset - (starts[n] if starts else 0) for n in self.numbers]
 
@@ -61,19 +65,20 @@ class KeyValueCache:
     """Keys and values of one attention layer.
 
     Attributes:
-        arrays: none, or keys and values, (B, H, columns, D) each; more columns than are in use.
+        arrays: empty at first, then keys and values, (B, H, columns, D) each. There may be more
+            columns than are in use.
     """
 
     def __init__(self) -> None:
         self.arrays: list[mx.array] = []
 
     def update(self, keys: mx.array, values: mx.array, column: int) -> tuple[mx.array, mx.array]:
-        """Store new rows at `column` and return all rows up to their end.
+        """Store keys and values from `column` on and return all up to their end.
 
         Args:
-            keys: (B, H, L, D), already rotated.
+            keys: (B, H, L, D), after RoPE.
             values: (B, H, L, D).
-            column: number of rows that stay valid before these.
+            column: of the first new position; later columns are overwritten.
 
         Returns:
             Keys and values, (B, H, column + L, D) each.
@@ -91,18 +96,22 @@ class KeyValueCache:
         batch, heads, _, dim = like.shape
         old = [[array] for array in self.arrays] or [[], []]
         self.arrays = [
-            # Each its own: shared ones could not be written in place.
+            # Each has its own zeros: shared ones could not be written in place.
             mx.concatenate([*parts, mx.zeros((batch, heads, columns, dim), like.dtype)], axis=2)
             for parts in old
         ]
 
     def taken(self, rows: mx.array, used: int, columns: int) -> list[mx.array]:
-        """Keys and values of chosen rows, ending in the last of `columns`.
+        """Return copies of the keys and values of some rows, aligned at the last column.
 
         Args:
-            rows: int32 numbers.
+            rows: int32 indices.
             used: columns in use.
-            columns: of the result; zeros stand before what is shorter.
+            columns: of the result, at least as many as the longest of these sequences. If there are
+                more, zeros fill the first ones.
+
+        Returns:
+            Keys and values, (len(rows), H, columns, D) each.
         """
         begin = max(0, used - columns)
         cut = [array[:, :, begin:used][rows] for array in self.arrays]
@@ -110,20 +119,28 @@ class KeyValueCache:
 
 
 class ConvCache:
-    """The last rows that went into one short convolution, one fewer than it has taps.
+    """The last inputs of one short convolution, one fewer than it has taps.
 
     Attributes:
-        window: these rows, as arrays of their own: the next step then drops one and adds one
-            without copying any.
+        window: one array per input, so that a step drops one and adds one without copying; empty
+            before the first update.
     """
 
     def __init__(self, taps: int) -> None:
         self._kept = taps - 1
-        self._recent: mx.array | None = None  # (B, kept + L, C), what the last step has seen
-        self.window: Window = ()  # until there is one
+        self._recent: mx.array | None = None  # (B, kept + L, C), inputs that the last step used
+        self.window: Window = ()
 
     def update(self, rows: mx.array) -> mx.array:
-        """Add (B, L, C) rows; returns them behind those of the window, (B, taps - 1 + L, C)."""
+        """Add the inputs of new positions.
+
+        Args:
+            rows: (B, L, C).
+
+        Returns:
+            (B, taps - 1 + L, C), the rows of the window before this update, then the new ones. An
+            empty window counts as zeros.
+        """
         if not self.window:
             self.window = (mx.zeros_like(rows[:, 0]),) * self._kept
         rows = mx.concatenate([*(row[:, None] for row in self.window), rows], axis=1)
@@ -132,35 +149,36 @@ class ConvCache:
         return rows
 
     def step(self, window: Window) -> None:
-        """Take the window behind one more row."""
+        """Replace the window after one more position; the step cannot be trimmed."""
         self.window, self._recent = window, None
 
     def can_trim(self, count: int) -> bool:
-        """Whether the last `count` rows can be forgotten: all of them came in the last update."""
+        """Return whether the last `count` rows came in the last update, so they can be dropped."""
         return self._recent is not None and count <= self._recent.shape[1] - self._kept
 
     def trim(self, count: int) -> None:
-        """Forget the last `count` rows; see `can_trim`."""
+        """Drop the last `count` rows of the last update; `can_trim` must allow it."""
         assert self._recent is not None
         self._recent = self._recent[:, : self._recent.shape[1] - count]
         self._look_back_from(self._recent, self._recent.shape[1])
 
     def _look_back_from(self, rows: mx.array, end: int) -> None:
-        # Copies: views would keep the whole prompt's rows alive.
+        # Copies, because views would keep the rows of a whole prompt in memory.
         self.window = tuple(mx.contiguous(rows[:, i]) for i in range(end - self._kept, end))
 
     @property
     def arrays(self) -> list[mx.array]:
+        """The window as a list."""
         return list(self.window)
 
 
 class Cache:
-    """What one sequence, or a batch of them, leaves behind.
+    """The decoder's memory of one sequence or of a batch.
 
     Attributes:
-        layers: the part of every decoder layer.
+        layers: the part of each decoder layer.
         offset: columns in use.
-        starts: first column of every row; empty when all start in column 0.
+        starts: first column of each row's sequence; empty if all start in column 0.
     """
 
     def __init__(self, layer_types: Sequence[str], taps: int) -> None:
@@ -172,7 +190,7 @@ class Cache:
         self.starts: list[int] = []
 
     def place(self, length: int) -> Place:
-        """Make room for the next `length` positions; returns where they stand."""
+        """Advance `offset` by `length` positions and return where they belong."""
         column = self.offset
         self.offset += length
         if not self.starts:
@@ -182,31 +200,35 @@ class Cache:
         return Place(column, column - starts, visible[:, None, None])
 
     def can_trim(self, count: int) -> bool:
-        """Whether the last `count` positions can be taken back."""
+        """Return whether the last `count` positions can be trimmed."""
         layers = [layer for layer in self.layers if isinstance(layer, ConvCache)]
         return count == 0 or (
             0 < count <= self.offset and all(layer.can_trim(count) for layer in layers)
         )
 
     def trim(self, count: int) -> None:
-        """Take back the last `count` positions, of at most `TRIMMABLE` that came in one step.
+        """Remove the last `count` positions.
 
-        Keys and values stay where they are: nothing looks at them, and the next ones replace them.
+        They must all come from the last step, which may have read at most `TRIMMABLE` positions.
+        Their keys and values stay in the buffers, unused, until new ones replace them.
 
         Raises:
-            ValueError: the convolutions no longer know what was before.
+            ValueError: a convolution no longer has the inputs before these positions.
         """
         if not self.can_trim(count):
-            raise ValueError(f"the last {count} of {self.offset} positions cannot be taken back")
+            raise ValueError(
+                f"the last {count} of {self.offset} positions cannot be trimmed, only positions of "
+                f"the last step, if that read at most {TRIMMABLE}"
+            )
         self.offset -= count
         for layer in self.layers:
             if count and isinstance(layer, ConvCache):
                 layer.trim(count)
 
     def fork(self) -> "Cache":
-        """A second cache that goes on from here by itself.
+        """Return a second cache that continues from here independently.
 
-        The two share their memory until one of them writes: that one then copies.
+        The two share their memory until one of them writes; it copies the arrays first.
         """
         forked = Cache(self._layer_types, self._taps)
         forked.offset, forked.starts = self.offset, list(self.starts)
@@ -221,7 +243,12 @@ class Cache:
 
     @classmethod
     def joined(cls, parts: Sequence[Rows]) -> "Cache":
-        """A batch of chosen rows of other caches, in this order, which go on by themselves."""
+        """Return the cache of a batch made of rows of other caches, which stay as they are.
+
+        Args:
+            parts: rows of caches that have read something, in the order of the new batch. The
+                columns of the batch are as many as its longest sequence has positions.
+        """
         first = parts[0].cache
         lengths = [length for part in parts for length in part.lengths]
         joined = cls(first._layer_types, first._taps)
@@ -246,11 +273,11 @@ class Cache:
 
     @property
     def state(self) -> dict[str, mx.array]:
-        """Everything that is remembered, as `mx.save_safetensors` takes it.
+        """All arrays of the cache by name, as `mx.save_safetensors` takes them.
 
-        Returns:
-            "0.keys" and "0.values", (B, H, offset, D), of an attention layer 0; "1.window.0" and
-            so on, (B, C), of a convolution. Empty for a cache that has read nothing.
+        If layer 0 is an attention, it has "0.keys" and "0.values", (B, H, offset, D) each. If layer
+        1 is a convolution, it has "1.window.0", "1.window.1" and so on, (B, C) each. A cache that
+        has read nothing has no arrays.
         """
         state: dict[str, mx.array] = {}
         for i, layer in enumerate(self.layers):
@@ -263,7 +290,7 @@ class Cache:
 
     @property
     def meta_state(self) -> dict[str, str]:
-        """What `from_state` needs beside the arrays, as metadata of a safetensors file."""
+        """What `from_state` needs in addition to the arrays, as metadata of a safetensors file."""
         return {
             "layer_types": json.dumps(self._layer_types),
             "taps": str(self._taps),
@@ -273,10 +300,14 @@ class Cache:
 
     @classmethod
     def from_state(cls, state: Mapping[str, mx.array], meta_state: Mapping[str, str]) -> "Cache":
-        """The cache that another process has written down.
+        """Restore a cache, for example one that another process has saved.
+
+        Args:
+            state: from `state`.
+            meta_state: from `meta_state` of the same cache.
 
         Raises:
-            ValueError: the two do not belong together.
+            ValueError: the two do not belong together, or are not of a cache.
         """
         try:
             cache = cls(json.loads(meta_state["layer_types"]), int(meta_state["taps"]))
@@ -288,21 +319,22 @@ class Cache:
                 else:
                     layer.arrays = [state[f"{i}.keys"][...], state[f"{i}.values"][...]]
         except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"this is no cache: {error}") from None
+            raise ValueError(f"this is not a saved cache: {error!r}") from None
         if len(state) != len(cache.arrays) or any(
             array.shape[2] != cache.offset
             for layer in cache.layers
             if isinstance(layer, KeyValueCache)
             for array in layer.arrays
         ):
-            raise ValueError("the arrays of the cache are not those its description names")
+            raise ValueError("the arrays of the saved cache do not match its metadata")
         return cache
 
     @property
     def arrays(self) -> list[mx.array]:
-        """Every array held, for evaluation and for counting bytes."""
+        """All arrays of all layers, to evaluate them or count their bytes."""
         return [array for layer in self.layers for array in layer.arrays]
 
     @property
     def nbytes(self) -> int:
+        """Memory of all arrays in bytes, with columns that are not in use."""
         return sum(array.nbytes for array in self.arrays)

@@ -1,10 +1,14 @@
-"""A prompt through the decoder, then one more token at a time.
+"""Running the decoder: a whole prompt at once, then one token at a time.
 
-- `prefill` reads prompts; `decode_step` gives a model its `DecodeStep`, which reads one token of
-  every row of a batch.
-- Both know hidden states and caches, and nothing of text, sampling or when an answer ends.
-- A decode step gives the logits of `Lfm2VL` on the same tokens. It never waits for the device.
-- It is kept as long as its model, and made anew when the model's weights are others.
+- `prefill` reads embedded prompts in few passes and gives the logits after the last position.
+- `decode_step` returns the model's `DecodeStep`, which reads one token per row of a batch.
+- Both know hidden states and caches. They know nothing of text, images, sampling or when an answer
+  ends.
+- A `DecodeStep` gives the logits that `Lfm2VL` gives for the same tokens, up to rounding.
+- It never waits for the device. `prefill` waits only if it reports progress.
+- It is traced on a GPU, so Python does not build hundreds of operations for each token.
+- It holds the model's weights but not the model, and is dropped when the model is.
+- It is rebuilt when an array of the decoder or the output head has been replaced.
 """
 
 import operator
@@ -20,8 +24,8 @@ from .cache import Cache, ConvCache, KeyValueCache, Window
 from .device_ops import GPU, traced
 from .lfm2vl import Lfm2VL
 
-# Prompt positions read at a time: any usual prompt in one pass on a GPU. On a CPU attention is not
-# fused and its memory grows with the square of this.
+# Prompt positions per pass, over all rows of a batch. On a GPU a usual prompt takes one pass. On a
+# CPU attention is not fused, so shorter passes save memory.
 PREFILL_CHUNK = 4096 if GPU else 512
 
 Arrays = tuple[mx.array, ...]
@@ -33,17 +37,17 @@ def prefill(
     cache: Cache,
     report: Callable[[int, int], object] | None = None,
 ) -> mx.array:
-    """Read prompts in one pass, very long ones in few, with the output head on the end only.
+    """Read prompts, and apply the output head to their last position only.
 
     Args:
         model: the network.
-        inputs_embeds: (B, L, C) embedded prompts.
-        cache: holds what came before them; takes them.
-        report: called after every pass with the positions read and L; it makes the host wait for
-            each pass.
+        inputs_embeds: (B, L, C) embedded prompts of equal length.
+        cache: of what came before the prompts; updated in place.
+        report: called after every pass with the positions read so far and L. With it, the host
+            waits for each pass.
 
     Returns:
-        (B, vocab_size) logits of the first tokens.
+        (B, vocab_size) logits of the token after each prompt.
     """
     length = inputs_embeds.shape[1]
     chunk = max(1, PREFILL_CHUNK // inputs_embeds.shape[0])
@@ -63,14 +67,15 @@ def prefill(
 
 
 class DecodeStep:
-    """From the last tokens of a batch to the logits of the next ones.
+    """Reads one token per row of a batch and gives the logits of the next ones.
 
-    An attention sees more keys with every token, so its graph is built anew each time. What lies
-    between two of them has the same shapes for ever and is traced once: seven segments for six
-    attentions, instead of some six hundred operations built by Python at every token.
+    An attention sees one more key with every token, so its graph must be built each time. The
+    operations between two attentions always have the same shapes, so each such segment is traced
+    once. With six attentions there are seven segments. Otherwise Python would build some six
+    hundred operations per token.
 
-    It keeps the weights that the model had when it was made, but not the model, which would not be
-    freed when it is let go; see `decode_step`.
+    A step keeps the weights that the model had when the step was made. It does not keep the model,
+    or the model could never be freed; see `decode_step`.
     """
 
     def __init__(self, model: Lfm2VL) -> None:
@@ -81,11 +86,12 @@ class DecodeStep:
         # Each segment goes from one attention to the next.
         self._spans = list(pairwise([-1, *attentions, len(layers)]))
         segments = [_Segment(model, *span) for span in self._spans]
-        mx.async_eval([segment.taps for segment in segments])  # or every step would slice them
+        # Evaluated now, or every step would slice the taps from the weights again.
+        mx.async_eval([segment.taps for segment in segments])
         self._segments = [traced(segment) for segment in segments]
 
     def is_of(self, model: Lfm2VL) -> bool:
-        """Whether the model has the weights that it had when this was made."""
+        """Return whether the model still has the weights that it had when this was made."""
         weights = _decoder_weights(model)
         same = map(operator.is_, self._weights, weights)
         return len(weights) == len(self._weights) and all(same)
@@ -95,10 +101,10 @@ class DecodeStep:
 
         Args:
             tokens: (B,) ids.
-            cache: of the B sequences, each of one token at least; updated in place.
+            cache: of the B sequences, which must have at least one token each; updated in place.
 
         Returns:
-            (B, vocab_size) logits.
+            (B, vocab_size) logits of the next tokens.
         """
         place = cache.place(1)
         arrays = cast(Arrays, (tokens,))
@@ -115,11 +121,11 @@ class DecodeStep:
         return arrays[0]
 
 
-_kept: dict[int, DecodeStep] = {}  # by the id of its model, as long as that lives
+_kept: dict[int, DecodeStep] = {}  # by the id of a model that is alive
 
 
 def decode_step(model: Lfm2VL) -> DecodeStep:
-    """The model's decode step; made anew when its weights are others than before."""
+    """Return the model's decode step; make it at first, and again if weights were replaced."""
     step = _kept.get(id(model))
     if step is None:
         weakref.finalize(model, _kept.pop, id(model), None)
@@ -134,7 +140,7 @@ def _decoder_weights(model: Lfm2VL) -> list[mx.array]:
 
 
 class _Segment:
-    """From the end of one attention, or the tokens, to the next one, or the logits."""
+    """The operations from one attention, or the tokens, to the next attention, or the logits."""
 
     def __init__(self, model: Lfm2VL, begin: int, end: int) -> None:
         layers = model.layers
@@ -146,28 +152,29 @@ class _Segment:
         self._after = layers[end] if end < len(layers) else None
 
     def __call__(self, arrays: Arrays, windows: list[Window]) -> tuple[Arrays, list[Window]]:
-        """One position of every row.
+        """Process one position of every row.
 
         Args:
-            arrays: tokens, (B,), in the first segment; in others hidden states, (B, C), and what
-                the attention has seen, (B, H, 1, D).
-            windows: of the convolutions in between.
+            arrays: in the first segment (B,) tokens; in the others (B, C) hidden states and the
+                (B, H, 1, D) output of the attention before it.
+            windows: of the segment's convolutions.
 
         Returns:
-            Logits, (B, vocab_size), of the last segment; of others hidden states, (B, C), and
-            queries, keys and values, (B, heads, 1, D). Then the windows after this position.
+            In the last segment (B, vocab_size) logits; in the others (B, C) hidden states and the
+            (B, heads, 1, D) queries, keys and values of the attention after it. Then the windows
+            after this position.
         """
         x, windows = self._convolve(self._enter(*arrays), windows)
         return self._leave(x), windows
 
     def _enter(self, x: mx.array, seen: mx.array | None = None) -> mx.array:
-        """Hidden states, (B, C), of tokens, or behind the attention before this segment."""
+        """Return (B, C) hidden states: embedded tokens, or the layer output of an attention."""
         if self._before is None or seen is None:
             return self._language_model.embed_tokens(x)
         return self._before.finish(x, self._before.self_attn.out_proj(seen.flatten(1)))
 
     def _convolve(self, x: mx.array, windows: list[Window]) -> tuple[mx.array, list[Window]]:
-        """Hidden states behind the convolution layers of this segment, and their new windows."""
+        """Return hidden states after the segment's convolution layers, and the new windows."""
         taken = []
         for layer, window, taps in zip(self._convolutions, windows, self.taps, strict=True):
             mixed, window = layer.conv.step(layer.operator_norm(x), window, taps)
@@ -176,7 +183,7 @@ class _Segment:
         return x, taken
 
     def _leave(self, x: mx.array) -> Arrays:
-        """What the attention behind this segment takes, or logits."""
+        """Return the inputs of the attention after this segment, or logits."""
         if self._after is not None:
             return x, *self._after.self_attn.project(self._after.operator_norm(x))
         x = self._language_model.embedding_norm(x)

@@ -16,14 +16,22 @@ from .device_ops import exp, fused
 def _gated_taps(
     b: mx.array, c: mx.array, x: mx.array, before: Sequence[mx.array], weights: Sequence[mx.array]
 ) -> tuple[mx.array, mx.array]:
-    """The convolution of one position, c * sum of taps, and the row b * x that it adds."""
+    """Return the gated convolution at one position and its new input row, b * x.
+
+    Args:
+        b: (B, C) gate of the input.
+        c: (B, C) gate of the output.
+        x: (B, C).
+        before: earlier input rows, (B, C) each, oldest first.
+        weights: of the taps, (C,) each, oldest first.
+    """
     row = b * x
     return _gated_sum(c, [*before, row], weights), row
 
 
 @fused
 def _gated_sum(c: mx.array, rows: Sequence[mx.array], weights: Sequence[mx.array]) -> mx.array:
-    # In float32, which costs nothing inside a kernel.
+    # float32 costs nothing inside a fused kernel.
     first, *others = (
         row.astype(mx.float32) * weight.astype(mx.float32)
         for row, weight in zip(rows, weights, strict=True)
@@ -36,14 +44,17 @@ def _gated_sum(c: mx.array, rows: Sequence[mx.array], weights: Sequence[mx.array
 
 @fused
 def _swiglu(gate: mx.array, x: mx.array) -> mx.array:
-    # silu(gate) * x, in float32: the product may leave float16's range before it is divided. The
-    # gradient of an infinite exp is NaN.
+    # silu(gate) * x in float32: gate * x may exceed float16's range before the division. The limit
+    # of 80 keeps exp finite, because the gradient of an infinite exp is NaN.
     wide = gate.astype(mx.float32)
     return (wide * x.astype(mx.float32) / (1 + exp(mx.minimum(-wide, 80)))).astype(gate.dtype)
 
 
 class ShortConv(nn.Module):
-    """Gated short convolution: out_proj(C * conv(B * x)) with B, C, x = in_proj(input)."""
+    """Gated short convolution: out_proj(C * conv(B * x)) with B, C, x = in_proj(input).
+
+    Follows Lfm2ShortConv in transformers 5.23.
+    """
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -53,24 +64,25 @@ class ShortConv(nn.Module):
         self.out_proj = nn.Linear(size, size, bias=False)
 
     def __call__(self, x: mx.array, cache: ConvCache | None) -> mx.array:
+        """(B, L, C) -> (B, L, C); the cache is updated in place."""
         b, c, x = mx.split(self.in_proj(x), 3, axis=-1)
         x = b * x
         length, taps = x.shape[1], self.conv.weight.shape[1]
         cache = cache if cache is not None else ConvCache(taps)
         rows = cache.update(x)
-        # Tap k acts on the row taps - 1 - k steps back.
+        # Tap k multiplies the row taps - 1 - k positions earlier.
         shifted = [rows[:, tap : tap + length] for tap in range(taps)]
         return self.out_proj(_gated_sum(c, shifted, self.taps))
 
     def step(
         self, x: mx.array, window: Window, taps: Sequence[mx.array]
     ) -> tuple[mx.array, Window]:
-        """The same for one position.
+        """Do the same for one position.
 
         Args:
             x: (B, C).
             window: of the cache.
-            taps: of this layer, made once for many steps.
+            taps: `self.taps`, passed in so that it is not sliced at every step.
 
         Returns:
             (B, C), and the window after this position.
@@ -81,12 +93,15 @@ class ShortConv(nn.Module):
 
     @property
     def taps(self) -> list[mx.array]:
-        """The weights of each tap, (C,), oldest row first."""
+        """Weights of each tap, (C,) each; the first acts on the oldest row."""
         return [self.conv.weight[:, tap, 0] for tap in range(self.conv.weight.shape[1])]
 
 
 class Attention(nn.Module):
-    """Causal grouped-query attention with RMSNorm on queries and keys, then RoPE."""
+    """Causal grouped-query attention with RMSNorm on queries and keys, then RoPE.
+
+    Follows Lfm2Attention in transformers 5.23.
+    """
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -103,14 +118,19 @@ class Attention(nn.Module):
         self.k_layernorm = nn.RMSNorm(dim, eps=config.norm_eps)
 
     def __call__(self, x: mx.array, cache: KeyValueCache | None, place: Place) -> mx.array:
+        """(B, L, C) -> (B, L, C); the cache is updated in place."""
         q, k, v = (part.transpose(0, 2, 1, 3) for part in self.project(x))
         seen = self.attend(q, k, v, cache, place)
         return self.out_proj(seen.transpose(0, 2, 1, 3).flatten(2))
 
     def project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        """Queries, keys and values, not yet rotated.
+        """Compute queries, keys and values, before RoPE.
 
-        (B, L, C) become (B, L, heads, D) each; one position, (B, C), becomes (B, heads, 1, D).
+        Args:
+            x: (B, L, C), or (B, C) for one position.
+
+        Returns:
+            (B, L, heads, D) each, or (B, heads, 1, D) for one position.
         """
         heads = [(self.num_heads, -1), *[(self.num_key_value_heads, -1)] * 2]
         if x.ndim == 2:
@@ -125,14 +145,14 @@ class Attention(nn.Module):
     def attend(
         self, q: mx.array, k: mx.array, v: mx.array, cache: KeyValueCache | None, place: Place
     ) -> mx.array:
-        """What the positions see of one another and of those in the cache.
+        """Let new positions attend to themselves and to those in the cache.
 
         Args:
-            q: (B, H, L, D) of `project`.
-            k: (B, K, L, D).
-            v: (B, K, L, D).
-            cache: what came before; updated in place.
-            place: where the positions stand.
+            q: (B, H, L, D) queries before RoPE.
+            k: (B, K, L, D) keys before RoPE.
+            v: (B, K, L, D) values.
+            cache: of earlier positions; updated in place.
+            place: where the new positions belong.
 
         Returns:
             (B, H, L, D).
@@ -143,14 +163,14 @@ class Attention(nn.Module):
         return attend(q, k, v, self.scale, causal=True, visible=place.visible)
 
     def _rotate(self, x: mx.array, offset: int | mx.array) -> mx.array:
-        """(B, H, L, D), rotated by position (half-split RoPE)."""
+        """Apply half-split RoPE to (B, H, L, D)."""
         return mx.fast.rope(
             x, x.shape[-1], traditional=False, base=self.rope_theta, scale=1.0, offset=offset
         )
 
 
 class FeedForward(nn.Module):
-    """SwiGLU."""
+    """SwiGLU feed-forward: w2(silu(w1(x)) * w3(x)). Follows Lfm2MLP in transformers 5.23."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -163,7 +183,10 @@ class FeedForward(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm layer around a short convolution or an attention."""
+    """Pre-norm layer: a short convolution or an attention, then a feed-forward.
+
+    Follows Lfm2DecoderLayer in transformers 5.23.
+    """
 
     def __init__(self, config: TextConfig, kind: str) -> None:
         super().__init__()
@@ -183,13 +206,18 @@ class DecoderLayer(nn.Module):
         return self.finish(x, self.conv(normed, cache))
 
     def finish(self, x: mx.array, mixed: mx.array) -> mx.array:
-        """Add what the operator has mixed in, then the feed-forward's part."""
+        """Add the residuals: the operator's output, then the feed-forward's.
+
+        Args:
+            x: (..., C) input of the layer.
+            mixed: (..., C) output of its convolution or attention.
+        """
         x = x + mixed
         return x + self.feed_forward(self.ffn_norm(x))
 
 
 class LanguageModel(nn.Module):
-    """Embeddings to final hidden states. Follows Lfm2Model in transformers 5.23."""
+    """LFM2 decoder without output head. Follows Lfm2Model in transformers 5.23."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -200,22 +228,23 @@ class LanguageModel(nn.Module):
         self._recompute = False
 
     def recompute_gradients(self) -> None:
-        """Keep only each layer's input for training and run the layer again going backwards."""
+        """Save memory in training: keep only each layer's input and recompute the rest."""
         self._recompute = True
 
     def make_cache(self) -> Cache:
-        """An empty cache for one sequence, or one batch of equally long ones."""
+        """Return an empty cache for one sequence or for a batch of equally long ones."""
         return Cache(self.layer_types, self.conv_taps)
 
     def __call__(self, inputs_embeds: mx.array, cache: Cache | None = None) -> mx.array:
         """Run the decoder over new positions.
 
         Args:
-            inputs_embeds: (B, L, C) embeddings of the L new tokens.
-            cache: what came before; updated in place. None starts afresh and keeps nothing.
+            inputs_embeds: (B, L, C) embeddings of the L new positions.
+            cache: of earlier positions; updated in place. None reads from the start of a sequence
+                and keeps nothing.
 
         Returns:
-            (B, L, C) hidden states after the final norm; the output head is the model's.
+            (B, L, C) hidden states after the final norm; `Lfm2VL.head` turns them into logits.
         """
         place = cache.place(inputs_embeds.shape[1]) if cache is not None else Place()
         x = inputs_embeds

@@ -1,4 +1,4 @@
-"""The whole network: views to features, features among text embeddings, hidden states to logits."""
+"""The whole network: views to image features, features and text to embeddings, then to logits."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -15,8 +15,8 @@ from .language import DecoderLayer, LanguageModel
 from .projector import MultiModalProjector
 from .vision import VisionTower
 
-# Patches encoded at a time: four full tiles keep a GPU busy, and memory flat for any image. A CPU,
-# whose attention is not fused, takes one tile.
+# Patches encoded at a time, so that memory does not grow with the image. Four full tiles keep a GPU
+# busy. A CPU, whose attention is not fused, gets one tile.
 MAX_PATCHES = 4096 if GPU else 1024
 
 
@@ -26,7 +26,7 @@ def _standardise(patches: mx.array, mean: mx.array, std: mx.array, like: mx.arra
 
 
 class Lfm2VL(nn.Module):
-    """LFM2-VL. Follows Lfm2VlForConditionalGeneration in transformers 5.23."""
+    """The LFM2-VL network. Follows Lfm2VlForConditionalGeneration in transformers 5.23."""
 
     def __init__(self, config: ModelConfig, image_config: ImageConfig) -> None:
         super().__init__()
@@ -41,29 +41,36 @@ class Lfm2VL(nn.Module):
             self.lm_head = nn.Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
 
     def make_cache(self) -> Cache:
+        """Return an empty cache for one sequence or for a batch of equally long ones."""
         return self.language_model.make_cache()
 
     @property
     def layers(self) -> list[DecoderLayer]:
-        """The decoder's layers, where mlx-lm's tuning functions look for them."""
+        """The decoder's layers, where mlx-lm's fine-tuning functions expect them."""
         return self.language_model.layers
 
     def encode_views(self, pixel_values: mx.array, grid: tuple[int, int]) -> mx.array:
         """Turn views of one size into image features.
 
         Args:
-            pixel_values: (B, N, patch_size * patch_size * 3) patches, uint8 as the processor
-                makes them, or float and already normalised.
+            pixel_values: (B, N, patch_size * patch_size * 3) patches: uint8 as the processor
+                makes them, or floats that are already normalized.
             grid: (rows, columns) of patches in each view; rows * columns = N.
 
         Returns:
-            (F, C) rows in the order of the image tokens: view by view, row by row.
+            (F, C) features in the order of the image tokens: view by view, row by row.
+
+        Raises:
+            ValueError: the downsample factor does not divide the grid.
         """
         x = self.encode_patches(pixel_values, grid)
         return self.multi_modal_projector(x.reshape(x.shape[0], *grid, -1)).flatten(0, 1)
 
     def encode_patches(self, pixel_values: mx.array, grid: tuple[int, int]) -> mx.array:
-        """The tower's features of views of one size, (B, N, C); arguments as `encode_views`."""
+        """Return the vision tower's (B, N, C) features; the arguments are those of `encode_views`.
+
+        C is the tower's hidden size.
+        """
         return self.vision_tower(self._normalise(pixel_values), grid)
 
     def encode_images(
@@ -71,14 +78,18 @@ class Lfm2VL(nn.Module):
     ) -> mx.array:
         """Turn views of any sizes into image features, without waiting for the device.
 
-        Neighbouring views of equal size are encoded together, unpadded.
+        Consecutive views of equal size are encoded together, without padding.
 
         Args:
-            pixel_values: per view its (N, patch_size * patch_size * 3) patches.
-            spatial_shapes: per view the (rows, columns) of its grid; rows * columns = N.
+            pixel_values: (N, patch_size * patch_size * 3) patches of each view, at least one view.
+            spatial_shapes: (rows, columns) of each view's grid of patches; rows * columns = N.
 
         Returns:
-            (F, C) rows in the order of the image tokens: view by view, row by row.
+            (F, C) features in the order of the image tokens: view by view, row by row.
+
+        Raises:
+            ValueError: the downsample factor does not divide a grid, or the arguments differ in
+                length.
         """
         features = []
         views = zip(spatial_shapes, pixel_values, strict=True)
@@ -88,7 +99,7 @@ class Lfm2VL(nn.Module):
             for start in range(0, len(patches), step):
                 batch = mx.array(np.stack(patches[start : start + step]))
                 rows = self.encode_views(batch, grid)
-                # Start now, or the memory of all batches may be asked for at the same time.
+                # Start now, or all batches may be evaluated, and hold their memory, at once.
                 mx.async_eval(rows)
                 features.append(rows)
         return mx.concatenate(features) if len(features) > 1 else features[0]
@@ -106,53 +117,55 @@ class Lfm2VL(nn.Module):
         return _standardise(patches, mean, std, weight)
 
     def embed(self, input_ids: Sequence[int], features: mx.array | None = None) -> mx.array:
-        """Embed a prompt, with image features in place of its image tokens.
+        """Embed a prompt and replace the embeddings of its image tokens by image features.
 
         Args:
             input_ids: L token ids.
-            features: (F, C) rows of `encode_images`; F must be the number of image tokens.
+            features: (F, C) from `encode_images`, one per image token; None for text alone.
 
         Returns:
-            (1, L, C).
+            (1, L, C) embeddings.
 
         Raises:
-            ValueError: the image tokens are not as many as the features.
+            ValueError: there are features, but not as many as image tokens.
         """
         ids = np.asarray(input_ids, np.int32)[None]
         index = self.join_index(ids, 0 if features is None else features.shape[0])
         return self.join(mx.array(ids), features, mx.array(index))
 
     def join_index(self, input_ids: np.ndarray, feature_count: int) -> np.ndarray:
-        """Where `join` finds the row of every position; integers made on the host.
+        """Compute, on the host, where `join` finds the embedding of each position.
 
         Args:
             input_ids: (B, L) int32.
-            feature_count: rows of image features, for all of the batch.
+            feature_count: number of image features of the whole batch.
 
         Returns:
-            (B, L) int32: text rows count from 0 by position, image rows from B * L.
+            (B, L) int32 row numbers. Text rows are numbered from 0, image features from B * L.
 
         Raises:
-            ValueError: the image tokens are not as many as the features.
+            ValueError: there are features, but not as many as image tokens.
         """
         is_image = input_ids == self.config.image_token_id
         if feature_count and is_image.sum() != feature_count:
-            raise ValueError(f"{is_image.sum()} image tokens for {feature_count} features")
+            raise ValueError(
+                f"{is_image.sum()} image tokens for {feature_count} features, expected one each"
+            )
         index = np.arange(input_ids.size, dtype=np.int32).reshape(input_ids.shape)
         if feature_count:
             index[is_image] = input_ids.size + np.arange(feature_count, dtype=np.int32)
         return index
 
     def join(self, input_ids: mx.array, features: mx.array | None, index: mx.array) -> mx.array:
-        """Text embeddings and image features in the order of the prompt, by one gather.
+        """Put text embeddings and image features in the order of the prompt, by one gather.
 
         Args:
-            input_ids: (B, L).
-            features: (F, C), or None for text alone.
+            input_ids: (B, L) token ids.
+            features: (F, C) image features, or None for text alone.
             index: (B, L) from `join_index`.
 
         Returns:
-            (B, L, C).
+            (B, L, C) embeddings in the dtype of the text embeddings.
         """
         text = self.language_model.embed_tokens(input_ids)
         if features is None:
@@ -161,7 +174,7 @@ class Lfm2VL(nn.Module):
         return rows[index]
 
     def head(self, hidden: mx.array) -> mx.array:
-        """(..., C) hidden states -> (..., vocab_size) logits."""
+        """Apply the output head: (..., C) hidden states -> (..., vocab_size) logits."""
         if "lm_head" in self:
             return self.lm_head(hidden)
         return self.language_model.embed_tokens.as_linear(hidden)
@@ -172,6 +185,18 @@ class Lfm2VL(nn.Module):
         pixel_values: Sequence[np.ndarray] = (),
         spatial_shapes: Sequence[tuple[int, int]] = (),
     ) -> mx.array:
-        """Logits of every position of one prompt, (1, L, vocab_size)."""
+        """Compute the logits of every position of one prompt.
+
+        Args:
+            input_ids: L token ids.
+            pixel_values: see `encode_images`; empty for text alone.
+            spatial_shapes: see `encode_images`.
+
+        Returns:
+            (1, L, vocab_size) logits.
+
+        Raises:
+            ValueError: there are features, but not as many as image tokens.
+        """
         features = self.encode_images(pixel_values, spatial_shapes) if pixel_values else None
         return self.head(self.language_model(self.embed(input_ids, features)))

@@ -1,4 +1,4 @@
-"""SigLIP2 NaFlex vision encoder for views of any size, unpadded and therefore unmasked."""
+"""SigLIP2 NaFlex vision encoder for views of any size; without padding, it needs no mask."""
 
 from functools import lru_cache
 
@@ -11,14 +11,14 @@ from ..checkpoint.config import VisionConfig
 from .attention import attend
 from .device_ops import GPU, exp, traced
 
-MAX_GRIDS = 64  # resized position tables kept at a time
+MAX_GRIDS = 64  # resized position tables to keep
 
 
 def gelu_sigmoid(x: mx.array) -> mx.array:
-    """The tanh approximation of GELU, as x * sigmoid(2u), in float32.
+    """Compute the tanh approximation of GELU as x * sigmoid(2u) in float32.
 
-    Short enough to fuse into one kernel; in bfloat16 its error is two thirds of that of the tanh
-    form, which is rounded at every operation.
+    Here u is the argument of the tanh. This form fuses into one kernel. In bfloat16 its error is
+    two thirds of that of the tanh form, which is rounded after every operation.
     """
     wide = x.astype(mx.float32)
     power = wide * (1.5957691216057308 + 0.07135481282746213 * (wide * wide))
@@ -26,23 +26,24 @@ def gelu_sigmoid(x: mx.array) -> mx.array:
 
 
 def gelu_exp(x: mx.array) -> mx.array:
-    """The same as x / (1 + exp(-2u)), for a CPU."""
+    """Compute the same as x / (1 + exp(-2u)), which is faster on a CPU."""
     wide = x.astype(mx.float32)
     power = wide * (-1.5957691216057308 - 0.07135481282746213 * (wide * wide))
-    # The gradient of an infinite exp is NaN.
+    # The limit of 80 keeps exp finite, because the gradient of an infinite exp is NaN.
     return (wide / (1 + exp(mx.minimum(power, 80)))).astype(x.dtype)
 
 
-# Not `fused`: for any shapes it would become two kernels. There are some hundred grids at most.
+# Not `fused`, which would need two kernels here because shapes are unknown. There are at most a few
+# hundred grids to trace.
 gelu_tanh = traced(gelu_sigmoid) if GPU else gelu_exp
 
 
 @lru_cache(maxsize=256)
 def _resize_matrix(size: int, new_size: int) -> np.ndarray:
-    """(new_size, size) weights of a bilinear, antialiased resize along one axis.
+    """Return the (new_size, size) float32 weights of an antialiased bilinear resize of one axis.
 
-    Follows torch's upsample_bilinear2d_aa: a triangle filter whose support never falls below one
-    input, which matters as soon as the new size is the smaller one.
+    Follows upsample_bilinear2d_aa of torch: a triangle filter that is widened when the axis
+    shrinks, and never narrower than in plain interpolation.
     """
     scale = size / new_size
     stretch = max(scale, 1.0)
@@ -53,7 +54,10 @@ def _resize_matrix(size: int, new_size: int) -> np.ndarray:
 
 
 class VisionEmbeddings(nn.Module):
-    """Patches to vectors, plus the learned position table resized to the view's grid."""
+    """Linear patch embedding plus the learned position table, resized to the view's grid.
+
+    Follows Siglip2VisionEmbeddings in transformers 5.23.
+    """
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -65,10 +69,10 @@ class VisionEmbeddings(nn.Module):
         self._resized_from: mx.array | None = None
 
     def positions(self, grid: tuple[int, int]) -> mx.array:
-        """Position vectors of a grid of (rows, columns) patches, (rows * columns, C)."""
+        """Return (rows * columns, C) position embeddings for a grid of (rows, columns) patches."""
         table = self.position_embedding(mx.arange(self.side**2))
         rows, columns = (mx.array(_resize_matrix(self.side, size)) for size in grid)
-        # In float32, as the reference does it; in half precision the weights would be off by 1e-3.
+        # In float32, like the reference. In half precision the weights would be off by 1e-3.
         resized = rows @ table.astype(mx.float32).reshape(self.side, -1)
         resized = columns @ resized.reshape(grid[0], self.side, -1)
         return resized.flatten(0, 1).astype(table.dtype)
@@ -86,7 +90,7 @@ class VisionEmbeddings(nn.Module):
 
 
 class VisionAttention(nn.Module):
-    """Bidirectional multi-head attention within one view."""
+    """Bidirectional multi-head attention within each view."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -108,7 +112,7 @@ class VisionAttention(nn.Module):
 
 
 class VisionMLP(nn.Module):
-    """Two linear layers around a GELU."""
+    """Two linear layers around a tanh-approximated GELU."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -135,7 +139,7 @@ class VisionLayer(nn.Module):
 
 
 class VisionEncoder(nn.Module):
-    """The stack of layers."""
+    """The encoder's stack of layers."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -143,7 +147,7 @@ class VisionEncoder(nn.Module):
         self._recompute = False
 
     def recompute_gradients(self) -> None:
-        """Keep only each layer's input for training and run the layer again going backwards."""
+        """Save memory in training: keep only each layer's input and recompute the rest."""
         self._recompute = True
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -153,7 +157,7 @@ class VisionEncoder(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """Patches of views to patch features. Follows Siglip2VisionModel in transformers 5.23."""
+    """The vision encoder without pooling. Follows Siglip2VisionModel in transformers 5.23."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -165,10 +169,10 @@ class VisionTower(nn.Module):
         """Encode views of one size.
 
         Args:
-            pixel_values: (B, N, patch_size * patch_size * 3) normalised patches.
+            pixel_values: (B, N, patch_size * patch_size * 3) normalized patches.
             grid: (rows, columns) of patches in each view; rows * columns = N.
 
         Returns:
-            (B, N, C) features.
+            (B, N, C) patch features.
         """
         return self.post_layernorm(self.encoder(self.embeddings(pixel_values, grid)))

@@ -119,7 +119,7 @@ def test_a_missing_key_is_an_error_that_names_it(checkpoint, key):
         ({"vision_config__hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ({"vision_config__vision_use_head": True}, "vision_use_head True"),
         ({"vision_config__num_patches": 17}, "not a square"),
-        ({"vision_config__num_attention_heads": 7}, "does not divide"),
+        ({"vision_config__num_attention_heads": 7}, "is not divisible"),
         ({"text_config__conv_bias": True}, "conv_bias True"),
         ({"text_config__num_key_value_heads": 3}, "num_key_value_heads 3"),
         ({"text_config__layer_types": ["conv", "sliding_attention", "conv"]}, "sliding_attention"),
@@ -127,7 +127,7 @@ def test_a_missing_key_is_an_error_that_names_it(checkpoint, key):
         ({"text_config__rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6}}, "yarn"),
         ({"text_config__hidden_size": "64"}, "hidden_size is '64', expected int"),
         ({"text_config__hidden_size": -64}, "expected 1 to 2147483647"),
-        ({"vision_config": 3}, "vision_config is missing or not an object"),
+        ({"vision_config": 3}, "vision_config is missing or not a JSON object"),
     ],
 )
 def test_what_is_not_implemented_is_refused(checkpoint, changes, message):
@@ -189,14 +189,14 @@ def test_all_end_ids_are_read(checkpoint):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"text_config__layer_types": 3}, "not a list of names"),
-        ({"text_config__layer_types": [["conv"]] * 3}, "not a list of names"),
+        ({"text_config__layer_types": 3}, "not a list of strings"),
+        ({"text_config__layer_types": [["conv"]] * 3}, "not a list of strings"),
         ({"text_config__layer_types": None, "text_config__full_attn_idxs": 3}, "expected a list"),
         ({"architectures": 3}, "architectures 3"),
         ({"text_config__vocab_size": 10**12}, "vocab_size is 1e"),
         ({"text_config__norm_eps": float("nan")}, "norm_eps is nan"),
         ({"image_token_id": "5"}, "image_token_id is '5'"),
-        ({"quantization": "4bit"}, "quantization is not an object"),
+        ({"quantization": "4bit"}, "quantization is not a JSON object"),
         (
             {"text_config__rope_parameters": {"type": "yarn", "rope_theta": 1e6}},
             "type 'yarn' is not supported",

@@ -114,5 +114,5 @@ def test_a_folder_has_no_revision(checkpoint):
 
 @pytest.mark.parametrize("model", ["x" * 5000, "~nosuchuser/x", "a\0b"])
 def test_unusable_paths_are_one_line(model):
-    with pytest.raises(InputError, match="no usable path|neither a folder"):
+    with pytest.raises(InputError, match="not a usable path|neither a folder"):
         load(model)

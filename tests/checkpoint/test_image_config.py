@@ -45,7 +45,7 @@ def test_unknown_processor_keys_are_named_once(checkpoint, caplog):
     edit_json(checkpoint / "processor_config.json", image_processor__new_idea=1, mystery=2)
     read_image_config(checkpoint)
     assert [r.getMessage() for r in caplog.records] == [
-        "unknown keys in the processor files are ignored: mystery, new_idea"
+        "ignoring unknown keys in the processor files: mystery, new_idea"
     ]
 
 
@@ -102,8 +102,8 @@ def test_a_right_mlx_repository_passes_without_a_note(published, caplog, name):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_processor": "none"}, "image_processor is not an object"),
-        ({"image_processor__image_std": [0, 1, 1]}, "image_std is 0"),
+        ({"image_processor": "none"}, "image_processor is not a JSON object"),
+        ({"image_processor__image_std": [0, 1, 1]}, "image_std holds a 0"),
         ({"image_processor__rescale_factor": 0}, "rescale_factor is 0"),
         ({"image_processor__max_tiles": 5000}, "max_tiles 5000"),
     ],

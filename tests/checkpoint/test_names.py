@@ -87,7 +87,7 @@ def test_every_tensor_of_a_file_is_used_exactly_once(name):
         (lambda w: w.update({"model.extra.weight": mx.zeros(3)}), "1 unknown: extra.weight"),
         (
             lambda w: w.update({EMBEDDING: w[EMBEDDING][:, :8]}),
-            r"1 wrong shape: language_model.embed_tokens.weight \[365, 8\] instead of \[365, 16\]",
+            r"1 wrong shape: language_model.embed_tokens.weight \[365, 8\], expected \[365, 16\]",
         ),
         (
             lambda w: w.update({"language_model.model.embed_tokens.weight": w[EMBEDDING]}),

@@ -190,7 +190,7 @@ def test_notes_are_one_line_on_stderr(checkpoint, capsys):
     edit_json(checkpoint / "processor_config.json", mystery=1)
     assert main(["--model", str(checkpoint), "--prompt", "x", "--max-tokens", "1"]) == 0
     err = capsys.readouterr().err
-    assert err == "note: unknown keys in the processor files are ignored: mystery\n"
+    assert err == "note: ignoring unknown keys in the processor files: mystery\n"
 
 
 def test_the_demo_model_says_once_what_it_knows_if_it_is_shown_photos(tmp_path, capsys):

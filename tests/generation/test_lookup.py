@@ -94,8 +94,8 @@ def test_an_answer_that_repeats_itself_takes_fewer_steps(tiny):
 @pytest.mark.parametrize(
     ("lookup", "sampling", "message"),
     [
-        (-1, GREEDY, "lookup -1 is not from 0 to"),
-        (MAX_LOOKUP + 1, GREEDY, "is not from 0 to"),
+        (-1, GREEDY, "lookup is -1, expected 0 to"),
+        (MAX_LOOKUP + 1, GREEDY, "expected 0 to"),
         (4, Sampling(temperature=0.1), "needs greedy sampling"),
         (4, Sampling(repetition_penalty=1.05), "needs greedy sampling"),
     ],

@@ -165,7 +165,7 @@ def test_a_prompt_that_does_not_fit_is_refused_before_any_work(tiny, monkeypatch
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"max_tokens": 0}, "max_tokens is 0"), ({"stop": [""]}, "a stop string is empty")],
+    [({"max_tokens": 0}, "max_tokens is 0"), ({"stop": [""]}, "stop holds an empty string")],
 )
 def test_wrong_use_is_refused(tiny, options, message):
     with pytest.raises(InputError, match=message):
@@ -205,7 +205,7 @@ def test_one_stop_string_may_be_given_alone(tiny, monkeypatch):
 
 @pytest.mark.parametrize("seed", [-1, 2**70])
 def test_impossible_seeds_are_refused(tiny, seed):
-    with pytest.raises(InputError, match="is not from 0"):
+    with pytest.raises(InputError, match="expected 0 to"):
         generate(*tiny, "Hi", seed=seed)
 
 

@@ -247,7 +247,7 @@ def test_pixel_unshuffle_keeps_row_column_channel_order():
     assert folded.shape == (1, 2, 3, 12)
     block = np.array(x)[0, 2:4, 4:6]
     np.testing.assert_array_equal(folded[0, 1, 2], block.reshape(-1))
-    with pytest.raises(ValueError, match="a 3 x 4 patch grid does not divide by 2"):
+    with pytest.raises(ValueError, match="a 3 x 4 patch grid is not divisible by 2"):
         pixel_unshuffle(mx.zeros((1, 3, 4, 3)), 2)
 
 

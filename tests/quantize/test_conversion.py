@@ -434,9 +434,9 @@ def test_what_is_written_is_read_back(wide, tmp_path, monkeypatch):
         (["--bits", "7"], "affine has no bits 7, only 2, 3, 4, 5, 6, 8"),
         (["--bits", "8", "--mode", "mxfp4"], "mxfp4 has no bits 8, only 4"),
         (["--bits", "4", "--group-size", "48"], "affine has no group size 48, only 32, 64, 128"),
-        (["--bits", "4", "--dequantize"], "exclude each other"),
+        (["--bits", "4", "--dequantize"], "remove one of the two"),
         (["--dequantize"], "the checkpoint is not quantized"),
-        (["--recipe", "mixed_4_6", "--bits", "4"], "leave --bits and --mode out"),
+        (["--recipe", "mixed_4_6", "--bits", "4"], "remove --bits and --mode"),
         (["--learned"], "--learned needs something to quantize"),
         (["--learned", "--mode", "mxfp4"], "only that can be learned"),
         (["--group-size", "64"], "--group-size needs something to quantize"),
@@ -446,7 +446,7 @@ def test_what_is_written_is_read_back(wide, tmp_path, monkeypatch):
         ),
         (["--bits", "4", "--no-report", "--calibration", "."], "--calibration is for the report"),
         (["--max-shard-size", "many"], "expected a size such as"),
-        (["--bits", "4", "--calibration", "nowhere"], "is no folder"),
+        (["--bits", "4", "--calibration", "nowhere"], "is not a folder"),
     ],
 )
 def test_wrong_use_is_one_line(wide, arguments, message, tmp_path, capsys):

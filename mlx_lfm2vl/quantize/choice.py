@@ -66,7 +66,7 @@ class QuantizeOptions:
         return replace(scheme, group_size=fitting) if fitting else None
 
     def _scheme(self, bits: int) -> Scheme:
-        """A scheme of the mode, or affine if the mode lacks these bits (mxfp4 with an 8-bit tower)."""
+        """A scheme of the mode, or affine if the mode lacks the bits: mxfp4 with 8-bit tower."""
         mode = self.mode if bits in MODES[self.mode][0] else "affine"
         preferred = MODES[mode][1][0]
         group = self.group_size or preferred

@@ -240,7 +240,8 @@ def _fitted_line(
     code_code, code_one, one_one = (code * local_code).sum(0), local_code.sum(0), local.sum()
     code_pull, one_pull = (code * pull).sum(0), pull.sum(0)
     determinant = code_code * one_one - code_one * code_one
-    determinant = np.maximum(determinant, 1e-6 * code_code * one_one + 1e-30)  # it is 0 if all codes are equal
+    # Equal codes make it 0.
+    determinant = np.maximum(determinant, 1e-6 * code_code * one_one + 1e-30)
     new_scale = scale + (one_one * code_pull - code_one * one_pull) / determinant
     new_bias = bias + (code_code * one_pull - code_one * code_pull) / determinant
     scale_step, bias_step = _stored(new_scale, dtype) - scale, _stored(new_bias, dtype) - bias

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written whole or not at all, and enough to go on exactly."""
+"""Checkpoints of a training run: written completely or not at all, and resumed exactly."""
 
 import json
 import shutil
@@ -15,24 +15,24 @@ from ..checkpoint.json_file import read_json
 from ..errors import CheckpointError, InputError
 from ..whole_folder import new_folder
 
-KEPT = 2  # newest checkpoints that stay on disk
+KEPT = 2  # number of newest checkpoints kept on disk
 
 
 def save_state(
     folder: Path, step: int, model: nn.Module, optimizer: optim.Optimizer, run: dict[str, Any]
 ) -> None:
-    """Write `folder/step-N`, whole or not at all: `kill -9` leaves no half one.
+    """Write `folder/step-N` completely or not at all, even if the process is killed.
 
     Args:
-        folder: of all checkpoints of the run.
-        step: updates done so far; the data order follows from it.
+        folder: holds all checkpoints of the run.
+        step: updates done so far, which determine the position in the data.
         model: its trainable parameters are stored.
         optimizer: its state is stored.
-        run: what the run was asked to do; compared by `load_state`.
+        run: settings and identity of the run, which `load_state` compares.
     """
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{step:07d}"
-    for left in folder.glob(".step-*.partial"):  # by a run that was killed
+    for left in folder.glob(".step-*.partial"):  # left by a killed run
         shutil.rmtree(left, ignore_errors=True)
     shutil.rmtree(final, ignore_errors=True)
     with new_folder(final, overwrite=False) as partial:
@@ -48,17 +48,17 @@ def _save(path: Path, arrays: dict[str, mx.array]) -> None:
 
 
 def newest(folder: Path) -> Path | None:
-    """The last complete checkpoint of a run."""
+    """The newest complete checkpoint of a run, or None."""
     return max(folder.glob("step-*"), default=None)
 
 
 def load_state(
     checkpoint: Path, model: nn.Module, optimizer: optim.Optimizer, run: dict[str, Any]
 ) -> int:
-    """Put a run back to where it was; returns the number of updates done.
+    """Restore model and optimizer in place; returns the number of updates done.
 
     Raises:
-        InputError: the run was asked to do something else then.
+        InputError: the checkpoint's run had other settings.
         CheckpointError: a file is missing or broken.
     """
     saved = read_json(checkpoint / "run.json")

@@ -249,11 +249,11 @@ def test_the_script_that_is_sent_measures_what_is_read_back(tmp_path, monkeypatc
 
 BROKEN = {
     "no mlx_vlm": ("#!/bin/sh\necho no module >&2; exit 1", 2, "cannot import mlx_vlm: no module"),
-    "no program": ("\x7f", 2, "does not start: "),
+    "no program": ("\x7f", 2, "cannot be started: "),
     "too slow": ("#!/bin/sh\nexec sleep 9", 1, "took more than 0.2 s and was stopped"),
     "fails": ('#!/bin/sh\n[ "$1" = -c ] || { echo oops >&2; exit 3; }', 1, "mlx-vlm failed: oops"),
-    "is silent": ("#!/bin/sh\n", 1, "gave no measurement of mlx-vlm"),
-    "is another": ("#!/bin/sh\necho '{\"images\": []}'", 1, "gave no measurement of mlx-vlm"),
+    "is silent": ("#!/bin/sh\n", 1, "printed no measurement of mlx-vlm"),
+    "is another": ("#!/bin/sh\necho '{\"images\": []}'", 1, "printed no measurement of mlx-vlm"),
 }
 
 

@@ -140,7 +140,7 @@ def test_the_table_has_a_column_per_image(capsys):
     assert tuple(row[: len(max(ROWS, key=len))].rstrip() for row in rows) == ROWS
     assert len({len(line) for line in (header, *rows)}) == 1
     assert rows[0].endswith("24 x 24   72 x 48")
-    assert err in ("", "note: more than 100 % of the bandwidth: these weights stay in a cache\n")
+    assert err in ("", "note: decoding exceeds the measured bandwidth: a cache holds these weights\n")
 
 
 def test_the_plot_is_a_png_with_a_bar_per_stage(tmp_path, capsys):
@@ -270,8 +270,8 @@ def test_a_peer_that_does_not_work_is_one_line(name, python, monkeypatch, capsys
 
 WRONG = {
     "no such peer": (["--compare", "no/such/python"], "no/such/python: there is no such program"),
-    "tokens": (["--tokens", "0"], "--tokens 0 is not positive"),
-    "repeats": (["--repeats", "-1"], "--repeats -1 is not positive"),
+    "tokens": (["--tokens", "0"], "--tokens is 0, expected 1 or more"),
+    "repeats": (["--repeats", "-1"], "--repeats is -1, expected 1 or more"),
     "plot": (["--plot", "no/such/folder/a.png"], "there is no folder no/such/folder"),
     "image": (["--image", "gone.png"], "gone.png does not exist"),
 }

@@ -551,7 +551,7 @@ def test_a_run_is_not_overwritten_or_resumed_with_other_settings(data, tmp_path,
     output = tmp_path / "out"
     assert run(data, output, "--steps", "5") == 0
     assert run(data, output, "--steps", "5") == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert "already holds a run" in capsys.readouterr().err
     assert run(data, output, "--steps", "5", "--resume", "--rank", "3") == 2
     assert "rank was 16" in capsys.readouterr().err
 

@@ -79,8 +79,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--jpeg-draft",
         action=argparse.BooleanOptionalAction,
-        help="decode a JPEG at 1/2, 1/4 or 1/8 of its size if the model needs no more: several times "
-        "faster for huge ones, and pixel values differ by about 0.5 of 255; default: yes",
+        help="decode a JPEG at 1/2, 1/4 or 1/8 of its size if the model needs no more: several "
+        "times faster for huge ones, and pixel values differ by about 0.5 of 255; default: yes",
     )
     add(
         "--max-megapixels",

@@ -164,7 +164,11 @@ WRONG = {
         2,
         "leave room for the answer",
     ),
-    "bad cap": (["--model", TINY, "--prompt", "x", "--max-megapixels", "0"], 2, "--max-megapixels is 0.0"),
+    "bad cap": (
+        ["--model", TINY, "--prompt", "x", "--max-megapixels", "0"],
+        2,
+        "--max-megapixels is 0.0, expected",
+    ),
     "offline": (["--model", "nobody/nothing", "--prompt", "x"], 1, "not in the local cache"),
 }
 

@@ -41,9 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add_model_options(parser)
     add("--adapter", type=Path, metavar="DIR", help="folder that `train` wrote for this checkpoint")
-    add("--prompt", help="question or instruction; - reads it from stdin")
+    add("--prompt", help="your question or instruction; - reads it from stdin")
     add("--system", help="system message; default: none")
-    image = parser.add_argument_group("images")
+    image = parser.add_argument_group("images (most defaults are the checkpoint's settings)")
     add = image.add_argument
     add(
         "--image",

@@ -52,8 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--method",
         choices=METHODS,
         default=DEFAULTS.method,
-        help="lora and dora train an adapter; full trains all weights, in float32 unless --dtype "
-        "is bfloat16; default: lora",
+        help="lora and dora train an adapter; full trains all weights of --parts, in float32 "
+        "unless --dtype is bfloat16; default: lora",
     )
     add(
         "--parts",

@@ -1,7 +1,7 @@
 """Run the source model over samples, before the new checkpoint is written.
 
-This records what the source computes and learns rounding from it. The source then leaves memory,
-so that it is never loaded together with the new checkpoint.
+This records what the source computes and learns rounding from it. The source leaves memory before
+the new checkpoint is made.
 """
 
 import logging

@@ -67,7 +67,9 @@ def load_state(
     changed = sorted(key for key in {*saved, *run} if saved.get(key) != run.get(key))
     if changed:
         values = ", ".join(f"{key} was {saved.get(key)!r}" for key in changed)
-        raise InputError(f"cannot resume with other settings ({values}); use another output folder")
+        raise InputError(
+            f"cannot resume with other settings ({values}): use these, or another --output"
+        )
     weights = _load(checkpoint / "weights.safetensors")
     model.load_weights(list(weights.items()), strict=False)
     state = _load(checkpoint / "optimizer.safetensors")

@@ -275,7 +275,7 @@ def _summarise(report: Mapping[str, Any], target: Path) -> None:
     )
     print(text, file=sys.stderr)
     for path, reason in report["kept"].items():
-        logger.warning("%s is not quantized: %s", path, reason)
+        logger.warning("%s stays unchanged: %s", path, reason)
     if quality := report.get("quality"):
         answer, perplexity = quality["answer"], quality["perplexity"]["change"]
         text = f"answers compared with the source's: KL {answer['kl']:.4f}, same best token "

@@ -1,4 +1,4 @@
-"""`python convert.py`: the `convert` command of this clone."""
+"""`python convert.py`: run the `convert` command of this clone."""
 
 from mlx_lfm2vl.commands.common import leave
 from mlx_lfm2vl.commands.convert import main

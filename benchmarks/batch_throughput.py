@@ -1,9 +1,9 @@
-"""Captions of several images together, against one after the other; the tokens must be the same.
+"""Caption several images as a batch and one by one, and compare speed and tokens.
 
 usage: python benchmarks/batch_throughput.py CHECKPOINT PHOTO [--rows 8] [--tokens 64]
 
-Every row has an image of its own (crops of the photo, 320 x 240), so that each is encoded and read;
-what batches gain is decoding. On a CPU preload OpenBLAS.
+Every row has its own image (a 320 x 240 crop of the photo) to encode and its own prompt to read, so
+that a batch only speeds up decoding. On a CPU, preload OpenBLAS.
 """
 
 import argparse
@@ -30,10 +30,10 @@ def crops(photo: Image.Image, count: int) -> list[Image.Image]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("photo", type=Path)
-    parser.add_argument("--rows", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("checkpoint", type=Path, help="checkpoint folder")
+    parser.add_argument("photo", type=Path, help="image to crop")
+    parser.add_argument("--rows", type=int, default=8, help="images in the batch; default: 8")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens per caption; default: 64")
     options = parser.parse_args()
     model, processor = load(options.checkpoint)
     photo = Image.open(options.photo).convert("RGB")

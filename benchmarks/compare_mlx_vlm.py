@@ -3,8 +3,8 @@
 usage: python benchmarks/compare_mlx_vlm.py --checkpoint DIR --tiny DIR --photo FILE
            --peer-python PYTHON [--preload libopenblas.so.0] [--json OUT]
 
-Every number is the best of several fresh processes, ours and the peer's in turn. Commands run as a
-user runs them; the stages run in `stages_ours.py` and `stages_peer.py`.
+Every number is the best of several new processes, with our package and the peer in turn. Commands
+run as a user would run them; `stages_ours.py` and `stages_peer.py` measure the stages.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ HERE = Path(__file__).resolve().parent
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes; Linux counts in KiB
 IMPORTS = "import mlx.core, numpy, PIL, tokenizers"
 
-# What to reach: (measure, image size) -> ratio. Speeds are peer / ours in seconds, at least;
-# memory is ours / peer, at most.
+# Targets: (measure, image size) -> ratio. For speeds, the peer's seconds over ours must be at least
+# this; for memory, ours over the peer's must be at most this.
 BARS = {
-    ("help", ""): 1.5,  # at most, against IMPORTS
+    ("help", ""): 1.5,  # our seconds over those of IMPORTS, at most
     ("one token", ""): 6.0,
     ("one token memory", ""): 0.5,
     ("encode", "320x240"): 2.5,
@@ -46,7 +46,7 @@ BARS = {
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two packages: which Python has it."""
+    """One of the two packages and the Python that has it."""
 
     python: str
     package: str
@@ -54,7 +54,7 @@ class Side:
 
     def environment(self, preload: str) -> dict[str, str]:
         env = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        for name in ("LD_PRELOAD", "PYTHONDONTWRITEBYTECODE"):  # the latter makes starts slow
+        for name in ("LD_PRELOAD", "PYTHONDONTWRITEBYTECODE"):  # the latter slows starts down
             env.pop(name, None)
         env["PYTHONPATH"] = str(HERE.parent) if self.package == "mlx_lfm2vl" else ""
         return {**env, "LD_PRELOAD": preload} if preload else env
@@ -62,7 +62,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `ratio` is that of the bar: larger is better unless `at_most`."""
+    """One row of the table. A larger `ratio` is better, unless `at_most` is set."""
 
     measure: str
     image: str
@@ -88,7 +88,7 @@ class Row:
 
 
 def run(command: Sequence[str], env: dict[str, str]) -> tuple[float, int, str]:
-    """Run a process to its end; returns wall seconds, peak resident bytes and stdout."""
+    """Run a process; returns wall-clock seconds, peak resident bytes and stdout."""
     start = time.perf_counter()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, env=env, cwd=HERE.parent, stdout=out, stderr=errors)
@@ -103,7 +103,7 @@ def run(command: Sequence[str], env: dict[str, str]) -> tuple[float, int, str]:
 
 
 def in_turn(repeats: int, *measures: Callable[[], dict]) -> list[list[dict]]:
-    """Run the measures one after the other, `repeats` times over; results per measure."""
+    """Run all measures in turn, `repeats` times; returns the results of each measure."""
     rounds = [[measure() for measure in measures] for _ in range(repeats)]
     return [list(results) for results in zip(*rounds, strict=True)]
 
@@ -117,7 +117,7 @@ def command(side: Side, *arguments: str) -> Callable[[], dict]:
         seconds, memory, _ = run([side.python, *arguments], side.environment(""))
         return {"seconds": seconds, "peak_bytes": memory}
 
-    measure()  # compiles the bytecode, fills the disk cache
+    measure()  # compiles bytecode and fills the disk cache
     return measure
 
 
@@ -129,7 +129,7 @@ def stages(
 
 
 def for_the_peer(tiny: Path, folder: Path) -> Path:
-    """A copy of a checkpoint with the names that mlx-vlm insists on in its text config."""
+    """Copy a checkpoint and add the keys that mlx-vlm needs in its text config."""
     shutil.copytree(tiny, folder)
     config = json.loads((folder / "config.json").read_text())
     text = config["text_config"]
@@ -168,7 +168,7 @@ def compare_commands(ours: Side, peer: Side, tiny: Path, work: Path, repeats: in
 
 def compare_stages(size: str, ours: list[dict], peer: list[dict]) -> list[Row]:
     if not all(result["complete"] for result in ours + peer):
-        sys.exit(f"{size}: an answer ended early, its speed would mislead")
+        sys.exit(f"{size}: an answer ended early, so its speed would be misleading")
     rows = []
     for name, key in (("encode", "encode_seconds"), ("first token", "first_token_seconds")):
         seconds = best(ours, key), best(peer, key)
@@ -190,18 +190,20 @@ def compare_stages(size: str, ours: list[dict], peer: list[dict]) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, help="of the published shapes, float32")
-    add("--tiny", type=Path, required=True, help="a tiny one, for whole processes")
-    add("--photo", type=Path, required=True, help="resized to the sizes measured")
+    add("--checkpoint", type=Path, required=True, help="float32 checkpoint with published shapes")
+    add("--tiny", type=Path, required=True, help="tiny checkpoint for whole processes")
+    add("--photo", type=Path, required=True, help="image to resize to --sizes")
     add("--peer-python", required=True, help="a Python with mlx-vlm")
-    add("--sizes", nargs="*", default=["320x240", "640x480", "1920x1080"], metavar="WIDTHxHEIGHT")
-    add("--tokens", type=int, default=16, help="decoded per image (default: %(default)s)")
-    add("--repeats", type=int, default=2, help="processes per image (default: %(default)s)")
-    add("--command-repeats", type=int, default=7, help="processes per command (default: 7)")
-    add("--preload", default=os.environ.get("LFM2VL_BENCH_PRELOAD", ""), help="library, both sides")
-    add("--json", type=Path, help="every single measurement, and the rows")
+    sizes = ["320x240", "640x480", "1920x1080"]
+    add("--sizes", nargs="*", default=sizes, metavar="WIDTHxHEIGHT", help="default: %(default)s")
+    add("--tokens", type=int, default=16, help="tokens per image; default: %(default)s")
+    add("--repeats", type=int, default=2, help="processes per image; default: %(default)s")
+    add("--command-repeats", type=int, default=7, help="processes per command; default: 7")
+    preload = os.environ.get("LFM2VL_BENCH_PRELOAD", "")
+    add("--preload", default=preload, help="library to preload into the stages of both packages")
+    add("--json", type=Path, help="write all measurements and the rows here")
     options = parser.parse_args()
-    # Absolute, but not resolved: a virtual environment is known by the link to its Python.
+    # Absolute, but not resolved: Python finds its virtual environment through the link.
     ours = Side(sys.executable, "mlx_lfm2vl", HERE / "stages_ours.py")
     peer = Side(os.path.abspath(options.peer_python), "mlx_vlm", HERE / "stages_peer.py")
     checkpoint, tiny = options.checkpoint.absolute(), options.tiny.absolute()

@@ -1,10 +1,10 @@
-"""Count where the host waits for the device between an image and the answer's tokens.
+"""Count how often the host waits for the device between an image and the answer's tokens.
 
 usage: python benchmarks/host_syncs.py [CHECKPOINT]
 
-Every such wait lets a GPU run dry: the host can queue nothing while it waits. One per token is
-needed, to read the token. The default checkpoint is tiny; the count depends on the path, not on
-the sizes.
+The host cannot queue work while it waits, so every wait can leave the GPU idle. One wait per token
+is needed to read the token. The default checkpoint is tiny, since the count depends on the code
+path and not on sizes.
 """
 
 import collections
@@ -25,7 +25,7 @@ TINY = ROOT / "tests" / "golden" / "real_geometry" / "checkpoint"
 SEVEN_VIEWS = (1536, 1024)  # pixels: 3 x 2 tiles of 512 and a thumbnail
 LIQUIDS = Sampling(temperature=0.1, min_p=0.15, repetition_penalty=1.05)
 
-CALLS = ("eval", "synchronize")  # of mlx.core; async_eval only queues
+CALLS = ("eval", "synchronize")  # in mlx.core; async_eval only queues work
 READS = [
     "item",
     "tolist",
@@ -42,7 +42,7 @@ READS = [
     "__dlpack__",
     "__buffer__",
 ]
-# NumPy reads arrays by the buffer protocol, which no method shows.
+# NumPy reads arrays through the buffer protocol, without a method that could be watched.
 NUMPY = [
     "array",
     "asarray",
@@ -61,20 +61,20 @@ NUMPY = [
 
 
 class HostSyncs:
-    """Context that counts the calls which wait for the value of an `mx.array`.
+    """Context manager that counts the calls that wait for the value of an `mx.array`.
 
-    Code that imported one of the functions by name before is not seen.
+    It misses calls from code that imported one of the functions by name earlier.
 
     Attributes:
-        count: how often, by function.
-        places: how often, by function and the line that called it.
+        count: function -> number of calls.
+        places: function and the line that called it -> number of calls.
     """
 
     def __init__(self) -> None:
         self.count: collections.Counter[str] = collections.Counter()
         self.places: collections.Counter[str] = collections.Counter()
         self._originals: list[tuple[Any, str, Any]] = []
-        self._inside = False  # np.asarray(x) may call x.__array__(): one wait
+        self._inside = False  # np.asarray(x) may call x.__array__(), which is the same wait
 
     def __enter__(self) -> "HostSyncs":
         for name in CALLS:
@@ -114,7 +114,7 @@ class HostSyncs:
             finally:
                 self._inside = False
 
-        # What a class inherits is taken away again, what it has itself is put back.
+        # On exit, inherited methods are deleted from the class and its own are restored.
         self._originals.append((owner, name, vars(owner).get(name)))
         setattr(owner, name, watched)
 
@@ -127,19 +127,19 @@ def _holds_array(args: Sequence[Any]) -> bool:
 
 
 def count_waits(checkpoint: Path, sampling: Sampling, tokens: int) -> HostSyncs:
-    """Answer about an image of seven views and count the waits; the loading is not counted."""
+    """Answer a question about an image of seven views and count the waits, without loading."""
     model, processor = load(checkpoint)
     image = Image.radial_gradient("L").convert("RGB").resize(SEVEN_VIEWS)
     messages = user_message("What is this?", [image])
     if len(processor(messages).pixel_values) != 7:
-        raise ValueError(f"{checkpoint} does not cut {SEVEN_VIEWS} pixels into seven views")
+        raise ValueError(f"{checkpoint} does not split {SEVEN_VIEWS} pixels into seven views")
     with HostSyncs() as syncs:
         *_, last = stream_generate(
             model, processor, messages, max_tokens=tokens, sampling=sampling, seed=0
         )
     assert last.result is not None
     if len(last.result.token_ids) != tokens:
-        raise ValueError("the answer ended early; take another seed")
+        raise ValueError("the answer ended early: use another seed")
     return syncs
 
 

@@ -1,10 +1,10 @@
-"""Measure what Python spends on one decode step, against mlx-lm.
+"""Measure the Python time of one decode step, and compare it with mlx-lm's.
 
 usage: python benchmarks/host_time.py
 
-Both build the graph of a greedy step that they would build on Metal, for the same 16 layers, one
-after the other in the same process; nothing is evaluated. A Mac's GPU waits for this work where
-models are small.
+Both packages build the graph of a greedy step that they would build on Metal, for the same 16
+layers, in turn and in the same process. Nothing is evaluated. If a model is small, a Mac's GPU
+waits for this work.
 """
 
 import time
@@ -19,7 +19,7 @@ from mlx_lfm2vl import Sampling
 from mlx_lfm2vl.generation.sampling import Sampler
 from mlx_lfm2vl.model.decode_step import DecodeStep
 
-STEPS = 40  # of one answer, whose graph grows
+STEPS = 40  # in one answer, whose graph grows with each step
 ROUNDS = 15
 
 Step = Callable[[mx.array], mx.array]
@@ -35,7 +35,7 @@ def our_step() -> Step:
 
 
 def peers_step() -> Step:
-    """What mlx-lm's `generate_step` does for a token, greedily."""
+    """What mlx-lm's `generate_step` does to decode a token greedily."""
     config = make_model().config.text
     model = lfm2.Model(
         lfm2.ModelArgs(

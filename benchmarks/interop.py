@@ -1,10 +1,10 @@
-"""Check that conversions are understood on both sides: ours by mlx-vlm and mlx-lm, theirs by us.
+"""Check that mlx-vlm and mlx-lm can use our conversions, and that we can use theirs.
 
 usage: python benchmarks/interop.py CHECKPOINT --peer-python PYTHON [--image FILE] [--tokens 24]
 
-CHECKPOINT is a dense checkpoint, `demo` for the one in the package. PYTHON is that of an
-environment with mlx-vlm and mlx-lm. Prints a Markdown table of greedy answers, and exits
-with 1 if two programs disagree about the same files.
+CHECKPOINT is a checkpoint that is not quantized, or `demo` for the one in the package. PYTHON
+belongs to an environment with mlx-vlm and mlx-lm. Compares greedy answers, prints a Markdown table,
+and exits with 1 if two programs give different answers with the same files.
 """
 
 import argparse
@@ -46,7 +46,7 @@ print(json.dumps(ids[-int(count):]))
 
 
 def run(python: str, *arguments: str) -> str:
-    """The last line a program prints."""
+    """Run a program; returns the last line it prints."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([python, *arguments], capture_output=True, text=True, env=environment)
     if done.returncode:
@@ -63,7 +63,7 @@ def convert(source: str, target: Path, *options: str) -> None:
 
 
 def our_answer(folder: Path, image: str | None, count: int) -> tuple[list[int], list[int]]:
-    """Ids of the prompt and of the greedy answer."""
+    """Token ids of the prompt and of our greedy answer."""
     from mlx_lfm2vl import Sampling, generate, load
     from mlx_lfm2vl.prompt.messages import user_message
 
@@ -75,10 +75,12 @@ def our_answer(folder: Path, image: str | None, count: int) -> tuple[list[int], 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint")
-    parser.add_argument("--peer-python", required=True)
-    parser.add_argument("--image", type=Path, default=Path("mlx_lfm2vl/demo/example.png"))
-    parser.add_argument("--tokens", type=int, default=24)
+    add = parser.add_argument
+    add("checkpoint", help="checkpoint folder, or demo")
+    add("--peer-python", required=True, help="a Python with mlx-vlm and mlx-lm")
+    example = Path("mlx_lfm2vl/demo/example.png")
+    add("--image", type=Path, default=example, help="default: %(default)s")
+    add("--tokens", type=int, default=24, help="longest answer; default: 24")
     options = parser.parse_args()
     image, count = str(options.image), options.tokens
     rows = []
@@ -102,7 +104,7 @@ def main() -> int:
                 run(options.peer_python, "-c", VLM, str(target), image, PROMPT, str(count))
             )
             rows.append((f"ours, {kind}", "mlx-vlm", ours, peer))
-            if "--vision-bits" in flags:  # its decoder is that of the plain 4 bits
+            if "--vision-bits" in flags:  # its decoder is the same as that of plain 4 bits
                 continue
             text = work / f"{target.name}-text"
             convert(str(dense), text, "--text-only", *flags)

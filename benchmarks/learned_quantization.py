@@ -1,10 +1,10 @@
-"""Measure what learned quantization gains over rounding to nearest at the same size.
+"""Measure what learned rounding gains over rounding to nearest at the same size.
 
 usage: python benchmarks/learned_quantization.py MODEL LEARN.jsonl TEST.jsonl [--samples 64]
 
-The files hold conversations as `train` reads them. A model is quantized whole at 4, 3 and 2 bits,
-learning on the first file, and compared with its source on the second. Then single layers of
-published sizes, with random weights and correlated inputs.
+The files hold conversations as `train` reads them. All linear layers of a model are quantized to 4,
+3 and 2 bits, learning on the first file, and the model is compared with its source on the second.
+Single layers of published sizes follow, with random weights and correlated inputs.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from mlx_lfm2vl.quantize.loss_report import Observation, compare, observe
 from mlx_lfm2vl.quantize.rounding import learn_packed
 
 LAYERS = ((2048, 2048), (8192, 2048), (2048, 8192))  # rows, columns: LFM2-VL-1.6B's
-INPUTS = 2048  # positions seen by a single layer
-RANK = 256  # of what their inputs have in common
+INPUTS = 2048  # positions that a single layer learns from
+RANK = 256  # directions that the inputs of a single layer have in common
 
 
 def schemes_for(model, bits: int) -> dict[str, Scheme]:
-    """Every linear layer of decoder, connector and tower."""
+    """Path -> scheme for every linear layer of decoder, connector and tower."""
     options = QuantizeOptions(bits=bits, vision_bits=bits, connector_bits=bits)
     found = {
         name.removesuffix(".weight"): options.scheme(name.removesuffix(".weight"), *shape[1:], 5)
@@ -42,7 +42,7 @@ def schemes_for(model, bits: int) -> dict[str, Scheme]:
 
 
 def with_weights(folder: str, packed: dict, schemes: dict[str, Scheme]):
-    """The model with quantized weights in place of its own."""
+    """Load the model and replace weights by the values of quantized ones."""
     model, _ = load(folder, dtype="float32")
     weights = []
     for path, arrays in packed.items():
@@ -115,10 +115,12 @@ def measure_layers() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model")
-    parser.add_argument("learn", type=Path)
-    parser.add_argument("test", type=Path)
-    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("model", help="checkpoint folder, or demo")
+    parser.add_argument("learn", type=Path, help="JSONL of conversations to learn from")
+    parser.add_argument("test", type=Path, help="JSONL of other conversations to compare on")
+    parser.add_argument(
+        "--samples", type=int, default=64, help="conversations used from each; default: 64"
+    )
     options = parser.parse_args()
     measure_model(options.model, options.learn, options.test, options.samples)
     measure_layers()

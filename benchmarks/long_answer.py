@@ -1,4 +1,4 @@
-"""Watch the memory over a long answer: nothing may grow but the keys and values.
+"""Measure memory over a long answer: only the keys and values may grow.
 
 usage: python benchmarks/long_answer.py [TOKENS]
 """

@@ -1,8 +1,8 @@
-"""Prompt lookup on the demo model: the same answers, fewer steps.
+"""Measure prompt lookup on the demo model: it must give the same answers, in fewer steps.
 
 usage: python benchmarks/lookup.py [--lookup 4]
 
-Asks about the pictures of examples/images, greedily, with lookup and without.
+Asks greedily about the pictures in examples/images, with and without lookup.
 """
 
 import argparse
@@ -17,7 +17,7 @@ IMAGES = Path(__file__).resolve().parent.parent / "examples" / "images"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--lookup", type=int, default=4)
+    parser.add_argument("--lookup", type=int, default=4, help="tokens to copy; default: 4")
     options = parser.parse_args()
     model, processor = load("demo")
     questions = json.loads((IMAGES / "questions.json").read_text())

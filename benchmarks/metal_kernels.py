@@ -1,11 +1,11 @@
-"""Check that the Metal kernels this package counts on are in MLX's wheels for macOS.
+"""Check that MLX's wheels for macOS contain the Metal kernels that this package relies on.
 
 usage: python benchmarks/metal_kernels.py WHEEL...
 
     pip download --platform macosx_14_0_arm64 --only-binary=:all: --no-deps mlx-metal==0.32.4
     pip download --platform macosx_26_0_arm64 --only-binary=:all: --no-deps mlx-metal==0.32.4
 
-Reads the wheels as files; runs anywhere. Exits with 1 where a kernel is missing.
+Only reads the wheels as files, so it runs on any system. Exits with 1 if a kernel is missing.
 """
 
 import re
@@ -14,7 +14,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-# What for, and a pattern that at least one kernel must match; in each half type.
+# Purpose -> a pattern that at least one kernel must match, for each of the two 16-bit types.
 EXPECTED = {
     "tower attention, head size 64": "steel_attention_{}_bq\\d+_bk\\d+_bd64_",
     "tower attention, head size 72": "steel_attention_{}_bq\\d+_bk\\d+_bd72_",
@@ -31,28 +31,28 @@ EXPECTED = {
     "matrix product": "^steel_gemm_fused_nt_{}_{}",
     "most likely token": "^argmax_{}",
 }
-NAX = "_nax"  # of the M5's matrix units, in the wheel for macOS 26
+NAX = "_nax"  # marks kernels for the M5's matrix units, which the wheel for macOS 26 has
 TYPES = {"float16": ("float16", "float16_t", "half"), "bfloat16": ("bfloat16", "bfloat16_t")}
 
 
 def kernel_names(wheel: Path) -> list[str]:
-    """Names in the function list of a wheel's metallib."""
+    """The names in the function list of a wheel's metallib."""
     with zipfile.ZipFile(wheel) as archive:
         (library,) = (name for name in archive.namelist() if name.endswith(".metallib"))
         data = archive.read(library)
     if data[:4] != b"MTLB":
-        raise ValueError(f"{wheel}: {library} is no metallib")
+        raise ValueError(f"{wheel}: {library} is not a metallib")
     offset, size = struct.unpack_from("<QQ", data, 24)  # of the function list
     (count,) = struct.unpack_from("<I", data, offset)
     entries = data[offset : offset + size + 4]
     names = [m[1].decode() for m in re.finditer(rb"NAME..([\x20-\x7e]+)\x00", entries, re.DOTALL)]
     if len(names) != count:
-        raise ValueError(f"{wheel}: {count} functions are promised, {len(names)} names were found")
+        raise ValueError(f"{wheel}: found {len(names)} names, expected {count} functions")
     return sorted(names)
 
 
 def missing(names: list[str]) -> list[str]:
-    """What no kernel is there for, with the type."""
+    """The purposes and types for which there is no kernel."""
     lost = []
     for purpose, pattern in EXPECTED.items():
         for dtype, spellings in TYPES.items():

@@ -1,11 +1,10 @@
-"""Count the Metal kernels behind a decode step and behind an image, and the longest chain of them.
+"""Count the Metal kernels of a decode step and of an image, and the longest chain of kernels.
 
 usage: python benchmarks/op_counts.py
 
-MLX builds a graph before it evaluates anything, so the counts can be had on any machine. The
-networks have the depth of LFM2.5-VL-450M, 12 encoder and 16 decoder layers, and small widths,
-which do not matter here. Independent kernels overlap on Metal; the chain is what must run one
-after the other.
+MLX builds a graph before it evaluates anything, so any machine can count. The networks have the
+depth of LFM2.5-VL-450M (12 encoder and 16 decoder layers) and small widths, which do not affect the
+counts. Independent kernels overlap on Metal; those in a chain must run one after the other.
 """
 
 import collections
@@ -34,15 +33,15 @@ from mlx_lfm2vl.model import lfm2vl as model
 from mlx_lfm2vl.model.decode_step import DecodeStep, prefill
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 
-ATTENTION_LAYERS = (2, 5, 8, 10, 12, 14)  # of the 16; the others are short convolutions
+ATTENTION_LAYERS = (2, 5, 8, 10, 12, 14)  # of 16 layers; the others are short convolutions
 PROMPT = 8  # tokens in the cache before the step
 IMAGE_TOKEN = 3
-SEVEN_VIEWS = [(32, 32)] * 6 + [(26, 38)]  # grids of 1536 x 1024 pixels: tiles and thumbnail
+SEVEN_VIEWS = [(32, 32)] * 6 + [(26, 38)]  # patch grids of 1536 x 1024 pixels: tiles, thumbnail
 LIQUIDS = Sampling(temperature=0.1, min_p=0.15, repetition_penalty=1.05)
 
-# On a CPU the fast functions become many small primitives while the graph is built. A primitive
-# that nothing else uses, and that is never fused, stands for each of them, as the one kernel it is
-# on Metal.
+# On a CPU the functions of mx.fast expand into many small primitives when the graph is built. Each
+# is replaced by a primitive that nothing else uses and that is never fused, to count it as the one
+# kernel it is on Metal.
 MARKERS = {
     "CumLogAddExp": "LayerNorm",
     "CumMax": "RMSNorm",
@@ -50,8 +49,8 @@ MARKERS = {
     "CumProd": "Attention",
 }
 
-# Kernels per primitive where it is not one. Follows mlx/backend/{metal,gpu}/*.cpp in 0.32: views
-# cost nothing as long as no copy is needed, a concatenation copies each input.
+# Kernels per primitive, where that is not one. Follows mlx/backend/{metal,gpu}/*.cpp in 0.32: views
+# cost nothing unless a copy is needed, and a concatenation copies each input.
 NO_KERNEL = frozenset(
     [
         "AsStrided",
@@ -78,7 +77,7 @@ SEVERAL = {"DynamicSliceUpdate": 2, "Pad": 2, "Scatter": 2, "ScatterAxis": 2}
 
 
 class Node(NamedTuple):
-    """One primitive of a graph, or one compiled region."""
+    """A primitive in a graph, or a compiled region."""
 
     name: str
     inputs: list[str]
@@ -93,9 +92,9 @@ class Node(NamedTuple):
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """Within it the package compiles what it compiles on Metal.
+    """Within this context the package compiles whatever it compiles on Metal.
 
-    A graph that is not evaluated starts no compiler.
+    No compiler runs, because graphs are not evaluated.
     """
 
     def fused(module: Any, name: str) -> Any:
@@ -116,7 +115,7 @@ def compiling() -> Iterator[None]:
 
 @contextmanager
 def metal_view() -> Iterator[None]:
-    """Within it the graph has the nodes it has on Metal. Its values are garbage: never evaluate."""
+    """Within this context graphs have the nodes they have on Metal; evaluating them is an error."""
 
     def layer_norm(x: mx.array, _weight: Any, _bias: Any, _eps: float) -> mx.array:
         return mx.logcumsumexp(x, axis=-1)
@@ -144,12 +143,12 @@ def metal_view() -> Iterator[None]:
 
 
 def graph(*outputs: mx.array) -> list[Node]:
-    """What must run for the outputs, inputs before users."""
+    """The nodes that compute the outputs; each comes after those it needs."""
     text = io.StringIO()
     mx.export_to_dot(text, *outputs)
     nodes: list[Node] = []
-    # A node's label comes first, its edges follow. Ids repeat (calls of one compiled function
-    # share theirs), so edges are told by this order alone.
+    # A node's label comes before its edges. Only this order assigns edges to nodes, because ids
+    # repeat: calls of one compiled function share an id.
     for line in text.getvalue().splitlines():
         if label := re.search(r'\[label ="(\w+)"', line):
             nodes.append(Node(MARKERS.get(label[1], label[1]), [], []))
@@ -161,7 +160,7 @@ def graph(*outputs: mx.array) -> list[Node]:
 
 
 def chain(nodes: list[Node]) -> int:
-    """The longest sequence of kernels in which each needs the one before."""
+    """Length of the longest sequence of kernels in which each needs the one before."""
     done: dict[str, int] = collections.defaultdict(int)
     for node in nodes:
         ready = max((done[name] for name in node.inputs), default=0)
@@ -228,7 +227,7 @@ def make_model() -> Lfm2VL:
 
 
 def decode_steps(model: Lfm2VL, settings: Sampling, count: int) -> list[Node]:
-    """From a token to the `count`-th after it, with everything the caches take."""
+    """The graph from a token to the `count`-th token after it, including the caches' updates."""
     cache = model.make_cache()
     mx.eval(model.language_model(model.embed(range(PROMPT)), cache), cache.arrays)
     with compiling():
@@ -241,13 +240,13 @@ def decode_steps(model: Lfm2VL, settings: Sampling, count: int) -> list[Node]:
 
 
 def decode_step(model: Lfm2VL, settings: Sampling) -> Cost:
-    """What one more token costs, when the answer has begun."""
+    """The cost of one more token in the middle of an answer."""
     fewer, more = (Cost.of(decode_steps(model, settings, count)) for count in (2, 3))
     return Cost(more.kernels - fewer.kernels, more.chain - fewer.chain)
 
 
 def prompt_pass(model: Lfm2VL) -> Cost:
-    """A prompt through the decoder."""
+    """The cost of a prompt's pass through the decoder."""
     cache = model.make_cache()
     embeds = model.embed(range(PROMPT))
     mx.eval(embeds)
@@ -256,7 +255,7 @@ def prompt_pass(model: Lfm2VL) -> Cost:
 
 
 def image_embeddings(model: Lfm2VL, views: list[tuple[int, int]]) -> Cost:
-    """From uint8 patches to the decoder's input, for the first image of these shapes."""
+    """The cost from uint8 patches to the decoder's input, for the first image of these shapes."""
     patch_size = 3 * model.config.vision.patch_size**2
     patches = [np.zeros((rows * columns, patch_size), np.uint8) for rows, columns in views]
     tokens = sum(rows * columns // 4 for rows, columns in views)
@@ -275,11 +274,11 @@ class Tower(NamedTuple):
 
 TOWERS = {"450M": Tower(12, 768, 3072), "1.6B, 3B": Tower(27, 1152, 4304)}
 PICTURES = [(224, 224), (240, 320), (480, 640), (720, 1280), (768, 1024), (1080, 1920)]
-PADDED = 1024  # patches to which the reference and mlx-vlm fill up every view
+PADDED = 1024  # patches to which the reference and mlx-vlm pad every view
 
 
 def tower_flops(tower: Tower, patches: int) -> int:
-    """Multiplications and additions of one view of so many patches."""
+    """The number of multiplications and additions for one view of so many patches."""
     linear = 4 * tower.hidden**2 + 2 * tower.hidden * tower.intermediate
     attention = 2 * patches * tower.hidden
     embedding = 3 * 16**2 * tower.hidden
@@ -287,7 +286,7 @@ def tower_flops(tower: Tower, patches: int) -> int:
 
 
 def flop_rows() -> Iterator[str]:
-    """What the towers compute, and what they would over padded views."""
+    """Table rows with the towers' operations for unpadded and for padded views."""
     config = ImageConfig(encoder_patch_size=16, downsample_factor=2)
     for height, width in PICTURES:
         plan = plan_image(height, width, config)

@@ -1,8 +1,8 @@
-"""Measure mlx_lfm2vl on one checkpoint and one image; JSON on stdout.
+"""Measure mlx_lfm2vl on one checkpoint and one image, and print JSON.
 
 usage: python benchmarks/stages_ours.py CHECKPOINT IMAGE TOKENS
 
-`stages_peer.py` measures the same of mlx-vlm, in its own environment.
+`stages_peer.py` makes the same measurements of mlx-vlm, in the peer's environment.
 """
 
 import json
@@ -17,7 +17,7 @@ from mlx_lfm2vl.prompt.messages import user_message
 
 PROMPT = "What is in this image?"
 ENCODE_REPEATS = 3
-ENCODE_SECONDS = 15  # no further repeat after that
+ENCODE_SECONDS = 15  # stop repeating after this time
 
 
 def main(checkpoint: str, image: str, tokens: int) -> None:
@@ -32,7 +32,7 @@ def main(checkpoint: str, image: str, tokens: int) -> None:
 
     weights = sum(value.nbytes for _, value in tree_flatten(model.parameters()))
     mx.reset_peak_memory()
-    answer(1)  # warms up, too
+    answer(1)  # also warms up
     peak = mx.get_peak_memory()
     result = answer(tokens)
 

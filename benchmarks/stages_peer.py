@@ -1,8 +1,8 @@
-"""Measure mlx-vlm on one checkpoint and one image; JSON on stdout.
+"""Measure mlx-vlm on one checkpoint and one image, and print JSON.
 
 usage: python benchmarks/stages_peer.py CHECKPOINT IMAGE TOKENS
 
-Runs where mlx-vlm is installed. `stages_ours.py` measures the same of mlx_lfm2vl.
+Runs in an environment with mlx-vlm. `stages_ours.py` makes the same measurements of mlx_lfm2vl.
 """
 
 import json
@@ -17,7 +17,7 @@ from mlx_vlm.utils import load_config, prepare_inputs
 
 PROMPT = "What is in this image?"
 ENCODE_REPEATS = 3
-ENCODE_SECONDS = 15  # no further repeat after that
+ENCODE_SECONDS = 15  # stop repeating after this time
 
 
 def main(checkpoint: str, image: str, tokens: int) -> None:
@@ -26,7 +26,7 @@ def main(checkpoint: str, image: str, tokens: int) -> None:
     prompt = apply_chat_template(processor, load_config(checkpoint), PROMPT, num_images=1)
 
     def answer(max_tokens: int):
-        """Seconds until the first token and until the last, and what came last."""
+        """Seconds until the first and the last token, and the last piece of the stream."""
         start = time.perf_counter()
         first = last = None
         for last in stream_generate(  # noqa: B007  the last one is used
@@ -37,7 +37,7 @@ def main(checkpoint: str, image: str, tokens: int) -> None:
 
     weights = sum(value.nbytes for _, value in tree_flatten(model.parameters()))
     mx.reset_peak_memory()
-    answer(1)  # warms up, too
+    answer(1)  # also warms up
     peak = mx.get_peak_memory()
     first, total, last = answer(tokens)
 

@@ -1,4 +1,4 @@
-"""A conversation in which each image stays in its turn.
+"""Hold a conversation in which each image belongs to the turn that shows it.
 
 usage: python chat_two_images.py FIRST SECOND [MODEL]
 """

@@ -1,4 +1,4 @@
-"""Messages as in the transformers documentation, with an image from a URL, a file or PIL.
+"""Use messages as in the transformers documentation, with images from a URL or file and from PIL.
 
 usage: python transformers_messages.py URL_OR_FILE [MODEL]
 """
@@ -19,7 +19,7 @@ conversation = [
         "content": [
             {"type": "image", "url": source},
             {"type": "image", "image": Image.new("RGB", (256, 256), "teal")},
-            {"type": "text", "text": "Which of the two images is of one colour?"},
+            {"type": "text", "text": "Which of the two images has only one color?"},
         ],
     },
 ]

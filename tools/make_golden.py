@@ -1,12 +1,12 @@
-"""Write tests/golden: tiny random LFM2-VL checkpoints and what transformers computes from them.
+"""Write tests/golden: tiny random LFM2-VL checkpoints and the results of transformers for them.
 
 usage: python tools/make_golden.py [CASE ...]
 
 Needs torch 2.13.0, torchvision 0.28.0 (installed with --no-deps) and transformers 5.23 or 5.24. A
-CPU is enough. Two runs on one machine write identical files. Nothing here is downloaded. Each case
-is a folder:
+CPU is enough, and nothing is downloaded. Two runs on the same machine write identical files. Each
+case is a folder:
 
-    checkpoint/            as published on the Hub, in the layout that the case is about
+    checkpoint/            a checkpoint as on the Hub, in the layout that the case tests
     expected.safetensors   tokens, pixels, features, logits and greedy tokens of every prompt
     expected.json          the prompts, and how close the greedy choices were
     stages.safetensors     hidden states of the prompt `small` (some cases)
@@ -35,7 +35,7 @@ def main() -> None:
     unknown = set(wanted) - {case.name for case in CASES}
     if unknown:
         sys.exit(f"no such case: {', '.join(sorted(unknown))}")
-    torch.set_num_threads(1)  # the order of sums must not depend on the machine's cores
+    torch.set_num_threads(1)  # the order of sums must not depend on the number of cores
     library = declare_torchvision_operators()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

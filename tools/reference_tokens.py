@@ -1,10 +1,10 @@
-"""Print what transformers answers greedily about images, as JSON.
+"""Print the greedy answers of transformers about images, as JSON.
 
 usage: python tools/reference_tokens.py CHECKPOINT IMAGE[@WIDTHxHEIGHT] ... [--tokens 16]
 
-Runs in float32 on a CPU, in the environment of make_golden.py. `IMAGE@1280x720` is the image
-resized to that size first (bicubic). `tests/golden/full_size.json` is the output for a checkpoint
-of make_checkpoint.py.
+Runs in float32 on a CPU, in the environment of make_golden.py. `IMAGE@1280x720` is the image after
+bicubic resizing to that size. `tests/golden/full_size.json` is the output for a checkpoint written
+by make_checkpoint.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-# Its classes import torchvision when first used, so after declare_torchvision_operators().
+# Its classes import torchvision at first use, which is after declare_torchvision_operators().
 import transformers
 from golden.files import version_of
 from golden.torchvision_operators import declare_torchvision_operators
@@ -41,7 +41,7 @@ def answer(
     image: Image.Image,
     tokens: int,
 ) -> dict:
-    """Greedy ids and, for each, how far its logit leads the second best."""
+    """Greedy ids and, for each, the lead of its logit over the second best."""
     messages = [
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]},
     ]
@@ -62,7 +62,7 @@ def answer(
         "prompt_tokens": length,
         "greedy": generated.sequences[0, length:].tolist(),
         "gaps": [round(best - second, 4) for best, second in leaders],
-        # Logits that decide the first token: the five best, and the largest in size of all.
+        # The logits of the first token: the five best, and the largest absolute value.
         "first_best": [
             [int(index), round(float(value), 5)]
             for value, index in zip(*first.topk(5), strict=True)
@@ -73,9 +73,13 @@ def answer(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("images", nargs="+", metavar="IMAGE[@WIDTHxHEIGHT]")
-    parser.add_argument("--tokens", type=int, default=16)
+    parser.add_argument("checkpoint", type=Path, help="folder written by make_checkpoint.py")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE[@WIDTHxHEIGHT]", help="files to ask about"
+    )
+    parser.add_argument(
+        "--tokens", type=int, default=16, help="tokens to generate per image; default: 16"
+    )
     options = parser.parse_args()
     library = declare_torchvision_operators()
     transformers.logging.set_verbosity_error()

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Write a caption beside every photo of a folder: photo.jpg -> photo.jpg.txt
-# Photos that have one are skipped, so a stopped run continues where it was; a photo that cannot
-# be read is reported at the end and does not stop the others.
+# Write a caption for every photo in a folder, beside the photo: photo.jpg -> photo.jpg.txt
+# Photos that already have a caption are skipped, so a stopped run can be continued. A photo that
+# cannot be read does not stop the others; the number of failures is printed at the end.
 #
 # usage: caption_folder.sh FOLDER [MODEL]
 set -u
@@ -17,7 +17,7 @@ for photo in "$folder"/*.jpg "$folder"/*.jpeg "$folder"/*.png "$folder"/*.heic; 
     else
         code=$?
         rm -f "$photo.txt.part"
-        [ "$code" -eq 130 ] && exit 130 # Ctrl-C stops the run, not just one photo
+        [ "$code" -eq 130 ] && exit 130 # Ctrl-C stops the whole run, not just one photo
         failed=$((failed + 1))
         echo "skipped: $photo" >&2
     fi

@@ -1,5 +1,5 @@
--- Put a caption into the Finder comment of every selected photo.
--- Save it from Script Editor as an application, or bind it to a key with a Quick Action.
+-- Write a caption into the Finder comment of every selected photo.
+-- Save this script as an application in Script Editor, or bind it to a key with a Quick Action.
 -- Scripts do not see your shell's PATH: set `program` to the output of `which mlx_lfm2vl`.
 
 property program : "/opt/homebrew/bin/mlx_lfm2vl"
@@ -15,7 +15,7 @@ repeat with photo in chosen
 		set caption to do shell script quoted form of program & arguments
 		tell application "Finder" to set comment of photo to caption
 	on error message number code
-		-- 2: this file is no image it can read; go on with the others
+		-- code 2 means that the program cannot read this file: go on with the others
 		if code is not 2 then display dialog message buttons {"Stop"} cancel button 1
 	end try
 end repeat

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Raycast script command: describe an image file. Put it into your script commands folder.
+# Raycast script command that describes an image file. Put it into your script commands folder.
 # @raycast.schemaVersion 1
 # @raycast.title Describe Image
 # @raycast.mode fullOutput

@@ -1,4 +1,4 @@
-"""The `benchmark` command: where the time goes on this machine, and what the machine can do.
+"""The `benchmark` command: measure where the time goes on this machine, and its limits.
 
 Exit codes: 0 measured, 1 failed, 2 wrong use or bad input, 130 interrupted.
 """
@@ -49,15 +49,15 @@ examples:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything measured.
+    """All measurements.
 
     Attributes:
-        model: as the user names it.
-        tokens: decoded per image after the first one.
-        repeats: of which the best counts.
-        load_seconds: from files to a model that is ready.
-        device: what it reaches.
-        images: by name.
+        model: the user's name for it.
+        tokens: number of tokens decoded per image after the first one.
+        repeats: number of runs, of which the best counts.
+        load_seconds: time from files to a model that is ready.
+        device: what the device achieves.
+        images: name of an image -> its measurements.
         peer: mlx-vlm on the same images, or None.
     """
 
@@ -73,18 +73,26 @@ class Report:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mlx_lfm2vl benchmark",
-        description="Measure this machine, and each stage between an image and its answer.",
+        description="Measure this machine and each stage from an image to its answer.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add_model_options(parser)
-    add("--image", metavar="FILE", help="default: a small picture, one view, and a large one")
-    add("--tokens", type=int, default=64, metavar="N", help="to decode; default: 64")
-    add("--repeats", type=int, default=3, metavar="N", help="the best one counts; default: 3")
-    add("--compare", metavar="PYTHON", help="measure mlx-vlm, too; a Python that has it installed")
+    add("--image", metavar="FILE", help="image to measure; default: a small and a large picture")
+    add("--tokens", type=int, default=64, metavar="N", help="tokens to decode; default: 64")
+    add(
+        "--repeats",
+        type=int,
+        default=3,
+        metavar="N",
+        help="runs per image, of which the best counts; default: 3",
+    )
+    add(
+        "--compare", metavar="PYTHON", help="also measure mlx-vlm, with the Python that has mlx-vlm"
+    )
     add("--json", action="store_true", help="print one JSON object instead of the table")
-    add("--plot", type=Path, metavar="FILE.png", help="draw where the time goes")
+    add("--plot", type=Path, metavar="FILE.png", help="also draw a chart of where the time goes")
     return parser
 
 
@@ -102,7 +110,7 @@ def _benchmark(options: argparse.Namespace) -> int:
     else:
         print(_table(report))
     if any(speed.bandwidth_percent(report.device) > 100 for speed in report.images.values()):
-        logger.warning("more than 100 %% of the bandwidth: these weights stay in a cache")
+        logger.warning("decoding exceeds the measured bandwidth: a cache holds these weights")
     if options.plot:
         from ..drawing import dark_name, describe_origin
         from ..speed.plot import plot_stages
@@ -117,7 +125,7 @@ def _check_early(options: argparse.Namespace) -> None:
     """Find mistakes before a checkpoint is downloaded or loaded."""
     for name in ("tokens", "repeats"):
         if getattr(options, name) < 1:
-            raise InputError(f"--{name} {getattr(options, name)} is not positive")
+            raise InputError(f"--{name} is {getattr(options, name)}, expected 1 or more")
     if options.plot and not options.plot.absolute().parent.is_dir():
         raise InputError(f"--plot {options.plot}: there is no folder {options.plot.parent}")
     if options.image:
@@ -128,11 +136,11 @@ def _check_early(options: argparse.Namespace) -> None:
 
 
 def _measure(options: argparse.Namespace, folder: Path) -> Report:
-    """Measure mlx-vlm if asked, then ours: the two are never in memory at the same time.
+    """Measure mlx-vlm if requested, then our package, so that memory holds one of them at a time.
 
     Args:
-        options: of the command.
-        folder: for the pictures, if none is given.
+        options: the command's.
+        folder: where to write pictures if the user gives none.
     """
     from ..checkpoint.find import find_checkpoint
     from ..speed.peer import find_peer
@@ -169,7 +177,7 @@ def _measure(options: argparse.Namespace, folder: Path) -> Report:
 
 
 def _images(given: str | None, source: Path, folder: Path) -> dict[str, Path]:
-    """The image given, or pictures of the sizes that matter to this checkpoint, saved as JPEG."""
+    """The user's image, or JPEG pictures of the sizes that matter for this checkpoint."""
     from PIL import Image
 
     from ..checkpoint.find import DEMO, find_image
@@ -230,7 +238,7 @@ def _as_json(report: Report) -> dict[str, Any]:
 
 
 def _table(report: Report) -> str:
-    """The device in lines of their own, then a column per image and program."""
+    """Lines about the device, then a table with one column per image and program."""
     device, peer = report.device, report.peer
     lines = [
         f"{report.model} in {device.dtype} on {device.name}, loaded in {report.load_seconds:.2f} s",
@@ -254,7 +262,7 @@ def _table(report: Report) -> str:
 
 
 def _column(speed: ImageSpeed, device: Device) -> list[str]:
-    """The cells of our column, as ROWS names them."""
+    """The cells of our column, in the order of ROWS."""
     height, width = speed.size
     stages = (
         speed.prepare_seconds,
@@ -275,7 +283,7 @@ def _column(speed: ImageSpeed, device: Device) -> list[str]:
 
 
 def _peer_column(image: PeerImage) -> list[str]:
-    """The same of mlx-vlm, empty where it cannot be seen from outside."""
+    """The cells of mlx-vlm's column, empty for what cannot be measured from outside."""
     return [
         "",
         str(image.views),
@@ -292,7 +300,7 @@ def _peer_column(image: PeerImage) -> list[str]:
 
 
 def _groups(report: Report) -> list[Group]:
-    """The bars of every image: the first token with its stages, then the others."""
+    """The bars of every image: the first token and its stages, then the remaining tokens."""
     from ..speed.plot import Bar, Group
 
     groups = []

@@ -1,4 +1,4 @@
-"""What all commands do alike: naming a checkpoint, notes on stderr, errors, exit codes."""
+"""What all commands share: checkpoint options, progress, notes on stderr, errors, exit codes."""
 
 import argparse
 import io
@@ -13,28 +13,29 @@ from ..errors import Lfm2VLError
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """The options that name a checkpoint."""
+    """Add the options that choose and load a checkpoint."""
     add = parser.add_argument
     add(
         "--model",
         required=True,
         metavar="DIR_OR_REPO",
-        help="checkpoint folder, Hub repo id, or demo: the tiny model in this package",
+        help="checkpoint folder, Hub repo id, or demo (the tiny model in this package)",
     )
-    add("--revision", help="branch, tag or commit of the repo")
+    add("--revision", help="branch, tag or commit of the Hub repo; default: its main branch")
     choices = ["float32", "float16", "bfloat16"]
     add(
         "--dtype",
         choices=choices,
-        help="default: the checkpoint's, but float16 for bfloat16 on M1 and M2; float32 on a CPU",
+        help="number type to compute in; default: the checkpoint's, but float16 instead of "
+        "bfloat16 on M1 and M2, and float32 on a CPU",
     )
 
 
 def progress_line(label: str) -> Callable[[int, int], None]:
-    """Shows how far something is, on a line that is written over; nothing but on a terminal.
+    """Make a progress line that is rewritten in place, and shown only on a terminal.
 
     Returns:
-        A function of the amount done and the whole.
+        A function to call with the amount done and the total.
     """
 
     def show(done: int, total: int) -> None:
@@ -52,7 +53,7 @@ def leave(code: int) -> NoReturn:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
-    except OSError:  # the reader has gone, or the disk is full
+    except OSError:  # the reader is gone, or the disk is full
         code = code or 1
     os._exit(code)
 
@@ -84,11 +85,11 @@ def run_command(
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader has gone: nobody is left to tell. Keep Python from flushing into the pipe.
+        # The reader is gone, so there is nobody to tell. Keep Python from flushing into the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except (OSError, RuntimeError, MemoryError) as error:
-        # A full disk, or a device that ran out of memory: nothing the user can read in a trace.
+        # A full disk, or a device out of memory: a traceback would not help the user.
         _explain(f"{type(error).__name__}: {error}")
         return 1
     finally:
@@ -97,7 +98,7 @@ def run_command(
 
 
 def _explain(text: str) -> None:
-    """The error that is being handled, in one line; with MLX_LFM2VL_DEBUG=1 where it came from."""
+    """Print the current error as one line, and its traceback if MLX_LFM2VL_DEBUG=1."""
     if os.environ.get("MLX_LFM2VL_DEBUG", "0") not in ("", "0"):
         traceback.print_exc()
     print(f"error: {text}", file=sys.stderr)

@@ -1,6 +1,6 @@
-"""The `convert` command: a checkpoint becomes one in MLX layout, quantized as you like.
+"""The `convert` command: write a checkpoint in MLX layout: quantized, dequantized or cast.
 
-Exit codes: 0 written, 1 failed (broken checkpoint, no network), 2 wrong use or no room, 130
+Exit codes: 0 written, 1 failed (broken checkpoint, no network), 2 wrong use or disk full, 130
 interrupted (nothing is left behind).
 """
 
@@ -35,59 +35,93 @@ examples:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mlx_lfm2vl convert",
-        description="Write a checkpoint in MLX layout: quantized, dequantized or cast. Says what "
-        "was lost, in the model card and in quantization_report.json.",
+        description="Write a checkpoint in MLX layout: quantized, dequantized or cast. Its model "
+        "card and quantization_report.json say how much quality was lost.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    model_help = "checkpoint folder, Hub repo id, or demo: the tiny model in this package"
+    model_help = "checkpoint folder, Hub repo id, or demo (the tiny model in this package)"
     add("--model", "--hf-path", required=True, metavar="DIR_OR_REPO", help=model_help)
-    add("--revision", help="branch, tag or commit of the repo")
-    add("--output", "--mlx-path", type=Path, metavar="DIR", help="default: the model's name-4bit")
+    add("--revision", help="branch, tag or commit of the Hub repo; default: its main branch")
+    add(
+        "--output",
+        "--mlx-path",
+        type=Path,
+        metavar="DIR",
+        help="folder to write; default: the model's name and what was done, as in NAME-4bit",
+    )
     add("--overwrite", action="store_true", help="replace an existing --output")
-    add("-q", "--quantize", action="store_true", help="the same as --bits 4")
-    add("--bits", "--q-bits", type=int, help="of the decoder: 2, 3, 4, 5, 6 or 8")
+    add("-q", "--quantize", action="store_true", help="quantize the decoder to 4 bits")
+    add(
+        "--bits",
+        "--q-bits",
+        type=int,
+        help="bits per decoder weight: 2, 3, 4, 5, 6 or 8; default: do not quantize",
+    )
     add(
         "--group-size",
         "--q-group-size",
         type=int,
-        help="weights that share a scale: 32, 64 or 128; default: the largest that fits",
+        help="number of weights that share a scale: 32, 64 or 128; default: the largest that fits",
     )
-    add("--mode", "--q-mode", choices=tuple(MODES), default="affine", help="default: affine")
+    add(
+        "--mode",
+        "--q-mode",
+        choices=tuple(MODES),
+        default="affine",
+        help="quantization format of MLX; default: affine",
+    )
     add(
         "--recipe",
         "--quant-predicate",
         choices=tuple(RECIPES),
-        help="fewer bits, and more for values, down projections of some layers, and the head",
+        help="mixed_A_B: A bits for most layers, B bits for the head and the most sensitive layers",
     )
-    add("--embed-bits", type=int, help="of the embedding, which is the head, too; default: --bits")
-    add("--vision-bits", type=int, help="of the vision tower; default: as it is")
     add(
-        "--connector-bits", "--projector-bits", type=int, help="of the connector; default: as it is"
+        "--embed-bits",
+        type=int,
+        help="bits of the embedding, which is also the output head; default: --bits",
     )
-    add("--dtype", choices=["float32", "float16", "bfloat16"], help="of what is not quantized")
-    add("-d", "--dequantize", action="store_true", help="unpack a quantized checkpoint")
-    add("--text-only", action="store_true", help="write the decoder alone, for mlx-lm")
-    add("--max-shard-size", default="5GB", metavar="SIZE", help="500MB, 5GB, ...; default: 5GB")
+    add("--vision-bits", type=int, help="bits of the vision tower; default: do not quantize it")
+    add(
+        "--connector-bits",
+        "--projector-bits",
+        type=int,
+        help="bits of the connector between tower and decoder; default: do not quantize it",
+    )
+    add(
+        "--dtype",
+        choices=["float32", "float16", "bfloat16"],
+        help="type of all weights that are not quantized; default: the checkpoint's",
+    )
+    add("-d", "--dequantize", action="store_true", help="turn quantized weights into plain ones")
+    add("--text-only", action="store_true", help="write only the decoder, for mlx-lm")
+    add(
+        "--max-shard-size",
+        default="5GB",
+        metavar="SIZE",
+        help="largest size of a weight file, as in 500MB; default: 5GB",
+    )
     add(
         "--learned",
         action="store_true",
-        help="round so that the outputs on sample images change least, instead of to nearest",
+        help="choose the rounding that changes the outputs on sample prompts least",
     )
     add(
         "--calibration",
         type=Path,
         metavar="DIR",
-        help="images, or conversations as `train` reads them, for the report and for --learned",
+        help="your images, or conversations as `train` reads them, for --report and --learned; "
+        "default: a few drawn pictures",
     )
     add(
         "--report",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="compare with the source; default: yes, on a few drawn pictures or --calibration",
+        help="compare the answers with those of the source model; default: yes",
     )
-    add("--upload-repo", metavar="REPO", help="publish the result on the Hub, too")
+    add("--upload-repo", metavar="REPO", help="also publish the result in this Hub repo")
     return parser
 
 
@@ -149,7 +183,7 @@ def _convert(options: argparse.Namespace) -> int:
         )
 
     def finish(folder: Path) -> None:
-        """Measure the new checkpoint, then write its report and card, before it gets its name."""
+        """Measure the new checkpoint and write its report and card, before it gets its name."""
         images = f"the images in {options.calibration.name}" if needed else "drawn images"
         report = quantization_report(
             conversion.plan,
@@ -164,7 +198,7 @@ def _convert(options: argparse.Namespace) -> int:
             progress = progress_line("comparing")
             try:
                 report |= compare_converted(folder, study.samples, study.observed, progress)
-            except (RuntimeError, MemoryError) as error:  # out of memory: the weights are good
+            except (RuntimeError, MemoryError) as error:  # out of memory; the weights are fine
                 logger.warning("not compared with the source: %s", error)
         (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n")
         write_model_card(folder, source, report)
@@ -180,7 +214,7 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _bits(options: argparse.Namespace) -> int | None:
-    """Bits of the decoder: the number given, else the default of the mode, if one is asked for."""
+    """The decoder's bits: the user's, else the default of a mode the user chose, else None."""
     if options.bits is not None or options.recipe:
         return options.bits
     if options.mode != "affine":
@@ -197,21 +231,22 @@ def _check_usable(options: argparse.Namespace, asked: QuantizeOptions) -> None:
             "--connector-bits"
         )
     if options.group_size is not None and not asked.quantizes:
-        raise InputError("--group-size needs something to quantize: pass --bits")
+        raise InputError("--group-size needs something to quantize: add --bits")
     if options.learned and not asked.quantizes:
-        raise InputError("--learned needs something to quantize: pass --bits")
+        raise InputError("--learned needs something to quantize: add --bits")
     if options.calibration and not (options.report or options.learned):
-        raise InputError("--calibration is for the report and for --learned: ask for one of them")
+        raise InputError("--calibration has no effect: remove --no-report, or add --learned")
 
 
 def _check_learnable(conversion: "Conversion") -> None:
     from ..quantize.learned_rounding import learnable_paths
 
     if conversion.is_repacking:
-        raise InputError("--learned needs a source that is not quantized: --dequantize it first")
+        raise InputError("--learned needs a source that is not quantized: use --dequantize first")
     if not learnable_paths(conversion.model, conversion.plan.schemes):
         raise InputError(
-            "--learned: no layer is quantized in affine mode, only that can be learned"
+            "--learned works only in affine mode, and no linear layer is quantized in it: "
+            "add --bits, without another --mode"
         )
 
 
@@ -224,7 +259,7 @@ def parse_size(text: str) -> int:
 
 
 def default_name(options: argparse.Namespace, asked: QuantizeOptions) -> str:
-    """The new folder's name: the model's name and what is done to it."""
+    """The new folder's name: the model's name and what was done to it."""
     name = Path(options.model).resolve().name if Path(options.model).is_dir() else options.model
     kind = asked.recipe or (options.mode if options.mode != "affine" else None)
     if kind is None:
@@ -240,10 +275,10 @@ def _summarise(report: Mapping[str, Any], target: Path) -> None:
     )
     print(text, file=sys.stderr)
     for path, reason in report["kept"].items():
-        logger.warning("%s stays as it is: %s", path, reason)
+        logger.warning("%s stays unchanged: %s", path, reason)
     if quality := report.get("quality"):
         answer, perplexity = quality["answer"], quality["perplexity"]["change"]
-        text = f"answers against the source's: KL {answer['kl']:.4f}, same best token "
+        text = f"answers compared with the source's: KL {answer['kl']:.4f}, same best token "
         text += f"{answer['agreement']:.1%}, perplexity {perplexity:+.1%}"
         print(text, file=sys.stderr)
     for sentence in report["warnings"]:

@@ -1,4 +1,4 @@
-"""The `fuse` command: a checkpoint and its adapter become one plain checkpoint.
+"""The `fuse` command: merge an adapter into its checkpoint.
 
 Exit codes: 0 written, 1 failed, 2 wrong use, 130 interrupted.
 """
@@ -15,13 +15,13 @@ from .common import add_model_options, run_command
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="mlx_lfm2vl fuse", description="Write a checkpoint with an adapter built in."
+        prog="mlx_lfm2vl fuse", description="Merge an adapter into a new checkpoint."
     )
     add = parser.add_argument
     add_model_options(parser)
-    add("--adapter", required=True, type=Path, metavar="DIR", help="what `train` wrote")
-    add("--output", required=True, type=Path, metavar="DIR", help="new checkpoint folder")
-    add("--dequantize", action="store_true", help="leave fused layers of a quantized base 16-bit")
+    add("--adapter", required=True, type=Path, metavar="DIR", help="folder that `train` wrote")
+    add("--output", required=True, type=Path, metavar="DIR", help="checkpoint folder to write")
+    add("--dequantize", action="store_true", help="do not quantize merged layers again")
     add("--overwrite", action="store_true", help="replace an existing --output")
     return parser
 

@@ -1,4 +1,4 @@
-"""The `generate` command: answer on stdout, everything else on stderr.
+"""The `generate` command: answer a prompt on stdout; everything else goes to stderr.
 
 Exit codes: 0 answered, 1 failed, 2 wrong use or bad input, 130 interrupted.
 """
@@ -40,10 +40,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add_model_options(parser)
-    add("--adapter", type=Path, metavar="DIR", help="what `train` wrote for this checkpoint")
-    add("--prompt", help="what to ask; - reads it from stdin")
-    add("--system", help="system message")
-    image = parser.add_argument_group("images")
+    add("--adapter", type=Path, metavar="DIR", help="folder that `train` wrote for this checkpoint")
+    add("--prompt", help="your question or instruction; - reads it from stdin")
+    add("--system", help="system message; default: none")
+    image = parser.add_argument_group("images (most defaults are the checkpoint's settings)")
     add = image.add_argument
     add(
         "--image",
@@ -51,74 +51,97 @@ def build_parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="FILE",
-        help="one or several, all in one prompt; - is stdin; demo, if nothing here is called so, "
-        "is a built-in picture",
+        help="one or more images, all in one prompt; - reads stdin; demo is a built-in picture, "
+        "unless there is a file of that name",
     )
     add("--allow-url", action="store_true", help="let --image fetch http and https URLs")
-    add("--min-image-tokens", type=int, metavar="N", help="enlarge images that take fewer")
-    add("--max-image-tokens", type=int, metavar="N", help="per view; also when tiling begins")
+    add("--min-image-tokens", type=int, metavar="N", help="enlarge images with fewer tokens")
+    add(
+        "--max-image-tokens",
+        type=int,
+        metavar="N",
+        help="most tokens per view; a larger image is shrunk or split into tiles",
+    )
     add(
         "--image-splitting",
         action=argparse.BooleanOptionalAction,
         dest="do_image_splitting",
-        help="cut large images into tiles",
+        help="split large images into tiles",
     )
-    add("--min-tiles", type=int, metavar="N", help="of an image that is cut at all")
-    add("--max-tiles", type=int, metavar="N", help="fewer tiles: faster, coarser")
+    add("--min-tiles", type=int, metavar="N", help="fewest tiles of an image that is split")
+    add("--max-tiles", type=int, metavar="N", help="most tiles of an image; fewer are faster")
     add(
         "--thumbnail",
         action=argparse.BooleanOptionalAction,
         dest="use_thumbnail",
-        help="show a tiled image once more as a whole",
+        help="also show the model a small copy of an image that is split",
     )
     add(
         "--jpeg-draft",
         action=argparse.BooleanOptionalAction,
-        help="decode a JPEG at 1/2, 1/4 or 1/8 of its size where its views need no more: several "
-        "times faster for huge ones, whose pixels differ by half a level of 255; default: yes",
+        help="decode a JPEG at 1/2, 1/4 or 1/8 of its size if the model needs no more: several "
+        "times faster for huge ones, and pixel values differ by about 0.5 of 255; default: yes",
     )
     add(
         "--max-megapixels",
         type=float,
         default=200,
         metavar="N",
-        help="refuse larger images; default: 200",
+        help="reject images with more megapixels; default: 200",
     )
-    answer = parser.add_argument_group("answer (the default sampling is the one recommended)")
+    answer = parser.add_argument_group("answer (sampling defaults to the checkpoint's settings)")
     add = answer.add_argument
-    add("--max-tokens", type=int, default=512, metavar="N", help="default: 512")
-    add("--temperature", type=float, metavar="T", help="0: always the most likely token")
-    add("--top-p", type=float, metavar="P", help="draw from the likeliest tokens that make up P")
-    add("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens")
+    add("--max-tokens", type=int, default=512, metavar="N", help="longest answer; default: 512")
     add(
-        "--min-p", type=float, metavar="P", help="rule out what is P times less likely than the top"
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="randomness of the answer; 0 always takes the most likely token",
     )
-    add("--repetition-penalty", type=float, metavar="R", help="1: off")
-    add("--seed", type=int, metavar="N", help="make a drawn answer repeatable")
+    add(
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="draw from the most likely tokens whose probabilities add up to P; 1 is off",
+    )
+    add("--top-k", type=int, metavar="K", help="draw from the K most likely tokens; 0 is off")
+    add(
+        "--min-p",
+        type=float,
+        metavar="P",
+        help="exclude tokens less likely than P times the most likely one; 0 is off",
+    )
+    add(
+        "--repetition-penalty",
+        type=float,
+        metavar="R",
+        help="make tokens less likely that occurred before; 1 is off",
+    )
+    add("--seed", type=int, metavar="N", help="seed that makes a random answer repeatable")
     add(
         "--lookup",
         type=int,
         default=0,
         metavar="N",
-        help="guess N tokens at a time where the answer repeats what was said; needs "
-        "--temperature 0 --repetition-penalty 1",
+        help="copy up to N tokens from where the text repeats and verify them in one step; needs "
+        "--temperature 0 --repetition-penalty 1; default: 0 (off)",
     )
     add(
         "--stop",
         action="append",
         default=[],
         metavar="TEXT",
-        help="end the answer here; repeatable",
+        help="end the answer before this text; can be repeated",
     )
-    device = parser.add_argument_group("GPU memory (the defaults follow the Mac's)")
+    device = parser.add_argument_group("GPU memory (the defaults depend on the Mac's memory)")
     add = device.add_argument
-    add("--cache-limit", type=float, metavar="GB", help="of freed memory kept to be used again")
-    add("--wired-limit", type=float, metavar="GB", help="of memory that is never paged out")
+    add("--cache-limit", type=float, metavar="GB", help="most freed memory to keep for reuse")
+    add("--wired-limit", type=float, metavar="GB", help="most memory to protect from paging out")
     output = parser.add_argument_group("output")
     add = output.add_argument
     add("--json", action="store_true", help="print one JSON object instead of the text")
-    add("--plan", action="store_true", help="print what the images cost; loads no weights")
-    add("--verbose", action="store_true", help="settings and speed on stderr")
+    add("--plan", action="store_true", help="print how many tokens the images take, and stop")
+    add("--verbose", action="store_true", help="print settings and speed on stderr")
     return parser
 
 
@@ -139,16 +162,18 @@ def _limits(options: argparse.Namespace) -> ImageLimits:
     from ..images.source import ImageLimits
 
     if not 0 < options.max_megapixels < 1e6:
-        raise InputError(f"--max-megapixels {options.max_megapixels} is not between 0 and 1e6")
+        raise InputError(
+            f"--max-megapixels is {options.max_megapixels}, expected more than 0 and less than 1e6"
+        )
     return ImageLimits(max_pixels=int(options.max_megapixels * 1e6), allow_url=options.allow_url)
 
 
 def _sources(options: argparse.Namespace, limits: ImageLimits) -> list[ImageSource]:
-    """The images as given, with `-` replaced by the bytes on stdin and `demo` by its file."""
+    """The user's images, with `-` replaced by the bytes on stdin and `demo` by its file."""
     from ..checkpoint.find import find_image
 
     if options.image.count("-") + (options.prompt == "-") > 1:
-        raise InputError("stdin (-) can be used once")
+        raise InputError("stdin (-) can be used only once")
     return [
         _stdin().buffer.read(limits.max_bytes + 1) if source == "-" else find_image(source)
         for source in options.image
@@ -157,7 +182,7 @@ def _sources(options: argparse.Namespace, limits: ImageLimits) -> list[ImageSour
 
 def _stdin() -> TextIO:
     if sys.stdin is None:
-        raise InputError("standard input is closed: nothing to read for -")
+        raise InputError("standard input is closed: there is nothing to read for -")
     return sys.stdin
 
 
@@ -169,7 +194,7 @@ def _read_prompt() -> str:
 
 
 def _answer_options(options: argparse.Namespace) -> AnswerOptions:
-    """What the command line says of the answer; checked before anything is loaded."""
+    """The options of the answer, checked before anything is loaded."""
     answer = AnswerOptions(
         max_tokens=options.max_tokens,
         stop=options.stop,
@@ -181,12 +206,14 @@ def _answer_options(options: argparse.Namespace) -> AnswerOptions:
     for name in ("cache_limit", "wired_limit"):
         size = getattr(options, name)
         if size is not None and not 0 <= size < 1e4:
-            raise InputError(f"--{name.replace('_', '-')} {size} is not from 0 to 10000 GB")
+            raise InputError(
+                f"--{name.replace('_', '-')} is {size}, expected 0 or more and less than 10000 GB"
+            )
     if options.lookup:
         from ..checkpoint.config import read_model_config
         from ..checkpoint.find import find_checkpoint
 
-        answer.sampling_over(Sampling())  # what is wrong with any checkpoint needs no download
+        answer.sampling_over(Sampling())  # finds what no checkpoint allows, without a download
 
         folder = find_checkpoint(options.model, options.revision, with_weights=False)
         answer.sampling_over(read_model_config(folder).sampling)
@@ -199,7 +226,7 @@ def _check_images(sources: Sequence[ImageSource], limits: ImageLimits) -> None:
 
     for source in sources:
         if limits.allow_url and is_url(source):
-            continue  # fetched once, later
+            continue  # fetched only once, later
         open_image(source, limits)
 
 
@@ -228,7 +255,7 @@ def _plan(options: argparse.Namespace) -> int:
     limits = _limits(options)
     sources = _sources(options, limits)
     folder = find_checkpoint(options.model, options.revision, with_weights=False)
-    read_model_config(folder)  # refuses what is no LFM2-VL
+    read_model_config(folder)  # rejects other models
     config = load_image_config(folder).with_options(_image_options(options))
     plans = [plan_image(*open_image(source, limits).size, config) for source in sources]
     if options.json:
@@ -254,7 +281,7 @@ def _views(plan: ImagePlan) -> str:
 
 def _answer(options: argparse.Namespace) -> int:
     if options.prompt is None:
-        raise InputError("--prompt is missing (only --plan works without)")
+        raise InputError("--prompt is missing (only --plan works without it)")
     limits = _limits(options)
     sources = _sources(options, limits)
     prompt = _read_prompt() if options.prompt == "-" else options.prompt
@@ -310,7 +337,7 @@ def _bytes(gigabytes: float | None) -> int | None:
 
 
 def _device(model: Lfm2VL, limits: Limits) -> str:
-    """The number types and the memory limits in use."""
+    """The number types and memory limits in use, for --verbose."""
     import mlx.core as mx
 
     from ..arrays import dtype_name, named_arrays
@@ -318,10 +345,10 @@ def _device(model: Lfm2VL, limits: Limits) -> str:
     arrays = named_arrays(model.parameters()).values()
     floats = {dtype_name(x.dtype) for x in arrays if mx.issubdtype(x.dtype, mx.floating)}
     sizes = [
-        f"{name} limit {'as MLX has it' if size is None else f'{size / 1e9:.1f} GB'}"
+        f"{name} limit {'MLX default' if size is None else f'{size / 1e9:.1f} GB'}"
         for name, size in asdict(limits).items()
     ]
-    ops = os.environ.get("MLX_MAX_OPS_PER_BUFFER", "as MLX has it")
+    ops = os.environ.get("MLX_MAX_OPS_PER_BUFFER", "MLX default")
     return ", ".join([" and ".join(sorted(floats)), *sizes, f"operations per buffer {ops}"])
 
 
@@ -345,7 +372,7 @@ def _report(result: Result) -> None:
         f"ended by {result.finish_reason}, seed {result.seed}"
     )
     if result.drafted_tokens:
-        _say(f"lookup: {result.accepted_tokens} of {result.drafted_tokens} guesses were right")
+        _say(f"lookup: {result.accepted_tokens} of {result.drafted_tokens} copied tokens accepted")
     _say(f"peak memory: {result.peak_memory_bytes / 1e9:.2f} GB")
 
 

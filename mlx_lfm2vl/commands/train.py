@@ -1,6 +1,6 @@
-"""The `train` command: teach a checkpoint your own images, by LoRA, DoRA or fully.
+"""The `train` command: fine-tune a checkpoint on your own images with LoRA, DoRA or fully.
 
-Exit codes: 0 trained, 1 failed, 2 wrong use or bad data, 130 interrupted (it can be resumed).
+Exit codes: 0 trained, 1 failed, 2 wrong use or bad data, 130 interrupted (--resume continues).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from .common import add_model_options, run_command
 
 DEFAULTS = TrainSettings()
 EPILOG = """\
-data: JSONL, one conversation per line, image paths relative to the file:
+data: JSONL, one conversation per line, with image paths relative to the file:
   {"messages": [{"role": "user", "content": [{"type": "image", "image": "a.jpg"},
     {"type": "text", "text": "What is it?"}]}, {"role": "assistant", "content": "A fern."}]}
-or plain:
+or in short form:
   {"image": "a.jpg", "prompt": "What is it?", "answer": "A fern."}
 several machines or processes: mlx.launch -n 2 -- python -m mlx_lfm2vl.train ...
 """
@@ -31,33 +31,39 @@ several machines or processes: mlx.launch -n 2 -- python -m mlx_lfm2vl.train ...
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mlx_lfm2vl train",
-        description="Teach a checkpoint your own images and answers. Writes an adapter "
-        "(mlx-lm's format), a log, a plot of the loss, and checkpoints to resume from.",
+        description="Fine-tune a checkpoint on your own images and answers. Writes an adapter "
+        "(in mlx-lm's format), a log, a plot of the loss, and checkpoints to resume from.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add_model_options(parser)
-    add("--data", required=True, type=Path, metavar="JSONL", help="conversations to learn")
-    add("--validation", type=Path, metavar="JSONL", help="conversations to measure on")
+    add("--data", required=True, type=Path, metavar="JSONL", help="conversations to train on")
+    add("--validation", type=Path, metavar="JSONL", help="conversations to measure the loss on")
     add("--output", type=Path, default=Path("adapter"), help="folder to write; default: adapter")
-    add("--resume", action="store_true", help="go on from the newest checkpoint in --output")
-    add("--show", type=int, metavar="N", help="print N samples, learnt parts in ⟦ ⟧, and stop")
+    add("--resume", action="store_true", help="continue from the newest checkpoint in --output")
+    add("--show", type=int, metavar="N", help="print N samples, learned parts in ⟦ ⟧, and stop")
     add(
         "--method",
         choices=METHODS,
         default=DEFAULTS.method,
-        help="default: lora; full trains in float32 unless --dtype says bfloat16",
+        help="lora and dora train an adapter; full trains all weights of --parts, in float32 "
+        "unless --dtype is bfloat16; default: lora",
     )
     add(
         "--parts",
         nargs="+",
         choices=TRAINED_PARTS,
         default=list(DEFAULTS.parts),
-        help="what is trained; default: language connector",
+        help="parts of the model to train; default: language connector",
     )
-    add("--steps", type=int, default=DEFAULTS.steps, help=f"updates; default: {DEFAULTS.steps}")
-    add("--batch-size", type=int, default=DEFAULTS.batch_size, help="samples at once; default: 1")
+    add(
+        "--steps",
+        type=int,
+        default=DEFAULTS.steps,
+        help=f"number of updates; default: {DEFAULTS.steps}",
+    )
+    add("--batch-size", type=int, default=DEFAULTS.batch_size, help="samples per batch; default: 1")
     add(
         "--accumulate", type=int, default=DEFAULTS.accumulate, help="batches per update; default: 1"
     )
@@ -65,24 +71,71 @@ def build_parser() -> argparse.ArgumentParser:
         "--optimizer",
         choices=OPTIMIZERS,
         default=DEFAULTS.optimizer,
-        help="muon learns faster from nothing; default: adamw",
+        help="muon is faster when training from scratch; default: adamw",
     )
-    add("--learning-rate", type=float, default=DEFAULTS.learning_rate, help="peak; default: 1e-4")
-    add("--warmup-steps", type=int, default=DEFAULTS.warmup_steps, help="default: 10")
-    add("--weight-decay", type=float, default=DEFAULTS.weight_decay, help="default: 0")
-    add("--max-grad-norm", type=float, default=DEFAULTS.max_grad_norm, help="default: 1")
-    add("--rank", type=int, default=DEFAULTS.rank, help="of the low-rank update; default: 16")
-    add("--scale", type=float, default=DEFAULTS.scale, help="of the low-rank update; default: 2")
-    add("--dropout", type=float, default=DEFAULTS.dropout, help="default: 0")
+    add(
+        "--learning-rate",
+        type=float,
+        default=DEFAULTS.learning_rate,
+        help="peak learning rate; default: 1e-4",
+    )
+    add(
+        "--warmup-steps",
+        type=int,
+        default=DEFAULTS.warmup_steps,
+        help="updates until the learning rate reaches its peak; default: 10",
+    )
+    add(
+        "--weight-decay",
+        type=float,
+        default=DEFAULTS.weight_decay,
+        help="weight decay, multiplied by the learning rate; default: 0",
+    )
+    add(
+        "--max-grad-norm",
+        type=float,
+        default=DEFAULTS.max_grad_norm,
+        help="scale larger gradients down to this norm; default: 1",
+    )
+    add("--rank", type=int, default=DEFAULTS.rank, help="rank of the adapter; default: 16")
+    add(
+        "--scale",
+        type=float,
+        default=DEFAULTS.scale,
+        help="factor on the adapter's update; default: 2",
+    )
+    add(
+        "--dropout",
+        type=float,
+        default=DEFAULTS.dropout,
+        help="share of the adapter's inputs to drop during training; default: 0",
+    )
     add("--recompute", action="store_true", help="gradient checkpointing: less memory, slower")
     add(
         "--compile",
         action=argparse.BooleanOptionalAction,
-        help="compile the step; default: on a GPU, unless --recompute",
+        help="compile the update; default: yes on a GPU without --recompute",
     )
-    add("--seed", type=int, default=DEFAULTS.seed, help="of data order and new weights; default: 0")
-    add("--validate-every", type=int, default=DEFAULTS.validate_every, metavar="STEPS")
-    add("--save-every", type=int, default=DEFAULTS.save_every, metavar="STEPS")
+    add(
+        "--seed",
+        type=int,
+        default=DEFAULTS.seed,
+        help="seed of the data order and the adapter's initial weights; default: 0",
+    )
+    add(
+        "--validate-every",
+        type=int,
+        default=DEFAULTS.validate_every,
+        metavar="STEPS",
+        help="updates between two validations; default: 100",
+    )
+    add(
+        "--save-every",
+        type=int,
+        default=DEFAULTS.save_every,
+        metavar="STEPS",
+        help="updates between two checkpoints; default: 100",
+    )
     return parser
 
 
@@ -112,7 +165,9 @@ def _train(options: argparse.Namespace) -> int:
     if options.show is not None and options.show < 1:
         raise InputError(f"--show is {options.show}, expected 1 or more")
     if (options.output / "checkpoints").exists() and not options.resume and not options.show:
-        raise InputError(f"{options.output} holds a run already: --resume it or choose another")
+        raise InputError(
+            f"{options.output} already holds a run: add --resume, or choose another --output"
+        )
     model, processor = load(options.model, revision=options.revision, dtype=_dtype(options))
     maker = SampleMaker(processor, set(model.config.eos_token_ids))
     if options.show:
@@ -146,7 +201,10 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _dtype(options: argparse.Namespace) -> DType | None:
-    """The type to load: squares of small gradients and small updates are lost in 16 bits."""
+    """The type to load the model in.
+
+    Full training defaults to float32: 16 bits lose small updates and squares of small gradients.
+    """
     if options.method != "full":
         return options.dtype
     if options.dtype == "float16":
@@ -155,7 +213,7 @@ def _dtype(options: argparse.Namespace) -> DType | None:
 
 
 class _Progress:
-    """One line that is rewritten on a terminal; in a pipe only validation results."""
+    """Print progress: one rewritten line on a terminal, else only validation results."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps

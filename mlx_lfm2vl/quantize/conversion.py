@@ -1,7 +1,7 @@
-"""Converting a checkpoint: each tensor is read, quantized or cast, and written before the next.
+"""Convert a checkpoint tensor by tensor: read, quantize or cast, and write each before the next.
 
-`Conversion` opens a checkpoint and plans everything; only `write` reads tensors. What a conversion
-loses is measured elsewhere, by `study` and `loss_report`.
+`Conversion` opens a checkpoint and plans the whole conversion; only `write` reads tensors. `study`
+and `loss_report` measure what a conversion loses.
 """
 
 import json
@@ -32,42 +32,44 @@ from .choice import QuantizeOptions
 from .rounding import Packed, round_to_nearest
 from .shards import DTYPE_NAMES, Entry, plan_shards, verify_shards, write_shards
 
-SPARE_BYTES = 64 * 2**20  # room for the small files, and for the file system's own needs
+SPARE_BYTES = 64 * 2**20  # for the small files and the file system's own needs
 MATRICES = (nn.Linear, nn.Embedding, nn.QuantizedLinear, nn.QuantizedEmbedding)
 ARRAYS = ("weight", "scales", "biases")  # of a packed matrix
 
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """What a conversion is asked to do."""
+    """What a conversion is to do."""
 
     quantize: QuantizeOptions = field(default_factory=QuantizeOptions)
-    dtype: str | None = None  # of what is not quantized; None keeps the file's
+    dtype: str | None = None  # of everything not quantized; None keeps the file's type
     dequantize: bool = False
-    text_only: bool = False  # the decoder alone, as a checkpoint for mlx-lm
+    text_only: bool = False  # write only the decoder, as a checkpoint for mlx-lm
     max_shard_bytes: int = 5 * 10**9
     overwrite: bool = False
 
     def __post_init__(self) -> None:
         if self.dequantize and self.quantize.quantizes:
-            raise InputError("--dequantize and quantization exclude each other")
+            raise InputError("--dequantize excludes quantizing: remove one of the two")
         if self.dtype is not None:
             mlx_dtype(self.dtype)
         if self.max_shard_bytes <= 0:
-            raise InputError("the largest shard must have more than 0 bytes")
+            raise InputError(
+                f"the maximum shard size is {self.max_shard_bytes} bytes, expected more than 0"
+            )
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One matrix or one other parameter, and what becomes of it.
+    """One matrix or other parameter, and what it is converted to.
 
     Attributes:
-        path: of the layer for a matrix, else of the parameter, under our names.
-        shape: (rows, columns) of a matrix when not packed, else the parameter's shape.
-        source: how a matrix is packed in the source; None if it is not.
-        target: how it is to be packed; None if it is not.
-        entries: what is written: `weight`, `scales`, `biases`, or the parameter itself.
-        kept_because: why a matrix that was to be quantized cannot be; None for all others.
+        path: the layer of a matrix, or the parameter's name, under our names.
+        shape: (rows, columns) of an unpacked matrix, or the parameter's shape.
+        source: how a matrix is packed in the source; None if it is not packed.
+        target: how it will be packed; None if it will not be.
+        entries: the tensors to write: `weight`, `scales`, `biases`, or the parameter itself.
+        kept_because: why a matrix cannot be quantized as requested; None for all others.
     """
 
     path: str
@@ -80,9 +82,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole conversion, before anything is read or written."""
+    """A whole conversion, made before any tensor is read or written."""
 
-    layers: tuple[Layer, ...]  # in the order they are written
+    layers: tuple[Layer, ...]  # in the order of writing
 
     @property
     def nbytes(self) -> int:
@@ -90,19 +92,20 @@ class Plan:
 
     @property
     def schemes(self) -> dict[str, Scheme]:
-        """How every layer that is to be packed is packed, by our path."""
+        """Path (our names) -> scheme of every layer that will be packed."""
         return {layer.path: layer.target for layer in self.layers if layer.target}
 
     @property
     def kept(self) -> dict[str, str]:
-        """Matrices that were to be quantized and cannot be, with the reason, by our path."""
+        """Path (our names) -> reason, for matrices that cannot be quantized as requested."""
         return {layer.path: layer.kept_because for layer in self.layers if layer.kept_because}
 
     def parts(self) -> dict[str, dict[str, float]]:
-        """Size of each part of the model and of the whole.
+        """The sizes of the model's parts and of the whole model.
 
         Returns:
-            {part: {"parameters": number, "bytes": bytes, "bits_per_weight": bits}}.
+            {part: {"parameters": count, "bytes": size, "bits_per_weight": mean}}, "all" for the
+            whole model. Parts that are not written are left out.
         """
         sizes = {}
         for part in (*PARTS, "all"):
@@ -116,41 +119,44 @@ class Plan:
 
 
 class Conversion:
-    """One checkpoint, opened to be converted; no tensor is read before `write`."""
+    """A checkpoint opened for conversion; no tensor is read before `write`."""
 
     def __init__(self, source: Path, options: ConvertOptions, name: str = "") -> None:
         """
         Args:
             source: checkpoint folder.
             options: what to do.
-            name: of the source in messages.
+            name: what messages call the source.
 
         Raises:
             CheckpointError: the source is broken.
-            InputError: the options make no sense for it.
+            InputError: the options do not apply to this checkpoint.
         """
         self.source, self.options = source, options
         self.processor = Processor.from_folder(source)
         config = read_model_config(source, name)
         self.model, self.weights = open_checkpoint(source, config, self.processor)
         if options.text_only and not config.text.tie_word_embeddings:
-            raise InputError("--text-only: mlx-lm's LFM2 has a tied head, this checkpoint has not")
+            raise InputError(
+                "--text-only: mlx-lm's LFM2 needs an output head tied to the embedding, but this "
+                "checkpoint's is not tied"
+            )
         if options.dequantize and not any(name.endswith(".scales") for name in self.weights):
             raise InputError("--dequantize: the checkpoint is not quantized")
         self.plan = _make_plan(self.model, self.weights, options)
         if options.quantize.quantizes and not self.plan.schemes:
-            raise InputError("nothing of this checkpoint can be quantized as asked")
+            raise InputError("no layer of this checkpoint can be quantized as requested")
 
     @property
     def scale_type(self) -> mx.Dtype:
-        """Of the scales of layers in affine mode."""
+        """Type of the scales of layers in affine mode."""
         names = {name: dtype for dtype, name in DTYPE_NAMES.items()}
         entries = [entry for layer in self.plan.layers if layer.target for entry in layer.entries]
         return next(names[e.dtype] for e in entries if e.name.endswith(".biases"))
 
     @property
     def is_repacking(self) -> bool:
-        """Whether a matrix that is to be packed is packed in the source."""
+        """Whether any matrix that will be packed is already packed in the source."""
         return any(layer.source and layer.target for layer in self.plan.layers)
 
     def write(
@@ -161,17 +167,17 @@ class Conversion:
         report: Callable[[int, int], object] = lambda *_: None,
         finish: Callable[[Path], object] = lambda *_: None,
     ) -> None:
-        """Write the new checkpoint under another name, verify it, and rename it at the end.
+        """Write the new checkpoint under a temporary name, verify it, then rename it.
 
         Args:
-            target: new folder.
-            learned: packed arrays to use for some layers instead of rounding to nearest.
-            report: called with the bytes written so far, and of all, after every layer.
-            finish: called with the complete folder before it gets its name.
+            target: the new folder.
+            learned: path -> packed arrays to write instead of rounding to nearest.
+            report: called after every layer with the bytes written so far and the total.
+            finish: called with the complete folder before it is renamed.
 
         Raises:
-            InputError: the target exists, or there is not enough space on its disk.
-            CheckpointError: a tensor cannot be read, or reads back different from what was written.
+            InputError: the target exists, or its disk has too little free space.
+            CheckpointError: a tensor cannot be read, or a file does not hold what was written.
         """
         self.check_space(target)
         groups = [layer.entries for layer in self.plan.layers]
@@ -185,10 +191,10 @@ class Conversion:
             finish(folder)
 
     def check_space(self, target: Path) -> None:
-        """Check the free space, before hours of work rather than after.
+        """Check that the target's disk has room, before hours of work rather than after.
 
         Raises:
-            InputError: the target's disk has too little.
+            InputError: it has too little free space.
         """
         parent, nbytes = target.absolute().parent, self.plan.nbytes
         while not parent.exists():
@@ -196,14 +202,14 @@ class Conversion:
         free = shutil.disk_usage(parent).free
         if free < nbytes + SPARE_BYTES:
             raise InputError(
-                f"{target} will have {nbytes / 1e9:.2f} GB, "
+                f"{target} will take {nbytes / 1e9:.2f} GB, "
                 f"but only {free / 1e9:.2f} GB are free there"
             )
 
     def _arrays(
         self, learned: Mapping[str, Packed], report: Callable[[int, int], object]
     ) -> Iterator[mx.array]:
-        """The tensors to write, in order; only those of one layer are in memory."""
+        """The tensors to write, in order; memory holds those of one layer at a time."""
         dtype = mlx_dtype(self.options.dtype) if self.options.dtype else None
         total, done = self.plan.nbytes, 0
         for layer in self.plan.layers:
@@ -218,7 +224,7 @@ class Conversion:
             report(done, total)
 
     def _take(self, layer: Layer) -> list[mx.array]:
-        """A layer's source tensors, taken out of the weights so that they are freed after use."""
+        """A layer's source tensors, removed from the weights so that they are freed after use."""
         if layer.source is None and layer.path in self.weights:
             return [self.weights.pop(layer.path)]
         names = [f"{layer.path}.{suffix}" for suffix in ARRAYS]
@@ -237,7 +243,7 @@ class Conversion:
                 (folder / name).unlink(missing_ok=True)
         else:
             settle_tiling(self.model.image_config, folder)
-            # mlx-vlm does not load without these keys; the Hub's newer files leave them out.
+            # mlx-vlm needs these keys to load; newer files on the Hub leave them out.
             text = config.setdefault("text_config", {})
             for key in ("block_dim", "conv_dim"):
                 text.setdefault(key, self.model.config.text.hidden_size)
@@ -252,7 +258,7 @@ class Conversion:
 
 
 def _make_plan(model: Lfm2VL, weights: Mapping[str, mx.array], options: ConvertOptions) -> Plan:
-    """One layer for every matrix and for every other parameter, in the order of the weights."""
+    """Plan every matrix and every other parameter, in the order of the weights."""
     modules = dict(model.named_modules())
     num_layers = len(model.config.text.layer_types)
     layers: dict[str, Layer] = {}
@@ -284,7 +290,7 @@ def _plan_matrix(
         columns = columns * 32 // source.bits
     target, kept_because = options.quantize.scheme(path, columns, num_layers), None
     if target is None and options.quantize.wants(path, num_layers):
-        kept_because = f"a row of {columns} divides by no group size"
+        kept_because = f"no group size divides a row of {columns}"
     if target is None and not options.dequantize:
         target = source
     plain = _written_type(options, _float_type(source, weights, path))
@@ -299,15 +305,15 @@ def _plan_matrix(
 
 
 def _written_type(options: ConvertOptions, dtype: mx.Dtype) -> str:
-    """The safetensors type that what has `dtype` in the source is written in."""
+    """The safetensors type that a source tensor of `dtype` is written in."""
     return DTYPE_NAMES[mlx_dtype(options.dtype) if options.dtype else dtype]
 
 
 def _float_type(source: Scheme | None, weights: Mapping[str, mx.array], path: str) -> mx.Dtype:
-    """Type of a matrix of the source, once it is unpacked."""
+    """The type of a source matrix after unpacking."""
     if source is None:
         return weights[f"{path}.weight"].dtype
-    # In affine mode scales have the type of the weights; in other modes no array does.
+    # In affine mode the scales have the weights' type; in other modes no array has it.
     return weights[f"{path}.scales"].dtype if source.mode == "affine" else mx.bfloat16
 
 
@@ -329,7 +335,7 @@ def _convert(layer: Layer, arrays: Sequence[mx.array], dtype: mx.Dtype | None) -
 
 
 def _text_config(config: Mapping[str, Any], model: Lfm2VL) -> dict[str, Any]:
-    """The decoder's settings as mlx-lm's LFM2 reads them."""
+    """The decoder's config in the form that mlx-lm's LFM2 reads."""
     text = model.config.text
     values = dict(config.get("text_config") or {})
     values |= {
@@ -347,7 +353,7 @@ def _text_config(config: Mapping[str, Any], model: Lfm2VL) -> dict[str, Any]:
         "norm_eps": text.norm_eps,
         "conv_bias": False,
         "conv_L_cache": text.conv_L_cache,
-        # The final width: mlx-lm must not adjust it again.
+        # This is the final width: mlx-lm must not adjust it again.
         "intermediate_size": text.feed_forward_size,
         "block_ff_dim": text.feed_forward_size,
         "block_auto_adjust_ff_dim": False,

@@ -1,4 +1,4 @@
-"""A few drawn pictures with prompts: what a conversion is compared on when no others are given."""
+"""Drawn pictures with prompts, on which a conversion is compared if the user gives no others."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ INK, PAPER = (30, 30, 30), (250, 248, 240)
 
 
 def sample_conversations() -> list[list[Message]]:
-    """Single questions: a scene, a page of print, a chart, a wide screen, and one without image."""
+    """Five single questions: about a scene, a page, a chart and a screen, and one without image."""
     asked = [
         (_scene(), "Describe this image in detail."),
         (_page(), "What is written here?"),
@@ -33,7 +33,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _scene() -> Image.Image:
-    """A house, the sun and a tree under a sky that is darker at the top. 448 x 320 pixels."""
+    """A house, the sun and a tree under a sky that darkens upward. 448 x 320 pixels."""
     image = Image.new("RGB", (448, 320))
     pen = ImageDraw.Draw(image)
     for y in range(240):
@@ -61,7 +61,7 @@ def _page() -> Image.Image:
 
 
 def _chart() -> Image.Image:
-    """Four bars with names. 512 x 384 pixels."""
+    """A chart of four labeled bars. 512 x 384 pixels."""
     image = Image.new("RGB", (512, 384), (255, 255, 255))
     pen = ImageDraw.Draw(image)
     pen.text((130, 15), "Visitors per season", INK, _font(24))
@@ -75,7 +75,7 @@ def _chart() -> Image.Image:
 
 
 def _screen() -> Image.Image:
-    """A window with three buttons, large enough to be cut into tiles. 1280 x 720 pixels."""
+    """A window with three buttons, large enough to be split into tiles. 1280 x 720 pixels."""
     image = Image.new("RGB", (1280, 720), (225, 228, 235))
     pen = ImageDraw.Draw(image)
     pen.rectangle((0, 0, 1280, 56), fill=(60, 70, 95))

@@ -1,14 +1,15 @@
-"""Quantization that learns from samples: layers are rounded so that their outputs stay.
+"""Learned rounding: quantize each layer so that its output on sample prompts changes least.
 
-Two streams of hidden states go through the network block by block: the dense stream as the source
-computes it, and the rounded stream as the model quantized so far does. Each layer learns to give
-the dense stream's output from the rounded stream's input, and so undoes errors of the layers
-before it. `rounding` does that for one matrix.
+This is GPTQ (arXiv 2210.17323) followed by coordinate descent as in QuantEase (arXiv 2309.01885),
+both in `rounding`, with the objective of GPTAQ (arXiv 2504.02692). Two streams of hidden states
+run through the network block by block: one through the source's layers (dense), one through the
+layers quantized so far (rounded). Each layer is fitted to map the rounded stream's input to the
+dense stream's output, so it also corrects the errors of the layers before it.
 
-Knows the order in which tower, connector and decoder run, and which layers of a block share an
-input. Does not know files, options or what is done with the result.
-Guarantees that the model stays as it is, that no layer is worse than rounded to nearest on what
-the samples show it, and that the same samples give the same codes.
+Knows: the order of vision tower, connector and decoder, and which layers of a block share an input.
+Does not know: files, command-line options, or what becomes of the result.
+Guarantees: the source model is unchanged; the same samples give the same codes; and no learned
+layer has a larger squared error on its own samples than the same layer rounded to nearest.
 """
 
 import copy
@@ -31,10 +32,10 @@ States = list[mx.array]  # hidden states, (1, L, C) of each view or each prompt
 
 
 def learnable_paths(model: Lfm2VL, schemes: Mapping[str, Scheme]) -> list[str]:
-    """The layers that `learn_rounding` can learn, in the model's order.
+    """Paths of the layers that `learn_rounding` can learn, in the model's order.
 
-    These are linear layers of the decoder, the connector and the vision encoder with an affine
-    scheme. All others are left to `mx.quantize`.
+    These are the linear layers of the decoder, the connector and the vision encoder whose scheme
+    is affine. `mx.quantize` rounds all others.
     """
     return [
         path
@@ -54,23 +55,23 @@ def learn_rounding(
     dtype: mx.Dtype,
     report: Callable[[int, int], object] = lambda *_: None,
 ) -> dict[str, Packed]:
-    """Quantize linear layers so that their outputs for samples change least.
+    """Quantize linear layers so that their outputs on samples change least.
 
     Args:
-        model: dense; stays as it is.
-        schemes: how layers are quantized, by our paths. Layers that cannot be learned are rounded
-            to nearest in the rounded stream.
-        samples: prompts as the model will see them, best with answers. Memory holds the hidden
-            states of all of them, twice.
-        dtype: in which scales and biases will be stored; the codes are chosen for these values.
-        report: called with the layers learned so far, and of all.
+        model: not quantized; it is left unchanged.
+        schemes: path of a layer (our names) -> how to quantize it. Layers that cannot be learned
+            are rounded to nearest in the rounded stream.
+        samples: prompts like those the model will answer, preferably followed by their answers.
+            Memory holds the hidden states of all of them twice.
+        dtype: type that scales and biases are stored in; codes are chosen for the stored values.
+        report: called with the number of layers learned so far and the total.
 
     Returns:
-        Packed uint32 weight, scales and biases of the learnable layers that the samples reach.
-        Where `mx.quantize` comes nearer to the dense output of the samples, they are its result.
+        Path -> (uint32 codes, scales, biases) for every learnable layer that the samples reach.
+        A layer that `mx.quantize` rounds with less error on the samples keeps that result.
 
     Raises:
-        InputError: there is no learnable layer, or the samples reach none.
+        InputError: no layer can be learned, or the samples reach none that can.
     """
     tower = model.vision_tower
     views = [
@@ -102,17 +103,18 @@ def learn_rounding(
     for i, layer in enumerate(model.language_model.layers):
         learner.advance(f"{DECODER_LAYERS}{i}.", layer, None, Place())
     if not learner.learned:
-        raise InputError("there is nothing to learn: no linear layer of affine mode sees a sample")
+        raise InputError("there is nothing to learn: no sample reaches a layer with affine mode")
     return learner.learned
 
 
 class _Learner:
-    """The two streams at one place of the network, and what was learned before it.
+    """The two streams at one point of the network, and what was learned up to there.
 
     Attributes:
-        dense: hidden states as the source computes them.
-        rounded: the same of the model quantized so far; the same list until a layer is quantized.
-        learned: by our path.
+        dense: hidden states computed by the source.
+        rounded: hidden states computed by the layers quantized so far. It is the same list as
+            `dense` until the first layer is quantized.
+        learned: path of a layer (our names) -> its packed arrays.
     """
 
     def __init__(
@@ -129,13 +131,13 @@ class _Learner:
         self.learned: dict[str, Packed] = {}
 
     def map(self, step: Callable[[States], Iterable[mx.array]]) -> None:
-        """Take both streams through a step that has no quantized layer."""
+        """Run both streams through a step that has no quantized layer."""
         same = self.rounded is self.dense
         self.dense = _evaluated(step(self.dense))
         self.rounded = self.dense if same else _evaluated(step(self.rounded))
 
     def round_embeddings(self, model: Lfm2VL, samples: Sequence[Sample]) -> None:
-        """Give the rounded stream the text embeddings that the quantized model will have."""
+        """Give the rounded stream the text embeddings of the quantized model."""
         if EMBEDDING not in self.schemes:
             return
         table = model.language_model.embed_tokens.weight
@@ -148,10 +150,10 @@ class _Learner:
         self.rounded = rounded
 
     def advance(self, prefix: str, block: nn.Module, *arguments: object) -> None:
-        """Learn the layers of a block in the order they run, then take both streams through it.
+        """Learn the layers of a block in the order they run, then run both streams through it.
 
         Args:
-            prefix: of the block's layers in our paths.
+            prefix: what the paths of the block's layers begin with.
             block: called with hidden states, then `arguments`.
         """
         names = [path.removeprefix(prefix) for path in self.schemes if path.startswith(prefix)]
@@ -184,11 +186,11 @@ class _Learner:
 
 
 class _Traced:
-    """A copy of a block whose linear layers note what they see.
+    """A copy of a block that records the inputs and outputs of its linear layers.
 
     Attributes:
-        layers: the watched layers of the copy, by name within the block.
-        seen: their last inputs and outputs, in the order of the calls.
+        layers: the recorded layers of the copy, by their names within the block.
+        seen: name -> last input and output, in the order of the calls.
     """
 
     def __init__(self, block: nn.Module, names: Sequence[str]) -> None:
@@ -200,7 +202,7 @@ class _Traced:
         self.block.update_modules(tree_unflatten(taps))
 
     def sharing_an_input(self) -> list[list[str]]:
-        """Names of layers that got the very same array in the last call, in order."""
+        """Names of the layers, grouped by the array they received in the last call, in order."""
         groups: dict[int, list[str]] = {}
         for name, (x, _) in self.seen.items():
             groups.setdefault(id(x), []).append(name)
@@ -208,7 +210,7 @@ class _Traced:
 
 
 class _Tap(nn.Module):
-    """A linear layer that notes its last input and output."""
+    """A linear layer that records its last input and output."""
 
     def __init__(self, name: str, layer: nn.Module, seen: dict) -> None:
         super().__init__()
@@ -227,17 +229,17 @@ def _statistics(
     pairs: Sequence[tuple[mx.array, mx.array]],
     arguments: Sequence[object],
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The sums over all samples that layers with a common input are learned from.
+    """Sum, over all samples, what layers with a common input are learned from.
 
     Args:
         teacher: the dense block.
-        student: the same, with its earlier layers already quantized.
+        student: a copy of it whose earlier layers are quantized already.
         names: of the layers.
-        pairs: inputs of teacher and student.
-        arguments: of the blocks, after the hidden states.
+        pairs: (teacher's input, student's input) for each view or prompt.
+        arguments: what the blocks take after the hidden states.
 
     Returns:
-        XᵀX, (K, K), and for each layer Xᵀ(Y - XWᵀ), (K, rows), in float32: X is the student's input
+        XᵀX, (K, K), and for each layer Xᵀ(Y - XWᵀ), (K, rows), in float32. X is the student's input
         and Y the teacher's output, without bias, at all positions of all samples.
     """
     hessian, gaps = mx.array(0.0), dict.fromkeys(names, mx.array(0.0))
@@ -249,12 +251,12 @@ def _statistics(
         for name in names:
             gap = teacher.seen[name][1] - student.seen[name][1]
             gaps[name] = gaps[name] + x.T @ gap.flatten(0, -2).astype(mx.float32)
-        mx.eval(hessian, gaps)  # lazily, so nothing behind these layers runs
+        mx.eval(hessian, gaps)  # MLX is lazy, so nothing behind these layers runs
     return np.array(hessian), {name: np.array(gap) for name, gap in gaps.items()}
 
 
 def _evaluated(arrays: Iterable[mx.array]) -> States:
-    """A list of arrays computed one after the other, so that memory stays flat."""
+    """Evaluate arrays one by one, so that memory holds the temporaries of one at a time."""
     result = []
     for array in arrays:
         mx.eval(array)

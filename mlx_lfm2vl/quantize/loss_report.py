@@ -1,7 +1,7 @@
-"""What a conversion costs: the new checkpoint against its source, in size and on samples.
+"""Compare a new checkpoint with its source, in size and on samples.
 
-`observe` runs one model over one sample, `compare` measures the difference between two models, and
-`quantization_report` is what is known without running the new one.
+`observe` runs one model over one sample, and `compare` measures the difference between two models.
+`quantization_report` holds what is known without running the new checkpoint.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,10 +25,10 @@ from ..prompt.samples import Sample
 from .conversion import Plan
 from .model_card import PART_NAMES
 
-ANSWER_TOKENS = 48  # of the source's own answer, where a sample has none
-POSITIONS = 48  # compared per sample of each kind: a row of logits takes 0.26 MB or more
-# A loss beyond these is worth a warning. For scale: an 8-bit conversion of the 3B that others
-# published has a KL of 0.00075 and 98.2 % agreement.
+ANSWER_TOKENS = 48  # length limit of the source's own answer, where a sample has none
+POSITIONS = 48  # of each kind compared per sample; a row of logits takes 0.26 MB or more
+# Losses beyond these cause a warning. For scale: an 8-bit conversion of the 3B published by others
+# has a KL of 0.00075 and 98.2 % agreement.
 WARN_KL, WARN_AGREEMENT, WARN_FEATURES = 0.1, 0.9, 0.1
 CHIPS = {"M1": 68, "M2, M3": 100, "M4": 120, "M4 Pro": 273, "M4 Max": 546, "M3 Ultra": 819}  # GB/s
 
@@ -38,9 +38,9 @@ class Observation:
     """What one model computes for one sample.
 
     Attributes:
-        logprobs: kind -> (P, vocab_size) float32 at the positions compared: of "image" tokens, of
-            "text", and those that predict an "answer".
-        answer: log-probability of every id of the answer, (A,) float32.
+        logprobs: kind -> (P, vocab_size) float32 at the compared positions. The kinds are "image"
+            and "text" (the token at the position) and "answer" (it predicts an answer's token).
+        answer: (A,) float32, the log-probability of each id of the answer.
         tower: (N, C) patch features of all views, or None without images.
         connector: (F, C) image features, or None without images.
     """
@@ -52,7 +52,7 @@ class Observation:
 
 
 def with_answer(model: Lfm2VL, inputs: Inputs, end_ids: set[int]) -> Sample:
-    """A prompt followed by the model's own greedy answer."""
+    """Append the model's own greedy answer to a prompt."""
     features = (
         model.encode_images(inputs.pixel_values, inputs.spatial_shapes)
         if inputs.pixel_values
@@ -106,30 +106,31 @@ def _logprobs(model: Lfm2VL, hidden: mx.array, where: np.ndarray) -> mx.array:
 
 
 def _spread(where: np.ndarray) -> np.ndarray:
-    """At most POSITIONS of the positions, evenly spread."""
+    """At most POSITIONS of the positions, evenly spaced."""
     return where[np.linspace(0, len(where) - 1, min(POSITIONS, len(where))).astype(int)]
 
 
 def compare(
     source: Sequence[Observation], converted: Callable[[int], Observation]
 ) -> dict[str, Any]:
-    """Measure the difference.
+    """Measure how far a new model is from its source.
 
     Args:
         source: what the source model computes for every sample.
-        converted: the same of the new model, by number of the sample.
+        converted: returns what the new model computes for the sample of that index.
 
     Returns:
-        For "image", "text" and "answer" positions their number, the mean KL divergence of the
-        next-token distributions in nats and the share with the same best token; the perplexity of
-        the answers under both models; the relative error of tower and connector features where they
-        differ.
+        For each of "image", "text" and "answer": the number of "positions", the mean KL divergence
+        of the next-token distributions in nats ("kl"), and the share of positions with the same
+        best token ("agreement"). "perplexity" holds the answers' perplexity under both models and
+        its relative change. "features" holds the relative error of tower and connector features,
+        for those that differ.
 
     Raises:
         InputError: there are no samples.
     """
     if not source:
-        raise InputError("there is nothing to compare on: no samples")
+        raise InputError("there are no samples to compare on")
     divergence: dict[str, list[np.ndarray]] = {}
     agreement: dict[str, list[np.ndarray]] = {}
     answers: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
@@ -169,16 +170,16 @@ def compare_converted(
     observed: Sequence[Observation],
     report: Callable[[int, int], object] = lambda *_: None,
 ) -> dict[str, Any]:
-    """Run a new checkpoint over samples.
+    """Run a new checkpoint over samples and compare it with its source.
 
     Args:
-        folder: of the new checkpoint.
-        samples: one for each observation, or more.
+        folder: the new checkpoint.
+        samples: at least one for each observation.
         observed: what the source computes for the first samples.
-        report: called with the samples compared so far, and of all.
+        report: called with the number of samples compared so far and the total.
 
     Returns:
-        What goes into the report: "quality" from `compare`, and "warnings" about it.
+        "quality" from `compare` and "warnings" about it, for the report.
     """
     model, _ = load(folder)
 
@@ -192,27 +193,27 @@ def compare_converted(
 
 
 def warnings(quality: Mapping[str, Any]) -> list[str]:
-    """Sentences about what was lost beyond the usual, and what to change; see `compare`."""
+    """Sentences that name unusually large losses in `compare`'s result and what to try."""
     found = []
     answer = quality["answer"]
     if answer["kl"] > WARN_KL or answer["agreement"] < WARN_AGREEMENT:
         found.append(
-            f"the answers differ much from the source's (KL {answer['kl']:.3f}, same best token "
-            f"{answer['agreement']:.1%}): use more --bits, --group-size 32, --embed-bits 8, or "
+            f"the answers differ a lot from the source's (KL {answer['kl']:.3f}, same best token "
+            f"{answer['agreement']:.1%}): try more --bits, --group-size 32, --embed-bits 8, or "
             "--learned with your own images in --calibration"
         )
-    # An error of the tower shows in the connector's features too: name the first part that has one.
+    # An error of the tower also shows in the connector's features: name the first part with one.
     for name, option in (("tower", "--vision-bits"), ("connector", "--connector-bits")):
         error = quality.get("features", {}).get(name, 0)
         if error > WARN_FEATURES:
-            found.append(f"the {name}'s features are off by {error:.1%}: use more {option}")
+            found.append(f"the {name}'s features are off by {error:.1%}: try a larger {option}")
         if error:
             break
     return found
 
 
 def decode_ceiling(bytes_per_token: int) -> dict[str, float]:
-    """Tokens per second that memory bandwidth allows at most, by chip: computed, not measured."""
+    """Chip -> most tokens per second that its memory bandwidth allows: computed, not measured."""
     return {chip: round(speed * 1e9 / bytes_per_token, 1) for chip, speed in CHIPS.items()}
 
 
@@ -226,16 +227,16 @@ def quantization_report(
     learned: bool,
     samples: str,
 ) -> dict[str, Any]:
-    """What is known of a conversion without running the new checkpoint.
+    """What is known about a conversion without running the new checkpoint.
 
     Args:
-        plan: of the conversion.
+        plan: what the conversion does.
         source: name of the source, without a path.
         output: folder of the new checkpoint.
-        upload: repo it will be published in.
-        text_only: whether it holds the decoder alone.
+        upload: Hub repo that it will be published in.
+        text_only: whether it holds only the decoder.
         learned: whether rounding was learned.
-        samples: which samples it was learned from and is compared on, in words.
+        samples: the samples for learning and comparing, described in words.
     """
     sizes = plan.parts()
     per_token = sum(sizes[part]["bytes"] for part in ("language", "embed") if part in sizes)
@@ -255,7 +256,7 @@ def quantization_report(
 
 
 def describe(schemes: Mapping[str, Scheme], *, learned: bool) -> str:
-    """`"decoder layers 4 bits in groups of 128, vision tower 8 bits in groups of 64"`."""
+    """Describe schemes as in "decoder layers 4 bits in groups of 128, vision tower 8 bits ..."."""
     parts: dict[str, list[str]] = {}
     for path, scheme in schemes.items():
         text = f"{scheme.bits} bits in groups of {scheme.group_size}"

@@ -1,4 +1,4 @@
-"""The model card of a converted checkpoint: its source, its size, what was lost, its speed."""
+"""The model card of a converted checkpoint: its source, its size, its loss and its speed."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,12 @@ PART_NAMES = {
 
 
 def write_model_card(folder: Path, source: Path, report: Mapping[str, Any]) -> None:
-    """Write `README.md` of a converted checkpoint.
+    """Write the `README.md` of a converted checkpoint.
 
     Args:
-        folder: of the new checkpoint.
-        source: checkpoint folder it was made from; its card gives licence and language.
-        report: `loss_report.quantization_report`, with "quality" if it was compared.
+        folder: the new checkpoint.
+        source: the checkpoint folder it was made from, whose card gives license and language.
+        report: what `loss_report.quantization_report` returns, with "quality" if compared.
     """
     name = report["source"]
     front = _front_matter(source / "README.md")
@@ -38,7 +38,7 @@ def write_model_card(folder: Path, source: Path, report: Mapping[str, Any]) -> N
         f"# {folder_title(report)}",
         "",
         f"Converted from `{name}` by mlx_lfm2vl {report['version']}: {report['settings']}.",
-        "The weights remain under the licence of their source.",
+        "The weights remain under the license of their source.",
         "",
         *_how_to_run(report),
         "",
@@ -59,7 +59,7 @@ def write_model_card(folder: Path, source: Path, report: Mapping[str, Any]) -> N
     ]
     if report["kept"]:
         kept = ", ".join(f"`{path}` ({reason})" for path, reason in report["kept"].items())
-        lines += ["", f"Not quantized, though asked: {kept}."]
+        lines += ["", f"Not quantized, although requested: {kept}."]
     if report.get("quality"):
         lines += ["", "## What was lost", "", *_quality(report)]
     ceiling = ", ".join(f"{chip} {speed}" for chip, speed in report["decode_ceiling"].items())
@@ -67,8 +67,8 @@ def write_model_card(folder: Path, source: Path, report: Mapping[str, Any]) -> N
         "",
         "## Speed",
         "",
-        "Decoding reads every decoder weight once a token. Tokens per second that the memory of a "
-        f"chip allows at most (computed, not measured): {ceiling}.",
+        "Decoding reads every decoder weight once per token. The most tokens per second that each "
+        f"chip's memory bandwidth allows (computed, not measured): {ceiling}.",
     ]
     (folder / "README.md").write_text("\n".join(lines) + "\n")
 
@@ -79,7 +79,7 @@ def folder_title(report: Mapping[str, Any]) -> str:
 
 
 def _front_matter(path: Path) -> list[str]:
-    """The lines of the source's card that are still true."""
+    """The front matter of the source's card that still holds, in lines."""
     if not path.exists():
         return []
     match = re.match(
@@ -95,7 +95,7 @@ def _front_matter(path: Path) -> list[str]:
 
 
 def _how_to_run(report: Mapping[str, Any]) -> list[str]:
-    """How to install what runs the checkpoint, and one command."""
+    """How to install the program that runs the checkpoint, and one command."""
     name = report["upload"] or folder_title(report)
     if report["text_only"]:
         where, install = "In a new virtual environment", "pip install mlx-lm"
@@ -123,7 +123,7 @@ def _quality(report: Mapping[str, Any]) -> list[str]:
     ]
     perplexity = quality["perplexity"]
     lines = [
-        f"Next-token distributions against the source's, on {report['samples']}:",
+        f"Next-token distributions compared with the source's, on {report['samples']}:",
         "",
         *_table(("positions", "number", "mean KL (nats)", "same best token"), rows),
         "",

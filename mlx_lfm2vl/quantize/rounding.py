@@ -1,14 +1,16 @@
-"""Rounding one matrix so that its layer's outputs change least, rather than its weights.
+"""Quantize one matrix so that its layer's outputs, rather than its weights, change least.
 
-Knows a matrix, the sums XᵀX and Xᵀ(Y - XWᵀ) of the inputs X it will see and the outputs Y it
-should give, and an affine scheme: group by group of its inputs, a weight is code * scale + bias.
-Does not know the network, the samples, or files; `learned_rounding` has the first two.
+Knows: a matrix W, the sums XᵀX and Xᵀ(Y - XWᵀ) over the inputs X that it will see and the outputs Y
+that it should give, and an affine scheme. A weight is code * scale + bias, and all weights in a
+group of inputs share scale and bias.
+Does not know: files, the network, or the samples; `learned_rounding` knows the last two.
+Guarantees: the result is never worse than rounding to nearest on the given inputs, because
+`learn_packed` compares the two. Codes are chosen for scales and biases in the type they are
+stored in.
 
-Three steps lower the error ||Y - XWqᵀ||²: `_search` starts with scales and biases,
-`_nearest_plane` chooses all codes (GPTQ, arXiv 2210.17323), and `_sweep` improves scales, biases
-and codes in turn (QuantEase, arXiv 2309.01885). `learn_packed` guarantees that the result is never
-worse than rounding to nearest on the inputs it was given: it compares the two. Codes are chosen for
-the scales and biases as stored, in their final type.
+Three steps lower the error ||Y - XWqᵀ||². `_search` finds scales and biases, `_nearest_plane`
+chooses all codes (GPTQ, arXiv 2210.17323), and `_sweep` improves scales, biases and codes in turn
+(coordinate descent, as QuantEase does for codes, arXiv 2309.01885).
 
 Arrays here are transposed, (K, rows): K inputs, rows outputs, and K / group size = G groups.
 """
@@ -18,35 +20,35 @@ import numpy as np
 
 from ..checkpoint.packing import Scheme
 
-Packed = tuple[mx.array, ...]  # what mx.quantize returns: weight, scales and, if affine, biases
+Packed = tuple[mx.array, ...]  # what mx.quantize returns: codes, scales and, if affine, biases
 
-DAMPING = 0.01  # added to the diagonal of a Hessian, as a share of its mean
-COLUMNS = 128  # rounded between two large matrix products
-SHRINKS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # of a group's range, where searches for a scale start
-FITS = 3  # of scales to codes and back, from each start
-SWEEPS = 2  # over all scales and codes once every code is chosen
-SMALLEST_SCALE = 1e-7  # a float16 still holds it
+DAMPING = 0.01  # added to the diagonal of the Hessian, as a share of the diagonal's mean
+COLUMNS = 128  # inputs rounded between two large matrix products
+SHRINKS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # shares of a group's range at which a search starts
+FITS = 3  # least-squares fits of scale and bias from each start
+SWEEPS = 2  # passes of `_sweep` after all codes are chosen
+SMALLEST_SCALE = 1e-7  # still representable in float16
 
 
 def learn_packed(
     layer_weight: mx.array, hessian: np.ndarray, gap: np.ndarray, scheme: Scheme, dtype: mx.Dtype
 ) -> Packed:
-    """Quantize one weight, for the inputs that it will see.
+    """Quantize one weight for the inputs that it will see.
 
     Args:
         layer_weight: (rows, K).
         hessian: XᵀX of the inputs X, (K, K) float32.
-        gap: Xᵀ(Y - XWᵀ), (K, rows) float32: what the outputs lack to be the wanted Y.
+        gap: Xᵀ(Y - XWᵀ), (K, rows) float32. It is zero where the layer already gives the wanted Y.
         scheme: affine.
-        dtype: of scales and biases.
+        dtype: of the stored scales and biases.
 
     Returns:
-        (rows, K * bits / 32) uint32, and twice (rows, G) of `dtype`.
+        Packed codes, (rows, K * bits / 32) uint32; scales and biases, both (rows, G) `dtype`.
     """
     weight = np.array(layer_weight.astype(mx.float32)).T
     damped = hessian.copy()
     damped[np.diag_indices_from(damped)] += DAMPING * np.diag(hessian).mean()
-    target = weight + np.linalg.solve(damped, gap)  # the best weight, were it not quantized
+    target = weight + np.linalg.solve(damped, gap)  # the best weight without quantization
     scales, biases = _search(target, np.diag(damped), scheme, dtype)
     codes = _nearest_plane(target, damped, scales, biases, scheme)
     for _ in range(SWEEPS):
@@ -59,7 +61,7 @@ def learn_packed(
     nearest = round_to_nearest(layer_weight.astype(dtype), scheme)
 
     def error(packed: Packed) -> float:
-        """||Y - XWqᵀ||², less what it is for W itself."""
+        """||Y - XWqᵀ||² - ||Y - XWᵀ||², which needs only the two sums."""
         change = weight - np.array(restored(packed, scheme, mx.float32)).T
         return float(np.sum(change * (hessian @ change + 2 * gap)))
 
@@ -67,14 +69,14 @@ def learn_packed(
 
 
 def round_to_nearest(weight: mx.array, scheme: Scheme) -> Packed:
-    """Quantize one weight without looking at any inputs; scales have the type of the weight."""
+    """Quantize one weight regardless of its inputs; the scales have the weight's type."""
     return tuple(mx.quantize(weight, scheme.group_size, scheme.bits, scheme.mode))
 
 
 def restored(packed: Packed, scheme: Scheme, dtype: mx.Dtype) -> mx.array:
-    """The weight that a product with packed arrays computes with, (rows, K)."""
+    """The weight, (rows, K), that a quantized matrix product multiplies with."""
     weight, *rest = packed
-    if scheme.mode == "affine":  # a product never rounds the weight to the type of the scales
+    if scheme.mode == "affine":  # the product does not round weights to the type of the scales
         rest = [array.astype(mx.float32) for array in rest]
     group_size, bits, mode = scheme.group_size, scheme.bits, scheme.mode
     return mx.dequantize(
@@ -83,9 +85,13 @@ def restored(packed: Packed, scheme: Scheme, dtype: mx.Dtype) -> mx.array:
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
-    """(..., K) uint8 codes below 2**bits -> (..., K * bits / 32) uint32 as MLX packs them.
+    """Pack codes as MLX does: one stream of bits that starts with the first code's lowest bit.
 
-    That is one stream of bits, which begins with the lowest bit of the first code.
+    Args:
+        codes: (..., K) uint8 below 2**bits.
+
+    Returns:
+        (..., K * bits / 32) uint32.
     """
     stream = np.unpackbits(codes[..., None], axis=-1, count=bits, bitorder="little")
     stream = stream.reshape(*codes.shape[:-1], -1)
@@ -95,14 +101,14 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
 def _search(
     weight: np.ndarray, importance: np.ndarray, scheme: Scheme, dtype: mx.Dtype
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scales and biases of small squared error, weighted by the importance of the inputs.
+    """Find scales and biases with a small squared error, weighted by each input's importance.
 
     Args:
         weight: (K, rows).
         importance: (K,).
 
     Returns:
-        Twice (G, rows).
+        Scales and biases, both (G, rows).
     """
     levels = 2**scheme.bits - 1
     x = mx.array(weight).reshape(-1, scheme.group_size, weight.shape[1])
@@ -119,7 +125,7 @@ def _search(
             found = (error, scale, bias)
             better = error < best[0]
             best = [mx.where(better, new, old) for new, old in zip(found, best, strict=True)]
-            # The line through (code, weight) by weighted least squares.
+            # Fit the line through (code, weight) by weighted least squares.
             mean_x = (share * x).sum(axis=1, keepdims=True)
             mean = (share * codes).sum(axis=1, keepdims=True)
             spread = (share * mx.square(codes - mean)).sum(axis=1, keepdims=True)
@@ -138,12 +144,12 @@ def _nearest_plane(
     biases: np.ndarray,
     scheme: Scheme,
 ) -> np.ndarray:
-    """Codes by GPTQ (arXiv 2210.17323) in the form of Babai's nearest plane (arXiv 2507.18553).
+    """Choose codes by GPTQ (arXiv 2210.17323), as Babai's nearest plane algorithm (2507.18553).
 
-    With A = CCᵀ the error eᵀAe is the sum of squares of Cᵀe, and the last element of e alone
-    decides the last term. Rounding starts there: each term is made as small as possible with the
-    later elements fixed. The order puts the inputs that matter most last, so that they are
-    rounded first.
+    With A = CCᵀ, C lower triangular, the error eᵀAe is the squared length of Cᵀe. Its last term
+    depends on the last element of e alone. Rounding therefore starts at the end and makes each
+    term as small as possible with the later elements fixed. Inputs are sorted by importance, so
+    that the most important ones come last and are rounded first.
 
     Args:
         target: (K, rows).
@@ -152,7 +158,7 @@ def _nearest_plane(
         biases: (G, rows).
 
     Returns:
-        (K, rows) float32, whole numbers from 0.
+        (K, rows) float32, integers from 0 to 2**bits - 1.
     """
     levels = 2**scheme.bits - 1
     order = np.argsort(np.diag(damped), kind="stable")
@@ -180,10 +186,10 @@ def _sweep(
     scheme: Scheme,
     dtype: mx.Dtype,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Better codes, scales and biases: each is improved with all others fixed, group by group.
+    """Improve codes, scales and biases group by group, each with all others fixed.
 
-    Coordinate descent on the error that `_nearest_plane` takes greedily, as QuantEase does for
-    codes (arXiv 2309.01885). Shapes as there.
+    This is coordinate descent on the error that `_nearest_plane` minimizes greedily, as QuantEase
+    does for codes (arXiv 2309.01885). The shapes are those of `_nearest_plane`.
     """
     size = scheme.group_size
     errors = target - codes * scales.repeat(size, axis=0) - biases.repeat(size, axis=0)
@@ -209,32 +215,33 @@ def _fitted_line(
     pull: np.ndarray,
     dtype: mx.Dtype,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scale and bias of one group that lower the error, with its codes fixed.
+    """Fit scale and bias of one group to lower the error, with its codes fixed.
 
-    Changing them by s and b changes the weights by s * code + b, and the error is lowest where
+    Changing them by s and b changes the weights by s * code + b. The error is lowest where
 
         [codeᵀ A code   codeᵀ A 1] [s]   [codeᵀ pull]
         [   1ᵀ A code      1ᵀ A 1] [b] = [   1ᵀ pull]
 
-    which Cramer's rule solves, for each row of the matrix on its own.
+    Cramer's rule solves this for each row of the matrix separately.
 
     Args:
         code: (group size, rows).
         scale: (rows,).
         bias: (rows,).
-        local: A, (group size, group size): the group's block of the Hessian.
-        pull: (group size, rows): minus half the error's gradient, by weight.
-        dtype: in which scale and bias must be exact.
+        local: A, (group size, group size), the group's block of the Hessian.
+        pull: (group size, rows), minus half the gradient of the error with respect to the weights.
+        dtype: in which scale and bias are stored.
 
     Returns:
-        Scale and bias, (rows,), the old ones where the new ones are no better; and the change of
-        the weights, (group size, rows).
+        Scale and bias, both (rows,), unchanged in rows where the new values are no better; and the
+        change of the weights, (group size, rows).
     """
     local_code = local @ code
     code_code, code_one, one_one = (code * local_code).sum(0), local_code.sum(0), local.sum()
     code_pull, one_pull = (code * pull).sum(0), pull.sum(0)
     determinant = code_code * one_one - code_one * code_one
-    determinant = np.maximum(determinant, 1e-6 * code_code * one_one + 1e-30)  # 0: codes all equal
+    # Equal codes make it 0.
+    determinant = np.maximum(determinant, 1e-6 * code_code * one_one + 1e-30)
     new_scale = scale + (one_one * code_pull - code_one * one_pull) / determinant
     new_bias = bias + (code_code * one_pull - code_one * code_pull) / determinant
     scale_step, bias_step = _stored(new_scale, dtype) - scale, _stored(new_bias, dtype) - bias
@@ -247,13 +254,13 @@ def _fitted_line(
 def _better_codes(
     code: np.ndarray, scale: np.ndarray, local: np.ndarray, pull: np.ndarray, levels: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Codes of one group that lower the error, one after the other, with scale and bias fixed.
+    """Choose the codes of one group again, one after the other, with scale and bias fixed.
 
     Args:
-        levels: the largest code. Others as of `_fitted_line`.
+        levels: the largest code. The other arguments are those of `_fitted_line`.
 
     Returns:
-        The codes, and the change of the weights; both (group size, rows).
+        The codes and the change of the weights, both (group size, rows).
     """
     pull, new, step = pull.copy(), np.empty_like(code), np.empty_like(code)
     for i in range(len(code)):
@@ -264,5 +271,5 @@ def _better_codes(
 
 
 def _stored(x: mx.array | np.ndarray, dtype: mx.Dtype) -> np.ndarray:
-    """The float32 values of numbers that went through a type."""
+    """Round numbers to a type and return them as float32."""
     return np.array(mx.array(x).astype(dtype).astype(mx.float32))

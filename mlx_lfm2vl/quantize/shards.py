@@ -1,6 +1,6 @@
-"""The writer of safetensors shards, tensor by tensor: memory holds two tensors, never a shard.
+"""Write safetensors shards tensor by tensor: memory holds two tensors, never a whole shard.
 
-`checkpoint.tensors` is the reader.
+`checkpoint.tensors` reads them.
 """
 
 import json
@@ -18,7 +18,7 @@ import numpy as np
 from ..checkpoint.tensors import INDEX, read_header
 from ..errors import CheckpointError
 
-DTYPE_NAMES = {  # of safetensors, for the types that checkpoints hold
+DTYPE_NAMES = {  # what safetensors calls the types that occur in checkpoints
     mx.float32: "F32",
     mx.float16: "F16",
     mx.bfloat16: "BF16",
@@ -30,10 +30,10 @@ ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "U32": 4, "U8": 1}
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor to be written."""
+    """One tensor to write."""
 
     name: str
-    dtype: str  # as safetensors names it
+    dtype: str  # one of safetensors' names
     shape: tuple[int, ...]
 
     @property
@@ -42,11 +42,11 @@ class Entry:
 
 
 def plan_shards(groups: Sequence[Sequence[Entry]], max_bytes: int) -> list[list[Entry]]:
-    """Fill files up to a size, in order; tensors that belong together stay in one file.
+    """Distribute tensors over files, in order; the tensors of a group stay in one file.
 
     Args:
         groups: tensors that belong together, such as a packed weight and its scales.
-        max_bytes: of the tensors in a file; a larger group gets a file of its own.
+        max_bytes: most bytes of tensors in a file; a larger group gets its own file.
     """
     shards: list[list[Entry]] = [[]]
     room = max_bytes
@@ -69,12 +69,13 @@ def write_shards(
     """Write the files and their index.
 
     Args:
+        folder: where to write them.
         shards: the tensors of each file.
-        arrays: their values in the same order; each is dropped once it is written.
-        metadata: of every file; the index gets all of it except `format`.
+        arrays: their values in the same order; each is freed once it is written.
+        metadata: written into every file, and into the index except for `format`.
 
     Returns:
-        The CRC-32 of every tensor's bytes.
+        Name of a tensor -> CRC-32 of its bytes.
     """
     checksums: dict[str, int] = {}
     weight_map: dict[str, str] = {}
@@ -86,7 +87,7 @@ def write_shards(
         with (folder / name).open("wb") as file, ThreadPoolExecutor(1) as writer:
             file.write(_header(entries, metadata))
             written: Future | None = None
-            for entry in entries:  # one is written while the next is computed
+            for entry in entries:  # one tensor is written while the next is computed
                 data = _bytes(next(arrays), entry)
                 if written is not None:
                     written.result()
@@ -111,11 +112,12 @@ def verify_shards(
     """Read back everything that was written.
 
     Args:
-        shards: the tensors planned.
-        checksums: of `write_shards`.
+        folder: where the files are.
+        shards: the planned tensors of each file.
+        checksums: what `write_shards` returned.
 
     Raises:
-        CheckpointError: a file holds something else.
+        CheckpointError: a file does not hold what was planned and written.
     """
     found = {}
     for path in sorted(folder.glob("model*.safetensors")):
@@ -133,7 +135,7 @@ def verify_shards(
 
 
 def _header(entries: Sequence[Entry], metadata: Mapping[str, str]) -> bytes:
-    """The length of the JSON, then the JSON, padded so that the data starts at a multiple of 8."""
+    """The JSON's length and the JSON, padded so that the data starts at a multiple of 8 bytes."""
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     end = 0
     for entry in entries:
@@ -146,9 +148,9 @@ def _header(entries: Sequence[Entry], metadata: Mapping[str, str]) -> bytes:
 
 
 def _bytes(value: mx.array, entry: Entry) -> bytes | memoryview:
-    """The array's memory, after checking that it is what the header says."""
+    """The array's memory, after checking that its type and shape match the header."""
     have = (DTYPE_NAMES.get(value.dtype), value.shape)
     if have != (entry.dtype, entry.shape):
-        raise CheckpointError(f"{entry.name} is {have}, planned {(entry.dtype, entry.shape)}")
+        raise CheckpointError(f"{entry.name} is {have}, expected {(entry.dtype, entry.shape)}")
     flat = mx.contiguous(value).reshape(-1).view(mx.uint8)  # NumPy has no bfloat16
     return np.array(flat, copy=False).data

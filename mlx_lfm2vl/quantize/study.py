@@ -1,7 +1,7 @@
-"""What the source computes for samples, before anything is written.
+"""Run the source model over samples, before the new checkpoint is written.
 
-Opens the source, gives its answers to the samples, notes what it computes for them, learns rounding
-from them, and drops it from memory before the new checkpoint is made.
+This records what the source computes and learns rounding from it. The source leaves memory before
+the new checkpoint is made.
 """
 
 import logging
@@ -24,8 +24,8 @@ from .rounding import Packed
 
 logger = logging.getLogger(__name__)
 
-MAX_SAMPLES = 128  # to learn from
-MAX_COMPARED = 32  # each keeps some 30 MB of what the source computes
+MAX_SAMPLES = 128  # used for learning
+MAX_COMPARED = 32  # what the source computes takes about 30 MB for each
 PICTURE_PROMPT = "Describe this image in detail."
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".heic")
 
@@ -34,13 +34,13 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Study:
-    """What is known of the source once it is dropped.
+    """What is kept of the source model.
 
     Attributes:
         samples: prompts with answers, at most MAX_SAMPLES.
-        observed: what the source computes for the first MAX_COMPARED of them, in order; empty if
-            nothing is to be compared.
-        learned: packed arrays by our path; empty if nothing was learned.
+        observed: what the source computes for the first MAX_COMPARED samples, in order; empty if
+            nothing will be compared.
+        learned: path (our names) -> packed arrays; empty if nothing was learned.
     """
 
     samples: Sequence[Sample] = ()
@@ -60,17 +60,17 @@ def study_source(
     """Run the source over samples.
 
     Args:
-        conversion: its source is studied, for what its plan will quantize.
+        conversion: names the source and plans what will be quantized.
         folder: images, or conversations as `train` reads them; None for a few drawn pictures.
-        compares: note what the source computes.
-        learns: learn rounding; the plan must have layers that can be learned.
-        reading: called with the samples observed so far, and of all.
-        learning: called with the layers learned so far, and of all.
+        compares: whether to record what the source computes.
+        learns: whether to learn rounding; the plan must then have layers that can be learned.
+        reading: called with the number of samples observed so far and the total.
+        learning: called with the number of layers learned so far and the total.
 
     Raises:
-        InputError: the folder holds no samples, or bad ones.
+        InputError: the folder holds no samples, or invalid ones.
     """
-    # Learning takes differences of outputs, which 16 bits are too coarse for.
+    # Learning subtracts outputs from each other, for which 16 bits are too coarse.
     model, processor = load(conversion.source, dtype="float32" if learns else None)
     samples = _samples(folder, model, processor)
     observed = []
@@ -91,10 +91,10 @@ def study_source(
 
 
 def _samples(folder: Path | None, model: Lfm2VL, processor: Processor) -> list[Sample]:
-    """Conversations of the user, or the source's own answers to images: the user's, else drawn."""
+    """The user's conversations; else the source's own answers about the user's or drawn images."""
     end_ids = set(model.config.eos_token_ids)
     if folder is not None and not folder.is_dir():
-        raise InputError(f"--calibration {folder} is no folder")
+        raise InputError(f"--calibration {folder} is not a folder")
     if folder is not None and (files := sorted(folder.glob("[!.]*.jsonl"))):
         make = SampleMaker(processor, end_ids)
         rows = [row for path in files for row in read_rows(path)]
@@ -108,12 +108,12 @@ def _samples(folder: Path | None, model: Lfm2VL, processor: Processor) -> list[S
 def _images(folder: Path) -> list[Path]:
     found = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in SUFFIXES)
     if not found:
-        raise InputError(f"--calibration {folder} holds neither *.jsonl nor images")
+        raise InputError(f"--calibration {folder} contains neither *.jsonl files nor images")
     return found
 
 
 def _first(items: list[Item]) -> list[Item]:
-    """At most MAX_SAMPLES of them; says so if there are more."""
+    """The first MAX_SAMPLES items; a warning says so if there are more."""
     if len(items) > MAX_SAMPLES:
-        logger.warning("--calibration: the first %d of %d are used", MAX_SAMPLES, len(items))
+        logger.warning("--calibration: using the first %d of %d samples", MAX_SAMPLES, len(items))
     return items[:MAX_SAMPLES]

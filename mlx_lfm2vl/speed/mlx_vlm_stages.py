@@ -1,7 +1,8 @@
-"""Measures mlx-vlm; `benchmark_peer` sends this file to the Python that has it.
+"""Measure mlx-vlm; `peer` sends this script to a Python that has mlx-vlm installed.
 
-It cannot import mlx_lfm2vl there. Its argument is a task as JSON, its last line on stdout what it
-found: the stages that `measuring` times in ours, as far as mlx-vlm lets one see them.
+It must not import mlx_lfm2vl, which that Python may lack. Its argument is a task as JSON. The last
+line on stdout is the result as JSON: the stages that `stages` measures in our package, as far as
+mlx-vlm exposes them.
 """
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
@@ -22,7 +23,7 @@ def main(checkpoint, images, prompt, tokens, repeats):
     model, processor = mlx_vlm.load(checkpoint)
     mx.eval(model.parameters())
     load_seconds = time.perf_counter() - start
-    processor.tokenizer.stopping_criteria = lambda _: False  # decode through the answer's end
+    processor.tokenizer.stopping_criteria = lambda _: False  # decode past the end of the answer
     prompt = apply_chat_template(processor, load_config(checkpoint), prompt, num_images=1)
     arrays = [value for _, value in tree_flatten(model.parameters())]
     floats = [a.dtype for a in arrays if mx.issubdtype(a.dtype, mx.floating)]
@@ -52,7 +53,7 @@ def measure(model, processor, prompt, image, tokens, repeats):
 
 
 def answer(model, processor, prompt, image, tokens):
-    """Seconds to the first token, seconds for `tokens` more, and the prompt's tokens."""
+    """Seconds to the first token, seconds for `tokens` more, and the number of prompt tokens."""
     options = {"image": [image], "max_tokens": tokens + 1, "temperature": 0.0}
     start = time.perf_counter()
     pieces = mlx_vlm.stream_generate(model, processor, prompt, **options)
@@ -64,7 +65,7 @@ def answer(model, processor, prompt, image, tokens):
 
 
 def encode(model, processor, prompt, image):
-    """Seconds to prepare an image, seconds to encode it, and its views."""
+    """Seconds to prepare an image, seconds to encode it, and the number of its views."""
     start = time.perf_counter()
     inputs = prepare_inputs(processor, images=[image], prompts=prompt)
     prepared = time.perf_counter()

@@ -1,4 +1,4 @@
-"""mlx-vlm, measured in a Python of its own on the same images."""
+"""Measure mlx-vlm on the same images, in the Python that has it installed."""
 
 import json
 import os
@@ -11,12 +11,12 @@ from pathlib import Path
 from ..errors import InputError, Lfm2VLError
 
 SCRIPT = Path(__file__).with_name("mlx_vlm_stages.py")
-START_SECONDS, RUN_SECONDS = 120, 3600  # before it is stopped
+START_SECONDS, RUN_SECONDS = 120, 3600  # time limits
 
 
 @dataclass(frozen=True)
 class PeerImage:
-    """As far as mlx-vlm can be measured what `ImageSpeed` says of ours, in the same units."""
+    """The fields of `ImageSpeed` that can be measured in mlx-vlm, in the same units."""
 
     views: int
     prompt_tokens: int
@@ -29,7 +29,7 @@ class PeerImage:
 
 @dataclass(frozen=True)
 class Peer:
-    """A version of mlx-vlm, and how long it took; the images in the order asked."""
+    """Measurements of one version of mlx-vlm; the images are in the order requested."""
 
     version: str
     dtype: str
@@ -38,15 +38,15 @@ class Peer:
 
 
 def find_peer(python: str) -> str:
-    """The path of a Python with mlx-vlm.
+    """Find a Python program and check that it has mlx-vlm; returns its absolute path.
 
     Raises:
-        InputError: there is no such program, or it does not import mlx_vlm.
+        InputError: there is no such program, or it cannot import mlx_vlm.
     """
     found = shutil.which(python)
     if found is None:
         raise InputError(f"--compare {python}: there is no such program")
-    program = os.path.abspath(found)  # a link stays one: a virtual environment is known by it
+    program = os.path.abspath(found)  # keeps links, by which Python finds its virtual environment
     done = _run([program, "-c", "import mlx_vlm"], START_SECONDS)
     if done.returncode:
         raise InputError(f"--compare {python} cannot import mlx_vlm: {_last_line(done.stderr)}")
@@ -62,10 +62,18 @@ def measure_peer(
     tokens: int,
     repeats: int,
 ) -> Peer:
-    """Measure mlx-vlm; takes as long as it takes to answer each image `repeats` + 1 times.
+    """Measure mlx-vlm, which answers about each image `repeats` + 1 times.
+
+    Args:
+        program: path of a Python with mlx-vlm.
+        checkpoint: folder.
+        images: files, each asked about on its own.
+        prompt: the question.
+        tokens: number of tokens to decode after the first one.
+        repeats: number of measured runs; one more run warms up.
 
     Raises:
-        Lfm2VLError: it failed, or took too long.
+        Lfm2VLError: mlx-vlm failed or took too long.
     """
     task = {
         "checkpoint": str(checkpoint.absolute()),
@@ -74,7 +82,7 @@ def measure_peer(
         "tokens": tokens,
         "repeats": repeats,
     }
-    # Sent through stdin: started as a file, it would import its neighbours by their short names.
+    # The script is sent through stdin: run as a file, it could import its neighbors by accident.
     done = _run([program, "-", json.dumps(task)], RUN_SECONDS, SCRIPT.read_text())
     if done.returncode:
         raise Lfm2VLError(f"mlx-vlm failed: {_last_line(done.stderr)}")
@@ -83,7 +91,7 @@ def measure_peer(
         parts = [PeerImage(**image) for image in values.pop("images")]
         return Peer(**values, images=parts)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Lfm2VLError(f"{program} gave no measurement of mlx-vlm: {error}") from None
+        raise Lfm2VLError(f"{program} printed no measurement of mlx-vlm: {error}") from None
 
 
 def _run(
@@ -94,10 +102,10 @@ def _run(
             command, input=text, timeout=seconds, capture_output=True, text=True, errors="replace"
         )
     except OSError as error:
-        raise InputError(f"{command[0]} does not start: {error.strerror}") from None
+        raise InputError(f"{command[0]} cannot be started: {error.strerror}") from None
     except subprocess.TimeoutExpired:
         raise Lfm2VLError(f"{command[0]} took more than {seconds} s and was stopped") from None
 
 
 def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it said nothing"])[-1]
+    return (text.strip().splitlines() or ["it printed nothing"])[-1]

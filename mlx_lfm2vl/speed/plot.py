@@ -1,4 +1,4 @@
-"""Where the time goes, as a picture: a bar for every stage."""
+"""Plot where the time goes, with one bar for every stage."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,22 +7,22 @@ from pathlib import Path
 from ..drawing import Canvas, Theme, linear_ticks, save_both, shorten, tick_labels, width_of
 
 WIDTH, EDGE = 900, 24  # points
-LEFT, RIGHT = 190, 100  # of the bars: labels and values
-TOP, BOTTOM = 76, 66  # of the groups: title, and axis with its note
-TITLE, ROW, PEER_ROW, GAP = 30, 26, 14, 12  # heights; the last one between groups
+LEFT, RIGHT = 190, 100  # space beside the bars, for labels and values
+TOP, BOTTOM = 76, 66  # space above the groups for the title, and below for the axis and its note
+TITLE, ROW, PEER_ROW, GAP = 30, 26, 14, 12  # heights; GAP is between groups
 BAR, PEER_BAR, INDENT = 14, 8, 14
 NOTE = "Parts of the first token are measured one by one; in use they overlap."
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A span of time.
+    """The time that one stage takes.
 
     Attributes:
-        label: what takes it.
-        seconds: how long ours takes.
-        peer_seconds: how long mlx-vlm takes, where it can be measured.
-        is_part: of the span that the last bar without this mark shows.
+        label: name of the stage.
+        seconds: our time.
+        peer_seconds: mlx-vlm's time, or None where it cannot be measured.
+        is_part: whether it is part of the stage shown by the last bar that is not a part.
     """
 
     label: str
@@ -40,12 +40,12 @@ class Group:
 
 
 def plot_stages(groups: Sequence[Group], picture: Path, origin: str) -> None:
-    """Write a PNG with ours in blue and mlx-vlm in orange, and beside it one for dark pages.
+    """Write a PNG with our times in blue and mlx-vlm's in orange.
 
     Args:
-        groups: at least one bar in all; all bars are on one scale.
-        picture: file to write.
-        origin: written below the title, such as model, chip and date.
+        groups: at least one bar in total; all bars have the same scale.
+        picture: PNG to write; a version for dark pages is written beside it.
+        origin: model, chip, date or the like, shown below the title.
 
     Raises:
         OSError: the pictures cannot be written.
@@ -54,7 +54,7 @@ def plot_stages(groups: Sequence[Group], picture: Path, origin: str) -> None:
 
 
 def draw_stages(groups: Sequence[Group], origin: str, theme: Theme) -> Canvas:
-    """The picture of groups of bars."""
+    """Draw the picture of groups of bars."""
     bars = [bar for group in groups for bar in group.bars]
     heights = [TITLE + sum(map(_row_height, group.bars)) for group in groups]
     bottom = TOP + sum(heights) + GAP * (len(groups) - 1)
@@ -87,7 +87,7 @@ def _row_height(bar: Bar) -> int:
 def _draw_axis(
     canvas: Canvas, scale: float, longest: float, spans: Sequence[tuple[float, float]]
 ) -> None:
-    """Lines down through the groups at round times, named below the last one."""
+    """Draw vertical lines through the groups at round times, labeled below the last group."""
     unit, seconds = ("s", 1.0) if longest >= 1 else ("ms", 1e-3)
     ticks = linear_ticks(0, longest / seconds)
     colour = canvas.theme.grid
@@ -113,7 +113,7 @@ def _draw_bar(canvas: Canvas, bar: Bar, top: float, scale: float) -> None:
 def _draw_time(
     canvas: Canvas, seconds: float, y: float, height: float, scale: float, colour: str
 ) -> None:
-    """A bar centred on the height y, and its value on a ground without grid lines."""
+    """Draw a bar centered on y and its value on a background that hides the grid lines."""
     end, value = LEFT + scale * seconds, _duration(seconds)
     canvas.bar(LEFT, y - height / 2, end, y + height / 2, colour)
     canvas.bar(end + 4, y - 6, end + 12 + width_of(value), y + 6, canvas.theme.background)
@@ -121,6 +121,6 @@ def _draw_time(
 
 
 def _duration(seconds: float) -> str:
-    """Three digits or more, in seconds or milliseconds."""
+    """Seconds or milliseconds with three significant digits or more."""
     value, unit = (seconds, "s") if seconds >= 1 else (1000 * seconds, "ms")
     return f"{value:,.0f} {unit}" if value >= 99.95 else f"{value:#.3g} {unit}"

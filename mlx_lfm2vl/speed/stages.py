@@ -1,4 +1,4 @@
-"""The speed of this machine, stage by stage between an image and its answer."""
+"""Measure the speed of this machine and of each stage from an image to its answer."""
 
 import math
 import time
@@ -26,20 +26,20 @@ from ..prompt.processor import Inputs, Processor
 
 PROMPT = "Describe this image in detail."
 VECTOR_SIZE = 8192
-MATRIX_BYTES = 2**28  # of the matrix it is multiplied with: more than any chip's caches hold
-SQUARE_ON_GPU, SQUARE_ON_CPU = 4096, 512  # side of the matrices that are multiplied
-CHAINS, CHAIN_SECONDS = 3, 0.1  # long enough that starting one does not count
+MATRIX_BYTES = 2**28  # of the matrix that multiplies the vector: larger than any chip's caches
+SQUARE_ON_GPU, SQUARE_ON_CPU = 4096, 512  # side of the matrices in a matrix product
+CHAINS, CHAIN_SECONDS = 3, 0.1  # long enough to make the start of a chain negligible
 
 
 @dataclass(frozen=True)
 class Device:
-    """What the device reaches in the model's number type.
+    """What the device achieves in the model's number type.
 
     Attributes:
-        name: as MLX gives it.
-        dtype: of the numbers.
-        bytes_per_second: of a large matrix, read to multiply it with a vector.
-        flops_per_second: multiplications and additions in a product of two large matrices.
+        name: MLX's name of the device.
+        dtype: number type of the measurement.
+        bytes_per_second: rate of reading a large matrix to multiply it by a vector.
+        flops_per_second: rate of multiplications and additions in a product of large matrices.
     """
 
     name: str
@@ -54,16 +54,16 @@ class ImageSpeed:
 
     Attributes:
         size: (height, width) in pixels.
-        views: tiles and thumbnail.
-        image_tokens: of the prompt tokens.
-        prompt_tokens: with image tokens, text and chat template.
-        prepare_seconds: template, tokenizer, decoding and resizing the image, patches; on the host.
-        encode_seconds: from patches to image features, by tower and connector.
+        views: number of tiles, and the thumbnail.
+        image_tokens: number of image tokens in the prompt.
+        prompt_tokens: number of all tokens in the prompt: image, text and chat template.
+        prepare_seconds: on the host: template, tokenizer, image decoding, resizing and patches.
+        encode_seconds: from patches to image features, through vision tower and connector.
         prefill_seconds: from image features to the logits of the first token.
-        first_token_seconds: from the messages to the first token, stages overlapped as in use.
-        tokens_per_second: decoded and turned into text after the first one, greedily.
-        bytes_per_token: weights and keys and values that one step reads, halfway through.
-        peak_memory_bytes: of MLX's arrays, weights included.
+        first_token_seconds: from messages to the first token, with stages overlapping as in use.
+        tokens_per_second: greedy tokens decoded and turned into text after the first one.
+        bytes_per_token: weights, keys and values that one decode step reads, halfway through.
+        peak_memory_bytes: peak size of MLX's arrays, including the weights.
     """
 
     size: tuple[int, int]
@@ -79,26 +79,26 @@ class ImageSpeed:
     peak_memory_bytes: int
 
     def bandwidth_percent(self, device: Device) -> float:
-        """Of what the device can read, how much decoding reads."""
+        """The share of the device's bandwidth that decoding uses, in percent."""
         return 100 * self.bytes_per_token * self.tokens_per_second / device.bytes_per_second
 
 
 def sample_sizes(config: ImageConfig) -> dict[str, tuple[int, int]]:
-    """(height, width) in pixels of two images: one full view, and six tiles where it may be cut."""
+    """(height, width) in pixels of two images: one full view, and 2 x 3 tiles if tiling is on."""
     block = config.encoder_patch_size * config.downsample_factor
     side = math.isqrt(config.max_image_tokens) * block
     return {"small": (side, side), "large": (2 * config.tile_size, 3 * config.tile_size)}
 
 
 def timed_load(folder: Path, dtype: DType | None) -> tuple[Lfm2VL, Processor, float]:
-    """Load a checkpoint; see `load`. Returns the seconds it took, too."""
+    """Load a checkpoint as `load` does; returns model, processor and the seconds it took."""
     start = time.perf_counter()
     model, processor = load(folder, dtype=dtype)
     return model, processor, time.perf_counter() - start
 
 
 def measure_device(model: Lfm2VL) -> Device:
-    """Measure matrix products in the number type that a model computes in."""
+    """Measure matrix products in the number type of a model."""
     dtype = model.language_model.embedding_norm.weight.dtype
     on_gpu = mx.default_device().type == mx.DeviceType.gpu
     side = SQUARE_ON_GPU if on_gpu else SQUARE_ON_CPU
@@ -114,9 +114,13 @@ def measure_device(model: Lfm2VL) -> Device:
 
 
 def _product_seconds(rows: int, columns: int, vectors: int, dtype: mx.Dtype) -> float:
-    """Seconds to multiply a matrix with some vectors; rows >= columns, so that it can go on."""
+    """Seconds per product of a matrix with some vectors.
+
+    Products are chained, each taking the first `columns` results of the one before as its input,
+    which needs rows >= columns.
+    """
     keys = mx.random.split(mx.random.key(0))
-    bound = math.sqrt(3 / columns)  # of numbers that keep the products at the size of the vectors
+    bound = math.sqrt(3 / columns)  # keeps the variance from product to product
     matrix = mx.random.uniform(-bound, bound, (rows, columns), dtype, key=keys[0])
     x = mx.random.uniform(-1, 1, (vectors, columns), dtype, key=keys[1])
     mx.eval(matrix, x)
@@ -128,7 +132,7 @@ def _product_seconds(rows: int, columns: int, vectors: int, dtype: mx.Dtype) -> 
         mx.eval(y)
         return (time.perf_counter() - start) / length
 
-    seconds(1)  # compiles the kernel
+    seconds(1)  # MLX compiles the kernel on first use
     length = max(1, int(CHAIN_SECONDS / seconds(1)))
     return min(seconds(length) for _ in range(CHAINS))
 
@@ -147,10 +151,12 @@ def measure_image(
     Args:
         model: from `load`.
         processor: from `load`.
-        image: a file.
-        tokens: to decode after the first one, through any end of the answer.
-        repeats: how often; every stage counts as fast as it once was. One more run warms up.
-        report: called with the runs done, and with all of them.
+        image: path of a file.
+        tokens: number of tokens to decode after the first one, past the end of the answer if need
+            be.
+        repeats: number of measured runs, of which each stage's fastest counts. One more run warms
+            up.
+        report: called with the number of runs done so far and the total.
 
     Raises:
         InputError: the image cannot be read, or the context is too small.
@@ -180,7 +186,7 @@ def measure_image(
 
 @dataclass(frozen=True)
 class _Run:
-    """One run: seconds to prepare, encode, prefill, decode; and of the first token as a whole."""
+    """One run: seconds to prepare, encode, prefill and decode, and to the first token overall."""
 
     seconds: tuple[float, ...]
     bytes_per_token: int
@@ -198,7 +204,7 @@ def _run(model: Lfm2VL, processor: Processor, image: Path, tokens: int) -> _Run:
 
 
 def _read(model: Lfm2VL, processor: Processor, image: Path, tokens: int) -> Inputs:
-    """The question, with room for the first token and those decoded."""
+    """The question, with room in the context for the first token and those decoded."""
     options = AnswerOptions(max_tokens=tokens + 1)
     return read_prompt(model, processor, user_message(PROMPT, [image]), options)
 
@@ -206,7 +212,7 @@ def _read(model: Lfm2VL, processor: Processor, image: Path, tokens: int) -> Inpu
 def _stage_seconds(
     model: Lfm2VL, processor: Processor, image: Path, cache: Cache, tokens: int
 ) -> tuple[float, ...]:
-    """Preparing, encoding, prefill and decoding, each waited for."""
+    """Seconds to prepare, encode, prefill and decode, waiting for the device after each."""
     times = [time.perf_counter()]
     prompt = _read(model, processor, image, tokens)
     (pixel_values,) = prompt.views
@@ -222,8 +228,8 @@ def _stage_seconds(
     times.append(time.perf_counter())
 
     steps = generate_step(model, model.embed([cast(int, token)]), cache, draw_greedily, tokens + 1)
-    text = processor.tokenizer.text_stream()  # through an end token, which `Answer` would stop at
-    text.add(next(steps).id)  # sets up the decoding, for which a real answer's first token waits
+    text = processor.tokenizer.text_stream()  # goes past an end token, at which `Answer` would stop
+    text.add(next(steps).id)  # sets up decoding, which is part of an answer's first token
     start = time.perf_counter()
     for step in steps:
         text.add(step.id)
@@ -232,7 +238,7 @@ def _stage_seconds(
 
 
 def _first_token_seconds(model: Lfm2VL, processor: Processor, image: Path) -> float:
-    """From the messages to the first token, as a user waits for it: with the next one queued."""
+    """Seconds from the messages to the first token as a user sees it, with the next one queued."""
     messages = user_message(PROMPT, [image])
     *_, last = stream_generate(model, processor, messages, max_tokens=2, sampling=Sampling())
     assert last.result is not None
@@ -240,9 +246,9 @@ def _first_token_seconds(model: Lfm2VL, processor: Processor, image: Path) -> fl
 
 
 def _weight_bytes(model: Lfm2VL) -> int:
-    """What one decode step reads of the weights: the decoder's layers and the output head.
+    """Bytes of weights that one decode step reads: the decoder's layers and the output head.
 
-    A tied embedding is the head. Of an untied one a step reads a single row, not counted here.
+    A tied embedding is the head. A step reads a single row of an untied one, which is not counted.
     """
     decoder = model.language_model
     head = model.lm_head if "lm_head" in model else decoder.embed_tokens
@@ -252,6 +258,6 @@ def _weight_bytes(model: Lfm2VL) -> int:
 
 
 def _row_bytes(cache: Cache) -> int:
-    """Bytes of the keys and values of one position, in all attention layers."""
+    """Bytes of the keys and values of one position in all attention layers."""
     layers = [layer for layer in cache.layers if isinstance(layer, KeyValueCache)]
     return sum(array.nbytes // array.shape[2] for layer in layers for array in layer.arrays)

@@ -1,4 +1,4 @@
-"""Low-rank adapters in mlx-lm's format: added, loaded, fused. The layers are mlx-lm's own."""
+"""Add, save, load and fuse low-rank adapters, with mlx-lm's layers and in its format."""
 
 import json
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ def make_trainable(model: Lfm2VL, settings: TrainSettings) -> dict[str, Any]:
 
 
 def adapted_paths(model: Lfm2VL, parts: Sequence[str]) -> list[str]:
-    """Paths of the linear layers in some parts of the model ("language", "connector", "vision")."""
+    """Paths of the linear layers in some parts of the model: "language", "connector", "vision"."""
     prefixes = tuple(PREFIXES[part] for part in parts)
     return [
         path
@@ -63,37 +63,37 @@ def adapted_paths(model: Lfm2VL, parts: Sequence[str]) -> list[str]:
 def add_adapter(
     model: Lfm2VL, paths: Sequence[str], *, dora: bool, rank: int, scale: float, dropout: float
 ) -> None:
-    """Freeze the model and put trainable low-rank layers around some linear ones.
+    """Freeze the model and wrap linear layers in trainable low-rank layers.
 
-    A fresh adapter changes nothing: one of its two factors is zero.
+    A new adapter does not change the model's output, because one of its two factors is zero.
 
     Args:
         model: changed in place.
         paths: linear layers, quantized or not.
-        dora: train the length of the weight vectors, too.
-        rank: columns of the factors.
-        scale: factor on the product of the two.
-        dropout: share of inputs dropped while training.
+        dora: whether to train the norms of the weight vectors, too (DoRA).
+        rank: rank of the two factors.
+        scale: multiplies the product of the two factors.
+        dropout: share of inputs dropped during training.
 
     Raises:
-        InputError: mlx-lm is missing, or its DoRA does not know the layers' number of bits.
+        InputError: mlx-lm is missing, or its DoRA does not support the layers' number of bits.
     """
     tuner = _mlx_lm_tuner()
     layers = dict(model.named_modules())
     for path in paths if dora else ():
         bits = getattr(layers[path], "bits", 32)
         if 32 % bits:
-            raise InputError(f"{path} has {bits} bits, which DoRA cannot train: use lora")
+            raise InputError(f"{path} has {bits} bits, which DoRA cannot train: use --method lora")
     model.freeze()
     parameters = {"rank": rank, "scale": scale, "dropout": dropout, "keys": set(paths)}
     tuner.linear_to_lora_layers(model, 0, parameters, use_dora=dora)
 
 
 def train_fully(model: Lfm2VL, parts: Sequence[str]) -> None:
-    """Make every parameter of some parts trainable, and no other.
+    """Make every parameter of some parts trainable, and freeze all others.
 
     Raises:
-        InputError: a part is quantized; only adapters can be trained on it.
+        InputError: a part is quantized, so that only an adapter can be trained on it.
     """
     modules = {
         "language": [model.language_model, *([model.lm_head] if "lm_head" in model else [])],
@@ -104,7 +104,7 @@ def train_fully(model: Lfm2VL, parts: Sequence[str]) -> None:
     for part in parts:
         for module in modules[part]:
             if any(name.endswith(".scales") for name in named_arrays(module.parameters())):
-                raise InputError(f"the {part} part is quantized: train it with lora or dora")
+                raise InputError(f"the {part} part is quantized: use --method lora or dora")
             module.unfreeze()
 
 
@@ -112,7 +112,7 @@ def save_adapter(model: Lfm2VL, folder: Path, settings: dict[str, Any]) -> None:
     """Write `adapters.safetensors` (the trainable parameters) and `adapter_config.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     trainable = named_arrays(model.trainable_parameters())
-    # A file, not its name: MLX would add an ending of its own.
+    # Pass an open file: MLX would append its own suffix to a path.
     with new_file(folder / WEIGHTS) as path, path.open("wb") as file:
         mx.save_safetensors(file, trainable, {"format": "mlx"})
     with new_file(folder / CONFIG) as path:
@@ -120,24 +120,24 @@ def save_adapter(model: Lfm2VL, folder: Path, settings: dict[str, Any]) -> None:
 
 
 def load_adapter(model: Lfm2VL, folder: Path) -> None:
-    """Put a saved adapter (LoRA, DoRA or fully trained parameters) onto a model, in place.
+    """Apply a saved adapter (LoRA, DoRA or fully trained parameters) to a model, in place.
 
     Raises:
-        InputError: there is no such folder.
-        CheckpointError: the folder holds no adapter, or one for another model.
+        InputError: the folder does not exist.
+        CheckpointError: the folder holds no adapter, or one that does not fit the model.
     """
     if not folder.exists():
         raise InputError(f"the adapter {folder} does not exist")
     if not (folder / CONFIG).exists():
         unfinished = (folder / "checkpoints").is_dir()
-        why = "a run that has not ended: --resume it" if unfinished else "not an adapter"
+        why = "its run has not ended, --resume it" if unfinished else "it is not an adapter"
         raise CheckpointError(f"{folder} has no {CONFIG}: {why}")
     config = read_json(folder / CONFIG)
     method = config.get("fine_tune_type", "lora")
     if method != "full":
         parameters = config.get("lora_parameters")
         if not isinstance(parameters, dict) or not {"rank", "scale", "keys"} <= set(parameters):
-            raise CheckpointError(f"{folder / CONFIG} has no rank, scale and keys")
+            raise CheckpointError(f"{folder / CONFIG}: lora_parameters must hold rank, scale, keys")
         paths = set(adapted_paths(model, tuple(PREFIXES)))
         unknown = sorted(set(parameters["keys"]) - paths)
         if unknown:
@@ -158,18 +158,18 @@ def load_adapter(model: Lfm2VL, folder: Path) -> None:
     for name, value in weights.items():
         if name not in have or have[name].shape != value.shape:
             raise CheckpointError(f"{folder}: {name} {list(value.shape)} does not fit the model")
-    # Fully trained parameters take the type the model was loaded in, not that of the training.
+    # Fully trained parameters get the type the model was loaded in, not the type of the training.
     adopted = [(name, value.astype(have[name].dtype)) for name, value in weights.items()]
     model.load_weights(adopted, strict=False)
     model.eval()
 
 
 def fuse_adapter(model: Lfm2VL, *, dequantize: bool = False) -> None:
-    """Add every low-rank update into the layer it belongs to, in place.
+    """Merge every low-rank update into its layer, in place.
 
     Args:
-        model: with an adapter; without one nothing happens.
-        dequantize: leave fused layers unquantized where the base is quantized.
+        model: one with an adapter; others stay unchanged.
+        dequantize: whether to leave fused layers unquantized where the base is quantized.
     """
     fused = []
     for path, module in model.named_modules():
@@ -177,6 +177,6 @@ def fuse_adapter(model: Lfm2VL, *, dequantize: bool = False) -> None:
             layer = module.fuse(dequantize=dequantize)
             stored = module.linear.get("scales", module.linear.weight).dtype
             if mx.issubdtype(stored, mx.floating):
-                layer.set_dtype(stored)  # DoRA's float32 lengths would change it
+                layer.set_dtype(stored)  # DoRA's float32 norms would have changed it
             fused.append((path, layer))
     model.update_modules(tree_unflatten(fused))

@@ -1,7 +1,7 @@
-"""Samples of mixed sizes as one batch, and the order in which an epoch reads them.
+"""Combine samples of different sizes into a batch, and choose the samples of each update.
 
-Right padding is exact here: attention is causal and so is the short convolution, so nothing that
-follows a sample reaches it, and padded positions have no weight in the loss.
+Padding on the right is exact: attention and the short convolution are causal, so padding never
+reaches the sample before it, and padded positions have no weight in the loss.
 """
 
 from collections.abc import Sequence
@@ -12,21 +12,21 @@ import numpy as np
 from ..model.lfm2vl import Lfm2VL
 from ..prompt.samples import Sample
 
-LENGTH_STEP = 32  # lengths are rounded up to this, so that shapes come back and compiling pays
+LENGTH_STEP = 32  # lengths are rounded up to a multiple, so that compiled shapes recur
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B samples side by side, all integers made on the host.
+    """B samples as arrays on the host.
 
     Attributes:
         input_ids: (B, L) int32, padded on the right with 0.
         index: (B, L) int32 for `Lfm2VL.join`.
-        positions: (T,) int32, where in B * L an id of the assistant is to be predicted.
-        targets: (T,) int32, those ids.
+        positions: (T,) int32, the positions in B * L that predict an id of the assistant.
+        targets: (T,) int32, the ids to predict.
         weights: (T,) float32, 1, or 0 for padding.
-        grids: grid of each group of views.
-        pixel_values: per group (n, N, patch_dim) uint8.
+        grids: the (rows, columns) of patches of each group of views.
+        pixel_values: (n, N, patch_dim) uint8 for each group of n views.
     """
 
     input_ids: np.ndarray
@@ -39,18 +39,18 @@ class Batch:
 
     @property
     def shape_key(self) -> tuple[object, ...]:
-        """Two batches with equal keys run the same compiled graph."""
+        """A key that batches share if they run the same compiled graph."""
         views = tuple(len(patches) for patches in self.pixel_values)
         return (self.input_ids.shape, len(self.positions), self.grids, views)
 
     @property
     def tokens(self) -> int:
-        """How many ids are learnt."""
+        """The number of ids to predict."""
         return int(self.weights.sum())
 
 
 def make_batch(samples: Sequence[Sample], model: Lfm2VL) -> Batch:
-    """Pad samples to one length and group their views by size."""
+    """Pad samples to the same length and group their views by grid."""
     length = _rounded(max(len(sample) for sample in samples) - 1)
     input_ids = np.zeros((len(samples), length), np.int32)
     positions, targets = [], []
@@ -91,7 +91,7 @@ def _index(
     groups: Sequence[Sequence[int]],
     views: Sequence[tuple[tuple[int, int], np.ndarray]],
 ) -> np.ndarray:
-    """The join index when features come group by group instead of in prompt order."""
+    """The index for `Lfm2VL.join`, with features in the order of groups, not of the prompts."""
     block = model.config.projector.downsample_factor**2
     counts = [rows * columns // block for (rows, columns), _ in views]
     index = model.join_index(input_ids, sum(counts))
@@ -108,24 +108,24 @@ def _index(
 
 
 class UpdateOrder:
-    """Which samples each update reads: a new shuffle every epoch, sorted by length in the update.
+    """Choose the samples of each update: shuffled every epoch, sorted by length in each update.
 
-    The samples of an update are a plain random choice; in its batches alike lengths stand side by
-    side, so that little of a batch is padding.
+    Sorting inside an update keeps its samples random, but puts similar lengths into the same batch,
+    so that a batch needs little padding.
     """
 
     def __init__(self, lengths: Sequence[int], size: int, seed: int) -> None:
         """
         Args:
-            lengths: of every sample, in any unit; estimates will do.
-            size: samples of one update, of all its batches and processes together.
-            seed: of the shuffles.
+            lengths: length of every sample, in any unit; estimates are enough.
+            size: samples in one update, over all its batches and processes.
+            seed: for the shuffles.
         """
         self.lengths, self.size, self.seed = lengths, size, seed
         self._epoch_number, self._epoch = 0, self._shuffled(0)
 
     def __call__(self, step: int) -> list[int]:
-        """Indices of an update, counted from 0 over all epochs; it may reach into the next one."""
+        """Sample indices of an update, counted from 0; it may reach into the next epoch."""
         picked = [self._sample(step * self.size + i) for i in range(self.size)]
         return sorted(picked, key=lambda sample: self.lengths[sample])
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written whole or not at all, and enough to go on exactly."""
+"""Checkpoints of a training run: written completely or not at all, and resumed exactly."""
 
 import hashlib
 import json
@@ -18,15 +18,15 @@ from ..errors import CheckpointError, InputError
 from ..model.lfm2vl import Lfm2VL
 from ..whole_folder import new_folder
 
-KEPT = 2  # newest checkpoints that stay on disk
-IDENTIFYING = 16  # elements of every parameter that a run remembers its model by
+KEPT = 2  # number of newest checkpoints kept on disk
+IDENTIFYING = 16  # elements of every parameter that enter the model's fingerprint
 
 
 def identify(model: Lfm2VL, data: Path) -> dict[str, str]:
-    """What tells a model and its data from others of the same sizes, as part of a run.
+    """Fingerprints of a model, its number type and its training data.
 
     Args:
-        model: before it is made trainable; the first elements of its weights are hashed.
+        model: before it is made trainable; the first elements of each parameter are hashed.
         data: a file; its bytes are hashed.
     """
     weights = named_arrays(model.parameters())
@@ -41,18 +41,18 @@ def identify(model: Lfm2VL, data: Path) -> dict[str, str]:
 def save_state(
     folder: Path, step: int, model: nn.Module, optimizer: optim.Optimizer, run: dict[str, Any]
 ) -> None:
-    """Write `folder/step-N`, whole or not at all: `kill -9` leaves no half one.
+    """Write `folder/step-N` completely or not at all, even if the process is killed.
 
     Args:
-        folder: of all checkpoints of the run.
-        step: updates done so far; the data order follows from it.
+        folder: holds all checkpoints of the run.
+        step: updates done so far, which determine the position in the data.
         model: its trainable parameters are stored.
         optimizer: its state is stored.
-        run: what the run was asked to do; compared by `load_state`.
+        run: settings and identity of the run, which `load_state` compares.
     """
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{step:07d}"
-    for left in folder.glob(".step-*.partial"):  # by a run that was killed
+    for left in folder.glob(".step-*.partial"):  # left by a killed run
         shutil.rmtree(left, ignore_errors=True)
     shutil.rmtree(final, ignore_errors=True)
     with new_folder(final, overwrite=False) as partial:
@@ -68,17 +68,17 @@ def _save(path: Path, arrays: dict[str, mx.array]) -> None:
 
 
 def newest(folder: Path) -> Path | None:
-    """The last complete checkpoint of a run."""
+    """The newest complete checkpoint of a run, or None."""
     return max(folder.glob("step-*"), default=None)
 
 
 def load_state(
     checkpoint: Path, model: nn.Module, optimizer: optim.Optimizer, run: dict[str, Any]
 ) -> int:
-    """Put a run back to where it was; returns the number of updates done.
+    """Restore model and optimizer in place; returns the number of updates done.
 
     Raises:
-        InputError: the run was asked to do something else then.
+        InputError: the checkpoint's run had other settings.
         CheckpointError: a file is missing or broken.
     """
     saved = read_json(checkpoint / "run.json")
@@ -87,7 +87,9 @@ def load_state(
     changed = sorted(key for key in {*saved, *run} if saved.get(key) != run.get(key))
     if changed:
         values = ", ".join(f"{key} was {saved.get(key)!r}" for key in changed)
-        raise InputError(f"cannot resume with other settings ({values}); use another output folder")
+        raise InputError(
+            f"cannot resume with other settings ({values}): use these, or another --output"
+        )
     weights = _load(checkpoint / "weights.safetensors")
     model.load_weights(list(weights.items()), strict=False)
     state = _load(checkpoint / "optimizer.safetensors")

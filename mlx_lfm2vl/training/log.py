@@ -1,4 +1,4 @@
-"""What a run writes down after every update, as JSONL."""
+"""The log of a training run: JSONL, one entry per update."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from ..whole_folder import new_file
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """All whole entries; a machine that lost its power may have left half of one."""
+    """All complete entries; a power failure can leave half of one."""
     entries = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -19,7 +19,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def start_log(path: Path, done: int) -> None:
-    """Keep the entries of updates up to `done`: a killed run may have written more."""
+    """Drop the entries after update `done`, which a killed run may have written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = [entry for entry in read_log(path) if entry["step"] <= done]
     with new_file(path) as partial:

@@ -1,4 +1,4 @@
-"""The loss curve of a run as a picture."""
+"""Plot the loss of a training run."""
 
 import math
 from collections.abc import Sequence
@@ -21,23 +21,23 @@ from .log import read_log
 
 TITLE = "Loss per token"
 WIDTH, HEIGHT = 900, 500  # points
-TOP, RIGHT, BOTTOM, EDGE = 86, 40, 58, 24  # margins around the curves; of everything else
-PADDING = 0.03  # of the axes, beyond the outermost values
-MEANS = 50  # a run of more than twice as many steps is shown by the means of so many groups
-FEW = 30  # points that are marked by dots
+TOP, RIGHT, BOTTOM, EDGE = 86, 40, 58, 24  # margins around the curves; EDGE around everything else
+PADDING = 0.03  # share of an axis beyond the outermost values
+MEANS = 50  # a run of more than twice as many steps is averaged over this many groups
+FEW = 30  # up to this many points are marked by dots
 LOGARITHMIC_FROM = 100  # ratio of the largest to the smallest loss
-FLAT = 1e-4  # a smaller change of the loss, relative to it, is not magnified
+FLAT = 1e-4  # a smaller relative change of the loss is not magnified
 
 Points = list[tuple[float, float]]
 
 
 def plot_log(log: Path, picture: Path, origin: str) -> None:
-    """Draw training (blue) and validation (orange) loss over steps from a JSONL log.
+    """Draw training loss (blue) and validation loss (orange) over steps from a JSONL log.
 
     Args:
-        log: of a run; without entries the picture says so.
-        picture: PNG to write, and beside it one for dark pages.
-        origin: written below the title, such as model, chip and date.
+        log: written by a run; if it has no entries, the picture says so.
+        picture: PNG to write; a version for dark pages is written beside it.
+        origin: model, chip, date or the like, shown below the title.
 
     Raises:
         OSError: the pictures cannot be written.
@@ -47,7 +47,7 @@ def plot_log(log: Path, picture: Path, origin: str) -> None:
 
 
 def draw_losses(entries: Sequence[dict[str, Any]], origin: str, theme: Theme) -> Canvas:
-    """The picture of a log's entries."""
+    """Draw the picture of a log's entries."""
     canvas = Canvas(WIDTH, HEIGHT, theme)
     canvas.text(EDGE, 52, shorten(origin, WIDTH - 2 * EDGE), colour=theme.muted)
     training, validation = _points(entries, "loss"), _points(entries, "validation_loss")
@@ -75,22 +75,22 @@ def draw_losses(entries: Sequence[dict[str, Any]], origin: str, theme: Theme) ->
 
 
 def _points(entries: Sequence[dict[str, Any]], key: str) -> Points:
-    """(step, loss) where there is a loss that can be drawn."""
+    """(step, loss) of the entries whose loss is there and finite."""
     return [(e["step"], e[key]) for e in entries if key in e and math.isfinite(e[key])]
 
 
 def _means(points: Points) -> tuple[Points, int]:
-    """Mean step and loss of groups of equal size, and that size; no points for a short run."""
+    """Mean step and loss of groups of equal size, and that size; a short run has no groups."""
     size = math.ceil(len(points) / MEANS)
     if len(points) <= 2 * MEANS:
         return [], size
-    whole = len(points) // size * size  # without some of the oldest
+    whole = len(points) // size * size  # drops the oldest points that fill no group
     groups = np.array(points[-whole:]).reshape(-1, size, 2)
     return [(float(step), float(loss)) for step, loss in groups.mean(axis=1)], size
 
 
 class _Axes:
-    """Steps and losses as places on the canvas."""
+    """Map steps and losses to points on the canvas."""
 
     def __init__(self, canvas: Canvas, points: Points) -> None:
         steps, losses = [step for step, _ in points], [loss for _, loss in points]
@@ -122,7 +122,7 @@ class _Axes:
         return self.bottom - (self.bottom - TOP) * (value - self.low) / (self.high - self.low)
 
     def draw(self) -> None:
-        """Lines across for round losses, numbers below for round steps."""
+        """Draw horizontal lines at round losses and label round steps below."""
         canvas, muted = self.canvas, self.canvas.theme.muted
         for loss, label in zip(self.ticks, self.labels, strict=True):
             y = self.y(loss)
@@ -138,7 +138,7 @@ class _Axes:
         canvas.text(middle, HEIGHT - 18, "step", colour=muted, align="middle")
 
     def curve(self, points: Points, colour: str, width: float) -> None:
-        """A line through points, with dots on few of them."""
+        """Draw a line through points, with dots on them if they are few."""
         places = [(self.x(step), self.y(loss)) for step, loss in points]
         self.canvas.line(places, colour, width)
         for x, y in places if len(places) <= FEW else []:

@@ -1,4 +1,4 @@
-"""What a training run is asked to do."""
+"""The settings of a training run."""
 
 import math
 from dataclasses import dataclass
@@ -11,27 +11,27 @@ Method = Literal["lora", "dora", "full"]
 OptimizerName = Literal["adamw", "muon"]
 METHODS: tuple[str, ...] = get_args(Method)
 OPTIMIZERS: tuple[str, ...] = get_args(OptimizerName)
-TRAINED_PARTS = tuple(part for part in PARTS if part != "embed")  # it belongs to "language" here
+TRAINED_PARTS = tuple(part for part in PARTS if part != "embed")  # "language" includes it
 LARGEST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """One run. Everything here is stored with its checkpoints, and compared when it resumes."""
+    """The settings of one run. Checkpoints store them, and resuming requires the same ones."""
 
     method: Method = "lora"
     parts: tuple[str, ...] = ("language", "connector")
     steps: int = 300
-    batch_size: int = 1  # per process and micro-step
+    batch_size: int = 1  # samples per process and micro-step
     accumulate: int = 1  # micro-steps per update
     optimizer: OptimizerName = "adamw"
     learning_rate: float = 1e-4  # peak
     warmup_steps: int = 10
-    final_fraction: float = 0.1  # of the peak, reached by cosine at the last step
+    final_fraction: float = 0.1  # of the peak, reached at the last step by a cosine
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     rank: int = 16
-    scale: float = 2.0  # of the low-rank update
+    scale: float = 2.0  # factor on the low-rank update
     dropout: float = 0.0
     recompute: bool = False  # gradient checkpointing
     seed: int = 0
@@ -49,12 +49,12 @@ class TrainSettings:
             raise InputError(f"parts {sorted(unknown)} are not among {', '.join(TRAINED_PARTS)}")
         counts = ("steps", "batch_size", "accumulate", "rank", "validate_every", "save_every")
         for name in (*counts, "learning_rate", "max_grad_norm", "scale"):
-            if not 0 < getattr(self, name) < math.inf:  # nor is NaN
+            if not 0 < getattr(self, name) < math.inf:  # rejects NaN, too
                 raise InputError(f"{name} is {getattr(self, name)}, expected a number above 0")
         for name in ("warmup_steps", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}, expected 0 or more")
         if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout is {self.dropout}, expected 0 to 1")
+            raise InputError(f"dropout is {self.dropout}, expected 0 or more and less than 1")
         if not 0 <= self.seed <= LARGEST_SEED:
             raise InputError(f"seed is {self.seed}, expected 0 to {LARGEST_SEED}")

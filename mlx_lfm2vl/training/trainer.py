@@ -1,4 +1,4 @@
-"""The training loop: forward, backward, update, and what the run leaves behind."""
+"""The training loop: forward pass, backward pass, update, log and checkpoints."""
 
 import contextlib
 import math
@@ -26,15 +26,15 @@ from .checkpoints import load_state, newest, save_state
 from .log import add_to_log, start_log
 from .settings import TrainSettings
 
-BETAS = (0.9, 0.99)  # of AdamW: runs are short, so squares are averaged over 100 updates
-MUON_RATE = 10  # of Muon's learning rate to AdamW's
-MAX_COMPILED = 64  # MLX keeps every compiled graph for ever: beyond this, run uncompiled
+BETAS = (0.9, 0.99)  # of AdamW; runs are short, so squares are averaged over only 100 updates
+MUON_RATE = 10  # ratio of Muon's learning rate to AdamW's
+MAX_COMPILED = 64  # MLX never frees a compiled graph: further batch shapes run uncompiled
 
 Rows = Sequence[Sequence[Message]]
 
 
 class BadSampleError(InputError):
-    """A conversation cannot be made a sample; what was learned before it is as good as ever."""
+    """A conversation cannot be turned into a sample; the training up to it stays valid."""
 
 
 def loss_sum(
@@ -47,9 +47,9 @@ def loss_sum(
     pixel_values: Sequence[mx.array],
     grids: Sequence[tuple[int, int]],
 ) -> mx.array:
-    """Cross entropy of the assistant's tokens, summed; the arguments are those of `Batch`.
+    """Sum of the cross entropies of the assistant's tokens; the arguments are fields of `Batch`.
 
-    The output head runs on the positions that are learnt, not on all of the prompt.
+    The output head runs only on the positions to learn, not on the whole prompt.
     """
     views = zip(pixel_values, grids, strict=True)
     features = [model.encode_views(patches, grid) for patches, grid in views]
@@ -60,7 +60,7 @@ def loss_sum(
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
-    """Linear warmup to the peak, then cosine down to its final fraction at the last step."""
+    """The rate of a step: linear warmup to the peak, then cosine decay to the final fraction."""
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / settings.warmup_steps
     rest = max(1, settings.steps - settings.warmup_steps)
@@ -70,10 +70,10 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
 
 
 class DecayingMuon(optim.Muon):
-    """Muon whose decay acts on the weights.
+    """Muon with weight decay that acts on the weights.
 
-    MLX's adds it to the gradient, whose size is lost where it is made orthogonal: nothing holds the
-    weights then, and the residual stream grows until the updates move nothing.
+    MLX's Muon adds the decay to the gradient, and then orthogonalizes the sum, which discards its
+    size. The weights would grow without limit, until updates no longer change the network.
     """
 
     def __init__(self, learning_rate: float, decay: float) -> None:
@@ -88,7 +88,7 @@ class DecayingMuon(optim.Muon):
 
 
 def make_optimizer(settings: TrainSettings) -> optim.Optimizer:
-    """AdamW; or Muon for the matrices of the layers and AdamW for everything else."""
+    """AdamW for everything, or Muon for the layers' matrices and AdamW for the rest."""
     adamw = optim.AdamW(
         learning_rate=settings.learning_rate,
         betas=list(BETAS),
@@ -106,7 +106,7 @@ def _is_hidden_matrix(path: str, parameter: mx.array) -> bool:
 
 
 def set_learning_rate(optimizer: optim.Optimizer, rate: float) -> None:
-    """Give AdamW a rate, and Muon, whose updates have a norm of their own, MUON_RATE times it."""
+    """Set AdamW's rate, and Muon's, whose updates are scaled differently, to MUON_RATE times it."""
     if isinstance(optimizer, optim.MultiOptimizer):
         muon, adamw = optimizer.optimizers
         muon.learning_rate, adamw.learning_rate = MUON_RATE * rate, rate
@@ -115,7 +115,7 @@ def set_learning_rate(optimizer: optim.Optimizer, rate: float) -> None:
 
 
 class Trainer:
-    """One training run on a model whose trainable parameters are already chosen."""
+    """A training run on a model whose trainable parameters have been chosen."""
 
     def __init__(
         self,
@@ -131,21 +131,21 @@ class Trainer:
     ) -> None:
         """
         Args:
-            model: with frozen and trainable parameters.
+            model: its unfrozen parameters are trained, in place.
             maker: turns rows into samples.
-            rows: conversations to learn.
-            settings: how.
+            rows: conversations to train on.
+            settings: how to train.
             output: folder for the log and the checkpoints.
             validation: conversations to measure the loss on.
-            identity: of the model and the data; a run only resumes with the same.
+            identity: identifies the model and the data; a run resumes only with the same ones.
             report: called with every log entry.
         """
         self.model, self.maker, self.rows, self.settings = model, maker, rows, settings
         self.validation, self.output, self.report = validation, output, report
         self.group = mx.distributed.init()
         lengths = maker.lengths(rows, "the training data")
-        maker.lengths(validation, "the validation data")  # bad rows end it now, not at step 100
-        # Samples of one batch, over all processes.
+        maker.lengths(validation, "the validation data")  # reports bad rows now, not at step 100
+        # Samples in one batch, over all processes.
         self.batch_size = settings.batch_size * self.group.size()
         self.order = UpdateOrder(lengths, settings.accumulate * self.batch_size, settings.seed)
         self.optimizer = make_optimizer(settings)
@@ -159,16 +159,19 @@ class Trainer:
 
     @property
     def is_first(self) -> bool:
-        """Only the first of several processes writes."""
+        """Whether this is the first of several processes, the only one that writes files."""
         return self.group.rank() == 0
 
     def train(self, *, resume: bool = False) -> None:
-        """Run to the last step, or from the newest checkpoint to it.
+        """Train to the last step.
+
+        Args:
+            resume: start from the newest checkpoint in the output folder, if there is one.
 
         Raises:
-            BadSampleError: an image cannot be read; raised after a checkpoint is written.
-            InputError: the loss is no number any more, or the run to resume was another one.
-            KeyboardInterrupt: passed on, after a checkpoint is written.
+            BadSampleError: an image cannot be read; a checkpoint has been written.
+            InputError: the loss is not finite, or the run to resume differs from this one.
+            KeyboardInterrupt: Ctrl-C was pressed; a checkpoint has been written.
         """
         done = 0
         checkpoint = newest(self.output / "checkpoints") if resume else None
@@ -197,7 +200,11 @@ class Trainer:
                     raise KeyboardInterrupt
 
     def _begin_together(self, done: int) -> None:
-        """Refuse to go on from different updates, as machines without a common disk would."""
+        """Check that all processes resume at the same update; without a shared disk they may not.
+
+        Raises:
+            InputError: they differ.
+        """
         most = mx.distributed.all_max(mx.array(done), group=self.group).item()
         if self._any(done != most):
             raise InputError(
@@ -206,21 +213,21 @@ class Trainer:
             )
 
     def _end_together(self, failure: BadSampleError | None) -> None:
-        """Raise what one process has met in all: alone, it would leave the others waiting."""
+        """If one process fails, fail in all of them; otherwise the others would wait forever."""
         if self._any(failure is not None):
-            raise failure or BadSampleError("another process met a conversation it cannot use")
+            raise failure or BadSampleError("another process could not use a conversation")
 
     def _any(self, flag: bool) -> bool:
-        """Whether it holds in any of the processes."""
+        """Whether the flag is set in any process."""
         if self.group.size() == 1:
             return flag
         return self._over_all(mx.array(float(flag))).item() != 0
 
     def _step(self, step: int, batches: Iterator[Batch]) -> dict[str, Any]:
-        """One update; returns the entry for the log."""
+        """Make one update; returns its log entry."""
         started = time.perf_counter()
         self.model.train()
-        # Randomness follows from the step, so that resuming needs no generator state.
+        # The step determines the seed, so that resuming needs no generator state.
         mx.random.seed((self.settings.seed * 1009 + self.group.rank()) * 1_000_003 + step)
         total, tokens, grads, failure = mx.array(0.0), 0, None, None
         for _ in range(self.settings.accumulate):
@@ -236,7 +243,7 @@ class Trainer:
         self._end_together(failure)
         assert grads is not None
         tokens = self._over_all(mx.array(float(tokens)))
-        grads = nn.average_gradients(grads, self.group)  # a mean over processes of sums
+        grads = nn.average_gradients(grads, self.group)  # the processes' sums, averaged
         factor = self.group.size() / tokens
         grads = tree_map(lambda grad: grad * factor.astype(grad.dtype), grads)
         grads, norm = optim.clip_grad_norm(grads, self.settings.max_grad_norm)
@@ -247,8 +254,8 @@ class Trainer:
         mx.eval(loss, norm, self.model.trainable_parameters(), self.optimizer.state)
         if not math.isfinite(cast_float(loss)):
             raise InputError(
-                f"the loss of update {step + 1} is {loss.item()}: train with a lower "
-                "--learning-rate, or --dtype float32"
+                f"the loss of update {step + 1} is {loss.item()}: use a lower --learning-rate or "
+                "--dtype float32"
             )
         return {
             "step": step + 1,
@@ -264,7 +271,7 @@ class Trainer:
         return run(*_on_device(batch))
 
     def _runner(self, key: tuple[object, ...], grids: tuple[tuple[int, int], ...]) -> Any:
-        """The gradient function for one batch shape, compiled for the first MAX_COMPILED shapes."""
+        """The gradient function of one batch shape; the first MAX_COMPILED shapes are compiled."""
 
         def run(*arguments: Any) -> tuple[mx.array, Any]:
             return self._gradient(self.model, *arguments, grids)
@@ -282,7 +289,7 @@ class Trainer:
         return mx.distributed.all_sum(value, group=self.group)
 
     def _prefetched(self, pool: ThreadPoolExecutor, done: int) -> Iterator[Batch]:
-        """Batches in order, the next one being prepared while the device works."""
+        """The batches in order; the next one is prepared while the device computes."""
         first = done * self.settings.accumulate
         last = self.settings.steps * self.settings.accumulate
         pending = pool.submit(self._batch, first)
@@ -295,7 +302,7 @@ class Trainer:
     def _batch(self, number: int) -> Batch:
         step, part = divmod(number, self.settings.accumulate)
         batch = self.order(step)[part * self.batch_size : (part + 1) * self.batch_size]
-        # Alike lengths stand side by side: dealing them out gives every process as much work.
+        # The batch is sorted by length: dealing samples out in turn gives each about the same work.
         indices = batch[self.group.rank() :: self.group.size()]
         return make_batch([self._sample(self.rows, i) for i in indices], self.model)
 
@@ -307,7 +314,7 @@ class Trainer:
             raise BadSampleError(f"{which} {number + 1}: {error}") from None
 
     def _conclude(self, entry: dict[str, Any], *, last: bool) -> None:
-        """Log an update, with the validation loss where it is due."""
+        """Log an update, with the validation loss if it is due."""
         failure = None
         is_due = self.validation and (last or entry["step"] % self.settings.validate_every == 0)
         if is_due:
@@ -342,10 +349,12 @@ class Trainer:
 
 @contextlib.contextmanager
 def interrupts_deferred() -> Iterator[Callable[[], bool]]:
-    """Let a step end before Ctrl-C does: half a step could not be resumed. A second one kills.
+    """Delay Ctrl-C until the step ends, since half a step cannot be resumed.
+
+    A second Ctrl-C interrupts at once.
 
     Yields:
-        A function that tells whether Ctrl-C was pressed.
+        A function that returns whether Ctrl-C was pressed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
@@ -368,7 +377,7 @@ def interrupts_deferred() -> Iterator[Callable[[], bool]]:
 def _on_device(
     batch: Batch,
 ) -> tuple[mx.array, mx.array, mx.array, mx.array, mx.array, list[mx.array]]:
-    """The arrays of a batch in the order of `loss_sum`."""
+    """The arrays of a batch, in the order that `loss_sum` takes them."""
     return (
         mx.array(batch.input_ids),
         mx.array(batch.index),
@@ -380,7 +389,7 @@ def _on_device(
 
 
 def cast_float(value: mx.array) -> float:
-    """The number in a scalar array, as Python's type."""
+    """The value of a scalar array as a Python float."""
     number = value.item()
     assert isinstance(number, (int, float))
     return float(number)

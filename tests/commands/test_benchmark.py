@@ -140,7 +140,8 @@ def test_the_table_has_a_column_per_image(capsys):
     assert tuple(row[: len(max(ROWS, key=len))].rstrip() for row in rows) == ROWS
     assert len({len(line) for line in (header, *rows)}) == 1
     assert rows[0].endswith("24 x 24   72 x 48")
-    assert err in ("", "note: more than 100 % of the bandwidth: these weights stay in a cache\n")
+    note = "note: decoding exceeds the measured bandwidth: a cache holds these weights\n"
+    assert err in ("", note)
 
 
 def test_the_plot_is_a_png_with_a_bar_per_stage(tmp_path, capsys):
@@ -249,11 +250,11 @@ def test_the_script_that_is_sent_measures_what_is_read_back(tmp_path, monkeypatc
 
 BROKEN = {
     "no mlx_vlm": ("#!/bin/sh\necho no module >&2; exit 1", 2, "cannot import mlx_vlm: no module"),
-    "no program": ("\x7f", 2, "does not start: "),
+    "no program": ("\x7f", 2, "cannot be started: "),
     "too slow": ("#!/bin/sh\nexec sleep 9", 1, "took more than 0.2 s and was stopped"),
     "fails": ('#!/bin/sh\n[ "$1" = -c ] || { echo oops >&2; exit 3; }', 1, "mlx-vlm failed: oops"),
-    "is silent": ("#!/bin/sh\n", 1, "gave no measurement of mlx-vlm"),
-    "is another": ("#!/bin/sh\necho '{\"images\": []}'", 1, "gave no measurement of mlx-vlm"),
+    "is silent": ("#!/bin/sh\n", 1, "printed no measurement of mlx-vlm"),
+    "is another": ("#!/bin/sh\necho '{\"images\": []}'", 1, "printed no measurement of mlx-vlm"),
 }
 
 
@@ -270,8 +271,8 @@ def test_a_peer_that_does_not_work_is_one_line(name, python, monkeypatch, capsys
 
 WRONG = {
     "no such peer": (["--compare", "no/such/python"], "no/such/python: there is no such program"),
-    "tokens": (["--tokens", "0"], "--tokens 0 is not positive"),
-    "repeats": (["--repeats", "-1"], "--repeats -1 is not positive"),
+    "tokens": (["--tokens", "0"], "--tokens is 0, expected 1 or more"),
+    "repeats": (["--repeats", "-1"], "--repeats is -1, expected 1 or more"),
     "plot": (["--plot", "no/such/folder/a.png"], "there is no folder no/such/folder"),
     "image": (["--image", "gone.png"], "gone.png does not exist"),
 }

@@ -156,7 +156,7 @@ WRONG = {
     "two stdins": (
         ["--model", TINY, "--prompt", "-", "--image", "-"],
         2,
-        "stdin (-) can be used once",
+        "stdin (-) can be used only once",
     ),
     "bad sampling": (["--model", TINY, "--prompt", "x", "--top-p", "7"], 2, "top_p 7.0"),
     "too long": (
@@ -164,7 +164,11 @@ WRONG = {
         2,
         "leave room for the answer",
     ),
-    "bad cap": (["--model", TINY, "--prompt", "x", "--max-megapixels", "0"], 2, "not between"),
+    "bad cap": (
+        ["--model", TINY, "--prompt", "x", "--max-megapixels", "0"],
+        2,
+        "--max-megapixels is 0.0, expected",
+    ),
     "offline": (["--model", "nobody/nothing", "--prompt", "x"], 1, "not in the local cache"),
 }
 

@@ -92,7 +92,7 @@ def test_demo_is_the_picture_in_the_package_unless_something_here_is(tmp_path, m
 @pytest.mark.parametrize("command", ["generate", "train", "fuse"])
 def test_help_names_it(command, capsys):
     assert cli.main([command, "--help"]) == 0
-    assert "or demo: the tiny model in this package" in " ".join(capsys.readouterr().out.split())
+    assert "or demo (the tiny model in this package)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_it_is_trained_and_fused_by_name(tmp_path, monkeypatch):

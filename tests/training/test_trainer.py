@@ -548,7 +548,7 @@ def test_a_run_is_not_overwritten_or_resumed_with_other_settings(data, tmp_path,
     output = tmp_path / "out"
     assert run(data, output, "--steps", "5") == 0
     assert run(data, output, "--steps", "5") == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert "already holds a run" in capsys.readouterr().err
     assert run(data, output, "--steps", "5", "--resume", "--rank", "3") == 2
     assert "rank was 16" in capsys.readouterr().err
 
@@ -597,7 +597,7 @@ def test_full_training_is_not_done_in_halves(data, tmp_path, capsys):
 def test_a_loss_that_is_no_number_ends_the_run_with_advice(data, tmp_path, capsys):
     options = ["--method", "full", "--steps", "9", "--learning-rate", "1e30", "--warmup-steps", "0"]
     assert run(data, tmp_path / "out", *options) == 2
-    assert "train with a lower --learning-rate" in capsys.readouterr().err
+    assert "use a lower --learning-rate" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options", [["--seed", "-1"], ["--learning-rate", "nan"], ["--show", "0"]])
@@ -740,7 +740,7 @@ def test_a_damaged_image_of_one_process_ends_all_with_a_checkpoint(place, data, 
     codes, errors = run_two_processes(data, tmp_path, "--steps", "5")
     assert codes == [2, 2]
     other, met = sorted(errors)
-    assert other == "error: another process met a conversation it cannot use\n"
+    assert other == "error: another process could not use a conversation\n"
     assert met.startswith(f"error: conversation {number + 1}: ")
     saved = [path.name for path in (tmp_path / "out0" / "checkpoints").iterdir()]
     assert saved == ["step-0000003"]
@@ -756,7 +756,7 @@ def test_a_validation_image_damaged_on_one_machine_ends_all_with_a_checkpoint(da
     validation = ["--validation", str(tmp_path / "validationRANK.jsonl"), "--validate-every", "2"]
     codes, errors = run_two_processes(data, tmp_path, "--steps", "5", *validation)
     assert codes == [2, 2]
-    assert errors[0].endswith("error: another process met a conversation it cannot use\n")
+    assert errors[0].endswith("error: another process could not use a conversation\n")
     assert errors[1].startswith("error: validation conversation 1: ")
     saved = [path.name for path in (tmp_path / "out0" / "checkpoints").iterdir()]
     assert saved == ["step-0000002"]
@@ -775,7 +775,7 @@ def test_a_quantized_base_is_trained_by_adapter_only(data, tmp_path, capsys):
     folder = shutil.copytree(golden("untied_sharded_bf16").folder, tmp_path / "wide")
     quantized(folder, lambda path: 4 if "language_model.model.layers" in path else None)
     assert run(data, tmp_path / "a", "--steps", "6", "--method", "full", model=folder) == 2
-    assert "train it with lora or dora" in capsys.readouterr().err
+    assert "use --method lora or dora" in capsys.readouterr().err
     output = tmp_path / "b"
     assert run(data, output, "--steps", "10", "--learning-rate", "5e-3", model=folder) == 0
     assert losses_of(output)[-1] < losses_of(output)[0]
@@ -799,7 +799,7 @@ def test_dora_refuses_bits_that_it_cannot_unpack(data, tmp_path, capsys):
     )
     options = ["--steps", "1", "--parts", "language"]
     assert run(data, tmp_path / "a", *options, "--method", "dora", model=folder) == 2
-    assert "has 6 bits, which DoRA cannot train: use lora" in capsys.readouterr().err
+    assert "has 6 bits, which DoRA cannot train: use --method lora" in capsys.readouterr().err
     assert run(data, tmp_path / "a", *options, model=folder) == 0
 
 
@@ -824,7 +824,7 @@ def test_an_adapter_for_another_model_is_refused(data, tmp_path, capsys):
     assert "not an adapter" in capsys.readouterr().err
     (output / "adapter_config.json").unlink()
     assert generate(arguments) == 1
-    assert "a run that has not ended: --resume it" in capsys.readouterr().err
+    assert "its run has not ended, --resume it" in capsys.readouterr().err
 
 
 def test_mlx_lm_reads_our_adapter(data, tmp_path, model_and_processor):

@@ -1,9 +1,9 @@
-"""Write the mean of the weights of models that were trained further from the same one.
+"""Average the weights of models that were fine-tuned from the same model.
 
 usage: python tools/demo/average_weights.py OUT MODEL MODEL...
 
-Such runs end in one valley of the loss, each on another side of it: their mean often lies lower;
-measure it (Wortsman et al., "Model soups", 2022). The one that they began with may be among them.
+Such runs often end on different sides of the same valley of the loss, and their mean has a lower
+loss (Wortsman et al., "Model soups", 2022); measure it. The original model may be among them.
 """
 
 import argparse
@@ -18,9 +18,9 @@ from mlx_lfm2vl.saving import save_checkpoint
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Average the weights of models")
-    parser.add_argument("out", type=Path, help="folder to write, float16; files are replaced")
-    parser.add_argument("model", type=Path)
-    parser.add_argument("others", type=Path, nargs="+")
+    parser.add_argument("out", type=Path, help="folder to write in float16; it is replaced")
+    parser.add_argument("model", type=Path, help="checkpoint folder; its small files are copied")
+    parser.add_argument("others", type=Path, nargs="+", help="checkpoint folders of other runs")
     options = parser.parse_args()
     folders = [options.model, *options.others]
     models = [load(folder, dtype="float32")[0] for folder in folders]

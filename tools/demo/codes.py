@@ -1,11 +1,13 @@
-"""What the image tokens of a scene are to tell, as vectors: how the tower is taught to see.
+"""Codes for what each image token of a scene should say, to train the tower on.
 
-Every image token is a sum of codes, one orthogonal direction of the decoder's space each: the
-background, and where the token is; where it holds the middle of a shape or of the print, what that
-is and where it begins and ends; where it holds the middle of a character, which one that is, in
-which line and at which place. The tower learns these vectors from pictures (`teach_tower.py`), and
-the decoder, at the same time, to answer from the true ones (`teach_decoder.py`). Then they are put
-together and learn from pictures and questions.
+Every image token is a sum of codes, each of which has its own orthogonal direction in the decoder's
+space. Codes say what the background is and where the token is. A token that holds the middle of a
+shape or of the print has codes for what that is and for its box. A token that holds the middle of a
+character has codes for the character, its line and its place in the line.
+
+The tower learns to produce these vectors from pictures (`teach_tower.py`). Independently, the
+decoder learns to answer from the true vectors (`teach_decoder.py`). Then the two are joined and
+trained together on pictures and questions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,19 +18,19 @@ from scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, Box, Scene, character_bo
 from words import CHARACTERS
 
 HIDDEN = 192  # of the decoder
-OCTAVES = (1, 4, 16)  # of the waves that tell a coordinate, in half turns
-HEIGHT = 0.5  # of the waves; what is one of several has 1
-COORDINATE = 2 * len(OCTAVES) - 1  # codes of one
-PLACES, LINES, SLOTS = 6, 3, 3  # characters of a line, lines, characters of one image token
+OCTAVES = (1, 4, 16)  # frequencies of the waves that encode a coordinate, in half turns
+HEIGHT = 0.5  # amplitude of the waves; a code that names one of several words is 1
+COORDINATE = 2 * len(OCTAVES) - 1  # number of codes for one coordinate
+PLACES, LINES, SLOTS = 6, 3, 3  # most characters in a line, lines, characters in an image token
 
-FIELDS = {  # name: how many codes
+FIELDS = {  # name -> number of codes
     "background": len(BACKGROUNDS),
     "token": 2 * COORDINATE,
-    "is": 2,  # a shape, the print
+    "is": 2,  # a shape or the print
     "colour": len(COLOURS),
     "shape": len(SHAPES),
     "size": len(SIZES),
-    "box": 6 * COORDINATE,  # x1, y1, x2, y2, centre
+    "box": 6 * COORDINATE,  # x1, y1, x2, y2, and x, y of the center
     "place": PLACES,
     "line": LINES,
     "character": SLOTS * len(CHARACTERS),
@@ -38,16 +40,16 @@ COUNT = sum(FIELDS.values())
 
 
 def dictionary() -> np.ndarray:
-    """(COUNT, HIDDEN) orthonormal rows: the vector of every code."""
+    """The vector of every code: (COUNT, HIDDEN), with orthonormal rows."""
     random = np.random.default_rng(0)
     return np.linalg.qr(random.normal(size=(HIDDEN, HIDDEN)))[0][:COUNT].astype(np.float32)
 
 
 def token_codes(scene: Scene, grid: tuple[int, int]) -> np.ndarray:
-    """What each image token is to tell: of a thing or a character, the one that holds its middle.
+    """The codes of every image token; the token at a thing's or character's middle describes it.
 
     Args:
-        scene: seen in one view.
+        scene: a scene of one view.
         grid: (rows, columns) of image tokens.
 
     Returns:
@@ -65,7 +67,7 @@ def token_codes(scene: Scene, grid: tuple[int, int]) -> np.ndarray:
 
 
 def patch_codes(scene: Scene, grid: tuple[int, int]) -> np.ndarray:
-    """What lies under each patch, to help the tower along: (rows * columns, COUNT) float32."""
+    """The codes of every patch, for an auxiliary loss: (rows * columns, COUNT) float32."""
     rows, columns = grid
     codes = _blank(scene, grid)
     for box, code in _told(scene, 1):
@@ -76,34 +78,36 @@ def patch_codes(scene: Scene, grid: tuple[int, int]) -> np.ndarray:
 
 
 def field(codes: Any, name: str) -> Any:
-    """The codes of one field, of an array of (..., COUNT)."""
+    """The codes of one field in an array of (..., COUNT)."""
     return codes[..., STARTS[name] : STARTS[name] + FIELDS[name]]
 
 
 def tells(tokens: Any) -> Any:
-    """Which image tokens, (..., COUNT), hold a thing or a character: (...) bool."""
+    """Whether image tokens, (..., COUNT), describe a thing or a character: (...) bool."""
     return (field(tokens, "is").sum(-1) > 0) | (field(tokens, "place").sum(-1) > 0)
 
 
 def waves(values: Sequence[float]) -> np.ndarray:
-    """Coordinates from 0 to 1 as waves of several lengths, (len(values) * COORDINATE,)."""
+    """Encode coordinates from 0 to 1 as waves of several lengths: (len(values) * COORDINATE,)."""
     turns = np.pi * np.asarray(values, np.float32)[:, None] * np.asarray(OCTAVES, np.float32)
-    # Half a turn of a cosine tells all of its places apart; more of a wave needs its sine as well.
+    # Half a turn of a cosine has no value twice; more of a wave also needs its sine.
     return HEIGHT * np.concatenate([np.cos(turns), np.sin(turns[:, 1:])], axis=1).flatten()
 
 
 def _blank(scene: Scene, grid: tuple[int, int]) -> np.ndarray:
-    """(rows, columns, COUNT): the background everywhere."""
+    """(rows, columns, COUNT) with only the codes of the background."""
     codes = np.zeros((*grid, COUNT), np.float32)
     codes[:, :, STARTS["background"] + list(BACKGROUNDS).index(scene.background)] = 1
     return codes
 
 
 def _told(scene: Scene, slots: int) -> Iterator[tuple[Box, np.ndarray]]:
-    """The shapes, the print and its characters: their boxes, and what is to be told of them.
+    """The boxes and codes of the shapes, the print and its characters.
 
     Args:
-        slots: how many characters of a line, one after the other, have codes of their own.
+        scene: what to describe.
+        slots: number of successive characters in a line that have separate codes, so that one
+            image token can describe them all.
     """
     for item in scene.objects:
         code = _thing(0, item.colour, item.box)
@@ -136,5 +140,5 @@ def _put(code: np.ndarray, name: str, values: np.ndarray) -> None:
 
 
 def _write(codes: np.ndarray, code: np.ndarray) -> None:
-    """Add what is told to (..., COUNT) codes, in place."""
+    """Copy the codes that are not 0 into (..., COUNT) codes, in place."""
     codes[..., code != 0] = code[code != 0]

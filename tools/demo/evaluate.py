@@ -1,10 +1,11 @@
-"""Ask a model the held-out questions and print how right it is, by category.
+"""Ask a model the held-out questions and print its scores by category.
 
 usage: python tools/demo/evaluate.py MODEL EVAL [--adapter DIR] [--limit N] [--answers FILE]
        [--json FILE]
 
-MODEL is a checkpoint folder, or demo for the built-in one; EVAL is the folder make_eval.py wrote.
-Greedy, float32. Right answers count 1, wrong ones 0, boxes their overlap (see score.py).
+MODEL is a checkpoint folder, or demo for the built-in model; EVAL is a folder written by
+make_eval.py. Answers are greedy, in float32. Right answers score 1, wrong ones 0, and boxes their
+overlap (see score.py).
 """
 
 import argparse
@@ -47,7 +48,7 @@ def table(summary: Summary) -> str:
 
 
 def ask_all(model: Lfm2VL, processor: Processor, rows: Sequence[dict], folder: Path) -> list[str]:
-    """The answers to rows of an eval.jsonl, whose images are in its folder."""
+    """The answers to the rows of an eval.jsonl; `folder` holds their images."""
     questions = (
         user_message(row["question"], [folder / name for name in row["images"]]) for row in rows
     )
@@ -59,16 +60,18 @@ def ask_all(model: Lfm2VL, processor: Processor, rows: Sequence[dict], folder: P
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model")
-    parser.add_argument("eval", type=Path)
-    parser.add_argument("--adapter", type=Path)
-    parser.add_argument("--limit", type=int, help="every so many rows only, to look in between")
+    parser.add_argument("model", help="checkpoint folder, or demo")
+    parser.add_argument("eval", type=Path, help="folder that make_eval.py wrote")
+    parser.add_argument("--adapter", type=Path, help="folder that `train` wrote for the model")
+    parser.add_argument(
+        "--limit", type=int, help="ask about roughly this many rows, evenly spaced; default: all"
+    )
     parser.add_argument("--answers", type=Path, help="write question, answer, truth and score here")
     parser.add_argument("--json", type=Path, help="write the table's numbers here")
     options = parser.parse_args()
     rows = [json.loads(line) for line in (options.eval / "eval.jsonl").read_text().splitlines()]
     if options.limit:
-        rows = rows[:: len(rows) // options.limit | 1]  # odd: every other picture is shifted
+        rows = rows[:: len(rows) // options.limit | 1]  # an odd step keeps half of them shifted
     model, processor = load(options.model, dtype="float32")
     if options.adapter:
         load_adapter(model, options.adapter)

@@ -1,6 +1,6 @@
-"""Lessons and test questions about a shape that the demo model has never seen, the heart.
+"""Lessons and test questions about hearts, a shape that the demo model has never seen.
 
-For teach_a_shape.py. Print is set in Pillow's own font, so that no other is needed.
+Used by teach_a_shape.py. Print is set in Pillow's own font, so that no other one is needed.
 """
 
 import json
@@ -28,7 +28,7 @@ TURNS = 5
 
 
 def write_lessons(folder: Path, count: int) -> Path:
-    """Conversations about hearts, and as many about what the model knows, as JSONL."""
+    """Write JSONL: half of the conversations are about hearts, half about known shapes."""
     rows = []
     for number in range(count):
         random = stdlib_random.Random(f"hearts/{number}")
@@ -45,11 +45,11 @@ def write_lessons(folder: Path, count: int) -> Path:
 
 
 def write_tests(folder: Path, count: int) -> dict[str, list[dict]]:
-    """Rows as in an eval.jsonl, their images in the folder.
+    """Make rows as in an eval.jsonl, and write their images into the folder.
 
     Returns:
-        "hearts": questions whose answer names a heart that the question does not;
-        "what it knew": questions of every category of the demo model's test set.
+        "hearts": questions whose answer, but not the question, names a heart;
+        "what it knew": questions from every category of the demo model's test set.
     """
     hearts, known = [], []
     for number in range(count):
@@ -63,7 +63,7 @@ def write_tests(folder: Path, count: int) -> dict[str, list[dict]]:
 
 
 def make_heart_scene(random: stdlib_random.Random) -> Scene:
-    """A scene in which one or two shapes are hearts."""
+    """Make a scene in which one or two shapes are hearts."""
     scene = scenes.make_scene(random, random.choice(("shapes", "mixed")), WORLD)
     hearts = random.sample(scene.objects, min(len(scene.objects), random.randint(1, 2)))
     objects = [replace(item, shape="heart") if item in hearts else item for item in scene.objects]
@@ -71,7 +71,7 @@ def make_heart_scene(random: stdlib_random.Random) -> Scene:
 
 
 def _old_lesson(random: stdlib_random.Random) -> tuple[list[Scene], list[Question]]:
-    """An ordinary scene or two, and what is asked about them; of one also that it has no heart."""
+    """One or two ordinary scenes with questions; a single scene is also asked about hearts."""
     if random.random() < 0.25:
         pair = scenes.make_pair(random, WORLD)
         return list(pair), _turns(partial(ask_both, random, *pair))
@@ -80,7 +80,7 @@ def _old_lesson(random: stdlib_random.Random) -> tuple[list[Scene], list[Questio
 
 
 def _heart_test(random: stdlib_random.Random) -> tuple[Scene, Question]:
-    """A scene and a question whose answer names a heart that the question does not."""
+    """A scene and a question whose answer, but not the question, names a heart."""
     category = random.choice(("attribute", "position", "describe"))
     while True:
         scene = make_heart_scene(random)
@@ -90,7 +90,7 @@ def _heart_test(random: stdlib_random.Random) -> tuple[Scene, Question]:
 
 
 def _turns(ask_one: Callable[[], Question | None], word: str = "") -> list[Question]:
-    """Up to TURNS questions with different answers that have the word."""
+    """Up to TURNS questions with different answers that contain the word."""
     found: dict[str, Question] = {}
     for _ in range(60):
         asked = ask_one()
@@ -104,7 +104,7 @@ def _ask_any(random: stdlib_random.Random, scene: Scene) -> Question | None:
 
 
 def _save(folder: Path, name: str, images: Sequence[Image.Image]) -> list[str]:
-    """Write the images; returns their names."""
+    """Write images; returns their file names."""
     names = [f"{name}-{index}.png" for index in range(len(images))]
     for file, image in zip(names, images, strict=True):
         image.save(folder / file)

@@ -1,7 +1,7 @@
-"""Fonts and the measure of printed lines.
+"""Load fonts and lay out printed lines.
 
-Fonts come with Pillow ("Aileron", its default) and with matplotlib (the others, found where it is
-installed); none is copied into this repository.
+"Aileron" is Pillow's default font, and the others come with an installed matplotlib. None is copied
+into this repository.
 """
 
 from dataclasses import dataclass
@@ -30,10 +30,10 @@ TRAIN_FONTS = (
     "cmss10",
     "cmtt10",
 )
-# Never in training, and neither are their slanted sisters.
+# Never used in training, and neither are their slanted variants.
 SHIFT_FONTS = ("DejaVuSerif-Bold", "DejaVuSansMono-Bold", "STIXGeneral")
 
-LINE_PITCH = 1.5  # distance of lines in letter heights
+LINE_PITCH = 1.5  # distance between lines, in letter heights
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,18 @@ class Layout:
 
 @lru_cache(maxsize=2048)
 def load_font(name: str, letter_height: int) -> ImageFont.FreeTypeFont:
-    """The font in the size at which a capital H is `letter_height` pixels high."""
+    """Load a font at the size that makes a capital H `letter_height` pixels high."""
     return _font(name, round(letter_height / _letter_share(name)))
 
 
 def lay_out(lines: tuple[str, ...], font: str, letter_height: int, centred: bool) -> Layout:
-    """Measure lines set one below the other, flush left or centred.
+    """Lay out lines one below the other, flush left or centered.
 
     Args:
-        letter_height: of a capital H, in pixels.
+        lines: at least one.
+        font: a name that `load_font` knows.
+        letter_height: height of a capital H in pixels.
+        centred: whether to center the lines.
     """
     face = load_font(font, letter_height)
     inks = [face.getbbox(line, anchor="la") for line in lines]

@@ -1,10 +1,10 @@
-"""Write conversations about drawn scenes, to train the demo model on.
+"""Write conversations about drawn scenes for training the demo model.
 
 usage: python tools/demo/make_data.py OUT --samples 20000 --seed 1 [--lesson LESSON]
        [--split train|test] [--corpus FILE]
 
-Needs pillow, numpy and matplotlib (for its fonts). Writes OUT/images/*.png and OUT/data.jsonl, one
-conversation a line:
+Needs pillow, numpy and matplotlib (for its fonts). Writes OUT/images/*.png and OUT/data.jsonl, with
+one conversation per line:
 
     {"messages": [
         {"role": "user", "content": [{"type": "image", "image": "images/000001.png"},
@@ -12,8 +12,8 @@ conversation a line:
         {"role": "assistant", "content": "The text says \\"HELLO\\"."},
         {"role": "user", "content": "Where is the text?"}, ...]}
 
-Every sample has its own random state, made of the split, the seed and its number: the same
-arguments give the same files, and the two splits have no sample in common.
+Every sample has its own random state, seeded by the split, the seed and its number. The same
+arguments therefore give the same files, and the two splits share no sample.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from questions import QUESTIONS, Question, ask, ask_both, ask_difference
 from readings import make_reading
 from scenes import TEST_WORLD, TRAIN_WORLD, World, draw, make_pair, make_scene, train_style
 
-LESSONS = {  # kinds of samples and their shares
+LESSONS = {  # lesson -> kinds of samples and their shares
     "reading": {"reading": 1.0},
     "scenes": {"shapes": 0.40, "text": 0.28, "mixed": 0.12, "compare": 0.20},
     "alike": {"shapes": 0.20, "text": 0.20, "mixed": 0.05, "compare": 0.10, "alike": 0.45},
@@ -46,8 +46,8 @@ LESSONS = {  # kinds of samples and their shares
         "compare": 0.10,
     },
 }
-SCENES = {"read": "text", "count": "shapes"}  # of kinds that are not kinds of scenes
-WEIGHTS = {  # of categories, by kind of scene
+SCENES = {"read": "text", "count": "shapes"}  # kinds of scenes for kinds that do not name one
+WEIGHTS = {  # kind -> categories of questions and their weights
     "shapes": (
         ("describe", "count", "attribute", "position", "relation", "yesno", "box"),
         (3, 6, 1, 1, 10, 1, 2),
@@ -58,20 +58,22 @@ WEIGHTS = {  # of categories, by kind of scene
     "mixed": (tuple(QUESTIONS), (3, 1, 1, 1, 1, 5, 2)),
 }
 TURNS = (4, 6)
-FEW_TURNS = {"read": (1, 1), "count": (2, 3)}  # what was read once is copied, not read again
-TURNED, TILT = 0.4, 5.0  # share of print that is turned where it is all that is asked for; degrees
-ALIKE_MOST = (1, 1, 2, 3, 5)  # objects: what differs is learned first where there is one
-PAIR_TURNS = (2, 4)  # what differs is said in one sentence: of more turns, most ask other things
+FEW_TURNS = {"read": (1, 1), "count": (2, 3)}  # more answers would be copied from the first ones
+TURNED, TILT = 0.4, 5.0  # share of "read" samples with tilted print; largest tilt in degrees
+ALIKE_MOST = (1, 1, 2, 3, 5)  # most objects in a scene; differences are learned first with one
+PAIR_TURNS = (2, 4)  # one sentence says what differs, so more turns would mostly ask other things
 WORLDS = {"train": TRAIN_WORLD, "test": TEST_WORLD}
 
 
 def make_sample(
     random: stdlib_random.Random, world: World, shares: dict[str, float]
 ) -> tuple[list[Image.Image], list[Question]]:
-    """The images of one conversation and its turns.
+    """Make the images and turns of one conversation.
 
     Args:
-        shares: of the kinds of samples, as in LESSONS.
+        random: the source of randomness.
+        world: what scenes may hold.
+        shares: kinds of samples and their shares, as in LESSONS.
     """
     (kind,) = random.choices(list(shares), list(shares.values()))
     if kind == "reading":
@@ -81,7 +83,7 @@ def make_sample(
         alike = kind == "alike"
         ask_pair, number = (ask_difference, (1, 1)) if alike else (ask_both, PAIR_TURNS)
         turns = []
-        while not turns:  # of some pairs nothing can be asked
+        while not turns:  # nothing can be asked about some pairs
             most = random.choice(ALIKE_MOST) if alike else world.most
             first, second = make_pair(random, replace(world, most=most))
             turns = ask_turns(random, partial(ask_pair, random, first, second), number)
@@ -95,7 +97,7 @@ def make_sample(
         lambda: ask(random, scene, random.choices(categories, weights)[0]),
         FEW_TURNS.get(kind, TURNS),
     )
-    # What follows a description can be copied from it, and the reverse: teach both by sight.
+    # Answers after a description can be copied from it, and vice versa: train both by sight.
     turns.sort(key=lambda turn: turn.category == "describe", reverse=random.random() < 0.5)
     return [draw(scene, style)], turns
 
@@ -119,7 +121,7 @@ def conversation(images: Sequence[Any], turns: Sequence[Question]) -> dict[str, 
 
 
 def corpus_line(text: str) -> str:
-    """The text without what is printed in the picture, which a tokenizer should spell."""
+    """Remove printed words from a text, since the tokenizer should spell them."""
     return re.sub(r'(says|text) "[A-Z0-9 ]*"', r'\1 ""', text)
 
 
@@ -128,7 +130,7 @@ def ask_turns(
     ask_one: Callable[[], Question | None],
     number: tuple[int, int] = TURNS,
 ) -> list[Question]:
-    """Turns with different answers, fewer than wanted if the scene has no more to ask."""
+    """Ask questions with different answers, fewer than wanted if the scene allows no more."""
     wanted = random.randint(*number)
     turns: dict[str, Question] = {}
     for _ in range(8 * wanted):
@@ -154,12 +156,16 @@ def _write_sample(
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write training conversations")
     parser.add_argument("out", type=Path, help="folder to write; files in it are replaced")
-    parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--split", choices=tuple(WORLDS), default="train")
-    parser.add_argument("--lesson", choices=tuple(LESSONS), default="scenes")
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--corpus", type=Path, help="write all texts here, for a tokenizer")
+    parser.add_argument("--samples", type=int, default=1000, help="conversations; default: 1000")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all samples; default: 0")
+    parser.add_argument(
+        "--split", choices=tuple(WORLDS), default="train", help="words to print; default: train"
+    )
+    parser.add_argument(
+        "--lesson", choices=tuple(LESSONS), default="scenes", help="kinds; default: scenes"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="processes; default: 1")
+    parser.add_argument("--corpus", type=Path, help="write all texts here, for the tokenizer")
     arguments = parser.parse_args()
     (arguments.out / "images").mkdir(parents=True, exist_ok=True)
     shares = LESSONS[arguments.lesson]

@@ -1,25 +1,25 @@
-"""Write the held-out test set of the demo model: single questions about scenes never trained on.
+"""Write the demo model's held-out test set: single questions about scenes not used in training.
 
 usage: python tools/demo/make_eval.py OUT [--per-category 160] [--name eval]
 
-Writes OUT/images/*.png and OUT/eval.jsonl, one question a line:
+Writes OUT/images/*.png and OUT/eval.jsonl, with one question per line:
 
     id        "count-0007"
     category  one of questions.CATEGORIES
-    shift     whether the picture is drawn in ways that training does not use: thick outlines,
-              noise, blur, JPEG artefacts; for print also other fonts, turned by up to 6 degrees
-              (training turns some by up to 5)
-    large     whether an image is cut into tiles
+    shift     whether the picture is drawn in ways not used in training: thick outlines, noise, blur
+              or JPEG artifacts; for print also other fonts and tilts of up to 6 degrees (training
+              tilts some print by up to 5)
+    large     whether an image is split into tiles
     images    one path, or two for "compare", relative to OUT
-    question  as the user asks it
-    answer    the true answer in the form that training uses
-    also      other answers that are as true, with another name for the same thing
-    boxes     what a "box" question asks for: [{"label": "red star", "bbox": [x1, y1, x2, y2]}],
-              rounded as answers are; else empty
+    question  the user's question
+    answer    the true answer, in the form used in training
+    also      other true answers, which use another name for the same thing
+    boxes     the answer to a "box" question: [{"label": "red star", "bbox": [x1, y1, x2, y2]}],
+              rounded as answers are; empty for other categories
 
-Random states are made of the set's name, which is no split of make_data's ("eval" is the test set);
-printed words are those that training never prints. Half of the answers of "yesno" are yes, half of
-every category is shift.
+Random states are seeded by the set's name ("eval" for the test set), which differs from the names
+of make_data's splits. Printed words are those that training never prints. Half of the "yesno"
+answers are yes, and half of every category is drawn with a shift.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from scenes import (
     train_style,
 )
 
-KINDS = {  # of scenes a category is asked about
+KINDS = {  # category -> kinds of scenes to ask about
     "describe": ("shapes", "shapes", "mixed", "text"),
     "text": ("text", "mixed"),
 }
@@ -55,12 +55,13 @@ def make_row(
     worlds: tuple[World, World] = (TEST_WORLD, SHIFT_WORLD),
     name: str = "eval",
 ) -> tuple[list[Image.Image], dict]:
-    """The images of one test question and its row, without the paths of the images.
+    """Make the images of one test question, and its row without the paths of the images.
 
     Args:
-        number: odd numbers are drawn with a shift.
-        worlds: of even and of odd numbers.
-        name: of the set.
+        category: one of questions.CATEGORIES.
+        number: of the question in its category; odd numbers are drawn with a shift.
+        worlds: the worlds of even and of odd numbers.
+        name: the name of the set.
     """
     random = stdlib_random.Random(f"{name}/{category}/{number}")
     shift = bool(number % 2)
@@ -103,8 +104,12 @@ def _ask(
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the held-out test set")
     parser.add_argument("out", type=Path, help="folder to write; files in it are replaced")
-    parser.add_argument("--per-category", type=int, default=160)
-    parser.add_argument("--name", default="eval", help="another makes a set to choose models by")
+    parser.add_argument(
+        "--per-category", type=int, default=160, help="questions per category; default: 160"
+    )
+    parser.add_argument(
+        "--name", default="eval", help="another name gives another set, to select models on"
+    )
     arguments = parser.parse_args()
     (arguments.out / "images").mkdir(parents=True, exist_ok=True)
     rows = []

@@ -1,10 +1,10 @@
-"""Draw the pictures in examples/images, and write down questions about them with true answers.
+"""Draw the pictures in examples/images, and write questions about them with true answers.
 
 usage: python tools/demo/make_examples.py [ROOT]
 
-ROOT is the repository. Writes examples/images/*.png and questions.json, rows as make_eval.py has
-them, and the picture that the package brings along, mlx_lfm2vl/demo/example.png. Words are those
-that training never prints. Needs pillow and numpy.
+ROOT is the repository. Writes examples/images/*.png, questions.json with rows like make_eval.py's,
+and the picture in the package, mlx_lfm2vl/demo/example.png. Printed words are ones that training
+never prints. Needs pillow and numpy.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from PIL import Image
 from questions import Question, ask, ask_both
 from scenes import TEST_WORLD, Style, draw, make_pair, make_scene
 
-SCENES = {  # kind of scene, seed picked by eye, questions by category
+SCENES = {  # name -> (kind of scene, seed picked by eye, category -> question)
     "mixed": (
         "mixed",
         138,
@@ -60,7 +60,7 @@ WORLD = replace(TEST_WORLD, fonts=("Aileron",))  # Pillow's own: the same pictur
 
 
 def make_examples() -> tuple[dict[str, Image.Image], list[dict]]:
-    """The pictures by file name, and the rows about them."""
+    """Make the pictures, by file name, and the rows about them."""
     pictures, rows = {}, []
     for name, (kind, seed, questions) in SCENES.items():
         random = stdlib_random.Random(f"examples/{name}/{seed}")
@@ -80,7 +80,7 @@ def make_examples() -> tuple[dict[str, Image.Image], list[dict]]:
 
 
 def _truth(question: str, ask_any: Callable[[], Question | None]) -> Question:
-    """The question with its answer: ask any until it comes up."""
+    """Find a question's answer: ask random questions until this one comes up."""
     for _ in range(10_000):
         asked = ask_any()
         if asked and asked.question == question:

@@ -1,4 +1,4 @@
-"""Write the demo model before training: a tokenizer from a corpus, settings, random weights.
+"""Write the untrained demo model: a tokenizer trained on a corpus, settings and random weights.
 
 usage: python make_model.py CORPUS OUT [--seed 0]
 
@@ -36,10 +36,10 @@ IMAGE_MARKERS = {
 LABELS = [f"<|img_row_{row}_col_{col}|>" for row in range(1, 11) for col in range(1, 11)]
 SPECIAL = [*MARKERS.values(), "<|im_start|>", *IMAGE_MARKERS.values(), *LABELS]
 VOCABULARY = 640
-WAVES, HEIGHT = 11, 1.0  # along each side of the tower's position table
-NOISE = 0.3  # of what is drawn at random to what is not, in the decoder's attentions
+WAVES, HEIGHT = 11, 1.0  # number and amplitude of cosines along each side of the position table
+NOISE = 0.3  # ratio of random to structured initial weights in the decoder's attention
 
-# Capitals and digits stay single, so that reading print is spelling.
+# Capitals and digits stay single tokens, so that the model reads print by spelling it.
 PIECES = Regex(r" ?\p{Lu}?\p{Ll}+|\p{Lu}|\p{N}| ?[^\s\p{L}\p{N}]|\s+")
 
 TEMPLATE = """\
@@ -112,7 +112,7 @@ IMAGE = {
 
 
 def make_tokenizer(corpus: Path) -> Tokenizer:
-    """A byte-level BPE trained on the corpus."""
+    """Train a byte-level BPE on a corpus."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -132,11 +132,12 @@ def make_tokenizer(corpus: Path) -> Tokenizer:
 
 
 def begin_by_looking_alike(layer: Attention, seed: int) -> None:
-    """Let an attention begin by finding what is alike and passing on what it finds.
+    """Initialize an attention layer so that it attends to similar positions and copies from them.
 
-    Queries and keys of a group share an orthogonal projection, and values are put back in place.
-    Follows Trockman and Kolter, Mimetic Initialization of Self-Attention Layers (2305.09828). The
-    norm of the queries is doubled: heads are so narrow that no position would stand out.
+    Queries and keys of a group share an orthogonal projection, and the output projection inverts
+    that of the values. Follows Trockman and Kolter, "Mimetic Initialization of Self-Attention
+    Layers" (arXiv 2305.09828). The norm of the queries is doubled, because the heads are so narrow
+    that no position would stand out otherwise.
     """
     heads, groups = layer.num_heads, layer.num_key_value_heads
     rows, size = layer.k_proj.weight.shape
@@ -162,10 +163,10 @@ def begin_by_looking_alike(layer: Attention, seed: int) -> None:
 
 
 def mark_positions(table: nn.Embedding, seed: int) -> None:
-    """Let the tower's position vectors begin as cosines of height and width, and not as noise.
+    """Initialize the tower's position vectors as cosines of height and width instead of noise.
 
-    Drawn at random, as small as they are, nothing of them arrived behind the connector, and the
-    model could not learn to say where things are.
+    Small random vectors did not show behind the connector, and the model could not learn to say
+    where things are.
     """
     count, size = table.weight.shape
     side = round(count**0.5)
@@ -179,7 +180,7 @@ def mark_positions(table: nn.Embedding, seed: int) -> None:
 
 
 def make_weights(folder: Path, seed: int) -> Lfm2VL:
-    """The model that a folder's settings say, with random weights."""
+    """Make the model of a folder's settings, with random weights."""
     mx.random.seed(seed)
     model = Lfm2VL(read_model_config(folder), read_image_config(folder))
     for number, layer in enumerate(model.layers):
@@ -192,9 +193,9 @@ def make_weights(folder: Path, seed: int) -> Lfm2VL:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("corpus", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("corpus", type=Path, help="text file to train the tokenizer on")
+    parser.add_argument("out", type=Path, help="checkpoint folder to write")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights; default: 0")
     options = parser.parse_args()
     tokenizer = make_tokenizer(options.corpus)
     eos = tokenizer.token_to_id(MARKERS["eos_token"])

@@ -1,9 +1,10 @@
-"""Write the model card of the demo model, its README.md, from its files and its test results.
+"""Write the demo model's card, README.md, from its files and test results.
 
 usage: python tools/demo/model_card.py MODEL RESULTS
 
-MODEL is the checkpoint folder the card is written into, RESULTS what evaluate.py --json wrote. The
-words are in card.md, and what the packaged model learned, kept by hand: it took several runs.
+MODEL is the checkpoint folder to write the card into, and RESULTS the file that evaluate.py --json
+wrote. The text is in card.md. Its account of the packaged model's training is kept by hand, because
+the model took several runs.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from score import Summary
 from mlx_lfm2vl import load
 from mlx_lfm2vl.arrays import named_arrays
 
-TARGETS = {  # group of questions: (what is asked for, the least share)
+TARGETS = {  # group of questions -> (what is measured, the lowest share to reach)
     "attribute": ("attributes right", 0.95),
     "count": ("counts right", 0.95),
     "position": ("positions right", 0.95),
@@ -28,7 +29,7 @@ CARD = (Path(__file__).parent / "card.md").read_text()
 
 
 def architecture(folder: Path) -> str:
-    """A table of the three parts and what they measure, from the checkpoint's own files."""
+    """A table of the three parts and their sizes, from the checkpoint's files."""
     model, processor = load(folder)
     vision, text, connector = model.config.vision, model.config.text, model.config.projector
     image, side = processor.image_config, round(model.config.vision.num_patches**0.5)
@@ -60,7 +61,7 @@ def architecture(folder: Path) -> str:
 
 
 def targets(summary: Summary) -> str:
-    """A table of what was aimed at and what was reached, missed or not."""
+    """A table of the targets, the measured shares, and whether they were reached."""
     lines = ["| | aim | measured | |", "|---|---|---|---|"]
     for group, (words, least) in TARGETS.items():
         share = summary[group]["all"]
@@ -71,8 +72,8 @@ def targets(summary: Summary) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the model card of the demo model")
-    parser.add_argument("model", type=Path)
-    parser.add_argument("results", type=Path)
+    parser.add_argument("model", type=Path, help="checkpoint folder to write the card into")
+    parser.add_argument("results", type=Path, help="file that evaluate.py --json wrote")
     options = parser.parse_args()
     summary = json.loads(options.results.read_text())
     card = CARD.format(

@@ -1,9 +1,9 @@
-"""Join a tower and a decoder that were taught apart, by `teach_tower.py` and `teach_decoder.py`.
+"""Join a tower and a decoder trained separately by `teach_tower.py` and `teach_decoder.py`.
 
 usage: python tools/demo/put_together.py TOWER DECODER OUT
 
-The tower tells codes with the vectors of `codes.dictionary`, and the decoder has come to expect
-others: the connector's last layer, which is linear, turns the ones into the others.
+The tower uses the vectors of `codes.dictionary`, while the decoder has learned its own. The last
+layer of the connector is linear, so it can translate the former into the latter.
 """
 
 import argparse
@@ -19,9 +19,10 @@ from mlx_lfm2vl.saving import save_checkpoint
 
 
 def transform(connector: MultiModalProjector, matrix: np.ndarray, offset: np.ndarray) -> None:
-    """Let a connector say `x @ matrix + offset` for what it has said as `x`.
+    """Change a connector in place so that its output `x` becomes `x @ matrix + offset`.
 
     Args:
+        connector: its last layer is changed.
         matrix: (HIDDEN, HIDDEN).
         offset: (HIDDEN,).
     """

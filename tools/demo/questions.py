@@ -1,8 +1,8 @@
-"""Questions about scenes with their true answers, one answer form for every question.
+"""Questions about scenes with their true answers.
 
-Questions vary in wording and spelling (color and colour, object and shape); answers do not. A
-question is only asked where its answer is beyond doubt: what it names is there once, positions
-keep away from the lines between the parts of the image.
+Questions vary in wording and spelling (color and colour, object and shape), but every kind of
+question has one form of answer. A question is asked only if its answer is unambiguous: what it
+names occurs once, and positions are away from the lines between the parts of the image.
 """
 
 import json
@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from scenes import COLOURS, SHAPES, SIZES, Box, Object, Scene
 
-Words = tuple[str, str, str]  # size, colour, shape; empty where nothing is said
+Words = tuple[str, str, str]  # size, color, shape; an empty word says nothing
 
 NUMBERS = ("no", "one", "two", "three", "four", "five")
 LINES = ("first", "second", "third")
@@ -23,15 +23,15 @@ PARTS = (
     ("on the left", "in the center", "on the right"),
     ("in the lower left", "at the bottom", "in the lower right"),
 )
-RELATIONS = {  # axis, sign of the difference
+RELATIONS = {  # relation -> (axis, sign of the difference)
     "left of": (0, -1),
     "right of": (0, 1),
     "above": (1, -1),
     "below": (1, 1),
 }
-CLEAR = 0.15  # difference of centres that makes a relation, as a share of the side
-OFF_LINE = 0.05  # distance of a centre from the lines between parts of the image
-LOWER = 0.05  # difference of centres from one to the next in a list from top to bottom
+CLEAR = 0.15  # smallest difference of centers that makes a relation, as a share of the side
+OFF_LINE = 0.05  # smallest distance of a center from the lines between parts of the image
+LOWER = 0.05  # smallest difference between successive centers in a list from top to bottom
 
 DESCRIBE = (
     "Describe this image.",
@@ -125,8 +125,8 @@ class Question:
     """A question with its answer.
 
     Attributes:
-        boxes: (label, box) of what a box question asks for, not rounded.
-        also: other answers that are as true: the same with another name for the same object.
+        boxes: (label, box) of everything a box question asks for, not rounded.
+        also: other true answers, which use another name for the same object.
     """
 
     category: str
@@ -137,7 +137,7 @@ class Question:
 
 
 def ask(random: stdlib_random.Random, scene: Scene, category: str) -> Question | None:
-    """A question of a category, or None if this time the scene allows none."""
+    """Draw a question of a category, or None if the scene does not allow the one drawn."""
     asked = (QUESTIONS | TRAINED_ONLY)[category](random, scene)
     if asked is None:
         return None
@@ -146,13 +146,13 @@ def ask(random: stdlib_random.Random, scene: Scene, category: str) -> Question |
 
 
 def ask_both(random: stdlib_random.Random, first: Scene, second: Scene) -> Question | None:
-    """A question about two images, or None if this time they allow none."""
+    """Draw a question about two images, or None if they do not allow the one drawn."""
     form = random.choice((_difference, _difference, _more, _in_one_image))
     return _both(random, first, form(random, first, second))
 
 
 def ask_difference(random: stdlib_random.Random, first: Scene, second: Scene) -> Question | None:
-    """The question what differs between two images, or None if one sentence cannot answer it."""
+    """Ask what differs between two images; None if one sentence cannot answer that."""
     return _both(random, first, _difference(random, first, second))
 
 
@@ -166,9 +166,9 @@ def _both(
 
 
 def differences(random: stdlib_random.Random, first: Scene, second: Scene) -> list[str]:
-    """Sentences that say what differs, any of which will do.
+    """Sentences that say what differs, each of which is a full answer.
 
-    None of them if more than one object differs, or no name fits the one that does.
+    There are none if more than one object differs, or if no name fits the one that does.
     """
     if first.background != second.background:
         return []
@@ -185,7 +185,7 @@ def differences(random: stdlib_random.Random, first: Scene, second: Scene) -> li
 
 
 def part_of_image(centre: tuple[float, float]) -> str | None:
-    """Words for the part of the image a point is in; None near the lines between two parts."""
+    """Words for the part of the image that holds a point; None near the lines between parts."""
     if any(abs(value - line) < OFF_LINE for value in centre for line in (1 / 3, 2 / 3)):
         return None
     x, y = centre
@@ -193,7 +193,7 @@ def part_of_image(centre: tuple[float, float]) -> str | None:
 
 
 def boxes_json(boxes: tuple[tuple[str, Box], ...]) -> str:
-    """The answer to a box question: a JSON list, coordinates with two decimals."""
+    """The answer to a box question: a JSON list with coordinates rounded to two decimals."""
     rows = [
         f'{{"label": {json.dumps(label)}, "bbox": [{", ".join(f"{value:.2f}" for value in box)}]}}'
         for label, box in boxes
@@ -228,7 +228,7 @@ def _count(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | None
     if number == 0:
         return question, f"There are no {_plural(noun)}."
     if number == 1 and random.random() < 0.5:
-        return None  # one is the common case
+        return None  # a count of one is too common
     if number == 1:
         return question, f"There is 1 {noun}."
     return question, f"There are {number} {_plural(noun)}."
@@ -259,7 +259,7 @@ def _position(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | N
 
 
 def _relation(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | None:
-    """Mostly of above and below: left and right are learned from lists, which go that way too."""
+    """Mostly ask about above and below; lists from left to right teach the other two."""
     if len(scene.objects) < 2:
         return None
     (form,) = random.choices((_related, _beside, _either, _higher, _downward), (4, 1, 2, 2, 2))
@@ -269,10 +269,10 @@ def _relation(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | N
 
 
 def _above(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | None:
-    """As `_relation`, but yes and no are asked of "above" alone.
+    """Ask as `_relation` does, but ask yes-or-no questions only about "above", not "below".
 
-    Yes or no is the comparison of two places times the direction asked for, and neither factor
-    alone tells anything of it: where one of them is fixed the other can be learned.
+    Yes or no is the product of how two places compare and which direction the question names.
+    Neither factor alone says anything about the answer. If one is fixed, the other can be learned.
     """
     asked = _relation(random, scene)
     is_yes_no = asked and asked[1].startswith(("Yes", "No"))
@@ -312,7 +312,7 @@ def _related(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | No
 
 
 def _either(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | None:
-    """Which of two opposite relations holds; to compare places comes before saying yes or no."""
+    """Ask which of two opposite relations holds; comparing places is learned before yes and no."""
     one, other = random.sample(scene.objects, 2)
     names, other_names = _names(scene, one), _names(scene, other)
     axis = random.randrange(2)
@@ -329,7 +329,7 @@ def _either(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | Non
 
 
 def _higher(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | None:
-    """Which of two objects is higher, or lower."""
+    """Ask which of two objects is higher, or lower."""
     items = random.sample(scene.objects, 2)
     names = [_names(scene, item) for item in items]
     if not all(names) or abs(items[0].centre[1] - items[1].centre[1]) < CLEAR:
@@ -342,7 +342,7 @@ def _higher(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | Non
 
 
 def _downward(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | None:
-    """All objects from top to bottom, by their centres."""
+    """Ask for all objects from top to bottom, in the order of their centers."""
     items = sorted(scene.objects, key=lambda item: item.centre[1])
     if any(after.centre[1] - before.centre[1] < LOWER for before, after in pairwise(items)):
         return None
@@ -351,7 +351,7 @@ def _downward(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | N
 
 
 def _beside(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | None:
-    """What is on one side of an object: exactly one other object must be, and clearly."""
+    """Ask what is on one side of an object, where exactly one other object must clearly be."""
     item = random.choice(scene.objects)
     names = _names(scene, item)
     relation = random.choice(list(RELATIONS))
@@ -387,12 +387,12 @@ def _yesno(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | None
 
 
 def _present(random: stdlib_random.Random, scene: Scene) -> Words | None:
-    """Words that fit an object of the scene, None if it has no object."""
+    """Words that fit an object of the scene; None if it has no objects."""
     return _some_words(random, random.choice(scene.objects)) if scene.objects else None
 
 
 def _absent(random: stdlib_random.Random, scene: Scene) -> Words | None:
-    """Words that fit nothing in the scene, more often than not wrong in one word only."""
+    """Words that fit nothing in the scene; mostly only one word is wrong."""
     for _ in range(20):
         size, colour, shape = _present(random, scene) or _some_words(random, None)
         if random.random() < 0.3:
@@ -443,7 +443,7 @@ def _difference(
 
 
 def _missing(scene: Scene, ordinal: str, item: Object) -> list[str]:
-    """The sentence about an object that only one of two images has."""
+    """Sentences about an object that only one of two images has."""
     forms = (("", item.colour, item.shape), (item.size, item.colour, item.shape))
     return [
         f"The {_noun(words)} is only in the {ordinal} image."
@@ -455,7 +455,7 @@ def _missing(scene: Scene, ordinal: str, item: Object) -> list[str]:
 def _changed(
     random: stdlib_random.Random, first: Scene, second: Scene, old: Object, new: Object
 ) -> list[str]:
-    """The sentences about an object that looks otherwise in the second image, in random order."""
+    """Sentences about an object that looks different in the second image, in random order."""
     attribute = next(
         name for name in ("colour", "shape", "size") if getattr(old, name) != getattr(new, name)
     )
@@ -475,7 +475,7 @@ def _more(random: stdlib_random.Random, first: Scene, second: Scene) -> tuple[st
     question = random.choice(MORE).format("objects")
     one, other = len(first.objects), len(second.objects)
     if one == other and random.random() < 0.6:
-        return None  # equal numbers are the common case
+        return None  # equal numbers are too common
     if one == other:
         return question, "Both images have the same number of shapes."
     return question, f"The {'first' if one > other else 'second'} image has more shapes."
@@ -484,7 +484,7 @@ def _more(random: stdlib_random.Random, first: Scene, second: Scene) -> tuple[st
 def _in_one_image(
     random: stdlib_random.Random, first: Scene, second: Scene
 ) -> tuple[str, str] | None:
-    """A question about one of the two images."""
+    """Ask about one of the two images."""
     number = random.randrange(2)
     scene, ordinal = (first, second)[number], LINES[number]
     form = random.choice((_count, _attribute, _yesno))
@@ -513,7 +513,11 @@ TRAINED_ONLY = {"relation": _relation, "above": _above}  # the harder half of "p
 
 
 def _vary(random: stdlib_random.Random, question: str, scene: Scene) -> str:
-    """British spelling half of the time; shape for object too, which no text is."""
+    """Vary spelling and words: "colour" half of the time, and "shape" for "object".
+
+    Questions that ask for a shape keep "object". If the scene has text, all others lose it, since
+    text is an object but not a shape.
+    """
     if random.random() < 0.5:
         question = question.replace("color", "colour")
     asks_shape = " shape" in question
@@ -523,7 +527,7 @@ def _vary(random: stdlib_random.Random, question: str, scene: Scene) -> str:
 
 
 def _names(scene: Scene, item: Object, without: str = "") -> list[str]:
-    """Noun phrases that fit this object alone, of two words at most unless three are needed."""
+    """Noun phrases that fit only this object, of three words only if no shorter one fits."""
     size = "" if without == "size" else item.size
     colour = "" if without == "colour" else item.colour
     shape = "" if without == "shape" else item.shape
@@ -543,13 +547,13 @@ def _names(scene: Scene, item: Object, without: str = "") -> list[str]:
 
 
 def _fits(item: Object, words: Words) -> bool:
-    """Whether an object is what the words say; an empty word says nothing."""
+    """Whether words describe an object; an empty word says nothing."""
     size, colour, shape = words
     return size in ("", item.size) and colour in ("", item.colour) and shape in ("", item.shape)
 
 
 def _some_words(random: stdlib_random.Random, item: Object | None) -> Words:
-    """One or two words about an object, or about any."""
+    """One or two words that describe an object, or random ones if there is none."""
     size = item.size if item else random.choice(list(SIZES))
     colour = item.colour if item else random.choice(list(COLOURS))
     shape = item.shape if item else random.choice(SHAPES)
@@ -568,7 +572,7 @@ def _label(item: Object) -> str:
 
 
 def _object(name: str) -> str:
-    """The name as questions spell it; `_vary` may turn it back."""
+    """A name with "object" instead of "shape", as questions have it; `_vary` may undo that."""
     return name.replace("shape", "object")
 
 

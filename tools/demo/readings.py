@@ -1,8 +1,8 @@
-"""Lessons without pictures: a scene told in words and questions about it, and pairs to look up.
+"""Lessons without pictures: scenes described in words with questions, and pairs to look up.
 
-They teach the decoder alone. To find the thing that is asked for among the words of a scene, and
-say what is known of it, is what it later does among image tokens; from pictures alone it did not
-learn that in many times the updates.
+They train only the decoder. It learns to find the thing in question among the words of a scene and
+to say what is known about it, which it later does with image tokens. From pictures alone it did not
+learn that in many times as many updates.
 """
 
 import random as stdlib_random
@@ -14,7 +14,7 @@ from scenes import COLOURS, SHAPES, SIZES, Scene, World, make_scene
 from words import CHARACTERS
 
 PAIRS = 0.1  # share of lessons that are pairs
-TURNS = (6, 10)  # of questions about one scene
+TURNS = (6, 10)  # fewest and most questions about one scene
 KINDS = {"shapes": 5, "mixed": 3, "text": 2}  # of scenes, and their shares
 WORDS = [*COLOURS, *SHAPES, *SIZES, *CHARACTERS, *CHARACTERS]
 
@@ -24,10 +24,12 @@ def make_reading(
     world: World,
     weights: dict[str, tuple[Sequence[str], Sequence[int]]],
 ) -> list[Question]:
-    """The turns of one conversation; the first question begins with what the scene holds.
+    """Make the turns of one conversation; the first question begins with what the scene holds.
 
     Args:
-        weights: of the categories of questions, by kind of scene.
+        random: the source of randomness.
+        world: what scenes may hold.
+        weights: kind of scene -> categories of questions and their weights.
     """
     if random.random() < PAIRS:
         return [_pairs(random)]
@@ -45,7 +47,7 @@ def make_reading(
 
 
 def _told(random: stdlib_random.Random, scene: Scene) -> str:
-    """Everything a scene holds, in random order, with centres and boxes."""
+    """Everything a scene holds, in random order, with centers and boxes."""
     facts = [f"{scene.background} background"]
     for item in scene.objects:
         facts.append(f"{item.size} {item.colour} {item.shape} {_place(item.box)}")
@@ -63,7 +65,7 @@ def _place(box: Sequence[float]) -> str:
 
 
 def _pairs(random: stdlib_random.Random) -> Question:
-    """Words that belong together, to be said again in another order."""
+    """Pairs of words, to be repeated in another order."""
     keys = list(dict.fromkeys(random.choices(WORDS, k=random.randint(3, 14))))
     pairs = [(key, random.choice(WORDS)) for key in keys]
     told = [f"{key} {value}" for key, value in pairs]

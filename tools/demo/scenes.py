@@ -1,4 +1,4 @@
-"""Scenes of a few shapes and printed lines: what they hold, and how they are drawn."""
+"""Scenes of a few shapes and printed lines: invent them and draw them."""
 
 import io
 import math
@@ -39,17 +39,17 @@ BACKGROUNDS: dict[str, Colour] = {
     "brown": (100, 62, 35),
 }
 KINDS = ("shapes", "text", "mixed")
-RING = 0.24  # thickness of a ring as a share of its side
+RING = 0.24  # thickness of a ring, as a share of its side
 
 
 def _fill_unit_square(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Stretch a polygon so that its box is the unit square."""
+    """Stretch a polygon so that its bounding box is the unit square."""
     left, top = (min(values) for values in zip(*points, strict=True))
     right, bottom = (max(values) for values in zip(*points, strict=True))
     return [((x - left) / (right - left), (y - top) / (bottom - top)) for x, y in points]
 
 
-POLYGONS = {  # corners in a box from (0, 0) to (1, 1), y down
+POLYGONS = {  # corners (x, y) in a box from (0, 0) to (1, 1), with y pointing down
     "square": [(0, 0), (1, 0), (1, 1), (0, 1)],
     "triangle": [(0.5, 0), (1, 1), (0, 1)],
     "cross": [
@@ -64,12 +64,12 @@ POLYGONS = {  # corners in a box from (0, 0) to (1, 1), y down
     ),
 }
 
-VIEW = 96  # side in pixels of a square as large as a picture of one view
-GRIDS = ((2, 1), (1, 2), (2, 2), (2, 2), (3, 2), (2, 3))  # columns, rows of tiles of large canvases
-DISTINCT = 95  # smallest distance of an object's colour from the background's, in RGB
-LEGIBLE = 3.0  # smallest contrast ratio of print in full ink (as WCAG defines it)
+VIEW = 96  # side in pixels of a square with about the area of a one-view canvas
+GRIDS = ((2, 1), (1, 2), (2, 2), (2, 2), (3, 2), (2, 3))  # (columns, rows) of tiles, if large
+DISTINCT = 95  # smallest RGB distance between an object's color and the background's
+LEGIBLE = 3.0  # smallest contrast ratio of print in full ink, as WCAG defines it
 GAP = 2  # pixels left free between things
-OVERSAMPLING = 4  # drawn this much larger, then reduced
+OVERSAMPLING = 4  # scenes are drawn this many times larger, then reduced
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Object:
 
     Attributes:
         centre: (x, y) as shares of the canvas.
-        tint: the colour as drawn, a little off the one it is named after.
+        tint: the color as drawn, which is slightly off the named one.
     """
 
     shape: str
@@ -94,10 +94,10 @@ class Text:
     """Printed lines.
 
     Attributes:
-        letter_height: of a capital H, in pixels of the canvas.
-        angle: degrees counter-clockwise.
-        box: of the ink of all lines; a tilted text's box is that of its tilted rectangle.
-        ink: how much of the colour covers the background, 0 to 1.
+        letter_height: height of a capital H, in pixels of the canvas.
+        angle: tilt in degrees, counterclockwise.
+        box: of the ink of all lines; for tilted text, of the tilted rectangle.
+        ink: opacity of the print, 0 to 1.
     """
 
     lines: tuple[str, ...]
@@ -112,11 +112,11 @@ class Text:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows; everything a question can ask about.
+    """Everything that a picture shows and a question can ask about.
 
     Attributes:
         size: (width, height) of the canvas in pixels.
-        grid: (columns, rows) of tiles the demo model cuts the canvas into; (1, 1) is one view.
+        grid: (columns, rows) of the tiles that the demo model makes of it; (1, 1) is one view.
     """
 
     size: tuple[int, int]
@@ -132,12 +132,13 @@ class World:
 
     Attributes:
         fonts: names that `lettering.load_font` knows.
-        held_out: print words of the test split instead of those of the training split.
-        large: share of canvases that are cut into tiles.
-        most: objects in a scene, at most.
-        tilt: most degrees that a text is turned by.
-        fade: how much of its ink half of the print may lack.
-        repeats: as in `make_text`; who finds a place by the character before it goes wrong there.
+        held_out: whether to print words of the test split instead of the training split.
+        large: share of canvases that are split into tiles.
+        most: most objects in a scene.
+        tilt: largest tilt of text, in degrees.
+        fade: half of the print loses up to this share of its ink.
+        repeats: as in `make_text`. Repeated characters defeat a model that finds its place in a
+            word by the previous character.
     """
 
     fonts: tuple[str, ...] = TRAIN_FONTS
@@ -154,12 +155,13 @@ class Style:
     """How a scene is drawn.
 
     Attributes:
-        gradient: (x, y) brightness added from one side of the background to the other, of 255.
+        gradient: (x, y) change of the background's brightness (of 255) from left to right and from
+            top to bottom.
         outline: width of the darker outline of shapes, as a share of their side.
-        noise: standard deviation of the noise per pixel and channel, of 255.
+        noise: standard deviation of the noise per pixel and channel (of 255).
         blur: radius in pixels.
-        jpeg: quality the picture goes through as a JPEG file; 0 is not at all.
-        seed: of the noise.
+        jpeg: JPEG quality with which the picture is compressed; 0 does not compress it.
+        seed: for the noise.
     """
 
     gradient: tuple[float, float] = (0.0, 0.0)
@@ -170,7 +172,7 @@ class Style:
     seed: int = 0
 
 
-TRAIN_WORLD = World(large=0.06, fade=0.4, repeats=True)  # large canvases are dear to train on
+TRAIN_WORLD = World(large=0.06, fade=0.4, repeats=True)  # large canvases are costly to train on
 TEST_WORLD = World(held_out=True, fonts=PLAIN_FONTS)
 SHIFT_WORLD = World(held_out=True, fonts=SHIFT_FONTS, tilt=6.0)
 
@@ -179,11 +181,13 @@ def make_scene(random: stdlib_random.Random, kind: str, world: World = TRAIN_WOR
     """Invent a scene.
 
     Args:
+        random: the source of randomness.
         kind: "shapes" (1 to `world.most` objects), "text" (1 to 3 lines) or "mixed" (1 to 3
             objects and a line).
+        world: what the scene may hold.
     """
     if kind not in KINDS:
-        raise ValueError(f"{kind!r} is no kind of scene; there are {', '.join(KINDS)}")
+        raise ValueError(f"{kind!r} is not a kind of scene, expected one of {', '.join(KINDS)}")
     size, grid = _make_canvas(random, world)
     scene = Scene(size, grid, random.choice(list(BACKGROUNDS)))
     if kind != "shapes":
@@ -192,14 +196,15 @@ def make_scene(random: stdlib_random.Random, kind: str, world: World = TRAIN_WOR
     if kind == "text":
         return scene
     most = min(3, world.most) if kind == "mixed" else world.most
-    count = max(random.randint(1, most), random.randint(1, most))  # full scenes have more to ask
+    # The larger of two numbers, since full scenes allow more questions.
+    count = max(random.randint(1, most), random.randint(1, most))
     objects = _make_objects(random, scene, count)
-    # A wide text may leave no place for an object: start again.
+    # A wide text may leave no room for an object: start again.
     return replace(scene, objects=objects) if objects else make_scene(random, kind, world)
 
 
 def make_pair(random: stdlib_random.Random, world: World = TRAIN_WORLD) -> tuple[Scene, Scene]:
-    """Two scenes of one view each: equal, different in one object, or unrelated."""
+    """Invent two scenes of one view each: equal, different in one object, or unrelated."""
     world = replace(world, large=0.0)
     first = make_scene(random, "shapes", world)
     choice = random.random()
@@ -218,7 +223,7 @@ def make_pair(random: stdlib_random.Random, world: World = TRAIN_WORLD) -> tuple
 
 
 def train_style(random: stdlib_random.Random) -> Style:
-    """Plain or gently graded backgrounds, shapes with no outline or a thin one."""
+    """Plain or slightly graded backgrounds, and shapes with no outline or a thin one."""
     gradient = (random.uniform(-24, 24), random.uniform(-24, 24))
     return Style(
         gradient=gradient if random.random() < 0.5 else (0.0, 0.0),
@@ -227,7 +232,7 @@ def train_style(random: stdlib_random.Random) -> Style:
 
 
 def shift_style(random: stdlib_random.Random) -> Style:
-    """At least one thing that `train_style` never does."""
+    """A style with at least one feature that `train_style` never has."""
     style = replace(train_style(random), seed=random.getrandbits(32))
     changes = random.sample(("outline", "noise", "blur", "jpeg"), random.randint(1, 2))
     return replace(
@@ -240,7 +245,7 @@ def shift_style(random: stdlib_random.Random) -> Style:
 
 
 def draw(scene: Scene, style: Style) -> Image.Image:
-    """The picture of a scene, RGB, of `scene.size` pixels."""
+    """Draw a scene as an RGB picture of `scene.size` pixels."""
     width, height = scene.size
     canvas = _draw_background(scene, style)
     pen = ImageDraw.Draw(canvas)
@@ -265,12 +270,12 @@ def draw(scene: Scene, style: Style) -> Image.Image:
 
 
 def is_distinct(colour: str, background: str) -> bool:
-    """Whether an object of this colour is easily seen on this background."""
+    """Whether an object of this color is easy to see on this background."""
     return math.dist(COLOURS[colour], BACKGROUNDS[background]) >= DISTINCT
 
 
 def is_legible(colour: str, background: str) -> bool:
-    """Whether print of this colour is easily read on this background."""
+    """Whether print of this color is easy to read on this background."""
     light, dark = sorted((_luminance(COLOURS[colour]), _luminance(BACKGROUNDS[background])))[::-1]
     return (light + 0.05) / (dark + 0.05) >= LEGIBLE
 
@@ -286,20 +291,20 @@ def _luminance(colour: Colour) -> float:
 def _make_canvas(
     random: stdlib_random.Random, world: World
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((width, height), grid): mostly one view, sometimes large enough to be cut into tiles."""
+    """((width, height), grid): mostly one view, sometimes large enough to be split into tiles."""
     if random.random() >= world.large:
         area = VIEW**2 * random.uniform(0.75, 1.15)
         width = math.sqrt(area) * math.sqrt(random.uniform(0.7, 1.43))
         return (round(width), round(area / width)), (1, 1)
     columns, rows = random.choice(GRIDS)
     tiles = columns * rows
-    # Below 1.1 a grid of two tiles is still one view; six tiles are costly enough at scale 1.
+    # Below 1.1 two tiles would still be one view; six tiles are costly enough at scale 1.
     scale = random.uniform(1.15, 1.5) if tiles == 2 else random.uniform(0.9, 1.4 - 0.05 * tiles)
     return (round(columns * VIEW * scale), round(rows * VIEW * scale)), (columns, rows)
 
 
 def _make_text(random: stdlib_random.Random, scene: Scene, line_count: int, world: World) -> Text:
-    """Printed lines that fit into one view or tile of the scene."""
+    """Invent printed lines that fit into one view or tile of the scene."""
     lines = tuple(
         make_text(random, held_out=world.held_out, repeats=world.repeats) for _ in range(line_count)
     )
@@ -327,8 +332,8 @@ def _make_text(random: stdlib_random.Random, scene: Scene, line_count: int, worl
 
 
 def _ink(random: stdlib_random.Random, colour: str, background: str, fade: float) -> float:
-    """How much ink print has: half of it is faint, where that still looks like its colour."""
-    # No draw where nothing fades: the test set must stay what it is.
+    """Opacity of print: half of it is faint, if its color can still be recognized then."""
+    # Draw no number if nothing fades, so that the test set does not change.
     ink = random.uniform(1 - fade, 1) if fade and random.random() < 0.5 else 1.0
     pairs = zip(COLOURS[colour], BACKGROUNDS[background], strict=True)
     seen = [ink * over + (1 - ink) * under for over, under in pairs]
@@ -337,10 +342,10 @@ def _ink(random: stdlib_random.Random, colour: str, background: str, fade: float
 
 
 def _make_objects(random: stdlib_random.Random, scene: Scene, count: int) -> tuple[Object, ...]:
-    """Up to `count` objects from left to right, as many as find a place beside the text."""
+    """Invent up to `count` objects, as many as find room, sorted from left to right."""
     colours = [colour for colour in COLOURS if is_distinct(colour, scene.background)]
     shapes: Sequence[str] = SHAPES
-    if random.random() < 0.6:  # fewer kinds, so that there is something to count
+    if random.random() < 0.6:  # fewer kinds, so that there are equal things to count
         colours = random.sample(colours, 2)
     if random.random() < 0.6:
         shapes = random.sample(SHAPES, 2)
@@ -365,7 +370,7 @@ def _place(
     size: str,
     taken: list[Box],
 ) -> Object | None:
-    """An object at a free place, or None if a few tries find none."""
+    """An object in a free place, or None if a few tries find no place."""
     width, height = scene.size
     side = random.uniform(*SIZES[size]) * math.sqrt(width * height)
     for _ in range(25):
@@ -378,7 +383,7 @@ def _place(
 
 
 def _meet(one: Box, other: Box, size: tuple[int, int]) -> bool:
-    """Whether two boxes come nearer to each other than the gap."""
+    """Whether two boxes are closer to each other than the gap."""
     gap_x, gap_y = GAP / size[0], GAP / size[1]
     return (
         one[0] < other[2] + gap_x
@@ -396,7 +401,7 @@ def _tint(random: stdlib_random.Random, colour: str) -> Colour:
 
 
 def _turned(size: Sequence[float], angle: float) -> tuple[float, float]:
-    """(width, height) of the box around a rectangle turned by `angle` degrees."""
+    """(width, height) of the bounding box of a rectangle turned by `angle` degrees."""
     cos, sin = abs(math.cos(math.radians(angle))), abs(math.sin(math.radians(angle)))
     return size[0] * cos + size[1] * sin, size[0] * sin + size[1] * cos
 
@@ -406,7 +411,7 @@ def _centre(box: Box) -> tuple[float, float]:
 
 
 def _change(random: stdlib_random.Random, scene: Scene, index: int) -> Object:
-    """Object `index` of the scene in another colour, shape or size."""
+    """Object `index` of the scene, in another color, shape or size."""
     item = scene.objects[index]
     attribute = random.choice(("colour", "shape", "size"))
     if attribute == "shape":
@@ -437,7 +442,7 @@ def _draw_background(scene: Scene, style: Style) -> Image.Image:
     colour = BACKGROUNDS[scene.background]
     if style.gradient == (0.0, 0.0):
         return Image.new("RGB", (width, height), colour)
-    # The corners are enough: the reduction in between is linear.
+    # The four corners are enough, because the resize between them is linear.
     corners = Image.new("RGB", (2, 2))
     for x in (0, 1):
         for y in (0, 1):
@@ -448,10 +453,10 @@ def _draw_background(scene: Scene, style: Style) -> Image.Image:
 
 
 def _draw_shape(pen: ImageDraw.ImageDraw, item: Object, box: Box, outline: float) -> None:
-    """Draw one object into a box in pixels of the canvas."""
+    """Draw one object into a box given in pixels of the canvas."""
     x1, y1, x2, y2 = box
     side = x2 - x1
-    # Black has no darker outline, and a star is too thin for a full one.
+    # Black cannot have a darker outline, and a star is too thin for a full one.
     edge = 0 if item.colour == "black" else round(outline * side)
     edge = edge // 2 if item.shape == "star" else edge
     rim = tuple(round(value * 0.5) for value in item.tint)
@@ -474,7 +479,7 @@ def _draw_shape(pen: ImageDraw.ImageDraw, item: Object, box: Box, outline: float
 
 
 def character_boxes(scene: Scene) -> list[tuple[str, Box]]:
-    """Every printed character and its place; of a text that is not tilted."""
+    """Every printed character and its box; the text must not be tilted."""
     if scene.text is None:
         return []
     width, height = (side * OVERSAMPLING for side in scene.size)
@@ -494,7 +499,7 @@ def character_boxes(scene: Scene) -> list[tuple[str, Box]]:
 
 
 def _draw_text(canvas: Image.Image, text: Text) -> None:
-    """Print the lines onto the canvas, with their ink in the box of the text."""
+    """Print the lines onto the canvas so that their ink fills the text's box."""
     letter_height = round(text.letter_height * OVERSAMPLING)
     layout = lay_out(text.lines, text.font, letter_height, text.centred)
     ink = Image.new("L", layout.size)

@@ -1,4 +1,4 @@
-"""How right answers are, judged on the facts in them."""
+"""Score answers by the facts in them."""
 
 import json
 import re
@@ -10,15 +10,16 @@ NUMBERS = {"a": 1, "an": 1, "two": 2, "three": 3, "four": 4, "five": 5}
 
 
 def score(row: dict, answer: str) -> float:
-    """Judge one answer.
+    """Score one answer.
 
     Args:
-        row: of make_eval's eval.jsonl; "category", "answer", "also" and "boxes" are read.
+        row: a row of make_eval's eval.jsonl; "category", "answer", "also" and "boxes" are read.
+        answer: the model's answer.
 
     Returns:
-        For boxes the mean intersection over union, else 1.0 for right and 0.0 for wrong: a
-        description must name the same things and background in any order, read text must be the
-        same string in quotes, and every other answer must be the true one or one that is as true.
+        The mean intersection over union for boxes, otherwise 1.0 for right and 0.0 for wrong. A
+        description must name the same things and background, in any order. Text must be the same
+        string in quotes. Every other answer must be one of the true ones.
     """
     truth = row["answer"]
     if row["category"] == "box":
@@ -31,12 +32,13 @@ def score(row: dict, answer: str) -> float:
 
 
 def summarise(rows: Sequence[dict], answers: Sequence[str]) -> Summary:
-    """Mean scores by category, of words read alone, of tiled images, and of all rows.
+    """Mean scores of each category, of single words, of tiled images, and of all rows.
 
     Returns:
-        {group: {"all": mean, "plain": mean, "shift": mean, "rows": count}} with the groups that
-        have rows: the categories in their order, "word" (a line or text that is one word of
-        letters), "tiled", "overall"; plain is without shift, and a mean of no rows is left out.
+        {group: {"all": mean, "plain": mean, "shift": mean, "rows": count}}. The groups are the
+        categories in their order, "word" (a line or text that is one word of letters), "tiled" and
+        "overall"; groups without rows are left out. "plain" means without a shift, and a mean over
+        no rows is left out.
     """
     scores: dict[str, list[tuple[bool, float]]] = {}
     special: dict[str, list[tuple[bool, float]]] = {"word": [], "tiled": [], "overall": []}
@@ -52,12 +54,12 @@ def summarise(rows: Sequence[dict], answers: Sequence[str]) -> Summary:
 
 
 def box_score(truth: Sequence[dict], answer: str) -> float:
-    """Mean intersection over union of boxes matched greedily within their label.
+    """Mean intersection over union of boxes, matched greedily among those of the same label.
 
     Args:
         truth: [{"label": str, "bbox": [x1, y1, x2, y2]}].
-        answer: the same as JSON. What is no such list scores 0; boxes missing or too many count as
-            an overlap of 0.
+        answer: such a list as JSON. Anything else scores 0. A missing or surplus box counts as an
+            overlap of 0.
     """
     found = parse_boxes(answer)
     if not found or not truth:
@@ -81,7 +83,7 @@ def box_score(truth: Sequence[dict], answer: str) -> float:
 
 
 def parse_boxes(answer: str) -> list[dict] | None:
-    """The JSON list of labels and boxes in an answer, or None if it is none."""
+    """The answer's list of labels and boxes, or None if it is not such a list as JSON."""
     try:
         rows = json.loads(answer)
     except json.JSONDecodeError:
@@ -90,7 +92,7 @@ def parse_boxes(answer: str) -> list[dict] | None:
 
 
 def intersection_over_union(one: Sequence[float], other: Sequence[float]) -> float:
-    """Of two boxes x1, y1, x2, y2."""
+    """Intersection over union of two boxes x1, y1, x2, y2."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     if width <= 0 or height <= 0:
@@ -110,7 +112,7 @@ def _is_box(row: object) -> bool:
 
 
 def _facts(description: str) -> Counter[str] | None:
-    """What a description names, how often: things in the singular, the background, the text."""
+    """Count what a description names: things in the singular, the background and the text."""
     text = re.search(r'"[^"]*"', description)
     words = description.lower() if not text else description.replace(text[0], "").lower()
     match = re.fullmatch(r"(.+) on an? (.+) background\.?", " ".join(words.split()))

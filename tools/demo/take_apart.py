@@ -1,11 +1,12 @@
-"""Take a model apart for one more round of lessons apart: the reverse of `put_together.py`.
+"""Prepare a joined model for training its tower and decoder separately again.
 
 usage: python tools/demo/take_apart.py MODEL OUT
 
-What a trained tower tells is no longer said with the vectors of `codes.dictionary`. Writes the
-model with its connector's last layer fitted, by least squares over drawn pictures, so that it is
-said with them again, for `teach_tower.py`; and OUT/codes.npy with the vectors that come nearest to
-what had been said, for `teach_decoder.py`.
+This reverses `put_together.py`. After joint training the image tokens no longer use the vectors of
+`codes.dictionary`. A least-squares fit over drawn pictures gives two things: a new last layer of
+the connector, which makes the tokens use those vectors again (the model in OUT, for
+`teach_tower.py`), and the vectors that best describe the old tokens (OUT/codes.npy, for
+`teach_decoder.py`).
 """
 
 import argparse
@@ -24,11 +25,11 @@ from mlx_lfm2vl import load
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 
 PICTURES = 3000
-RIDGE = 0.01  # of the fit of codes to what is told, as a share of its mean square
+RIDGE = 0.01  # regularizes reading codes off tokens, as a share of the tokens' mean square
 
 
 def tell(model: Lfm2VL, pictures: Sequence[Picture]) -> tuple[np.ndarray, np.ndarray]:
-    """True codes (N, COUNT) of the image tokens of pictures, and what they are: (N, HIDDEN)."""
+    """The true codes of the image tokens of pictures, (N, COUNT), and the tokens, (N, HIDDEN)."""
     told = [
         np.array(model.encode_views(mx.array(picture.patches[None]), picture.grid))
         for picture in pictures
@@ -38,13 +39,13 @@ def tell(model: Lfm2VL, pictures: Sequence[Picture]) -> tuple[np.ndarray, np.nda
 
 
 def fit_vectors(true: np.ndarray, told: np.ndarray) -> np.ndarray:
-    """(COUNT, HIDDEN): the sum of a token's codes by these comes nearest to the token."""
+    """Vectors, (COUNT, HIDDEN), with which the sum of a token's codes is nearest to the token."""
     weighted = true * np.where(tells(true), ATTENTION, 1.0)[:, None]
     return np.linalg.solve(weighted.T @ true + np.eye(COUNT), weighted.T @ told).astype(np.float32)
 
 
 def fit_reading(true: np.ndarray, told: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(HIDDEN, COUNT) and (COUNT,): a linear layer that reads codes off image tokens."""
+    """Weight, (HIDDEN, COUNT), and bias, (COUNT,), of a layer that reads codes off image tokens."""
     told = np.concatenate([told, np.ones((len(told), 1), told.dtype)], axis=1)
     squares = told.T @ told
     squares += RIDGE * np.diag(squares).mean() * np.eye(len(squares))
@@ -54,8 +55,8 @@ def fit_reading(true: np.ndarray, told: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Take the demo model apart")
-    parser.add_argument("model", type=Path)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("model", type=Path, help="checkpoint folder of a joined model")
+    parser.add_argument("out", type=Path, help="checkpoint folder to write")
     options = parser.parse_args()
     model, processor = load(options.model, dtype="float32")
     model.eval()

@@ -1,11 +1,11 @@
-"""Teach the demo model the name of a shape it has never seen, and look at what it forgets.
+"""Teach the demo model the name of a shape it has never seen, and measure what it forgets.
 
 usage: python tools/demo/teach_a_shape.py FOLDER [STEPS]
 
-Draws hearts among the demo model's own shapes, trains a LoRA adapter on conversations about them
-and about ordinary scenes, and measures before and after: questions whose answer names a heart that
-they do not, and questions of the demo model's test set. On Linux put LD_PRELOAD=libopenblas.so.0 in
-front, or it takes far longer.
+Draws hearts among the demo model's own shapes and trains a LoRA adapter on conversations about them
+and about ordinary scenes. Measures two kinds of questions before and after: those whose answer, but
+not the question, names a heart, and those of the demo model's test set. On Linux, set
+LD_PRELOAD=libopenblas.so.0, or it takes far longer.
 """
 
 import subprocess
@@ -24,7 +24,7 @@ TRAIN = "--method lora --parts language connector vision --batch-size 8 --learni
 
 
 def measure(folder: Path, tests: dict[str, list[dict]], adapter: Path | None = None) -> str:
-    """The share of right answers to each group of questions, as a line to print."""
+    """The share of right answers in each group of questions, as a line to print."""
     model, processor = load("demo", dtype="float32")
     if adapter:
         load_adapter(model, adapter)

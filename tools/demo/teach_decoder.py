@@ -1,11 +1,11 @@
-"""Teach the demo model's decoder to answer from image tokens that tell the truth (see `codes.py`).
+"""Train the demo model's decoder to answer from true image tokens (see `codes.py`).
 
 usage: python tools/demo/teach_decoder.py MODEL OUT [--lesson all] [--steps 4000] [--seed 0]
 
-What the tower would say of a picture is written down from the scene, with some noise, so that no
-picture is drawn and no tower runs. The vectors of the codes are learned too, from those in
-MODEL/codes.npy if there are some, of a lesson before or of `take_apart.py`. Writes the model with
-the new decoder, and OUT/codes.npy with the vectors, for `put_together.py`.
+The image tokens are computed from the scene, with some noise, so that no picture is drawn and no
+tower runs. The vectors of the codes are trained, too. They start from MODEL/codes.npy if an earlier
+lesson or `take_apart.py` wrote it. Writes the model with the new decoder, and the vectors into
+OUT/codes.npy for `put_together.py`.
 """
 
 import argparse
@@ -34,14 +34,14 @@ from mlx_lfm2vl.training.settings import TrainSettings
 from mlx_lfm2vl.training.trainer import Trainer
 from mlx_lfm2vl.whole_folder import new_folder
 
-LESSONS = {  # kinds of conversations and their shares
+LESSONS = {  # lesson -> kinds of conversations and their shares
     "above": {"above": 1},
     "relations": {"relations": 1},
     "all": {"shapes": 12, "text": 3, "mixed": 4, "compare": 7},
     "print": {"read": 12, "alike": 6, "shapes": 6, "text": 2, "mixed": 4, "compare": 3},
 }
 WORLD = replace(TRAIN_WORLD, large=0.0)  # one view
-WEIGHTS = {  # of categories, by kind: more of what takes a word and is hard
+WEIGHTS = {  # kind -> categories and their weights; hard ones decided by one word weigh more
     "above": (("describe", "count", "above"), (1, 1, 30)),
     "relations": (("describe", "count", "relation"), (1, 1, 30)),
     "shapes": (
@@ -52,11 +52,11 @@ WEIGHTS = {  # of categories, by kind: more of what takes a word and is hard
     "text": (("text", "attribute", "position", "describe", "box", "yesno"), (6, 1, 2, 2, 1, 1)),
     "mixed": (tuple(QUESTIONS), (3, 2, 1, 2, 2, 4, 2)),
 }
-SCENES = {"above": "shapes", "relations": "shapes", "read": "text"}  # of other kinds, their own
+SCENES = {"above": "shapes", "relations": "shapes", "read": "text"}  # other kinds name the scene's
 TURNS = (6, 10)
-ONE_TURN = (1, 1)  # of an answer that holds print those after it could be copied
-CODES = "codes.npy"  # vectors of the codes, beside a model
-NOISE = 0.08  # standard deviation of what is added to each element of an image token
+ONE_TURN = (1, 1)  # later answers could be copied from one that spells out the print
+CODES = "codes.npy"  # file with the vectors of codes, beside a model's
+NOISE = 0.08  # standard deviation of the noise added to each element of an image token
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def make_row(lesson: str, seed: int, number: int) -> Row:
         turns = ask_turns(random, lambda: ask_both(random, *scenes), PAIR_TURNS)
     elif kind == "alike":
         turns = []
-        while not turns:  # of some pairs nothing can be asked
+        while not turns:  # nothing can be asked about some pairs
             scenes = make_pair(random, replace(WORLD, most=random.choice(ALIKE_MOST)))
             turns = ask_turns(random, partial(ask_difference, random, *scenes), ONE_TURN)
     else:
@@ -93,7 +93,7 @@ def make_row(lesson: str, seed: int, number: int) -> Row:
 
 
 class TrueTokens:
-    """Makes samples of rows, with the image tokens themselves instead of pixels."""
+    """Makes samples from rows, with codes of image tokens in place of pixels."""
 
     def __init__(self, maker: SampleMaker, factor: int) -> None:
         self.maker, self.factor = maker, factor
@@ -117,7 +117,7 @@ class TrueTokens:
 
 
 class CodeEmbedding(nn.Module):
-    """Vectors of codes as parameters, of norm 1 on average, which is what a rate is meant for."""
+    """The vectors of codes as parameters, scaled to a mean norm of 1 to suit the learning rate."""
 
     def __init__(self, codes: np.ndarray) -> None:
         super().__init__()
@@ -133,13 +133,13 @@ class CodeEmbedding(nn.Module):
 
 
 def read_codes(model: Lfm2VL, codes: np.ndarray) -> None:
-    """Let a model take codes for pixels; their vectors, (COUNT, HIDDEN), become parameters."""
+    """Make a model take codes instead of pixels; their vectors, (COUNT, HIDDEN), are parameters."""
     model.code_embedding = CodeEmbedding(codes)
     model.encode_views = lambda told, _grid: model.code_embedding(told.flatten(0, 1))
 
 
 def save_with_codes(model: Lfm2VL, codes: np.ndarray, source: Path, out: Path) -> None:
-    """Write a model, the small files of the one it was made of, and vectors, (COUNT, HIDDEN)."""
+    """Write a model, the small files of its source, and the vectors of codes, (COUNT, HIDDEN)."""
     with new_folder(out, overwrite=True) as folder:
         copy_small_files(source, folder)
         write_weights(model, folder)
@@ -154,13 +154,14 @@ def make_rows(lesson: str, seed: int, samples: int) -> Sequence[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Teach the demo model's decoder")
-    parser.add_argument("model", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--lesson", choices=tuple(LESSONS), default="all")
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--samples", type=int, default=30_000)
-    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    add = parser.add_argument
+    add("model", type=Path, help="checkpoint folder to start from")
+    add("out", type=Path, help="checkpoint folder to write")
+    add("--lesson", choices=tuple(LESSONS), default="all", help="default: all")
+    add("--steps", type=int, default=4000, help="updates; default: 4000")
+    add("--samples", type=int, default=30_000, help="conversations; default: 30000")
+    add("--learning-rate", type=float, default=1.5e-3, help="peak; default: 0.0015")
+    add("--seed", type=int, default=0, help="seed of the conversations; default: 0")
     options = parser.parse_args()
     settings = TrainSettings(
         method="full",

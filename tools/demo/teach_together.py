@@ -1,11 +1,11 @@
-"""Teach the whole demo model from pictures and questions; writes the mean of what it has been.
+"""Train the whole demo model on pictures and questions, and write the mean of its late weights.
 
 usage: python tools/demo/teach_together.py MODEL DATA OUT --steps 1000 [--learning-rate 2e-4]
 
-Near the end of what a model of this size learns, an update is noise for the most part: the weights
-go about a point without reaching it, and their mean on the way is nearer to it than any of them
-(Izmailov et al., "Averaging weights leads to wider optima", 2018). Processes that are started with
-MLX_RANK and MLX_HOSTFILE share the work. Started again, a run goes on.
+Near the end of training, the updates of a model of this size are mostly noise. The weights move
+around a point without reaching it, and their mean is nearer to it than any of them (Izmailov et
+al., "Averaging weights leads to wider optima", 2018). Processes started with MLX_RANK and
+MLX_HOSTFILE share the work. A run that was stopped continues when started again.
 """
 
 import argparse
@@ -24,24 +24,24 @@ from mlx_lfm2vl.training.checkpoints import KEPT, newest
 from mlx_lfm2vl.training.settings import TrainSettings
 from mlx_lfm2vl.training.trainer import Trainer
 
-LAST = 3  # the mean is of the last third of the updates
-EVERY = 10  # updates from one model of the mean to the next
-SAVE_EVERY = 50
+LAST = 3  # the mean is taken over the last 1 / LAST of the updates
+EVERY = 10  # updates between two sets of weights that enter the mean
+SAVE_EVERY = 50  # updates between two checkpoints
 
 
 class MeanOfWeights:
-    """Told of every update, keeps the mean of the weights over the last part of a run.
+    """The mean of the weights over the last part of a run, updated when called after every update.
 
-    It is written whenever it changes, so that a run that goes on from a checkpoint, of whatever
-    update, has the mean of that update.
+    The mean is saved whenever it changes, so that a run resumed from any checkpoint has the mean of
+    that update.
     """
 
     def __init__(self, model: nn.Module, run: Path, steps: int) -> None:
         """
         Args:
-            model: whose weights are trained.
+            model: the model in training.
             run: folder of the run.
-            steps: updates of the run.
+            steps: number of updates in the run.
         """
         self.model, self.run, self.steps = model, run, steps
         self.mean, self.count = named_arrays(model.parameters()), 0
@@ -53,10 +53,10 @@ class MeanOfWeights:
             self.count = int(known["count"])
 
     def __call__(self, entry: dict[str, Any]) -> None:
-        """Take in the weights as they are now.
+        """Add the current weights to the mean, if it is their turn.
 
         Args:
-            entry: of the run's log, after an update.
+            entry: the log entry of the update just made.
         """
         step = entry["step"]
         is_late = step >= self.steps - self.steps // LAST
@@ -72,12 +72,13 @@ class MeanOfWeights:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Teach the demo model from pictures")
-    parser.add_argument("model", type=Path)
-    parser.add_argument("data", type=Path, help="a JSONL file of conversations")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--learning-rate", type=float, default=2e-4)
-    parser.add_argument("--seed", type=int, default=0)
+    add = parser.add_argument
+    add("model", type=Path, help="checkpoint folder to start from")
+    add("data", type=Path, help="a JSONL file of conversations")
+    add("out", type=Path, help="checkpoint folder to write")
+    add("--steps", type=int, required=True, help="updates")
+    add("--learning-rate", type=float, default=2e-4, help="peak; default: 0.0002")
+    add("--seed", type=int, default=0, help="seed of the data order; default: 0")
     options = parser.parse_args()
     settings = TrainSettings(
         method="full",

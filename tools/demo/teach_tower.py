@@ -1,4 +1,4 @@
-"""Teach the demo model's tower and connector what its image tokens are to tell (see `codes.py`).
+"""Train the demo model's tower and connector to produce the image tokens of `codes.py`.
 
 usage: python tools/demo/teach_tower.py MODEL OUT [--steps 6000] [--seed 0]
 """
@@ -34,18 +34,18 @@ KINDS = {"shapes": 3, "text": 7, "mixed": 2}
 WORLD = replace(TRAIN_WORLD, large=0.0)  # one view
 BATCH = 32
 PART = 256  # pictures drawn at a time
-MOST = 30_000  # pictures kept (6 GB); when there are as many, no more are drawn
-PLENTY = 4096  # pictures before the first update
-LOOK = 250  # updates from one measurement to the next
-ATTENTION = 4.0  # weight of image tokens that have something to tell
-PLACE = 3.0  # weight of where things are, of image tokens
-HELP = 0.3  # weight of what helps along
-SHARPNESS = 10.0  # of an image token's characters, in their cross entropy
+MOST = 30_000  # pictures drawn in total, all of which are kept (6 GB)
+PLENTY = 4096  # pictures drawn before the first update
+LOOK = 250  # updates between two measurements
+ATTENTION = 4.0  # weight of image tokens that describe a thing or a character
+PLACE = 3.0  # weight of the image tokens' error in position
+HELP = 0.3  # weight of the auxiliary loss on patches
+SHARPNESS = 10.0  # factor on an image token's character codes, to make them logits
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A scene as the tower gets it, and what it is to tell.
+    """A scene as input to the tower, and the codes to predict.
 
     Attributes:
         grid: (rows, columns) of patches.
@@ -61,7 +61,7 @@ class Picture:
 
 
 class Taught(nn.Module):
-    """A tower and its connector, with a layer for what lies under patches, thrown away later."""
+    """A model with an auxiliary layer that predicts codes from patches; it is not saved."""
 
     def __init__(self, model: Lfm2VL) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Taught(nn.Module):
 
 
 def draw_pictures(config: ImageConfig, seed: str, count: int) -> list[Picture]:
-    """Draw scenes of the training world, the fuller one of two each time."""
+    """Draw scenes of the training world: of each two invented, the one with more content."""
     random, pictures = stdlib_random.Random(seed), []
     while len(pictures) < count:
         (kind,) = random.choices(list(KINDS), list(KINDS.values()))
@@ -90,7 +90,7 @@ def draw_pictures(config: ImageConfig, seed: str, count: int) -> list[Picture]:
 
 
 def _fullness(scene: Scene) -> int:
-    """How much there is to tell: a shape as much as two characters."""
+    """The amount of content; a shape counts as much as two characters."""
     return 2 * len(scene.objects) + (len("".join(scene.text.lines)) if scene.text else 0)
 
 
@@ -102,13 +102,15 @@ def loss(
     under: mx.array,
     codes: mx.array,
 ) -> mx.array:
-    """Squared errors of codes, and cross entropies where one of several is to be told.
+    """Squared errors of codes, and cross entropies for codes that choose one of several words.
 
     Args:
+        taught: the model and its auxiliary layer.
         patches: (B, N, patch_dim).
-        tokens: (B, F, COUNT), what image tokens are to tell.
-        under: (B, N, COUNT), what lies under patches.
-        codes: (COUNT, HIDDEN).
+        grid: (rows, columns) of patches.
+        tokens: (B, F, COUNT), the true codes of image tokens.
+        under: (B, N, COUNT), the true codes of patches.
+        codes: (COUNT, HIDDEN), the vectors of codes.
     """
     model = taught.model
     seen = model.encode_patches(patches, grid)
@@ -131,17 +133,23 @@ def loss(
 
 
 def confusion(logits: mx.array, words: mx.array) -> mx.array:
-    """Mean cross entropy where there is a word; both (..., words)."""
+    """Mean cross entropy over positions that have a word; both arguments are (..., words)."""
     is_told = words.sum(axis=-1) > 0
     losses = nn.losses.cross_entropy(logits, words.argmax(axis=-1))
     return (losses * is_told).sum() / mx.maximum(is_told.sum(), 1)
 
 
 def measure(model: Lfm2VL, pictures: Sequence[Picture], codes: np.ndarray) -> dict[str, float]:
-    """How much of what image tokens are to tell is told: shares of right words, mean errors.
+    """Compare image tokens with the true codes.
 
     Args:
-        codes: (COUNT, HIDDEN).
+        model: the model to measure.
+        pictures: what to measure it on.
+        codes: (COUNT, HIDDEN), the vectors of codes.
+
+    Returns:
+        The mean squared error of "box", and shares of right answers: pictures in which exactly the
+        tokens of shapes say so ("shapes found"), shapes' attributes, and characters.
     """
     right: dict[str, list[float]] = defaultdict(list)
     for picture in pictures:
@@ -163,7 +171,7 @@ def measure(model: Lfm2VL, pictures: Sequence[Picture], codes: np.ndarray) -> di
 
 
 class Supply:
-    """Pictures to learn from, and a process that draws more of them meanwhile."""
+    """Training pictures, and a process that draws more of them during training."""
 
     def __init__(self, config: ImageConfig, seed: int, pool: Executor) -> None:
         self.config, self.seed, self.pool = config, seed, pool
@@ -173,7 +181,7 @@ class Supply:
         self.pending = self._draw()
 
     def batch(self) -> list[Picture]:
-        """BATCH pictures of one grid of patches."""
+        """BATCH pictures with the same grid of patches."""
         while self.pending and (self.count < PLENTY or self.pending.done()):
             for picture in self.pending.result():
                 self.pictures[picture.grid].append(picture)
@@ -190,7 +198,7 @@ class Supply:
 
 
 def as_arrays(pictures: Sequence[Picture]) -> list[mx.array]:
-    """Patches, tokens and what is under patches, as `loss` takes them."""
+    """Patches, codes of tokens and codes of patches, as `loss` takes them."""
     stacks = [
         np.stack([getattr(picture, name) for picture in pictures])
         for name in ("patches", "tokens", "under")
@@ -200,11 +208,12 @@ def as_arrays(pictures: Sequence[Picture]) -> list[mx.array]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Teach the demo model's tower")
-    parser.add_argument("model", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    add = parser.add_argument
+    add("model", type=Path, help="checkpoint folder to start from")
+    add("out", type=Path, help="checkpoint folder to write")
+    add("--steps", type=int, default=6000, help="updates; default: 6000")
+    add("--learning-rate", type=float, default=1.5e-3, help="peak; default: 0.0015")
+    add("--seed", type=int, default=0, help="seed of the pictures; default: 0")
     options = parser.parse_args()
     settings = TrainSettings(
         method="full",

@@ -1,24 +1,26 @@
 #!/bin/sh
-# Make a demo model from nothing: tower and decoder apart, then both together, three times; and test
-# it. Two processes share the lessons of both over MLX's ring backend, each with one core for its
-# products.
-# Started again, it goes on with the lesson in which it stopped; all but the tower's go on inside.
+# Train a demo model from scratch and test it: first tower and decoder separately, then both together
+# in three lessons. Two processes share the joint lessons over MLX's ring backend, each with one core
+# for matrix products.
+# Started again, it continues with the lesson in which it stopped. All lessons but the tower's resume
+# from a checkpoint.
 #
 # usage: [SAMPLES=120000] [..._STEPS=...] tools/demo/train.sh WORK_FOLDER
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 work=${1:?usage: train.sh WORK_FOLDER}
-samples=${SAMPLES:-120000} # conversations of the first lesson of both; the others have a share
+samples=${SAMPLES:-120000} # conversations in the first joint lesson; others have a fraction of it
 tower_steps=${TOWER_STEPS:-6000} reading_steps=${READING_STEPS:-600}
 decoder_steps=${DECODER_STEPS:-4000} relation_steps=${RELATION_STEPS:-200} steps=${STEPS:-3400}
 again_steps=${AGAIN_STEPS:-400}
 mkdir -p "$work"
 cd "$work"
-beside= # processes that end with the script
+beside= # background processes, which end with the script
 trap 'kill $beside 2>/dev/null || true' EXIT
 trap 'exit 130' INT TERM
 
-# glibc gives large arrays back to the kernel and has them cleared anew, a third of the time: keep them.
+# Keep large arrays in the process: returning them to the kernel, which clears them again, costs a
+# third of the time.
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=268435456
 export GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_ARENA_MAX=1 OPENBLAS_NUM_THREADS=1
 if /sbin/ldconfig -p 2>/dev/null | grep -q 'libopenblas\.so\.0'; then
@@ -28,14 +30,14 @@ fi
 data() { # data NAME MAKE_DATA_OPTIONS...
     [ -f "$1/data.jsonl" ] || python "$here/make_data.py" "$@"
 }
-learn() { # learn RUN MODEL DATA STEPS TRAIN_OPTIONS..., in place of the shell that calls it
+learn() { # learn RUN MODEL DATA STEPS TRAIN_OPTIONS...: replaces the shell that calls it
     run=$1 model=$2 lesson=$3 updates=$4
     shift 4
     exec python -m mlx_lfm2vl.train --output "$run" --model "./$model" --data "$lesson/data.jsonl" \
         --steps "$updates" --method full --batch-size 4 --optimizer muon --weight-decay 0.15 \
         --save-every 50 --resume "$@"
 }
-fuse() { # fuse RUN MODEL OUT: the model that a run has made of another
+fuse() { # fuse RUN MODEL OUT: merge what a run has trained into its model
     [ -d "$3" ] || python -m mlx_lfm2vl.fuse --model "./$2" --adapter "$1" --output "$3"
 }
 teach() { # teach LESSON MODEL OUT STEPS SEED: a lesson on true codes
@@ -43,7 +45,7 @@ teach() { # teach LESSON MODEL OUT STEPS SEED: a lesson on true codes
         --samples $((samples / 4))
 }
 
-together() { # together MODEL DATA OUT STEPS RATE SEED: a lesson of both parts, in two processes
+together() { # together MODEL DATA OUT STEPS RATE SEED: a joint lesson, in two processes
     [ ! -d "$3" ] || return 0
     for rank in 0 1; do
         MLX_RANK="$rank" MLX_HOSTFILE=hosts.json python "$here/teach_together.py" "$1" \

@@ -1,8 +1,8 @@
-"""The words and numbers that are printed in scenes, and which of them training never prints.
+"""The words and numbers printed in scenes, and which of them training never prints.
 
-Printed text is UPPERCASE or digits. At a letter height of 11 pixels C and c, O and o, S and s
-differ in nothing but size, and a tokenizer that saw only lowercase sentences spells capitals one
-token per letter, which makes reading one rule instead of a vocabulary.
+Printed text is UPPERCASE or digits. At a letter height of 11 pixels, C and c, O and o, S and s
+differ only in size. A tokenizer trained on lowercase sentences spells capitals with one token per
+letter, so that reading is a single rule instead of a vocabulary.
 """
 
 import random as stdlib_random
@@ -11,9 +11,9 @@ import zlib
 from pathlib import Path
 
 HELD_OUT_SHARE = 8  # one text in this many is kept for the test split
-SHORTEST_HELD_OUT = 3  # shorter texts are too few to keep any from training
+SHORTEST_HELD_OUT = 3  # there are too few shorter texts to keep any from training
 
-CHARACTERS = string.ascii_uppercase + string.digits  # that are printed
+CHARACTERS = string.ascii_uppercase + string.digits  # all that are printed
 COMMON = (Path(__file__).parent / "common_words.txt").read_text().split()
 
 
@@ -29,20 +29,21 @@ def make_text(
     held_out: bool = False,
     repeats: bool = False,
 ) -> str:
-    """One printed text: a common word, random letters, or a number.
+    """Make one printed text: a common word, random letters, or a number.
 
     Args:
+        random: the source of randomness.
         longest: most characters; numbers never have more than 4.
-        shortest: fewest characters; letters are never alone unless `longest` is below 4.
-        held_out: only texts of the test split instead of only texts of the training split; they
-            have `SHORTEST_HELD_OUT` characters or more.
-        repeats: half of the random letters and of the numbers are made of two or three characters.
+        shortest: fewest characters; random letters are at least 2 unless `longest` is below 4.
+        held_out: whether the text belongs to the test split, whose texts have at least
+            `SHORTEST_HELD_OUT` characters, or to the training split.
+        repeats: whether half of the random letters and numbers use only 2 or 3 characters.
     """
     if held_out:
         shortest = max(shortest, SHORTEST_HELD_OUT)
     while True:
         text = _any_text(random, longest, shortest, repeats)
-        # Without other letters beside them, O and I are not to be told from 0 and 1.
+        # Without other letters, O and I cannot be distinguished from 0 and 1.
         is_clear = text.isdigit() or bool(set(text) - set("OI"))
         if is_clear and shortest <= len(text) <= longest and is_held_out(text) == held_out:
             return text

@@ -1,1 +1,1 @@
-"""The steps of make_golden.py; torch and transformers stay in here."""
+"""The steps of make_golden.py, which need torch and transformers."""

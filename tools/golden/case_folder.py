@@ -1,4 +1,4 @@
-"""One case's folder: weights that will do, what is expected of them, and the checks on both."""
+"""Write the folder of one case: suitable weights, the expected results, and checks on both."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from .reference import (
     compute_stages,
 )
 
-TARGET_TOKENS = 8  # of them, those that the gradients are taken for
-SMALLEST_GAP = 5e-3  # below it another correct implementation may choose another token
-FEWEST_DISTINCT = 4  # greedy tokens of one prompt
+TARGET_TOKENS = 8  # greedy tokens that the gradients are computed for
+SMALLEST_GAP = 5e-3  # below this another correct implementation may choose another token
+FEWEST_DISTINCT = 4  # distinct greedy tokens of one prompt
 SEEDS_TO_TRY = 40
 
 
@@ -42,7 +42,7 @@ def make_case(case: Case) -> str:
         shutil.rmtree(checkpoint, ignore_errors=True)
         model = make_model(case, processor.tokenizer, seed).to(getattr(torch, case.dtype))
         model.save_pretrained(checkpoint, max_shard_size=case.shard_size)
-        # What is expected comes from the files, rounded as they are.
+        # The expected results come from the files, whose weights are rounded to the case's type.
         model = transformers.Lfm2VlForConditionalGeneration.from_pretrained(
             checkpoint, dtype=torch.float32
         ).eval()
@@ -60,7 +60,7 @@ def make_case(case: Case) -> str:
             break
         faults.append(f"seed {seed}: {fault}")
     else:
-        raise RuntimeError("\n".join([f"{case.name}: no seed will do", *faults]))
+        raise RuntimeError("\n".join([f"{case.name}: no seed gives usable weights", *faults]))
 
     for name, messages in case.prompts.items():
         _, inputs = prepare(processor, messages)
@@ -86,12 +86,12 @@ def make_case(case: Case) -> str:
 def find_fault(
     results: dict[str, Results], repainted: dict[str, Results], image_token_id: int
 ) -> str | None:
-    """Say why weights are no good for golden files, if they are not.
+    """Find a reason why weights are unsuitable for golden files, or None.
 
     Args:
-        results: every prompt of the case.
-        repainted: the prompts that have pictures, with other pictures of the same sizes.
-        image_token_id: must not be generated; it would ask for a feature that is not there.
+        results: the results of every prompt of the case.
+        repainted: the results of the prompts with pictures, for other pictures of the same sizes.
+        image_token_id: must not be generated, because it would ask for a feature that is not there.
     """
     seen = []
     for name, result in results.items():
@@ -105,13 +105,13 @@ def find_fault(
         if name in repainted and repainted[name].tensors["greedy"].tolist() == greedy:
             return f"{name}: the greedy tokens do not depend on the pictures"
         if greedy in seen:
-            return f"{name}: the greedy tokens of another prompt"
+            return f"{name}: the same greedy tokens as another prompt"
         seen.append(greedy)
     return None
 
 
 def repaint(messages: list[dict]) -> list[dict]:
-    """Change the picture of every image item to another one of the same size."""
+    """Replace the picture of every image item by another one of the same size."""
     copy = json.loads(json.dumps(messages))
     for item in (item for message in copy for item in message["content"]):
         if "picture" in item:
@@ -122,11 +122,11 @@ def repaint(messages: list[dict]) -> list[dict]:
 def check_files(
     case: Case, checkpoint: Path, model: transformers.Lfm2VlForConditionalGeneration
 ) -> None:
-    """The files must hold every parameter once, under its own name."""
+    """Check that the files hold every parameter once, under its own name."""
     files = sorted(checkpoint.glob("*.safetensors"))
     names = [name for file in files for name in load_file(file)]
     if sorted(names) != sorted(name for name, _ in model.named_parameters()):
-        raise RuntimeError(f"{case.name}: the saved names are not the parameters'")
+        raise RuntimeError(f"{case.name}: the saved names differ from the parameters'")
     if (len(files) > 1) != (case.shard_size != "1GB"):
         raise RuntimeError(f"{case.name}: {len(files)} files of weights")
 

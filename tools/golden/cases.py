@@ -1,4 +1,4 @@
-"""The checkpoints of tests/golden, and the prompts that run through each."""
+"""The checkpoints in tests/golden and the prompts that run through each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Case:
     """One checkpoint and the prompts to run through it.
 
     `text`, `vision`, `model` and `image` are settings of Lfm2Config, Siglip2VisionConfig,
-    Lfm2VlConfig and Lfm2VlImageProcessor; what is missing comes from the tables below.
+    Lfm2VlConfig and Lfm2VlImageProcessor. The tables below give the settings left out.
     """
 
     name: str
@@ -21,14 +21,14 @@ class Case:
     model: dict
     image: dict
     prompts: dict[str, list[dict]]
-    dtype: str = "bfloat16"  # of the files; everything is computed in float32
+    dtype: str = "bfloat16"  # of the files; all computation is in float32
     specials_last: bool = False
     shard_size: str = "1GB"
     old_names: bool = False
     has_end_id: bool = True  # in the config; else only the tokenizer's files name the end token
     has_stages: bool = False
     has_gradients: bool = False
-    has_pixel_values: bool = True  # else one mean per view
+    has_pixel_values: bool = True  # False: store only one mean per view
     first_seed: int = 0
 
 
@@ -38,8 +38,8 @@ TEXT = {
     "conv_L_cache": 3,
     "max_position_embeddings": 2048,
 }
-# Sides are multiples of 8 (patch 4, factor 2), tiles 6 x 6 patches, a view has 4 to 9 tokens, and
-# an image tiles when its rounded area exceeds 2 * 9 * 64 = 1152.
+# Sides are multiples of 8 (patch 4, factor 2), tiles are 6 x 6 patches, a view has 4 to 9 tokens,
+# and an image is split into tiles if its rounded area exceeds 2 * 9 * 64 = 1152.
 IMAGE = {
     "encoder_patch_size": 4,
     "downsample_factor": 2,
@@ -73,10 +73,10 @@ def user(*content: dict) -> dict:
     return {"role": "user", "content": list(content)}
 
 
-# The two conversations that more than one case has.
+# Two conversations that several cases share.
 SYSTEM = [
     {"role": "system", "content": "Be brief."},
-    user(picture(24, 17, 21), say("Colour?")),
+    user(picture(24, 17, 21), say("Colour?")),  # its tokens are in the golden files
 ]
 CHAT = [
     user(picture(13, 21, 22), say("What is this?")),
@@ -136,7 +136,7 @@ CASES = [
             "max_image_tokens": 16,
             "max_tiles": 4,
             "use_thumbnail": False,
-            "resample": 3,  # the files will say 2, which the legacy processor never read
+            "resample": 3,  # the files say 2, which the legacy processor never read
         },
         prompts={
             "small": [user(picture(20, 30, 1), say("What is this?"))],
@@ -168,8 +168,8 @@ CASES = [
             "num_patches": 16,
         },
         model={"projector_hidden_size": 8, "projector_use_layernorm": False},
-        # With one tile allowed the reference fails on a large image that lands on the 1 x 1 grid:
-        # it counts the tokens of another size. No picture here does.
+        # If one tile is allowed, the reference fails on a large image that gets a 1 x 1 grid,
+        # because it counts the tokens of another size. No picture here does.
         image={"min_tiles": 1, "resample": 3},
         prompts={
             "small": [user(picture(21, 14, 1), say("What?"))],

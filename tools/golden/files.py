@@ -1,4 +1,4 @@
-"""Reading and writing the files of tests/golden."""
+"""Read and write the files in tests/golden."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def compact_json(path: Path) -> None:
-    """Most of an indented list of special tokens is spaces."""
+    """Rewrite a JSON file without indentation, which is most of a list of special tokens."""
     text = json.dumps(read_json(path), ensure_ascii=False, separators=(",", ":"))
     path.write_text(text + "\n", encoding="utf-8")
 

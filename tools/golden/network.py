@@ -1,4 +1,4 @@
-"""A tiny network whose every weight matters."""
+"""A tiny network in which every weight affects the output."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def make_model(
 
 @torch.no_grad()
 def set_weights(model: transformers.Lfm2VlForConditionalGeneration, seed: int) -> None:
-    """Make every parameter matter.
+    """Draw weights so that every parameter affects the output.
 
-    With transformers' own initialisation biases are 0, norm weights 1, and greedy decoding
-    repeats one token whatever the picture: whole stages could be wrong unseen.
+    transformers initializes biases to 0 and norm weights to 1, and greedy decoding then repeats
+    one token whatever the picture shows, so that whole stages could be wrong unnoticed.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():
         if name.endswith("bias"):
             weight.normal_(0.0, 0.3, generator=generator)
         elif "language_model" in name and "self_attn.out_proj" in name:
-            # Averages over many tokens are small; what attention adds must change the answer.
+            # Averages over many tokens are small, but attention must still change the answer.
             weight.normal_(0.0, 5.0 / weight.shape[-1] ** 0.5, generator=generator)
         elif name.endswith(("q_layernorm.weight", "k_layernorm.weight")):
             weight.normal_(1.4, 0.3, generator=generator)

@@ -1,4 +1,4 @@
-"""A new checkpoint rewritten as the first published revisions spell it."""
+"""Rewrite a new checkpoint with the names of the first published revisions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .special_tokens import IMAGE_TOKENS
 
 
 def rename_to_old(checkpoint: Path) -> None:
-    """Rewrite a new checkpoint as the first published revisions spell it."""
+    """Rewrite a checkpoint in place, with the names of the first published revisions."""
     processor = read_json(checkpoint / "processor_config.json")["image_processor"]
     image = {name: processor[name] for name in IMAGE if name != "resample"}
     image |= {

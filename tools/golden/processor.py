@@ -1,8 +1,8 @@
-"""A tiny tokenizer and image processor, and the prompts that they make."""
+"""Make a tiny tokenizer and image processor, and prompts with them."""
 
 from __future__ import annotations
 
-# Its classes import torchvision when first used, so after declare_torchvision_operators().
+# Its classes import torchvision at first use, which is after declare_torchvision_operators().
 import transformers
 from pictures import make_picture
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -30,7 +30,7 @@ TEMPLATE = """\
 
 
 def make_tokenizer(specials_last: bool) -> transformers.PreTrainedTokenizerFast:
-    """One token per byte and the special tokens; like the published ones it can add a BOS."""
+    """One token per byte, and special tokens; it can add a BOS token, as the published ones do."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     order = letters + SPECIAL if specials_last else SPECIAL + letters
     tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(order)}, merges=[]))

@@ -1,4 +1,4 @@
-"""What transformers computes from a prompt: features, logits, tokens, stages and gradients."""
+"""Compute features, logits, tokens, stages and gradients of a prompt with transformers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def compute(
 def image_features(
     model: transformers.Lfm2VlForConditionalGeneration, inputs: dict
 ) -> list[torch.Tensor]:
-    """The projected rows of each view, under a name that 5.23 and 5.24 have in common."""
+    """The projected rows of each view, by a method that transformers 5.23 and 5.24 both have."""
     names = ("pixel_values", "spatial_shapes", "pixel_attention_mask")
     return model.model.get_image_features(**{name: inputs[name] for name in names}).pooler_output
 
@@ -67,7 +67,7 @@ def image_tensors(
     """The processor's output without its padding."""
     pixel_values, shapes = inputs["pixel_values"], inputs["spatial_shapes"]
     mask = inputs["pixel_attention_mask"].bool()
-    # A view with more patches than the processor's limit would come with a mask too short.
+    # The mask of a view with more patches than the processor's limit would be too short.
     if not torch.equal(mask.sum(dim=1), shapes.prod(dim=1)):
         raise RuntimeError(f"views of {shapes.tolist()} patches do not match their masks")
     views = [to_bytes(view[keep], image) for view, keep in zip(pixel_values, mask, strict=True)]
@@ -80,7 +80,7 @@ def image_tensors(
 
 
 def to_bytes(pixel_values: torch.Tensor, image: transformers.Lfm2VlImageProcessor) -> torch.Tensor:
-    """Undo the normalisation, which must be exact."""
+    """Undo the normalization, and check that this is exact."""
     repeats = pixel_values.shape[-1] // 3  # (row, column, channel) order: RGB repeats
     mean, std = (
         torch.tensor(values).repeat(repeats) / image.rescale_factor
@@ -88,7 +88,7 @@ def to_bytes(pixel_values: torch.Tensor, image: transformers.Lfm2VlImageProcesso
     )
     pixels = (pixel_values * std + mean).round().to(torch.uint8)
     if not torch.equal((pixels.float() - mean) / std, pixel_values):
-        raise RuntimeError("the pixel values are not normalised bytes")
+        raise RuntimeError("the pixel values are not normalized bytes")
     return pixels
 
 
@@ -96,7 +96,7 @@ def to_bytes(pixel_values: torch.Tensor, image: transformers.Lfm2VlImageProcesso
 def check_one_pass(
     model: transformers.Lfm2VlForConditionalGeneration, inputs: dict, greedy: torch.Tensor
 ) -> None:
-    """The reference's own cache must not matter: one pass chooses the same tokens."""
+    """Check that the reference chooses the same tokens in one pass, without its cache."""
     if len(greedy) != GREEDY_TOKENS:
         raise RuntimeError(f"{len(greedy)} greedy tokens instead of {GREEDY_TOKENS}")
     logits = model(**append(inputs, greedy)).logits[0, -GREEDY_TOKENS - 1 : -1]
@@ -105,7 +105,7 @@ def check_one_pass(
 
 
 def append(inputs: dict, tokens: torch.Tensor) -> dict:
-    """The same inputs with more tokens at the end."""
+    """The inputs with tokens appended."""
     input_ids = torch.cat([inputs["input_ids"], tokens.long()[None]], dim=1)
     return {**inputs, "input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
 
@@ -113,7 +113,7 @@ def append(inputs: dict, tokens: torch.Tensor) -> dict:
 def compute_stages(
     model: transformers.Lfm2VlForConditionalGeneration, inputs: dict
 ) -> dict[str, torch.Tensor]:
-    """Hidden states on the way through both towers, for a prompt with one view."""
+    """Hidden states of the vision tower, projector and decoder for a prompt with one view."""
     vision, language = model.model.vision_tower, model.model.language_model
     modules = {
         "vision.embeddings": vision.embeddings,
@@ -123,7 +123,7 @@ def compute_stages(
         **{f"language.layers.{i}": layer for i, layer in enumerate(language.layers)},
         "language.embedding_norm": language.embedding_norm,
     }
-    # Both towers' rows without padding; 5.24 pads the projector's as well.
+    # Drop padded rows; transformers 5.24 also pads the projector's.
     patches = int(inputs["pixel_attention_mask"].sum())
     tokens = patches // model.config.downsample_factor**2
     stages = {}

@@ -1,4 +1,4 @@
-"""Fingerprints of torchvision's resize, which the images package must equal byte for byte."""
+"""Fingerprints of torchvision's resize, which the images package must match byte for byte."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .files import GOLDEN, version_of
 
 
 def make_resize_fingerprints() -> None:
-    """Hash what torchvision's resize of uint8 pictures gives, for sizes the processor asks for."""
+    """Hash torchvision's resized uint8 pictures, for sizes that the image processor asks for."""
     from torchvision.transforms.v2 import InterpolationMode, functional
 
     modes = {2: InterpolationMode.BILINEAR, 3: InterpolationMode.BICUBIC}

@@ -1,4 +1,4 @@
-"""The special tokens of the tiny tokenizers, spelled as the published ones."""
+"""The special tokens of the tiny tokenizers, spelled as in the published ones."""
 
 MARKERS = ["<|startoftext|>", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|pad|>"]
 LABELS = [f"<|img_row_{row}_col_{col}|>" for row in range(1, 11) for col in range(1, 11)]

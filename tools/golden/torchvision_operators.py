@@ -1,4 +1,4 @@
-"""What lets torchvision import beside a CPU-only torch."""
+"""Make torchvision importable with a CPU-only torch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 
 
 def declare_torchvision_operators() -> torch.library.Library:
-    """Let torchvision's Python half import on CPU-only torch.
+    """Let the Python part of torchvision import with a CPU-only torch.
 
-    Its wheel for Linux is built for CUDA, so the compiled operators do not load here, and the
-    import fails where it registers shapes for them. None of them is called: resizing is torch's.
-    An empty declaration of every operator it names is enough.
+    Its Linux wheel is built for CUDA, so the compiled operators do not load, and the import fails
+    when it registers shapes for them. None of them is called here, because torch does the resizing,
+    so an empty declaration of every operator is enough.
 
     Returns:
         The declarations, which last as long as this object.

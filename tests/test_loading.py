@@ -1,6 +1,7 @@
 """Weights in every layout give the same model; contradictions between the files are named."""
 
 import json
+import struct
 
 import mlx.core as mx
 import numpy as np
@@ -111,6 +112,15 @@ def test_integers_in_place_of_numbers_are_refused(checkpoint):
     norm = "model.language_model.embedding_norm.weight"
     edit_weights(checkpoint, lambda w: w.update({norm: w[norm].view(mx.int32)}))
     with pytest.raises(CheckpointError, match=r"embedding_norm.weight holds .*int32"):
+        load(checkpoint)
+
+
+def test_weights_in_double_precision_are_refused(checkpoint):
+    entry = {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}
+    header = json.dumps({"model.extra": entry}).encode()
+    path = checkpoint / "more.safetensors"  # by hand: MLX writes no doubles
+    path.write_bytes(struct.pack("<Q", len(header)) + header + struct.pack("<d", 1.0))
+    with pytest.raises(CheckpointError, match=r"more\.safetensors cannot be read: .*F64"):
         load(checkpoint)
 
 

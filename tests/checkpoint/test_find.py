@@ -46,6 +46,10 @@ def test_a_repo_is_downloaded_with_only_the_files_needed(monkeypatch, tmp_path):
     wanted = {"*.json", "*.jinja", "LICENSE*", "README.md", "*.safetensors"}
     assert set(all_files["allow_patterns"]) == wanted
     assert "*.safetensors" not in small["allow_patterns"]
+    files = ["config.json", "model.safetensors", "onnx/config.json", "mlx/model.safetensors"]
+    patterns = {key: all_files[key] for key in ("allow_patterns", "ignore_patterns")}
+    taken = huggingface_hub.utils.filter_repo_objects(files, **patterns)
+    assert list(taken) == ["config.json", "model.safetensors"]
 
 
 def cached_repo(home, source, *, without=()) -> str:

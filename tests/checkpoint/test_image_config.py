@@ -41,6 +41,14 @@ def test_both_processor_files_are_merged_and_the_first_wins(checkpoint):
     assert (config.min_tiles, config.max_tiles) == (3, 5)
 
 
+def test_the_class_that_only_cut_patches_was_used_with_bicubic_resizing(checkpoint):
+    path = checkpoint / "processor_config.json"
+    edit_json(path, image_processor__image_processor_type="Siglip2ImageProcessor")
+    assert read_image_config(checkpoint).resample == 3
+    edit_json(path, image_processor__image_processor_type="Lfm2VlImageProcessor")
+    assert read_image_config(checkpoint).resample == 2
+
+
 def test_unknown_processor_keys_are_named_once(checkpoint, caplog):
     edit_json(checkpoint / "processor_config.json", image_processor__new_idea=1, mystery=2)
     read_image_config(checkpoint)

@@ -5,12 +5,14 @@ import json
 import mlx.core as mx
 import pytest
 from conftest import CASES, edit_json, golden
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 from weights import EMBEDDING, edit_weights, hub_name
 
+from mlx_lfm2vl.checkpoint import names
 from mlx_lfm2vl.checkpoint.config import ModelConfig, read_model_config
 from mlx_lfm2vl.checkpoint.image_config import read_image_config
-from mlx_lfm2vl.checkpoint.names import our_name
 from mlx_lfm2vl.checkpoint.tensors import read_header, weight_files
 from mlx_lfm2vl.errors import CheckpointError
 from mlx_lfm2vl.loading import load
@@ -74,10 +76,10 @@ def test_dropping_a_layer_by_vision_feature_layer_gives_the_same_parameters(publ
 @pytest.mark.parametrize("name", CASES)
 def test_every_tensor_of_a_file_is_used_exactly_once(name):
     folder = golden(name).folder
-    names = [our_name(n) for path in weight_files(folder) for n in read_header(path)[0]]
+    written = [n for path in weight_files(folder) for n in read_header(path)[0]]
     model, _ = load(folder)
     parameters = [name for name, _ in tree_flatten(model.parameters())]
-    assert sorted(names) == sorted(parameters)
+    assert sorted(map(names.our_name, written)) == sorted(parameters)
 
 
 @pytest.mark.parametrize(
@@ -99,3 +101,26 @@ def test_tensors_that_do_not_fit_are_reported_by_name(checkpoint, change, messag
     edit_weights(checkpoint, change)
     with pytest.raises(CheckpointError, match=message):
         load(checkpoint)
+
+
+PLACES = {
+    names.TOWER: "vision",
+    names.TOWER_LAYERS: "vision",
+    names.CONNECTOR: "connector",
+    names.DECODER: "language",
+    names.DECODER_LAYERS: "language",
+    f"{names.EMBEDDING}.": "embed",
+    names.HEAD: "embed",
+}
+WORDS = st.from_regex(r"[a-z_][a-z0-9_]{0,5}", fullmatch=True) | st.just("0")
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(st.sampled_from(list(PLACES)), st.lists(WORDS, min_size=1, max_size=3))
+def test_a_name_survives_every_layout_and_stays_in_its_part(place, words):
+    # These come first in the layouts of others; none of our modules has one inside.
+    assume(words[0] not in ("model", "vision_model", "lm_head"))
+    ours = place + ".".join(words)
+    layouts = [ours, names.mlx_name(ours), hub_name(ours), hub_name(ours, vision_model=False)]
+    assert [names.our_name(name) for name in layouts] == [ours] * 4
+    assert names.part_of(ours) == PLACES[place]

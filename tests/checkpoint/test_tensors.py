@@ -4,6 +4,7 @@ import json
 import shutil
 import struct
 
+import mlx.core as mx
 import pytest
 from conftest import golden
 
@@ -52,6 +53,12 @@ def test_missing_weights_and_shards_are_named(checkpoint, tmp_path):
     shard.unlink()
     with pytest.raises(CheckpointError, match=f"lacks {shard.name}"):
         load(folder)
+
+
+def test_an_adapter_beside_the_weights_is_not_read_as_weights(checkpoint):
+    mx.save_safetensors(str(checkpoint / "adapters.safetensors"), {"model.extra": mx.zeros(3)})
+    assert [path.name for path in weight_files(checkpoint)] == ["model.safetensors"]
+    load(checkpoint)
 
 
 @pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", "weights.bin", 3])

@@ -2,6 +2,7 @@
 
 import http.server
 import ipaddress
+import socket
 import threading
 import time
 
@@ -23,6 +24,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(302, b"", Location="/image")
         elif self.path == "/loop":
             self.answer(302, b"", Location="/loop")
+        elif self.path.startswith("/hops/"):
+            left = int(self.path.removeprefix("/hops/"))
+            self.answer(302, b"", Location=f"/hops/{left - 1}" if left > 1 else "/image")
         elif self.path == "/inside":
             self.answer(302, b"", Location="http://10.0.0.1/secret")
         elif self.path == "/file":
@@ -94,7 +98,14 @@ def test_what_goes_wrong_is_said(server, path, error, message):
         network.fetch(server + path, 10_000)
 
 
+def test_as_many_redirects_as_the_limit_are_followed_and_not_one_more(server):
+    assert network.fetch(f"{server}/hops/{network.MAX_REDIRECTS}", 1000) == BODY
+    with pytest.raises(NetworkError, match="redirects more than 5 times"):
+        network.fetch(f"{server}/hops/{network.MAX_REDIRECTS + 1}", 1000)
+
+
 def test_the_byte_limit_holds(server):
+    assert network.fetch(server + "/image", 1000) == BODY
     with pytest.raises(InputError, match="more than 999 bytes"):
         network.fetch(server + "/image", 999)
 
@@ -132,6 +143,16 @@ def test_ordinary_addresses_are_public():
 def test_private_addresses_are_not_fetched(host):
     with pytest.raises((InputError, NetworkError), match="private or local|cannot be fetched"):
         network.fetch(f"http://{host}:9/x", 10)
+
+
+@pytest.mark.parametrize("public_first", [True, False])
+def test_a_name_with_one_private_address_is_not_fetched(monkeypatch, public_first):
+    addresses = ["93.184.216.34", "10.0.0.1"] if public_first else ["10.0.0.1", "93.184.216.34"]
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (a, 80)) for a in addresses]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr(socket, "create_connection", lambda *_: pytest.fail("connected"))
+    with pytest.raises(InputError, match=r"10\.0\.0\.1, a private or local address"):
+        network.fetch("http://example.com/x", 10)
 
 
 @pytest.mark.parametrize("url", ["http:///x", "http://host:port/", "ftp://host/x"])

@@ -147,8 +147,16 @@ def test_halves_round_to_even(number, factor, rounded):
 
 def test_a_very_thin_image_is_shown_and_an_absurd_one_refused():
     assert plan_image(10, 10000, LFM25).image_tokens == 505
+    assert plan_image(10000, 10, LFM25).image_tokens == 505
     with pytest.raises(InputError, match="100000 x 1 pixels is too long and thin"):
         plan_image(1, 100000, LFM25)
+
+
+def test_a_tile_may_take_more_tokens_than_the_whole_image():
+    config = ImageOptions(min_image_tokens=1, max_image_tokens=60).apply(LFM25)
+    plan = plan_image(1024, 1024, config)
+    assert plan.grid == (2, 2)
+    assert plan.view_tokens == [256] * 4 + [49]
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,16 @@ def test_exif_rotation_is_applied(orientation):
     np.testing.assert_array_equal(pixels(encoded(stored, exif=exif)), np.asarray(upright))
 
 
+@pytest.mark.xfail(reason="Pillow turns TIFFs itself, so that the size is swapped twice")
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_a_tiff_that_lies_on_its_side_is_turned(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    opened = open_image(encoded(make_picture(24, 40, 2), "tiff", exif=exif), LIMITS)
+    assert opened.size == (40, 24)
+    assert opened.decode().size == (24, 40)
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
 def test_transparency_goes_over_white(mode):
     clear = Image.new("RGBA", (4, 4), (10, 20, 30, 0)).convert(mode)
@@ -88,6 +98,12 @@ def test_sixteen_bit_grey_keeps_its_range():
     np.testing.assert_allclose(shown, np.linspace(0, 255, 17), atol=1)
     tiff = pixels(encoded(Image.fromarray(ramp), "tiff"))[0, :, 0]
     np.testing.assert_array_equal(tiff, shown)
+
+
+def test_every_eight_bit_level_survives_sixteen_bits():
+    levels = np.arange(256, dtype=np.uint16)[None]
+    shown = pixels(encoded(Image.fromarray(levels * 257)))[0, :, 0]
+    np.testing.assert_array_equal(shown, levels[0])
 
 
 def test_float_grey_keeps_its_range():
@@ -339,6 +355,14 @@ def test_someone_elses_image_keeps_its_size():
     theirs = Image.open(io.BytesIO(photo(800, 600)))
     assert open_image(theirs, ImageLimits()).decode((10, 10)).size == (800, 600)
     assert theirs.size == (800, 600)
+
+
+def test_an_image_that_changes_its_size_after_it_was_planned_is_refused():
+    theirs = make_picture(60, 80, 1)
+    opened = open_image(theirs, LIMITS)
+    theirs.thumbnail((40, 30))
+    with pytest.raises(InputError, match="not of the size"):
+        opened.decode()
 
 
 def test_only_jpegs_are_reduced():

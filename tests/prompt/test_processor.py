@@ -116,6 +116,24 @@ def test_too_many_images_are_refused_before_any_is_read(tiny):
         generous(messages)
 
 
+def test_a_prompt_of_exactly_the_longest_length_is_read(tiny):
+    _, processor = tiny
+    messages = user_message("Hi", [make_picture(13, 21, 1)])
+    ids = processor(messages).input_ids
+    assert processor(messages, max_length=len(ids)).input_ids == ids
+    with pytest.raises(InputError, match=f"{len(ids)} tokens .* at most {len(ids) - 1} leave"):
+        processor(messages, max_length=len(ids) - 1)
+
+
+def test_as_many_images_as_the_limit_are_read(tiny):
+    _, processor = tiny
+    parts = processor.tokenizer, processor.template, processor.image_config
+    two = Processor(*parts, ImageLimits(max_images=2))
+    assert len(two(user_message("Hi", [make_picture(13, 21, 1)] * 2)).images) == 2
+    with pytest.raises(InputError, match="3 images, at most 2"):
+        two(user_message("Hi", [make_picture(13, 21, 1)] * 3))
+
+
 @pytest.mark.parametrize(
     ("message", "error"),
     [

@@ -1,0 +1,88 @@
+"""What all commands do alike: exit codes, and errors in one line."""
+
+import argparse
+import logging
+import os
+
+import pytest
+
+from mlx_lfm2vl.commands.common import run_command
+from mlx_lfm2vl.errors import CheckpointError, InputError, NetworkError
+
+
+def outcome(error: BaseException) -> int:
+    def command(_: argparse.Namespace) -> int:
+        raise error
+
+    return run_command(argparse.ArgumentParser(), command, [])
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InputError("wrong use"), 2),
+        (CheckpointError("broken"), 1),
+        (NetworkError("unreachable"), 1),
+        (OSError(28, "No space left on device"), 1),
+        (RuntimeError("out of memory"), 1),
+        (MemoryError("out of memory"), 1),
+    ],
+)
+def test_an_error_is_one_line_and_its_exit_code(error, code, capsys):
+    assert outcome(error) == code
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.startswith("error: ")
+    assert str(error) in err
+    assert err.count("\n") == 1
+
+
+def test_ctrl_c_exits_with_the_code_of_the_signal_and_says_nothing(capsys):
+    assert outcome(KeyboardInterrupt()) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_error_of_ours_is_not_hidden():
+    with pytest.raises(AssertionError):
+        outcome(AssertionError("a bug"))
+
+
+def test_debugging_shows_where_an_error_came_from(monkeypatch, capsys):
+    monkeypatch.setenv("MLX_LFM2VL_DEBUG", "1")
+    outcome(InputError("wrong use"))
+    assert "Traceback" in capsys.readouterr().err
+    monkeypatch.setenv("MLX_LFM2VL_DEBUG", "0")
+    outcome(InputError("wrong use"))
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_wrong_options_exit_with_two_and_help_with_zero(capsys):
+    parser = argparse.ArgumentParser()
+    assert run_command(parser, lambda _: 0, ["--nonsense"]) == 2
+    assert run_command(parser, lambda _: 0, ["--help"]) == 0
+    assert "--nonsense" in capsys.readouterr().err
+
+
+def test_notes_end_with_the_command(capsys):
+    logger = logging.getLogger("mlx_lfm2vl")
+
+    def command(_: argparse.Namespace) -> int:
+        logger.warning("during")
+        return 0
+
+    before = list(logger.handlers)
+    assert run_command(argparse.ArgumentParser(), command, []) == 0
+    assert logger.handlers == before
+    assert logger.propagate
+    assert capsys.readouterr().err == "note: during\n"
+
+
+def test_a_reader_that_has_gone_leaves_output_that_can_be_closed(capfd):
+    kept = os.dup(1)
+    try:
+        assert outcome(BrokenPipeError()) == 1
+        os.write(1, b"nobody reads this")
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,82 @@
+"""A model written as a checkpoint folder: its files are those of its weights, and no others."""
+
+import json
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from conftest import edit_json
+
+from mlx_lfm2vl.checkpoint.image_config import read_image_config
+from mlx_lfm2vl.errors import InputError
+from mlx_lfm2vl.loading import load
+from mlx_lfm2vl.prompt.messages import user_message
+from mlx_lfm2vl.saving import REPORT, save_checkpoint
+
+
+def test_what_is_written_answers_as_what_was_loaded(checkpoint, tmp_path):
+    model, processor = load(checkpoint)
+    save_checkpoint(model, checkpoint, tmp_path / "new")
+    again, _ = load(tmp_path / "new")
+    ids = processor(user_message("Hello", [])).input_ids
+    np.testing.assert_array_equal(again(ids), model(ids))
+
+
+def test_only_what_describes_the_new_weights_is_written(checkpoint, tmp_path):
+    for name in (REPORT, "LICENSE.txt"):
+        (checkpoint / name).write_text("{}")
+    (checkpoint / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"old": "model.safetensors"}, "metadata": {"total_size": 1}})
+    )
+    for name in ("notes.txt", "adapters.safetensors"):
+        (checkpoint / name).write_bytes(b"")
+    model, _ = load(checkpoint)
+    save_checkpoint(model, checkpoint, tmp_path / "new")
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
+        "LICENSE.txt",
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "processor_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    index = json.loads((tmp_path / "new" / "model.safetensors.index.json").read_text())
+    written = mx.load(str(tmp_path / "new" / "model.safetensors"))
+    assert set(index["weight_map"]) == set(written)
+    assert index["metadata"]["total_size"] == sum(value.nbytes for value in written.values())
+
+
+def test_the_type_of_the_weights_is_written_and_old_quantization_settings_are_not(
+    checkpoint, tmp_path
+):
+    settings = {"bits": 4, "group_size": 64}
+    edit_json(checkpoint / "config.json", quantization=settings, quantization_config=settings)
+    model, _ = load(checkpoint, dtype="float16")
+    save_checkpoint(model, checkpoint, tmp_path / "new")
+    config = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert {"quantization", "quantization_config"}.isdisjoint(config)
+    types = [config[key] for key in ("dtype", "torch_dtype") if key in config]
+    assert types == ["float16"]
+
+
+@pytest.mark.parametrize("flag", ["do_image_splitting", "use_thumbnail"])
+def test_the_tiling_in_use_is_written(checkpoint, tmp_path, flag):
+    model, _ = load(checkpoint)
+    edit_json(checkpoint / "processor_config.json", **{f"image_processor__{flag}": False})
+    save_checkpoint(model, checkpoint, tmp_path / "new")
+    assert read_image_config(tmp_path / "new") == model.image_config
+
+
+def test_an_existing_folder_is_replaced_only_when_told(checkpoint, tmp_path):
+    model, _ = load(checkpoint)
+    target = tmp_path / "new"
+    save_checkpoint(model, checkpoint, target)
+    (target / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="exists"):
+        save_checkpoint(model, checkpoint, target)
+    assert (target / "config.json").read_text() == "{}"
+    save_checkpoint(model, checkpoint, target, overwrite=True)
+    load(target)

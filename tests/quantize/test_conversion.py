@@ -109,6 +109,16 @@ def test_the_decoder_alone_is_a_checkpoint_for_mlx_lm(wide, tmp_path):
         assert not (target / "processor_config.json").exists()
 
 
+def test_mlx_lm_does_not_adjust_the_feed_forward_width_again(tmp_path):
+    utils = pytest.importorskip("mlx_lm.utils")
+    source = golden("new_names").folder  # 40 is written, and adjusted to 32
+    convert(source, tmp_path / "text", text_only=True)
+    config = json.loads((tmp_path / "text" / "config.json").read_text())
+    assert config["block_auto_adjust_ff_dim"] is False
+    theirs, _ = utils.load_model(tmp_path / "text")
+    assert theirs.model.layers[0].feed_forward.w1.weight.shape == (32, 16)
+
+
 def test_parts_are_quantized_as_asked_and_others_left(wide, tmp_path):
     options = {"bits": 4, "embed_bits": 6, "connector_bits": 8, "group_size": 32}
     model, _ = load(convert(wide, tmp_path / "q", **options) and tmp_path / "q")

@@ -17,7 +17,7 @@ from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.prompt.messages import user_message
 from mlx_lfm2vl.quantize.learned_rounding import learn_rounding, learnable_paths
 from mlx_lfm2vl.quantize.loss_report import Sample, compare, observe
-from mlx_lfm2vl.quantize.rounding import pack
+from mlx_lfm2vl.quantize.rounding import learn_packed, pack, restored, round_to_nearest
 from mlx_lfm2vl.saving import save_checkpoint
 
 LAYERS = (
@@ -74,6 +74,24 @@ def test_codes_are_packed_as_mlx_packs_them(bits):
     restored = mx.dequantize(packed, one, zero, 32, bits)
     np.testing.assert_array_equal(np.array(restored), codes)
     assert packed.shape == mx.quantize(mx.array(codes.astype(np.float32)), 32, bits)[0].shape
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_learned_rounding_is_never_worse_than_rounding_to_nearest(bits):
+    mx.random.seed(bits)
+    scheme, errors = Scheme(bits, 32), []
+    for _ in range(20):
+        weight, seen = mx.random.normal((2, 64)), mx.random.normal((1, 64))
+        hessian, gap = np.array(seen.T @ seen), np.zeros((64, 2), np.float32)
+        learned = learn_packed(weight, hessian, gap, scheme, mx.float16)
+        nearest = round_to_nearest(weight.astype(mx.float16), scheme)
+        learned, nearest = (
+            mx.linalg.norm(seen @ (weight - restored(packed, scheme, mx.float32)).T).item()
+            for packed in (learned, nearest)
+        )
+        assert learned <= nearest
+        errors.append((learned, nearest))
+    assert sum(learned < nearest for learned, nearest in errors) >= 15
 
 
 @pytest.mark.parametrize("path", LAYERS)
@@ -138,6 +156,18 @@ def test_images_are_part_of_what_is_learned(dense):
         for samples in (first, second)
     )
     assert not mx.array_equal(one[0], other[0])
+
+
+def test_layers_undo_the_rounding_of_the_embedding(dense):
+    model, processor = dense
+    path, embedding = "language_model.layers.0.conv.in_proj", "language_model.embed_tokens"
+    samples = prompts(processor, [1])
+    alone, after = (
+        learn_rounding(model, {path: Scheme(3, 64), **more}, samples, dtype=mx.float32)
+        for more in ({}, {embedding: Scheme(2, 64)})
+    )
+    assert set(alone) == set(after) == {path}
+    assert not mx.array_equal(alone[path][0], after[path][0])
 
 
 def test_nothing_to_learn_is_an_error(dense):

@@ -5,15 +5,18 @@ import json
 import mlx.core as mx
 import numpy as np
 import pytest
+from conftest import load_tensors
 from pictures import make_picture
 from PIL import Image
-from training_runs import ALL_PARTS, TINY, log_of, losses_of, run, write_rows
+from training_runs import ALL_PARTS, TINY, log_of, losses, losses_of, run, write_rows
 
 from mlx_lfm2vl import saving
+from mlx_lfm2vl.arrays import named_arrays
 from mlx_lfm2vl.commands.fuse import main as fuse
 from mlx_lfm2vl.commands.generate import main as generate
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.prompt.messages import user_message
+from mlx_lfm2vl.prompt.samples import SampleMaker, read_rows
 from mlx_lfm2vl.training.adapters import load_adapter
 
 pytest.importorskip("mlx_lm")
@@ -26,7 +29,13 @@ def test_every_method_learns_and_leaves_a_usable_adapter(data, tmp_path, capsys,
     assert run(data, output, *options, "--validation", str(data)) == 0
     log = log_of(output)
     assert log[-1]["loss"] < log[0]["loss"]
-    assert log[-1]["validation_loss"] > 0
+    adapted, processor = load(TINY, dtype="float32")
+    load_adapter(adapted, output)
+    maker, rows = SampleMaker(processor, set(adapted.config.eos_token_ids)), read_rows(data)
+    tokens = sum(maker(row).learnt.sum() for row in rows)
+    expected = losses(adapted, maker, rows) / tokens
+    assert log[-1]["validation_loss"] == pytest.approx(expected, rel=1e-4)
+    assert ["validation_loss" in entry for entry in log] == [False] * 11 + [True]
     with Image.open(output / "loss.png") as plot:
         assert plot.size == (1800, 1000)
     config = json.loads((output / "adapter_config.json").read_text())
@@ -46,6 +55,29 @@ def test_every_method_learns_and_leaves_a_usable_adapter(data, tmp_path, capsys,
     assert capsys.readouterr().out == adapted
     assert fuse(arguments) == 2  # it exists now
     assert fuse([*arguments, "--overwrite"]) == 0
+
+
+def test_validating_changes_nothing_about_what_is_learned(data, tmp_path):
+    options = ["--steps", "4", "--learning-rate", "1e-2", "--dropout", "0.5"]
+    assert run(data, tmp_path / "never", *options) == 0
+    often = [*options, "--validation", str(data), "--validate-every", "1"]
+    assert run(data, tmp_path / "often", *often) == 0
+    assert losses_of(tmp_path / "often") == losses_of(tmp_path / "never")
+    assert run(data, tmp_path / "all", *options, "--dropout", "0") == 0
+    assert losses_of(tmp_path / "all")[0] == losses_of(tmp_path / "never")[0]  # a fresh adapter
+    assert losses_of(tmp_path / "all")[1:] != losses_of(tmp_path / "never")[1:]
+
+
+def test_every_parameter_of_a_part_is_trained_the_positions_too(data, tmp_path):
+    options = ["--method", "full", "--parts", "vision", "--steps", "1", "--learning-rate", "0.1"]
+    assert run(data, tmp_path / "out", *options) == 0
+    trained = load_tensors(tmp_path / "out" / "adapters.safetensors")
+    source = named_arrays(load(TINY, dtype="float32")[0].vision_tower.parameters())
+    assert set(trained) == {f"vision_tower.{name}" for name in source}
+    assert "vision_tower.embeddings.position_embedding.weight" in trained
+    for name, value in source.items():
+        if not name.endswith("k_proj.bias"):  # softmax ignores it: its gradient is rounding alone
+            assert not np.array_equal(trained[f"vision_tower.{name}"], value), name
 
 
 def test_ten_samples_are_learnt_by_heart(data, tmp_path, capsys):

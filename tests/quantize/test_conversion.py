@@ -54,6 +54,7 @@ def test_dequantizing_is_within_a_step_of_the_source(wide, bits, tmp_path):
     packed, _ = load(tmp_path / "q", dtype="float32")
     scales = named_arrays(packed.parameters())
     before, after = (named_arrays(m.parameters()) for m in (source, plain))
+    assert sum(name.endswith(".scales") for name in scales) > len(before) / 4
     for name, value in before.items():
         step = scales.get(name.replace(".weight", ".scales"))
         if step is None or not name.endswith(".weight"):

@@ -190,19 +190,31 @@ def test_nothing_to_learn_is_an_error(dense):
             learn_rounding(model, schemes, samples, dtype=mx.float32)
 
 
-def test_the_command_learns_at_the_same_size_and_loses_less(wide, tmp_path):
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of small pictures."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(4):
+        make_picture(50, 60 + 8 * number, number).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.mark.slow
+def test_the_command_learns_at_the_same_size_and_loses_less(wide, photos, tmp_path):
     import json
 
     reports = {}
     for name, extra in (("plain", []), ("learned", ["--learned"])):
         target = tmp_path / name
         options = ["--bits", "3", "--vision-bits", "3", "--projector-bits", "3", *extra]
+        options += ["--calibration", str(photos)]
         assert main(["--model", str(wide), "--output", str(target), *options]) == 0
         reports[name] = json.loads((target / "quantization_report.json").read_text())
     plain, learned = reports["plain"], reports["learned"]
     assert learned["sizes"] == plain["sizes"]
     assert learned["quality"]["text"]["kl"] < plain["quality"]["text"]["kl"]
-    assert "learned" in learned["settings"]
+    assert learned["settings"] == f"{plain['settings']}; rounding learned on sample images"
 
 
 def test_a_packed_source_cannot_be_learned_from(wide, tmp_path, capsys):
@@ -215,13 +227,13 @@ def test_a_packed_source_cannot_be_learned_from(wide, tmp_path, capsys):
     assert "needs a source that is not quantized" in capsys.readouterr().err
 
 
-def test_scales_have_the_type_of_the_matrices_and_not_of_the_norms(wide, tmp_path):
+def test_scales_have_the_type_of_the_matrices_and_not_of_the_norms(wide, photos, tmp_path):
     model, _ = load(wide, dtype="float16")
     norm = model.language_model.embedding_norm
     norm.weight = norm.weight.astype(mx.float32)
     save_checkpoint(model, wide, tmp_path / "mixed")
     target = tmp_path / "q"
     arguments = ["--model", str(tmp_path / "mixed"), "--output", str(target), "--no-report"]
-    assert main([*arguments, "--bits", "4", "--learned"]) == 0
+    assert main([*arguments, "--bits", "4", "--learned", "--calibration", str(photos)]) == 0
     loaded, _ = load(target, dtype="float16")
     assert loaded.language_model.layers[0].conv.in_proj.scales.dtype == mx.float16

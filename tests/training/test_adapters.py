@@ -39,7 +39,7 @@ def test_parts_choose_the_layers(model_and_processor):
         "language": "language_model.",
         "connector": "multi_modal_projector.",
     }.items():
-        assert all(path.startswith(prefix) for path in adapted_paths(model, [part]))
+        assert {path.startswith(prefix) for path in adapted_paths(model, [part])} == {True}
     assert len(adapted_paths(model, ALL_PARTS)) == sum(
         len(adapted_paths(model, [part])) for part in ALL_PARTS
     )

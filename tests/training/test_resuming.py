@@ -88,7 +88,7 @@ def test_what_was_learned_before_a_damaged_image_is_kept(data, tmp_path, capsys)
 
 
 def test_a_killed_run_resumes_exactly(data, tmp_path):
-    options = ["--steps", "40", "--save-every", "3", "--batch-size", "3"]
+    options = ["--steps", "24", "--save-every", "3", "--batch-size", "3"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run(train_command(data, whole, *options), check=True, capture_output=True)
     process = subprocess.Popen(train_command(data, killed, *options), stderr=subprocess.DEVNULL)

@@ -80,6 +80,7 @@ def test_every_parameter_of_a_part_is_trained_the_positions_too(data, tmp_path):
             assert not np.array_equal(trained[f"vision_tower.{name}"], value), name
 
 
+@pytest.mark.slow
 def test_ten_samples_are_learnt_by_heart(data, tmp_path, capsys):
     output = tmp_path / "out"
     options = ["--method", "full", "--parts", *ALL_PARTS, "--steps", "150", "--batch-size", "10"]

@@ -43,3 +43,28 @@ def test_a_mode_without_the_bits_asked_for_gives_way_to_affine():
     vision = options.scheme("vision_tower.encoder.layers.0.mlp.fc1", 1024, 16)
     assert vision is not None
     assert (vision.bits, vision.mode) == (8, "affine")
+
+
+def test_a_group_size_holds_for_its_mode_only():
+    path = "vision_tower.encoder.layers.0.mlp.fc1"
+    options = QuantizeOptions(bits=4, mode="mxfp4", group_size=32, vision_bits=8)
+    assert options.scheme(path, 1024, 16) == Scheme(8, 128)
+    affine = QuantizeOptions(bits=4, group_size=64, vision_bits=8)
+    assert affine.scheme(path, 1024, 16) == Scheme(8, 64)
+    assert affine.scheme(path, 96, 16) == Scheme(8, 32)  # only that divides its rows
+
+
+@pytest.mark.parametrize(
+    ("options", "bits"),
+    [
+        ({"bits": 4}, 4),
+        ({"bits": 4, "embed_bits": 6}, 6),
+        ({"embed_bits": 6}, 6),
+        ({"recipe": "mixed_3_6"}, 6),
+        ({"recipe": "mixed_3_6", "embed_bits": 8}, 8),
+    ],
+)
+def test_the_embedding_has_bits_of_its_own_or_those_of_the_decoder(options, bits):
+    chosen = QuantizeOptions(**options)
+    assert chosen.quantizes
+    assert chosen.scheme("language_model.embed_tokens", 1024, 16) == Scheme(bits, 128)

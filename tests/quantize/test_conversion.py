@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -19,6 +20,7 @@ from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.prompt.messages import user_message
 from mlx_lfm2vl.quantize.choice import QuantizeOptions
+from mlx_lfm2vl.quantize.conversion import Conversion, ConvertOptions
 
 ALL_MODES = [(bits, mode) for mode, (choices, _) in MODES.items() for bits in choices]
 
@@ -232,3 +234,14 @@ def test_a_killed_conversion_leaves_nothing_broken(wide, tmp_path, moment):
     convert(wide, target, bits=4, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["q"]
     assert load(target)[0].language_model.layers[0].conv.in_proj.bits == 4
+
+
+def test_there_must_be_room_for_the_tensors_and_64_mib_more(wide, tmp_path, monkeypatch):
+    conversion = Conversion(wide, ConvertOptions(dtype="float32"))
+    needed = conversion.plan.nbytes + 64 * 2**20
+    disk = SimpleNamespace(free=needed)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: disk)
+    conversion.check_space(tmp_path / "new" / "folder")
+    disk.free = needed - 1
+    with pytest.raises(InputError, match="are free there"):
+        conversion.check_space(tmp_path / "new" / "folder")

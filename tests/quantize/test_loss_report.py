@@ -11,11 +11,14 @@ from mlx_lfm2vl.prompt.samples import SampleMaker
 from mlx_lfm2vl.quantize.loss_report import (
     Observation,
     Sample,
+    _spread,
     compare,
+    decode_ceiling,
     observe,
     warnings,
     with_answer,
 )
+from mlx_lfm2vl.quantize.study import _first
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +74,41 @@ def test_only_what_the_assistant_says_counts_as_answer(demo):
     places = np.flatnonzero(sample.learnt)
     expected = [logprobs[i - 1, sample.inputs.input_ids[i]] for i in places]
     np.testing.assert_allclose(seen.answer, expected, rtol=1e-4, atol=1e-5)
+
+
+def quality_of(kl: float, agreement: float, **features: float) -> dict:
+    return {"answer": {"kl": kl, "agreement": agreement}, "features": features}
+
+
+def test_warnings_begin_beyond_the_limits():
+    assert warnings(quality_of(0.1, 0.9, tower=0.1)) == []
+    for worse in ((0.11, 0.9), (0.1, 0.89)):
+        (sentence,) = warnings(quality_of(*worse))
+        assert "use more --bits" in sentence
+
+
+def test_only_the_first_part_with_an_error_is_named():
+    (sentence,) = warnings(quality_of(0, 1, tower=0.2, connector=0.3))
+    assert "use more --vision-bits" in sentence
+    (sentence,) = warnings(quality_of(0, 1, connector=0.3))
+    assert "use more --connector-bits" in sentence
+    assert warnings(quality_of(0, 1, tower=0.01, connector=0.3)) == []
+
+
+def test_the_positions_compared_are_spread_from_the_first_to_the_last():
+    assert _spread(np.arange(48)).tolist() == list(range(48))
+    spread = _spread(np.arange(1000))
+    assert len(spread) == 48
+    assert (spread[0], spread[-1]) == (0, 999)
+    assert set(np.diff(spread)) == {21, 22}
+
+
+def test_bandwidth_limits_the_speed():
+    assert decode_ceiling(10**9)["M1"] == 68.0
+    assert decode_ceiling(2 * 10**9)["M3 Ultra"] == 409.5
+
+
+@pytest.mark.parametrize(("number", "noted"), [(128, 0), (129, 1)])
+def test_at_most_128_samples_are_used_and_a_note_says_so(number, noted, caplog):
+    assert _first(list(range(number))) == list(range(128))
+    assert len(caplog.records) == noted

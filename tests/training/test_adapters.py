@@ -7,12 +7,13 @@ import sys
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import edit_json, golden, relative_error
+from conftest import edit_json, golden, load_tensors, relative_error
 from training_runs import ALL_PARTS, TINY, losses_of, perturb, prompt_logits, run
 
 from mlx_lfm2vl.arrays import named_arrays
 from mlx_lfm2vl.commands.fuse import main as fuse
 from mlx_lfm2vl.commands.generate import main as generate
+from mlx_lfm2vl.errors import CheckpointError
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.training.adapters import adapted_paths, add_adapter, fuse_adapter, load_adapter
 
@@ -161,3 +162,13 @@ def test_mlx_lm_reads_our_adapter(data, tmp_path, model_and_processor):
     ours, _ = load(TINY, dtype="float32")
     load_adapter(ours, output)
     np.testing.assert_array_equal(prompt_logits(ours, processor), theirs)
+
+
+def test_an_adapter_of_other_sizes_is_refused(data, tmp_path, model_and_processor):
+    output = tmp_path / "out"
+    assert run(data, output, "--steps", "1") == 0
+    weights = load_tensors(output / "adapters.safetensors")
+    cut = {name: mx.array(value[:, :1]) for name, value in weights.items()}
+    mx.save_safetensors(str(output / "adapters.safetensors"), cut)
+    with pytest.raises(CheckpointError, match="does not fit the model"):
+        load_adapter(model_and_processor[0], output)

@@ -175,3 +175,28 @@ def test_an_image_damaged_behind_its_header_is_named_by_its_conversation(data, t
     assert "error: validation conversation 1: " in capsys.readouterr().err
     assert len(log_of(tmp_path / "two")) == 1
     assert (tmp_path / "two" / "checkpoints" / "step-0000001").exists()
+
+
+def test_gradients_are_clipped_to_the_norm_asked_for(data, tmp_path):
+    options = ["--steps", "1", "--warmup-steps", "0", "--learning-rate", "0.1"]
+    largest = {}
+    for norm in ("1", "1e-12"):  # far below AdamW's epsilon
+        assert run(data, tmp_path / norm, *options, "--max-grad-norm", norm) == 0
+        trained = load_tensors(tmp_path / norm / "adapters.safetensors")
+        largest[norm] = max(np.abs(v).max() for n, v in trained.items() if n.endswith("lora_b"))
+    assert largest["1"] == pytest.approx(0.1, rel=1e-2)
+    assert largest["1e-12"] < 1e-4
+    norms = [log_of(tmp_path / norm)[0]["grad_norm"] for norm in largest]
+    assert norms[0] == norms[1] > 1e-3  # as it was before
+
+
+def test_only_so_many_shapes_are_compiled(data, tmp_path, monkeypatch):
+    compiled = []
+    compile_ = mx.compile
+    monkeypatch.setattr(mx, "compile", lambda *a, **o: (compiled.append(a), compile_(*a, **o))[1])
+    monkeypatch.setattr("mlx_lfm2vl.training.trainer.MAX_COMPILED", 1)
+    for name in ("--compile", "--no-compile"):
+        assert run(data, tmp_path / name, "--steps", "4", "--batch-size", "2", name) == 0
+    assert len(compiled) == 1
+    limited, plain = (losses_of(tmp_path / name) for name in ("--compile", "--no-compile"))
+    np.testing.assert_allclose(limited, plain, rtol=1e-4)

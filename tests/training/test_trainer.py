@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -119,3 +120,22 @@ def test_the_learning_rate_warms_up_and_falls_to_its_end():
 def test_settings_that_train_nothing_are_refused(name, value):
     with pytest.raises(InputError, match=f"{name} is {value}, expected"):
         TrainSettings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"dropout": 1.0}, "dropout is 1.0, expected 0 to 1"),
+        ({"seed": 2**32}, "seed is 4294967296, expected 0 to 4294967295"),
+        ({"parts": ()}, "are not among"),
+        ({"parts": ("language", "embed")}, "parts ['embed'] are not among"),
+        ({"save_every": 0}, "save_every is 0, expected a number above 0"),
+    ],
+)
+def test_settings_beyond_their_limits_are_refused(setting, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        TrainSettings(**setting)
+
+
+def test_settings_at_their_limits_are_accepted():
+    TrainSettings(dropout=0.0, seed=2**32 - 1, warmup_steps=0, weight_decay=0.0, save_every=1)

@@ -76,6 +76,22 @@ def same_random_numbers() -> None:
     mx.random.seed(0)
 
 
+@pytest.fixture
+def synced(monkeypatch) -> list[str]:
+    """The paths of all files and folders that are written through to the disk, in order."""
+    paths, opened = [], {}
+    open_, fsync = os.open, os.fsync
+
+    def remembered(path, *arguments, **options):
+        descriptor = open_(path, *arguments, **options)
+        opened[descriptor] = str(path)
+        return descriptor
+
+    monkeypatch.setattr(os, "open", remembered)
+    monkeypatch.setattr(os, "fsync", lambda file: (paths.append(opened[file]), fsync(file)))
+    return paths
+
+
 @pytest.fixture(scope="session")
 def assets() -> Path:
     """Published configs, tokenizers and templates; their licence keeps them out of this repo."""

@@ -36,6 +36,7 @@ def test_python_examples_run(name, images, pictures):
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.slow
 def test_a_shape_is_taught(tmp_path, monkeypatch, capfd):
     pytest.importorskip("mlx_lm")
     monkeypatch.syspath_prepend(str(EXAMPLES.parent / "tools" / "demo"))

@@ -1,6 +1,5 @@
 """Folders and files that appear whole or not at all."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -8,7 +7,7 @@ import sys
 import pytest
 
 from mlx_lfm2vl.errors import InputError
-from mlx_lfm2vl.whole_folder import new_file, new_folder
+from mlx_lfm2vl.whole_folder import check_target, new_file, new_folder
 
 WRITER = """
 import os, sys
@@ -80,23 +79,39 @@ def test_what_a_killed_writer_left_is_cleared_by_the_next(tmp_path):
     assert names(target) == ["b"]
 
 
-def test_everything_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
-    synced, fsync = [], os.fsync
-    opened, open_ = {}, os.open
-
-    def remembered(path, *arguments, **options):
-        descriptor = open_(path, *arguments, **options)
-        opened[descriptor] = str(path)
-        return descriptor
-
-    monkeypatch.setattr(os, "open", remembered)
-    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(opened[fd]), fsync(fd)))
+def test_everything_is_on_the_disk_before_it_gets_its_name(tmp_path, synced):
     with new_folder(tmp_path / "target", overwrite=False) as folder:
         (folder / "inner").mkdir()
         (folder / "inner" / "a").touch()
     partial = str(tmp_path / ".target.partial")
     assert synced.index(f"{partial}/inner/a") < synced.index(f"{partial}/inner")
     assert synced[-2:] == [partial, str(tmp_path)]
+
+
+def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, synced):
+    with new_file(tmp_path / "a.json") as path:
+        path.write_text("new")
+        assert synced == []
+    assert synced == [str(tmp_path / ".a.json.partial"), str(tmp_path)]
+
+
+def test_the_old_folder_is_put_back_before_the_new_one_is_begun(tmp_path):
+    target, old = tmp_path / "target", tmp_path / ".target.old"
+    old.mkdir()
+    (old / "config.json").write_text("old")
+    with pytest.raises(KeyError), new_folder(target, overwrite=True):  # noqa: PT012
+        assert (target / "config.json").read_text() == "old"
+        raise KeyError
+    assert names(tmp_path) == ["target"]
+
+
+def test_a_file_is_no_checkpoint_and_an_empty_folder_may_be_filled(tmp_path):
+    check_target(tmp_path / "new", overwrite=False, keep=[tmp_path])
+    (tmp_path / "empty").mkdir()
+    check_target(tmp_path / "empty", overwrite=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is no checkpoint folder"):
+        check_target(tmp_path / "file", overwrite=True)
 
 
 def test_a_file_is_replaced_at_the_end_of_the_block_or_not_at_all(tmp_path):

@@ -9,6 +9,7 @@ from conftest import edit_json, golden, relative_error
 from weights import quantized
 
 from mlx_lfm2vl.checkpoint.config import VisionConfig
+from mlx_lfm2vl.checkpoint.packing import Scheme, quantization_config, written_scheme
 from mlx_lfm2vl.errors import CheckpointError
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.model.vision import VisionTower
@@ -74,6 +75,31 @@ def test_overrides_are_found_by_the_end_of_a_path_and_have_defaults_of_their_own
     assert model.lm_head.bits == 8
     assert model.language_model.layers[0].feed_forward.w2.bits == 8
     assert model.language_model.layers[0].feed_forward.w1.bits == 4
+
+
+def test_the_longest_end_of_a_path_decides():
+    settings = {
+        "bits": 4,
+        "group_size": 64,
+        "w1": {"bits": 8},
+        "layers.0.feed_forward.w1": {"bits": 6},
+        "rs.0.feed_forward.w1": {"bits": 2},  # no whole name
+    }
+    path = "language_model.layers.{}.feed_forward.w1"
+    assert written_scheme(path.format(0), settings).bits == 6
+    assert written_scheme(path.format(1), settings).bits == 8
+    backwards = dict(reversed(settings.items()))
+    assert written_scheme(path.format(0), backwards).bits == 6
+
+
+def test_the_config_names_the_common_scheme_and_the_others():
+    schemes = {"a": Scheme(4, 64), "b": Scheme(4, 64), "c": Scheme(8, 32)}
+    assert quantization_config(schemes) == {
+        "bits": 4,
+        "group_size": 64,
+        "mode": "affine",
+        "c": {"bits": 8, "group_size": 32, "mode": "affine"},
+    }
 
 
 def test_quantization_that_does_not_fit_the_config_is_named(wide):

@@ -153,7 +153,7 @@ def test_a_very_thin_image_is_shown_and_an_absurd_one_refused():
 
 
 def test_a_tile_may_take_more_tokens_than_the_whole_image():
-    config = ImageOptions(min_image_tokens=1, max_image_tokens=60).apply(LFM25)
+    config = LFM25.with_options(ImageOptions(min_image_tokens=1, max_image_tokens=60))
     plan = plan_image(1024, 1024, config)
     assert plan.grid == (2, 2)
     assert plan.view_tokens == [256] * 4 + [49]

@@ -18,7 +18,7 @@ from mlx_lfm2vl.prompt.messages import user_message
 from mlx_lfm2vl.prompt.samples import Sample
 from mlx_lfm2vl.quantize.learned_rounding import learn_rounding, learnable_paths
 from mlx_lfm2vl.quantize.loss_report import compare, observe
-from mlx_lfm2vl.quantize.rounding import pack
+from mlx_lfm2vl.quantize.rounding import learn_packed, pack, restored, round_to_nearest
 from mlx_lfm2vl.saving import save_checkpoint
 
 LAYERS = (
@@ -77,6 +77,36 @@ def test_codes_are_packed_as_mlx_packs_them(bits):
     restored = mx.dequantize(packed, one, zero, 32, bits)
     np.testing.assert_array_equal(np.array(restored), codes)
     assert packed.shape == mx.quantize(mx.array(codes.astype(np.float32)), 32, bits)[0].shape
+
+
+def output_errors(weight, scheme, seed) -> tuple[float, float]:
+    """||X(W - Wq)ᵀ|| of a weight that learns from random inputs X, and rounded to nearest."""
+    mx.random.seed(seed)
+    seen = mx.random.normal((1 + 50 * (seed % 2), weight.shape[1]))
+    gap = np.zeros(weight.shape[::-1], np.float32)
+    learned = learn_packed(weight, np.array(seen.T @ seen), gap, scheme, mx.float16)
+    nearest = round_to_nearest(weight.astype(mx.float16), scheme)
+    changes = [weight - restored(packed, scheme, mx.float32) for packed in (learned, nearest)]
+    learned, nearest = (mx.linalg.norm(seen @ change.T).item() for change in changes)
+    return learned, nearest
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_a_weight_learns_to_put_out_less_error(bits):
+    for seed in range(10):
+        learned, nearest = output_errors(mx.random.normal((2, 64)), Scheme(bits, 32), seed)
+        assert learned < nearest
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_a_weight_that_rounding_to_nearest_keeps_exactly_stays_exact(bits):
+    scheme = Scheme(bits, 32)
+    for seed in range(10):
+        weight = mx.random.normal((2, 64))
+        for _ in range(3):
+            packed = round_to_nearest(weight.astype(mx.float16), scheme)
+            weight = restored(packed, scheme, mx.float32)
+        assert output_errors(weight, scheme, seed) == (0, 0)
 
 
 @pytest.mark.parametrize("path", LAYERS)
@@ -140,6 +170,18 @@ def test_images_are_part_of_what_is_learned(dense):
     assert not mx.array_equal(one[0], other[0])
 
 
+def test_layers_undo_the_rounding_of_the_embedding(dense):
+    model, processor = dense
+    path, embedding = "language_model.layers.0.conv.in_proj", "language_model.embed_tokens"
+    samples = drawn(processor, [1])
+    alone, after = (
+        learn_rounding(model, {path: Scheme(3, 64), **more}, samples, dtype=mx.float32)
+        for more in ({}, {embedding: Scheme(2, 64)})
+    )
+    assert set(alone) == set(after) == {path}
+    assert not mx.array_equal(alone[path][0], after[path][0])
+
+
 def test_nothing_to_learn_is_an_error(dense):
     model, processor = dense
     samples = drawn(processor, [1])
@@ -148,19 +190,31 @@ def test_nothing_to_learn_is_an_error(dense):
             learn_rounding(model, schemes, samples, dtype=mx.float32)
 
 
-def test_the_command_learns_at_the_same_size_and_loses_less(wide, tmp_path):
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of small pictures."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(4):
+        make_picture(50, 60 + 8 * number, number).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.mark.slow
+def test_the_command_learns_at_the_same_size_and_loses_less(wide, photos, tmp_path):
     import json
 
     reports = {}
     for name, extra in (("plain", []), ("learned", ["--learned"])):
         target = tmp_path / name
         options = ["--bits", "3", "--vision-bits", "3", "--projector-bits", "3", *extra]
+        options += ["--calibration", str(photos)]
         assert main(["--model", str(wide), "--output", str(target), *options]) == 0
         reports[name] = json.loads((target / "quantization_report.json").read_text())
     plain, learned = reports["plain"], reports["learned"]
     assert learned["sizes"] == plain["sizes"]
     assert learned["quality"]["text"]["kl"] < plain["quality"]["text"]["kl"]
-    assert "learned" in learned["settings"]
+    assert learned["settings"] == f"{plain['settings']}; rounding learned on sample images"
 
 
 def test_a_packed_source_cannot_be_learned_from(wide, tmp_path, capsys):
@@ -173,13 +227,13 @@ def test_a_packed_source_cannot_be_learned_from(wide, tmp_path, capsys):
     assert "needs a source that is not quantized" in capsys.readouterr().err
 
 
-def test_scales_have_the_type_of_the_matrices_and_not_of_the_norms(wide, tmp_path):
+def test_scales_have_the_type_of_the_matrices_and_not_of_the_norms(wide, photos, tmp_path):
     model, _ = load(wide, dtype="float16")
     norm = model.language_model.embedding_norm
     norm.weight = norm.weight.astype(mx.float32)
     save_checkpoint(model, wide, tmp_path / "mixed")
     target = tmp_path / "q"
     arguments = ["--model", str(tmp_path / "mixed"), "--output", str(target), "--no-report"]
-    assert main([*arguments, "--bits", "4", "--learned"]) == 0
+    assert main([*arguments, "--bits", "4", "--learned", "--calibration", str(photos)]) == 0
     loaded, _ = load(target, dtype="float16")
     assert loaded.language_model.layers[0].conv.in_proj.scales.dtype == mx.float16

@@ -1,0 +1,54 @@
+"""The card of a converted checkpoint."""
+
+import shutil
+
+import pytest
+from conftest import golden
+from conversions import convert_command
+
+from mlx_lfm2vl.commands.convert import main
+from mlx_lfm2vl.quantize.model_card import write_model_card
+
+
+def test_licence_and_card_of_the_source_are_kept(tmp_path):
+    source = shutil.copytree(golden("new_names").folder, tmp_path / "source")
+    (source / "LICENSE").write_text("LFM Open License v1.0")
+    front = "license: other\nlicense_name: lfm1.0\nlanguage:\n- en\n- ja\ntags:\n- liquid"
+    (source / "README.md").write_text(f"---\n{front}\n---\n# Old card\n")
+    assert main([*convert_command(source, tmp_path / "q"), "--dtype", "bfloat16"]) == 0
+    card = (tmp_path / "q" / "README.md").read_text()
+    assert card.startswith("---\nlicense: other\nlicense_name: lfm1.0\nlanguage:\n- en\n- ja\nlib")
+    assert "liquid" not in card.partition("\n---\n")[0].replace("lfm", "")
+    assert "Old card" not in card
+    assert (tmp_path / "q" / "LICENSE").read_text() == "LFM Open License v1.0"
+
+
+def test_a_card_names_its_base_model_on_the_hub(tmp_path):
+    report = {
+        "version": "1", "source": "LiquidAI/LFM2-VL-1.6B", "output": "out/LFM2-VL-1.6B-4bit",
+        "upload": None, "settings": "4 bits", "text_only": True, "kept": {}, "warnings": [],
+        "sizes": {"all": {"parameters": 8, "bytes": 4, "bits_per_weight": 4.0}},
+        "decode_ceiling": {"M4": 5.0},
+    }  # fmt: skip
+    write_model_card(tmp_path, tmp_path, report)
+    card = (tmp_path / "README.md").read_text()
+    assert "base_model: LiquidAI/LFM2-VL-1.6B" in card
+    assert "mlx_lm generate --model LFM2-VL-1.6B-4bit" in card
+    assert "pipeline_tag: text-generation" in card
+    assert "pip install mlx-lm\n" in card
+
+
+@pytest.mark.parametrize(("upload", "named"), [(None, "q"), ("someone/small", "someone/small")])
+def test_a_card_installs_the_package_from_its_source(upload, named, tmp_path):
+    report = {
+        "version": "1", "source": "demo", "output": "out/q", "upload": upload,
+        "settings": "4 bits", "text_only": False, "kept": {}, "warnings": [],
+        "sizes": {"all": {"parameters": 8, "bytes": 4, "bits_per_weight": 4.0}},
+        "decode_ceiling": {"M4": 5.0},
+    }  # fmt: skip
+    write_model_card(tmp_path, tmp_path, report)
+    card = (tmp_path / "README.md").read_text()
+    assert "In the source folder of mlx_lfm2vl" in card
+    assert "python3 -m venv .venv && . .venv/bin/activate\npip install .\n" in card
+    assert f"python -m mlx_lfm2vl.generate --model {named} --image photo.jpg" in card
+    assert ("stands for the path of this folder" in card) == (upload is None)

@@ -1,0 +1,25 @@
+"""Fixtures of the tests of training."""
+
+from pathlib import Path
+
+import pytest
+from pictures import make_picture
+from training_runs import TINY, write_rows
+
+from mlx_lfm2vl.loading import load
+
+
+@pytest.fixture
+def model_and_processor():
+    """A fresh tiny model, free to change."""
+    return load(TINY, dtype="float32")
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """Ten pictures, each with an answer of its own."""
+    rows = []
+    for i in range(10):
+        make_picture(20 + i, 30 - i, i).save(tmp_path / f"{i}.png")
+        rows.append({"image": f"{i}.png", "prompt": "Which?", "answer": f"no. {i * 37 % 100}"})
+    return write_rows(tmp_path / "data.jsonl", rows)

@@ -94,6 +94,13 @@ def test_special_ids_of_config_and_tokenizer_must_agree(checkpoint):
     assert model.config.image_token_id == 5
 
 
+def test_the_tokenizers_end_id_is_added_to_those_of_the_files(checkpoint):
+    edit_json(checkpoint / "generation_config.json", eos_token_id=[3])
+    model, processor = load(checkpoint)
+    assert processor.tokenizer.eos_token == "<|im_end|>"
+    assert model.config.eos_token_ids == (3, 2)
+
+
 def test_model_and_processor_must_cut_the_same_patches(checkpoint):
     edit_json(checkpoint / "processor_config.json", image_processor__encoder_patch_size=8)
     edit_json(checkpoint / "processor_config.json", image_processor__tile_size=32)

@@ -9,6 +9,7 @@ from conftest import edit_json, golden, relative_error
 from weights import quantized
 
 from mlx_lfm2vl.checkpoint.config import VisionConfig
+from mlx_lfm2vl.checkpoint.packing import written_scheme
 from mlx_lfm2vl.errors import CheckpointError
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.model.vision import VisionTower
@@ -74,6 +75,14 @@ def test_overrides_are_found_by_the_end_of_a_path_and_have_defaults_of_their_own
     assert model.lm_head.bits == 8
     assert model.language_model.layers[0].feed_forward.w2.bits == 8
     assert model.language_model.layers[0].feed_forward.w1.bits == 4
+
+
+def test_the_longest_end_of_a_path_decides():
+    settings = {"bits": 4, "w1": {"bits": 8}, "layers.0.feed_forward.w1": {"bits": 6}}
+    path = "language_model.layers.{}.feed_forward.w1"
+    assert written_scheme(path.format(0), settings).bits == 6
+    assert written_scheme(path.format(1), settings).bits == 8
+    assert written_scheme("language_model.layers.0.feed_forward.w2", settings).bits == 4
 
 
 def test_quantization_that_does_not_fit_the_config_is_named(wide):

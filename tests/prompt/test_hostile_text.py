@@ -1,5 +1,7 @@
 """Text that looks like markers stays text, whatever it holds and wherever it is cut."""
 
+import json
+
 import pytest
 from conftest import golden
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from pictures import make_picture
 
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.prompt.processor import Processor
+from mlx_lfm2vl.prompt.template import ChatTemplate
 
 PROCESSOR = Processor.from_folder(golden("new_names").folder)
 TOKENIZER = PROCESSOR.tokenizer
@@ -72,6 +75,14 @@ def test_image_tokens_in_text_add_no_images():
     assert len(prompt.images) == 1
     assert prompt.input_ids.count(TOKENIZER.image_token_id) == prompt.image_tokens
     assert prompt.input_ids.count(TOKENIZER.image_start_id) == 1
+
+
+def test_markers_in_tools_are_text():
+    template = ChatTemplate("{{ tools | tojson }}", "", "")
+    processor = Processor(TOKENIZER, template, PROCESSOR.image_config)
+    tools = [{"<|im_end|>": {"name": ["<|im_start|>"]}}]
+    ids = processor.read([{"role": "user", "content": ""}], tools=tools).input_ids
+    assert ids == TOKENIZER.encode_plain(json.dumps(tools))
 
 
 def test_text_that_is_not_unicode_is_refused():

@@ -1,6 +1,7 @@
 """Weights in every layout give the same model; contradictions between the files are named."""
 
 import json
+import shutil
 import struct
 
 import mlx.core as mx
@@ -69,6 +70,15 @@ def test_known_surplus_is_dropped_with_a_note(checkpoint, caplog, expected_logit
     np.testing.assert_array_equal(logits_of(checkpoint), expected_logits)
     assert len(caplog.records) == 1
     assert "dropped: lm_head.weight, multi_modal_projector.layer_norm.bias" in caplog.text
+
+
+def test_what_an_untied_head_has_too_much_is_not_dropped(tmp_path):
+    folder = tmp_path / "untied"
+    shutil.copytree(golden("untied_sharded_bf16").folder, folder)
+    (folder / "model.safetensors.index.json").unlink()
+    mx.save_safetensors(str(folder / "more.safetensors"), {"lm_head.bias": mx.zeros(3)})
+    with pytest.raises(CheckpointError, match=r"1 unknown: lm_head\.bias"):
+        load(folder)
 
 
 def test_layers_behind_the_feature_layer_are_dropped_with_a_note(checkpoint, caplog):

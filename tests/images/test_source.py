@@ -64,7 +64,6 @@ def test_exif_rotation_is_applied(orientation):
     np.testing.assert_array_equal(pixels(encoded(stored, exif=exif)), np.asarray(upright))
 
 
-@pytest.mark.xfail(reason="Pillow turns TIFFs itself, so that the size is swapped twice")
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 def test_a_tiff_that_lies_on_its_side_is_turned(orientation):
     exif = Image.Exif()

@@ -1,6 +1,7 @@
 """Weights in every layout give the same model; contradictions between the files are named."""
 
 import json
+import shutil
 import struct
 
 import mlx.core as mx
@@ -71,6 +72,15 @@ def test_known_surplus_is_dropped_with_a_note(checkpoint, caplog, expected_logit
     assert "dropped: lm_head.weight, multi_modal_projector.layer_norm.bias" in caplog.text
 
 
+def test_what_an_untied_head_has_too_much_is_not_dropped(tmp_path):
+    folder = tmp_path / "untied"
+    shutil.copytree(golden("untied_sharded_bf16").folder, folder)
+    (folder / "model.safetensors.index.json").unlink()
+    mx.save_safetensors(str(folder / "more.safetensors"), {"lm_head.bias": mx.zeros(3)})
+    with pytest.raises(CheckpointError, match=r"1 unknown: lm_head\.bias"):
+        load(folder)
+
+
 def test_layers_behind_the_feature_layer_are_dropped_with_a_note(checkpoint, caplog):
     layers = read_model_config(checkpoint).vision.num_hidden_layers
     edit_json(checkpoint / "config.json", vision_feature_layer=-2)
@@ -92,6 +102,13 @@ def test_special_ids_of_config_and_tokenizer_must_agree(checkpoint):
     edit_json(checkpoint / "config.json", image_token_id=None)
     model, _ = load(checkpoint)
     assert model.config.image_token_id == 5
+
+
+def test_the_tokenizers_end_id_is_added_to_those_of_the_files(checkpoint):
+    edit_json(checkpoint / "generation_config.json", eos_token_id=[3])
+    model, processor = load(checkpoint)
+    assert processor.tokenizer.eos_token == "<|im_end|>"
+    assert model.config.eos_token_ids == (3, 2)
 
 
 def test_model_and_processor_must_cut_the_same_patches(checkpoint):

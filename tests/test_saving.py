@@ -66,6 +66,16 @@ def test_the_type_of_the_weights_is_written_and_old_quantization_settings_are_no
     assert types == ["float16"]
 
 
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_the_type_stays_under_the_key_the_checkpoint_has(checkpoint, tmp_path, key):
+    edit_json(checkpoint / "config.json", dtype=None, torch_dtype=None)
+    edit_json(checkpoint / "config.json", **{key: "bfloat16"})
+    model, _ = load(checkpoint, dtype="float32")
+    save_checkpoint(model, checkpoint, tmp_path / "new")
+    config = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert {k: config[k] for k in ("dtype", "torch_dtype") if k in config} == {key: "float32"}
+
+
 @pytest.mark.parametrize("flag", ["do_image_splitting", "use_thumbnail"])
 def test_the_tiling_in_use_is_written(checkpoint, tmp_path, flag):
     model, _ = load(checkpoint)

@@ -82,7 +82,8 @@ class OpenedImage:
                 self._orientation = image.getexif().get(ORIENTATION, 1)
         except DECODE_ERRORS as error:
             raise InputError(f"{name} is damaged or not supported: {error}") from None
-        sideways = self._orientation in SIDEWAYS
+        # Pillow gives the size of a TIFF the right way up already.
+        sideways = self._orientation in SIDEWAYS and image.format != "TIFF"
         self.size = (width, height) if sideways else (height, width)
 
     def decode(self, at_least: tuple[int, int] | None = None) -> Image.Image:

@@ -49,6 +49,14 @@ def test_the_class_that_only_cut_patches_was_used_with_bicubic_resizing(checkpoi
     assert read_image_config(checkpoint).resample == 2
 
 
+def test_the_processor_file_wins_over_the_models(checkpoint):
+    edit_json(checkpoint / "config.json", max_tiles=4, min_tiles=3)
+    path = checkpoint / "processor_config.json"
+    edit_json(path, image_processor__max_tiles=5, image_processor__min_tiles=None)
+    config = read_image_config(checkpoint)
+    assert (config.min_tiles, config.max_tiles) == (3, 5)
+
+
 def test_unknown_processor_keys_are_named_once(checkpoint, caplog):
     edit_json(checkpoint / "processor_config.json", image_processor__new_idea=1, mystery=2)
     read_image_config(checkpoint)

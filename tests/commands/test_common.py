@@ -3,10 +3,11 @@
 import argparse
 import logging
 import os
+import sys
 
 import pytest
 
-from mlx_lfm2vl.commands.common import run_command
+from mlx_lfm2vl.commands.common import leave, progress_line, run_command
 from mlx_lfm2vl.errors import CheckpointError, InputError, NetworkError
 
 
@@ -75,6 +76,31 @@ def test_notes_end_with_the_command(capsys):
     assert logger.handlers == before
     assert logger.propagate
     assert capsys.readouterr().err == "note: during\n"
+
+
+def test_progress_is_shown_on_a_terminal_and_wiped_at_the_end(monkeypatch, capsys):
+    show = progress_line("reading")
+    show(1, 2)
+    assert not capsys.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    show(1, 2)
+    assert capsys.readouterr().err == "\r\033[Kreading 50%"
+    show(2, 2)
+    assert capsys.readouterr().err.endswith("\r\033[K")
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_the_exit_code_is_the_one_given_unless_the_output_is_lost(monkeypatch, code):
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    leave(code)
+
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys.stdout, "flush", full)
+    leave(code)
+    assert codes == [code, code or 1]
 
 
 def test_a_reader_that_has_gone_leaves_output_that_can_be_closed(capfd):

@@ -155,6 +155,27 @@ def test_a_name_with_one_private_address_is_not_fetched(monkeypatch, public_firs
         network.fetch("http://example.com/x", 10)
 
 
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [
+        ("http://example.com/", 80),
+        ("https://example.com/", 443),
+        ("https://example.com:8443/", 8443),
+    ],
+)
+def test_the_port_is_that_of_the_url_or_of_its_scheme(monkeypatch, url, port):
+    asked = []
+
+    def getaddrinfo(host, port, **_):
+        asked.append((host, port))
+        raise OSError("no network here")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    with pytest.raises(NetworkError, match="no network here"):
+        network.fetch(url, 10)
+    assert asked == [("example.com", port)]
+
+
 @pytest.mark.parametrize("url", ["http:///x", "http://host:port/", "ftp://host/x"])
 def test_malformed_urls_are_refused(url):
     with pytest.raises(InputError, match="not a"):

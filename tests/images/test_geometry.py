@@ -114,6 +114,11 @@ def test_a_large_image_on_one_tile_is_one_full_view(size):
     assert (plan.grid, plan.canvas, plan.image_tokens) == ((1, 1), (512, 512), 256)
 
 
+def test_one_tile_at_most_is_one_view_in_its_own_shape():
+    one = dataclasses.replace(LFM25, min_tiles=1, max_tiles=1)
+    assert plan_image(1080, 1920, one) == plan_image(1080, 1920, WHOLE)
+
+
 def test_the_tolerance_decides_what_is_too_large():
     strict = dataclasses.replace(LFM25, max_pixels_tolerance=1.0)
     assert plan_image(512, 512, LFM25).grid == (1, 1)

@@ -64,7 +64,6 @@ def test_exif_rotation_is_applied(orientation):
     np.testing.assert_array_equal(pixels(encoded(stored, exif=exif)), np.asarray(upright))
 
 
-@pytest.mark.xfail(reason="Pillow turns TIFFs itself, so that the size is swapped twice")
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 def test_a_tiff_that_lies_on_its_side_is_turned(orientation):
     exif = Image.Exif()
@@ -281,6 +280,14 @@ def test_the_byte_cap_holds_for_files_and_bytes(tmp_path):
             load_image(source, ImageLimits(max_bytes=100))
 
 
+def test_a_file_of_exactly_the_byte_cap_is_read(tmp_path):
+    data = encoded(make_picture(30, 40, 1))
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+    for source in (path, data):
+        assert pixels(source, ImageLimits(max_bytes=len(data))).shape == (30, 40, 3)
+
+
 def test_pillows_global_limit_is_left_as_it_was():
     before = Image.MAX_IMAGE_PIXELS
     load_image(encoded(make_picture(30, 40, 1)), LIMITS)
@@ -362,6 +369,13 @@ def test_an_image_that_changes_its_size_after_it_was_planned_is_refused():
     opened = open_image(theirs, LIMITS)
     theirs.thumbnail((40, 30))
     with pytest.raises(InputError, match="not of the size"):
+        opened.decode()
+
+
+def test_what_was_decoded_smaller_is_not_decoded_again():
+    opened = open_image(photo(800, 600), LIMITS)
+    opened.decode((75, 100))
+    with pytest.raises(ValueError, match="decoded smaller"):
         opened.decode()
 
 

@@ -102,7 +102,7 @@ def compiling() -> Iterator[None]:
 
     with (
         patch.object(kernels, "GPU", True),
-        fused(model, "_standardise"),
+        fused(model, "_standardize"),
         fused(language, "_gated_sum"),
         fused(language, "_swiglu"),
         patch.object(decoding, "traced", mx.compile),

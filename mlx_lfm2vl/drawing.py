@@ -70,7 +70,7 @@ class Text:
     y: float
     anchor: str
     size: float
-    colour: str
+    color: str
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -95,20 +95,20 @@ class Canvas:
         self._shapes = Image.new("RGB", size, theme.background)
         self._pen, self._scale = ImageDraw.Draw(self._shapes), scale
 
-    def line(self, points: Sequence[tuple[float, float]], colour: str, width: float) -> None:
+    def line(self, points: Sequence[tuple[float, float]], color: str, width: float) -> None:
         """Draw a line through (x, y) points; a single point draws nothing."""
         scaled = [(x * self._scale, y * self._scale) for x, y in points]
-        self._pen.line(scaled, colour, max(1, round(width * self._scale)), joint="curve")
+        self._pen.line(scaled, color, max(1, round(width * self._scale)), joint="curve")
 
-    def dot(self, x: float, y: float, colour: str, radius: float) -> None:
+    def dot(self, x: float, y: float, color: str, radius: float) -> None:
         """Draw a filled circle."""
-        self._pen.circle((x * self._scale, y * self._scale), radius * self._scale, colour)
+        self._pen.circle((x * self._scale, y * self._scale), radius * self._scale, color)
 
-    def bar(self, left: float, top: float, right: float, bottom: float, colour: str) -> None:
+    def bar(self, left: float, top: float, right: float, bottom: float, color: str) -> None:
         """Draw a filled rectangle, at least one pixel wide."""
         right = max(right, left + 1 / PIXELS)
         corners = (left, top, right - 1 / self._scale, bottom - 1 / self._scale)
-        self._pen.rectangle([value * self._scale for value in corners], colour)
+        self._pen.rectangle([value * self._scale for value in corners], color)
 
     def text(
         self,
@@ -116,7 +116,7 @@ class Canvas:
         y: float,
         content: str,
         *,
-        colour: str | None = None,
+        color: str | None = None,
         size: float = SIZE,
         align: Literal["left", "middle", "right"] = "left",
     ) -> None:
@@ -126,12 +126,12 @@ class Canvas:
             x: of the line's left end, middle or right end; see `align`.
             y: of the line's vertical middle.
             content: the text; accents are dropped, other characters the font lacks become "?".
-            colour: None uses the theme's ink.
+            color: None uses the theme's ink.
             size: of the font, in points.
             align: which part of the line is at x.
         """
         anchor = {"left": "lm", "middle": "mm", "right": "rm"}[align]
-        self.texts.append(Text(_plain(content), x, y, anchor, size, colour or self.theme.ink))
+        self.texts.append(Text(_plain(content), x, y, anchor, size, color or self.theme.ink))
 
     def legend(self, right: float, y: float, entries: Sequence[tuple[str, str]]) -> None:
         """Draw a row of color swatches with their names.
@@ -141,10 +141,10 @@ class Canvas:
             y: of the row's vertical middle.
             entries: (name, color) pairs from left to right.
         """
-        for name, colour in reversed(entries):
+        for name, color in reversed(entries):
             self.text(right, y, name, align="right")
             right -= width_of(name) + SIZE
-            self.bar(right - 5, y - 5, right + 5, y + 5, colour)
+            self.bar(right - 5, y - 5, right + 5, y + 5, color)
             right -= 2 * SIZE
 
     def image(self) -> Image.Image:
@@ -153,7 +153,7 @@ class Canvas:
         pen = ImageDraw.Draw(image)
         for text in self.texts:
             place, font = (text.x * PIXELS, text.y * PIXELS), _font(text.size)
-            pen.text(place, text.content, text.colour, font, text.anchor)
+            pen.text(place, text.content, text.color, font, text.anchor)
         return image
 
 

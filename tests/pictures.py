@@ -13,7 +13,7 @@ def make_picture(height: int, width: int, seed: int) -> Image.Image:
     Args:
         height: rows of pixels.
         width: columns of pixels.
-        seed: non-negative; moves and recolours every part.
+        seed: non-negative; moves and recolors every part.
 
     Returns:
         An RGB picture.

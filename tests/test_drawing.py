@@ -76,8 +76,8 @@ def test_letters_that_the_font_lacks_become_plain():
 def test_a_slanted_line_is_smooth():
     canvas = Canvas(20, 20, LIGHT)
     canvas.line([(1, 2), (19, 7)], LIGHT.blue, 2)
-    colours = canvas.image().getcolors() or []
-    assert len(colours) > 4  # ground, line, and shades between
+    colors = canvas.image().getcolors() or []
+    assert len(colors) > 4  # ground, line, and shades between
 
 
 def test_two_variants_are_written_at_retina_size(tmp_path):

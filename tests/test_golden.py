@@ -84,7 +84,7 @@ def test_every_stage_is_the_references(loaded, name):
     assert len(inputs.pixel_values) == 1
     grid = inputs.spatial_shapes[0]
     stages = {}
-    x = model._normalise(mx.array(inputs.pixel_values[0])[None])
+    x = model._normalize(mx.array(inputs.pixel_values[0])[None])
     x = stages["vision.embeddings"] = model.vision_tower.embeddings(x, grid)
     for i, layer in enumerate(model.vision_tower.encoder.layers):
         x = stages[f"vision.layers.{i}"] = layer(x)

@@ -202,7 +202,7 @@ def _convert(options: argparse.Namespace) -> int:
                 logger.warning("not compared with the source: %s", error)
         (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n")
         write_model_card(folder, source, report)
-        _summarise(report, target)
+        _summarize(report, target)
 
     written = progress_line("writing")
     conversion.write(target, learned=study.learned, report=written, finish=finish)
@@ -268,7 +268,7 @@ def default_name(options: argparse.Namespace, asked: QuantizeOptions) -> str:
     return f"{name.split('/')[-1]}{'-text' if options.text_only else ''}-{kind}"
 
 
-def _summarise(report: Mapping[str, Any], target: Path) -> None:
+def _summarize(report: Mapping[str, Any], target: Path) -> None:
     total = report["sizes"]["all"]
     text = (
         f"{target}: {total['bytes'] / 1e6:.1f} MB, {total['bits_per_weight']:.2f} bits per weight"

@@ -139,14 +139,14 @@ class Sampler:
         return mx.concatenate(rows) if len(rows) > 1 else rows[0]
 
     def _draw(self, logits: mx.array) -> mx.array:
-        sampling, penalises = self.sampling, self.sampling.repetition_penalty != 1
+        sampling, penalizes = self.sampling, self.sampling.repetition_penalty != 1
         draws = sampling.temperature > 0
-        choose = _chooser(draws, penalises, sampling.top_k, sampling.top_p < 1, sampling.min_p > 0)
+        choose = _chooser(draws, penalizes, sampling.top_k, sampling.top_p < 1, sampling.min_p > 0)
         numbers: tuple[mx.array, ...] = ()
         if draws:
             keys = [next(row) for row in self._keys]
             numbers = (mx.stack(keys) if len(keys) > 1 else keys[0][None], *self._numbers)
-        if not penalises:
+        if not penalizes:
             return choose(logits, *numbers)
         if self._seen is None:
             self._seen = _mask(self._prompts, logits.shape)
@@ -206,7 +206,7 @@ def draw(
 
 @lru_cache(maxsize=16)
 def _chooser(
-    draws: bool, penalises: bool, top_k: int, has_top_p: bool, has_min_p: bool
+    draws: bool, penalizes: bool, top_k: int, has_top_p: bool, has_min_p: bool
 ) -> Callable[..., Any]:
     """Return the chain from logits to tokens as one traced function.
 
@@ -217,16 +217,16 @@ def _chooser(
     """
     pick = partial(draw, top_k=top_k, has_top_p=has_top_p, has_min_p=has_min_p) if draws else greedy
 
-    def penalised(
+    def penalized(
         logits: mx.array, seen: mx.array, penalty: mx.array, *numbers: mx.array
     ) -> tuple[mx.array, mx.array]:
-        tokens = pick(penalise(logits, seen, penalty), *numbers)
+        tokens = pick(penalize(logits, seen, penalty), *numbers)
         return tokens, seen | (mx.arange(logits.shape[-1]) == tokens[:, None])
 
-    return traced(penalised if penalises else pick)
+    return traced(penalized if penalizes else pick)
 
 
-def penalise(logits: mx.array, seen: mx.array, penalty: mx.array) -> mx.array:
+def penalize(logits: mx.array, seen: mx.array, penalty: mx.array) -> mx.array:
     """Make tokens that were seen less likely. Follows the CTRL paper (arXiv 1909.05858).
 
     Args:

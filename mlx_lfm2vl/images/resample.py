@@ -74,11 +74,11 @@ def _bands(n_in: int, n_out: int, resample: int) -> tuple[list[tuple[int, np.nda
     scale = n_in / n_out
     stretch = max(scale, 1.0)
     support = (1.0 if resample == BILINEAR else 2.0) * stretch
-    centre = scale * (np.arange(n_out) + 0.5)
-    first = np.maximum((centre - support + 0.5).astype(np.int64), 0)
-    last = np.minimum((centre + support + 0.5).astype(np.int64), n_in)
+    center = scale * (np.arange(n_out) + 0.5)
+    first = np.maximum((center - support + 0.5).astype(np.int64), 0)
+    last = np.minimum((center + support + 0.5).astype(np.int64), n_in)
     taps = first[:, None] + np.arange(int((last - first).max()))
-    distance = (taps - centre[:, None] + 0.5) * (1.0 / stretch)
+    distance = (taps - center[:, None] + 0.5) * (1.0 / stretch)
     weights = _triangle(distance) if resample == BILINEAR else _keys(distance)
     weights = np.where(taps < last[:, None], weights, 0.0)
     weights /= weights.sum(axis=1, keepdims=True)

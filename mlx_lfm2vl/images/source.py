@@ -299,5 +299,5 @@ def _probe(mode: str) -> Image.Image:
     """Return an image of at most a few hundred colors, enough to tell a profile from sRGB."""
     levels = np.linspace(0, 255, 5).astype(np.uint8)
     bands = len(Image.new(mode, (1, 1)).getbands())
-    colours = np.stack(np.meshgrid(*[levels] * bands), axis=-1).reshape(1, -1, bands)
-    return Image.fromarray(colours if bands > 1 else colours[..., 0], mode)
+    colors = np.stack(np.meshgrid(*[levels] * bands), axis=-1).reshape(1, -1, bands)
+    return Image.fromarray(colors if bands > 1 else colors[..., 0], mode)

@@ -21,7 +21,7 @@ MAX_PATCHES = 4096 if GPU else 1024
 
 
 @fused
-def _standardise(patches: mx.array, mean: mx.array, std: mx.array, like: mx.array) -> mx.array:
+def _standardize(patches: mx.array, mean: mx.array, std: mx.array, like: mx.array) -> mx.array:
     return ((patches.astype(mx.float32) - mean) / std).astype(like.dtype)
 
 
@@ -71,7 +71,7 @@ class Lfm2VL(nn.Module):
 
         C is the tower's hidden size.
         """
-        return self.vision_tower(self._normalise(pixel_values), grid)
+        return self.vision_tower(self._normalize(pixel_values), grid)
 
     def encode_images(
         self, pixel_values: Sequence[np.ndarray], spatial_shapes: Sequence[tuple[int, int]]
@@ -104,7 +104,7 @@ class Lfm2VL(nn.Module):
                 features.append(rows)
         return mx.concatenate(features) if len(features) > 1 else features[0]
 
-    def _normalise(self, patches: mx.array) -> mx.array:
+    def _normalize(self, patches: mx.array) -> mx.array:
         weight = self.vision_tower.post_layernorm.weight
         if patches.dtype != mx.uint8:
             return patches.astype(weight.dtype)
@@ -114,7 +114,7 @@ class Lfm2VL(nn.Module):
             mx.array([value / config.rescale_factor for value in values] * pixels)
             for values in (config.image_mean, config.image_std)
         )
-        return _standardise(patches, mean, std, weight)
+        return _standardize(patches, mean, std, weight)
 
     def embed(self, input_ids: Sequence[int], features: mx.array | None = None) -> mx.array:
         """Embed a prompt and replace the embeddings of its image tokens by image features.

@@ -47,8 +47,8 @@ def _resize_matrix(size: int, new_size: int) -> np.ndarray:
     """
     scale = size / new_size
     stretch = max(scale, 1.0)
-    centre = scale * (np.arange(new_size)[:, None] + 0.5)
-    distance = (np.arange(size)[None] - centre + 0.5) / stretch
+    center = scale * (np.arange(new_size)[:, None] + 0.5)
+    distance = (np.arange(size)[None] - center + 0.5) / stretch
     weights = np.maximum(1.0 - np.abs(distance), 0.0)
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 

@@ -66,10 +66,10 @@ def _chart() -> Image.Image:
     pen = ImageDraw.Draw(image)
     pen.text((130, 15), "Visitors per season", INK, _font(24))
     bars = {"Spring": 140, "Summer": 250, "Autumn": 180, "Winter": 60}
-    colours = ((90, 170, 90), (230, 170, 40), (190, 90, 40), (80, 130, 200))
+    colors = ((90, 170, 90), (230, 170, 40), (190, 90, 40), (80, 130, 200))
     for place, (name, height) in enumerate(bars.items()):
         x = 60 + 110 * place
-        pen.rectangle((x, 330 - height, x + 70, 330), fill=colours[place])
+        pen.rectangle((x, 330 - height, x + 70, 330), fill=colors[place])
         pen.text((x, 340), name, INK, _font(18))
     return image
 

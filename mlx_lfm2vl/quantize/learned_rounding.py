@@ -91,7 +91,7 @@ def learn_rounding(
             yield model.embed(sample.input_ids, mx.concatenate(rows) if rows else None)
 
     patches = (
-        tower.embeddings(model._normalise(mx.array(patches)[None]), grid) for patches, grid in views
+        tower.embeddings(model._normalize(mx.array(patches)[None]), grid) for patches, grid in views
     )
     learner = _Learner(schemes, learnable_paths(model, schemes), patches, dtype, report)
     for i, layer in enumerate(tower.encoder.layers):

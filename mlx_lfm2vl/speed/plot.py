@@ -60,7 +60,7 @@ def draw_stages(groups: Sequence[Group], origin: str, theme: Theme) -> Canvas:
     bottom = TOP + sum(heights) + GAP * (len(groups) - 1)
     canvas = Canvas(WIDTH, bottom + BOTTOM, theme)
     canvas.text(EDGE, 28, "Where the time goes", size=18)
-    canvas.text(EDGE, 52, shorten(origin, WIDTH - 2 * EDGE), colour=theme.muted)
+    canvas.text(EDGE, 52, shorten(origin, WIDTH - 2 * EDGE), color=theme.muted)
     has_peer = any(bar.peer_seconds is not None for bar in bars)
     if has_peer:
         canvas.legend(WIDTH - EDGE, 28, [("mlx_lfm2vl", theme.blue), ("mlx-vlm", theme.orange)])
@@ -76,7 +76,7 @@ def draw_stages(groups: Sequence[Group], origin: str, theme: Theme) -> Canvas:
             _draw_bar(canvas, bar, y, scale)
             y += _row_height(bar)
     if any(bar.is_part for bar in bars):
-        canvas.text(EDGE, bottom + BOTTOM - 20, NOTE, colour=theme.muted)
+        canvas.text(EDGE, bottom + BOTTOM - 20, NOTE, color=theme.muted)
     return canvas
 
 
@@ -90,32 +90,32 @@ def _draw_axis(
     """Draw vertical lines through the groups at round times, labeled below the last group."""
     unit, seconds = ("s", 1.0) if longest >= 1 else ("ms", 1e-3)
     ticks = linear_ticks(0, longest / seconds)
-    colour = canvas.theme.grid
+    color = canvas.theme.grid
     for tick, label in zip(ticks, tick_labels(ticks), strict=True):
         x = LEFT + scale * seconds * tick
         for top, bottom in spans:
-            canvas.line([(x, top), (x, bottom)], canvas.theme.muted if tick == 0 else colour, 1)
+            canvas.line([(x, top), (x, bottom)], canvas.theme.muted if tick == 0 else color, 1)
         label = f"{label} {unit}" if tick else "0"
-        canvas.text(x, spans[-1][1] + 14, label, colour=canvas.theme.muted, align="middle")
+        canvas.text(x, spans[-1][1] + 14, label, color=canvas.theme.muted, align="middle")
 
 
 def _draw_bar(canvas: Canvas, bar: Bar, top: float, scale: float) -> None:
     theme, y = canvas.theme, top + ROW / 2
     canvas.text(EDGE + INDENT * bar.is_part, y, bar.label)
-    colour = theme.pale_blue if bar.is_part else theme.blue
-    _draw_time(canvas, bar.seconds, y, BAR, scale, colour)
+    color = theme.pale_blue if bar.is_part else theme.blue
+    _draw_time(canvas, bar.seconds, y, BAR, scale, color)
     if bar.peer_seconds is not None:
         y = top + ROW + PEER_ROW / 2 - 2
-        colour = theme.pale_orange if bar.is_part else theme.orange
-        _draw_time(canvas, bar.peer_seconds, y, PEER_BAR, scale, colour)
+        color = theme.pale_orange if bar.is_part else theme.orange
+        _draw_time(canvas, bar.peer_seconds, y, PEER_BAR, scale, color)
 
 
 def _draw_time(
-    canvas: Canvas, seconds: float, y: float, height: float, scale: float, colour: str
+    canvas: Canvas, seconds: float, y: float, height: float, scale: float, color: str
 ) -> None:
     """Draw a bar centered on y and its value on a background that hides the grid lines."""
     end, value = LEFT + scale * seconds, _duration(seconds)
-    canvas.bar(LEFT, y - height / 2, end, y + height / 2, colour)
+    canvas.bar(LEFT, y - height / 2, end, y + height / 2, color)
     canvas.bar(end + 4, y - 6, end + 12 + width_of(value), y + 6, canvas.theme.background)
     canvas.text(end + 8, y, value)
 

@@ -49,11 +49,11 @@ def plot_log(log: Path, picture: Path, origin: str) -> None:
 def draw_losses(entries: Sequence[dict[str, Any]], origin: str, theme: Theme) -> Canvas:
     """Draw the picture of a log's entries."""
     canvas = Canvas(WIDTH, HEIGHT, theme)
-    canvas.text(EDGE, 52, shorten(origin, WIDTH - 2 * EDGE), colour=theme.muted)
+    canvas.text(EDGE, 52, shorten(origin, WIDTH - 2 * EDGE), color=theme.muted)
     training, validation = _points(entries, "loss"), _points(entries, "validation_loss")
     if not training + validation:
         canvas.text(EDGE, 28, TITLE, size=18)
-        canvas.text(WIDTH / 2, HEIGHT / 2, "no steps yet", colour=theme.muted, align="middle")
+        canvas.text(WIDTH / 2, HEIGHT / 2, "no steps yet", color=theme.muted, align="middle")
         return canvas
     axes = _Axes(canvas, training + validation)
     axes.draw()
@@ -127,22 +127,22 @@ class _Axes:
         for loss, label in zip(self.ticks, self.labels, strict=True):
             y = self.y(loss)
             canvas.line([(self.left, y), (self.right, y)], canvas.theme.grid, 1)
-            canvas.text(self.left - 10, y, label, colour=muted, align="right")
+            canvas.text(self.left - 10, y, label, color=muted, align="right")
         canvas.line([(self.left, self.bottom), (self.right, self.bottom)], muted, 1)
         steps = [step for step in linear_ticks(*self.steps, most=10) if step == int(step)]
         for step, label in zip(steps, tick_labels(steps), strict=True):
             x = self.x(step)
             canvas.line([(x, self.bottom), (x, self.bottom + 5)], muted, 1)
-            canvas.text(x, self.bottom + 16, label, colour=muted, align="middle")
+            canvas.text(x, self.bottom + 16, label, color=muted, align="middle")
         middle = (self.left + self.right) / 2
-        canvas.text(middle, HEIGHT - 18, "step", colour=muted, align="middle")
+        canvas.text(middle, HEIGHT - 18, "step", color=muted, align="middle")
 
-    def curve(self, points: Points, colour: str, width: float) -> None:
+    def curve(self, points: Points, color: str, width: float) -> None:
         """Draw a line through points, with dots on them if they are few."""
         places = [(self.x(step), self.y(loss)) for step, loss in points]
-        self.canvas.line(places, colour, width)
+        self.canvas.line(places, color, width)
         for x, y in places if len(places) <= FEW else []:
-            self.canvas.dot(x, y, colour, 3)
+            self.canvas.dot(x, y, color, 3)
 
 
 def _padded(low: float, high: float, if_equal: float) -> tuple[float, float]:

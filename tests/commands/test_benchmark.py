@@ -153,9 +153,9 @@ def test_the_plot_is_a_png_with_a_bar_per_stage(tmp_path, capsys):
         width, height = picture.size
         assert width == 1800
         assert 600 < height < 1200
-        colours = {colour for _, colour in picture.getcolors(width * height) or []}
-        assert ImageColor.getrgb(LIGHT.blue) in colours
-        assert ImageColor.getrgb(LIGHT.orange) not in colours  # mlx-vlm's
+        colors = {color for _, color in picture.getcolors(width * height) or []}
+        assert ImageColor.getrgb(LIGHT.blue) in colors
+        assert ImageColor.getrgb(LIGHT.orange) not in colors  # mlx-vlm's
 
 
 def test_help_loads_nothing_heavy():
@@ -184,8 +184,8 @@ def test_the_peer_gets_columns_and_bars_of_its_own(python, tmp_path, capsys):
     assert column["decode, tokens/s"] == "45.5"
     assert column["peak memory, MB"] == "678"
     with Image.open(tmp_path / "stages.png") as picture:
-        colours = picture.getcolors(picture.width * picture.height) or []
-        assert ImageColor.getrgb(LIGHT.orange) in [colour for _, colour in colours]
+        colors = picture.getcolors(picture.width * picture.height) or []
+        assert ImageColor.getrgb(LIGHT.orange) in [color for _, color in colors]
     assert as_json(capsys, "--compare", program)["mlx_vlm"] == asdict(PEER)
 
 

@@ -112,7 +112,7 @@ def test_float_grey_keeps_its_range():
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "RGB"])
-def test_every_colour_mode_becomes_rgb(mode):
+def test_every_color_mode_becomes_rgb(mode):
     picture = make_picture(16, 16, 3)
     form = {"CMYK": "tiff", "YCbCr": "tiff"}.get(mode, "png")
     shown = pixels(encoded(picture.convert(mode), form))
@@ -156,7 +156,7 @@ def test_a_broken_profile_is_ignored():
 
 
 def test_an_animation_gives_its_first_frame_and_says_so(caplog):
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "green")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue", "green")]
     data = encoded(frames[0], "gif", save_all=True, append_images=frames[1:])
     assert pixels(data)[0, 0].tolist() == [255, 0, 0]
     assert "3 frames or pages: using the first" in caplog.text

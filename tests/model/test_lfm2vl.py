@@ -189,11 +189,11 @@ def test_exp_by_parts_is_exp():
     assert_close(gradient, mx.exp(x[50_000:50_009]), 1e-6)
 
 
-def test_float_pixels_are_taken_as_normalised(encoder):
+def test_float_pixels_are_taken_as_normalized(encoder):
     patches = views(1, (6, 6))
-    normalised = [(p.astype(np.float32) - 127.5) / 127.5 for p in patches]
+    normalized = [(p.astype(np.float32) - 127.5) / 127.5 for p in patches]
     assert_close(
-        encoder.encode_images(normalised, [(6, 6)]), encoder.encode_images(patches, [(6, 6)])
+        encoder.encode_images(normalized, [(6, 6)]), encoder.encode_images(patches, [(6, 6)])
     )
 
 

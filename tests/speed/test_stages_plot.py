@@ -78,10 +78,10 @@ def test_a_time_has_three_digits(seconds, written):
     assert written in contents([Group("g", [Bar("b", seconds)])])
 
 
-def lengths(groups: list[Group], colour: str) -> list[int]:
-    """Of the stretches of a colour, in pixels, from the top down."""
+def lengths(groups: list[Group], color: str) -> list[int]:
+    """Of the stretches of a color, in pixels, from the top down."""
     pixels = np.array(draw_stages(groups, "", LIGHT).image())[150:]
-    rows = np.sum(np.all(pixels == list(bytes.fromhex(colour[1:])), axis=2), axis=1).tolist()
+    rows = np.sum(np.all(pixels == list(bytes.fromhex(color[1:])), axis=2), axis=1).tolist()
     return [row for row, above in zip(rows[1:], rows, strict=False) if row > above == 0]
 
 
@@ -105,5 +105,5 @@ def test_both_variants_are_written(tmp_path):
     for name, theme in (("stages.png", LIGHT), ("stages-dark.png", DARK)):
         with Image.open(tmp_path / name) as picture:
             assert picture.width == 1800
-            colours = {colour for _, colour in picture.getcolors(picture.width**2) or []}
-        assert tuple(bytes.fromhex(theme.blue[1:])) in colours
+            colors = {color for _, color in picture.getcolors(picture.width**2) or []}
+        assert tuple(bytes.fromhex(theme.blue[1:])) in colors

@@ -82,8 +82,8 @@ def test_no_text_overlaps_another_or_leaves_the_picture(name):
 @pytest.mark.parametrize("name", ["three", "few", "many", "huge", "late"])
 def test_the_curves_use_the_space(name):
     pixels = np.array(draw_losses(CASES[name], "", LIGHT).image())
-    colours = [list(bytes.fromhex(c[1:])) for c in (LIGHT.blue, LIGHT.pale_blue, LIGHT.orange)]
-    drawn = np.any([np.all(pixels == colour, axis=2) for colour in colours], axis=0)
+    colors = [list(bytes.fromhex(c[1:])) for c in (LIGHT.blue, LIGHT.pale_blue, LIGHT.orange)]
+    drawn = np.any([np.all(pixels == color, axis=2) for color in colors], axis=0)
     drawn[:130] = False  # the legend
     height, width = drawn.shape
     down, across = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))

@@ -10,14 +10,20 @@ from ..errors import InputError
 from ..images.source import ImageSource
 from .template import Message
 
-# Where the source of an image stands, in the spellings of transformers and of OpenAI's messages.
+# Keys that hold the source of an image, in transformers' and OpenAI's messages.
 IMAGE_KEYS = ("image", "url", "path", "image_url")
 
 
 def user_message(
     prompt: str, images: Sequence[ImageSource] = (), system: str | None = None
 ) -> list[Message]:
-    """The messages of one question about some images, images first."""
+    """Make the messages of one question about some images.
+
+    Args:
+        prompt: the question.
+        images: the images, which come before the question.
+        system: text of a system message; None makes none.
+    """
     content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
     content.append({"type": "text", "text": prompt})
     messages = [{"role": "user", "content": content}]
@@ -25,7 +31,14 @@ def user_message(
 
 
 def split_images(messages: Sequence[Message]) -> tuple[list[Message], list[ImageSource]]:
-    """Messages in which an image is just `{"type": "image"}`, and the images in order."""
+    """Separate messages from their images.
+
+    Returns:
+        The messages, in which each image is only `{"type": "image"}`, and the images in order.
+
+    Raises:
+        InputError: there are no messages, or one is not a message.
+    """
     if not messages:
         raise InputError("there are no messages")
     plain: list[Message] = []
@@ -49,10 +62,10 @@ def split_images(messages: Sequence[Message]) -> tuple[list[Message], list[Image
 
 
 def image_of(item: Any) -> ImageSource | None:
-    """The source in an image item of a message; None for any other item.
+    """Return the source of an image item of a message; None for any other item.
 
     Raises:
-        InputError: an image item without a source, or with one of a wrong type.
+        InputError: an image item has no source, or one of a wrong type.
     """
     if not isinstance(item, dict) or item.get("type") not in ("image", "image_url"):
         return None

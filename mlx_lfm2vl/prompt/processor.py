@@ -1,4 +1,4 @@
-"""Messages with images to what the model reads: ids, patches and their grids."""
+"""Turns messages with images into what the model reads: ids, patches and their grids."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ from .tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the model reads of one conversation: its images are opened, but not yet decoded.
+    """One conversation as the model reads it. Its images are opened but not yet decoded.
 
     Attributes:
-        input_ids: token ids, image tokens expanded.
-        images: per image its plan.
-        views: per image the (N, patch_size * patch_size * 3) uint8 patches of each of its views.
-            Iterating decodes one image after the other and lets it go, so it can be done once.
-            A damaged image raises InputError.
+        input_ids: token ids, with one image token per image feature.
+        images: plan of each image.
+        views: for each image, the (N, patch_size * patch_size * 3) uint8 patches of its views.
+            Iterating decodes the images one by one and frees each, so it works once. A damaged
+            image raises InputError.
     """
 
     input_ids: list[int]
@@ -38,7 +38,7 @@ class Inputs:
 
     @cached_property
     def pixel_values(self) -> list[np.ndarray]:
-        """The patches of every view, all images together; takes them from `views` and keeps them.
+        """Patches of every view, in prompt order. Takes them from `views` and keeps them.
 
         Raises:
             InputError: an image is damaged.
@@ -48,7 +48,7 @@ class Inputs:
 
     @property
     def spatial_shapes(self) -> list[tuple[int, int]]:
-        """Per view the (rows, columns) of its patches."""
+        """(rows, columns) of each view's patches."""
         return [shape for plan in self.images for shape in plan.spatial_shapes]
 
     @property
@@ -78,7 +78,7 @@ class Processor:
 
     @classmethod
     def from_folder(cls, folder: Path, limits: ImageLimits | None = None) -> "Processor":
-        """The processor of a checkpoint folder; reads no weights.
+        """Make the processor of a checkpoint folder, without reading weights.
 
         Raises:
             CheckpointError: a file is missing or broken.
@@ -96,21 +96,21 @@ class Processor:
         add_generation_prompt: bool = True,
         max_length: int | None = None,
     ) -> Inputs:
-        """Prepare a conversation; its images are decoded when their pixels are asked for.
+        """Prepare a conversation. Its images are decoded when their pixels are first read.
 
         Args:
             messages: `{"role": ..., "content": ...}`; the content is text, or a list of
                 `{"type": "text", "text": ...}` and `{"type": "image", "image": ...}`, where the
-                image is a path, a URL, a data URI or a PIL image (`"url"`, `"path"` and the
-                `image_url` form work as well).
+                image is a path, a URL, a data URI, bytes or a PIL image. `"url"`, `"path"` and
+                OpenAI's `image_url` form also work.
             options: changes to the checkpoint's image settings.
             tools: function descriptions for the chat template.
             add_generation_prompt: end with the header of the assistant's turn.
-            max_length: refuse longer prompts; checked before any image is decoded.
+            max_length: limit of the prompt in tokens, checked before any image is decoded.
 
         Raises:
-            InputError: an image cannot be read, there are too many, a setting makes no sense, the
-                prompt is too long, or the chat template does not take these messages.
+            InputError: an image cannot be read, there are too many images, options contradict each
+                other, the prompt is too long, or the chat template rejects the messages.
             NetworkError: an image URL cannot be fetched.
         """
         text, guard, sources = self.render(messages, tools, add_generation_prompt)
@@ -133,13 +133,13 @@ class Processor:
         tools: Sequence[dict[str, Any]] | None,
         add_generation_prompt: bool,
     ) -> tuple[str, str, list[ImageSource]]:
-        """A conversation as the chat template writes it, images still one placeholder each.
+        """Render a conversation with the chat template, with one placeholder per image.
 
         Returns:
-            The text, the character that guards special tokens in it, and the images' sources.
+            The text, the guard character in it (see `guard_specials`), and the image sources.
 
         Raises:
-            InputError: there are too many images, or the template does not take these messages.
+            InputError: there are too many images, or the chat template rejects the messages.
         """
         plain, sources = split_images(messages)
         if len(sources) > self.limits.max_images:
@@ -159,7 +159,7 @@ class Processor:
         return text, guard, sources
 
     def _expand(self, ids: list[int], images: list[ImagePlan]) -> list[int]:
-        """Replace each image token by the markers and image tokens of its image."""
+        """Replace each placeholder with the markers and image tokens of its image."""
         remaining = iter(images)
         expanded: list[int] = []
         for token in ids:
@@ -170,11 +170,11 @@ class Processor:
         return expanded
 
     def image_ids(self, plan: ImagePlan) -> list[int]:
-        """The ids that stand for one image: start, labeled tiles, thumbnail, end.
+        """Return the ids of one image: start, labeled tiles, thumbnail, end.
 
         Raises:
             InputError: the vocabulary has no labels for a grid this large.
-            CheckpointError: it lacks another marker.
+            CheckpointError: the vocabulary lacks another marker.
         """
         views = [[self.tokenizer.image_token_id] * count for count in plan.view_tokens]
         if not self.image_config.use_image_special_tokens:
@@ -186,7 +186,7 @@ class Processor:
         return ids
 
     def _view_labels(self, plan: ImagePlan) -> list[list[int]]:
-        """Per view the ids in front of it: a tile's row and column, or that it is the thumbnail."""
+        """Return the ids before each view: a tile's row and column, or the thumbnail's marker."""
         if len(plan.view_tokens) == 1:
             return [[]]
         rows, columns = plan.grid
@@ -216,14 +216,14 @@ class Processor:
 def _decode(
     opened: list[OpenedImage], plans: Sequence[ImagePlan], config: ImageConfig
 ) -> Iterator[list[np.ndarray]]:
-    """The patches of one image after the other; takes each out of `opened`."""
+    """Yield the patches of one image at a time, removing each image from `opened`."""
     for plan in plans:
         pixels = opened.pop(0).decode(plan.canvas if config.jpeg_draft else None)
         yield process_image(pixels, plan, config.resample)
 
 
 def load_image_config(folder: Path) -> ImageConfig:
-    """The image settings of a checkpoint folder, with known mistakes undone.
+    """Read the image settings of a checkpoint folder and undo known mistakes in them.
 
     Raises:
         CheckpointError: a file is missing or broken.

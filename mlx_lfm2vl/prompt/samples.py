@@ -1,4 +1,4 @@
-"""Conversations from a JSONL file, as samples: token ids that say which are the assistant's."""
+"""Reads conversations from a JSONL file and turns them into samples to train or compare on."""
 
 import json
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ from .template import Message
 
 PROBLEMS_SHOWN = 20
 NAME_SHOWN = 100  # characters of an image's name in an error
-CHARACTERS_PER_TOKEN = 3
-CAMERA = (3024, 4032)  # height, width of an image whose header cannot be read
+CHARACTERS_PER_TOKEN = 3  # roughly, for estimates of length
+CAMERA = (3024, 4032)  # assumed height and width if a header cannot be read
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One conversation with its answers, decoded.
+    """One conversation with answers, its images decoded.
 
     Attributes:
-        input_ids: token ids, image tokens expanded.
-        is_answer: for every id whether the assistant says it, (L,) bool; never the first.
-        pixel_values: per view its (N, patch_size * patch_size * 3) uint8 patches.
-        spatial_shapes: per view the (rows, columns) of its patches.
+        input_ids: L token ids, with one image token per image feature.
+        is_answer: (L,) bool, whether each id is the assistant's. The first never is.
+        pixel_values: (N, patch_size * patch_size * 3) uint8 patches of each view.
+        spatial_shapes: (rows, columns) of each view's patches.
     """
 
     input_ids: list[int]
@@ -42,13 +42,13 @@ class Sample:
 
 
 def read_rows(path: Path) -> list[list[Message]]:
-    """Read and check a JSONL file of conversations; decodes no image.
+    """Read and check a JSONL file of conversations, without decoding images.
 
-    A row is `{"messages": [...]}`, or the plain form `{"image": PATH or [PATHS], "prompt": ...,
+    A row is `{"messages": [...]}`, or the short form `{"image": PATH or [PATHS], "prompt": ...,
     "answer": ...}` with an optional `"system"`. Image paths are relative to the file.
 
     Raises:
-        InputError: rows are wrong; every one is named with its line number.
+        InputError: some rows are wrong. The message lists their line numbers.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # strings may hold other line ends
@@ -110,7 +110,7 @@ def _from_plain(row: dict[str, Any]) -> list[Message]:
 
 
 def _checked(message: Any, folder: Path) -> Message:
-    """A message whose images are existing files."""
+    """Return a message whose images are existing files."""
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise InputError("a message without a role")
     content = message.get("content", "")
@@ -134,7 +134,7 @@ def _checked_item(item: Any, folder: Path) -> Any:
     if not isinstance(name, str):
         raise InputError(f"an image item holds {name!r:.60}, expected a path")
     if name.startswith("data:") or "://" in name:
-        raise InputError(f"{_short(name)} is no path: training reads images from files")
+        raise InputError(f"{_short(name)} is not a path, and training reads images from files")
     path = _existing(name, folder)
     is_heic = path.suffix.lower() in (".heic", ".heif")
     if not is_heic and read_size(path, ImageLimits()) is None:
@@ -147,7 +147,7 @@ def _existing(name: str, folder: Path) -> Path:
         path = folder / Path(name).expanduser()
         if path.is_file():
             return path
-    except (OSError, RuntimeError):  # too long, or below the home of a user who is not there
+    except (OSError, RuntimeError):  # too long, or in the home folder of an unknown user
         pass
     raise InputError(f"no such image: {_short(name)}")
 
@@ -164,15 +164,15 @@ def _text_of(message: Message) -> str:
 
 
 def assistant_mask(ids: Sequence[int], header: Sequence[int], end_ids: set[int]) -> np.ndarray:
-    """Mark what the assistant wrote: everything after its header, up to and with the end token.
+    """Mark the assistant's text: everything after its header, up to and including the end token.
 
-    User text cannot contain special tokens, so the header marks assistant turns and nothing else,
-    whatever the template does to the turns themselves.
+    User text cannot contain special tokens, so the header marks only assistant turns, whatever the
+    template does to their text.
 
     Args:
         ids: a rendered conversation.
-        header: ids that open an assistant turn.
-        end_ids: ids that close a turn.
+        header: ids that begin an assistant turn.
+        end_ids: ids that end a turn.
 
     Returns:
         (L,) bool.
@@ -193,7 +193,7 @@ def assistant_mask(ids: Sequence[int], header: Sequence[int], end_ids: set[int])
 
 
 class SampleMaker:
-    """Turns conversations into samples with one processor."""
+    """Turns conversations into samples, using one processor."""
 
     def __init__(self, processor: Processor, end_ids: set[int]) -> None:
         self.processor = processor
@@ -201,7 +201,7 @@ class SampleMaker:
         self.header = self._assistant_header()
 
     def _assistant_header(self) -> list[int]:
-        """What the template puts before an answer, found by asking it with and without."""
+        """Find what the template writes before an answer by rendering with and without it."""
         probe = [{"role": "user", "content": "x"}]
         with_header = self.processor.template.render(probe)
         without = self.processor.template.render(probe, add_generation_prompt=False)
@@ -215,22 +215,27 @@ class SampleMaker:
         return header
 
     def __call__(self, messages: Sequence[Message]) -> Sample:
-        """Raises InputError if an image cannot be read or the template refuses the messages."""
+        """Turn a conversation into a sample.
+
+        Raises:
+            InputError: an image cannot be read, or the template rejects the messages.
+        """
         inputs = self.processor(messages, add_generation_prompt=False)
         is_answer = assistant_mask(inputs.input_ids, self.header, self.end_ids)
         if not is_answer.any():
-            raise InputError("the chat template leaves nothing of the assistant's to learn")
+            raise InputError("the chat template keeps no assistant text to learn")
         return Sample(inputs.input_ids, is_answer, inputs.pixel_values, inputs.spatial_shapes)
 
     def lengths(self, rows: Sequence[Sequence[Message]], name: str) -> list[int]:
-        """About how many ids every conversation has; tokenizes and decodes nothing.
+        """Estimate the ids of each conversation, without tokenizing or decoding.
 
         Args:
             rows: conversations.
-            name: of the rows, for errors.
+            name: name of the data, for errors.
 
         Raises:
-            InputError: the template refuses some, or they have too many images; all are named.
+            InputError: the template rejects some conversations, or they have too many images. The
+                message lists them all.
         """
         lengths, problems = [], []
         for number, messages in enumerate(rows, 1):
@@ -255,7 +260,7 @@ class SampleMaker:
         return tokens + len(text) // CHARACTERS_PER_TOKEN
 
     def show(self, messages: Sequence[Message]) -> str:
-        """The sample as text: learned parts in ⟦ ⟧, image tokens counted."""
+        """Return the sample as text, with the learned parts in ⟦ ⟧ and image tokens counted."""
         sample = self(messages)
         tokenizer = self.processor.tokenizer
         image = tokenizer.image_token_id

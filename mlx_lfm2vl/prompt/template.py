@@ -1,4 +1,4 @@
-"""A checkpoint's chat template, rendered in a sandbox, with user text kept apart from markers."""
+"""Renders a checkpoint's chat template in a sandbox, and keeps user text apart from markers."""
 
 import datetime
 import json
@@ -15,7 +15,7 @@ Message = dict[str, Any]
 
 PRIVATE_USE = (*range(0xE000, 0xF8FF), *range(0xF0000, 0xFFFFD))
 
-# What a template raises on messages it was not written for, besides jinja2's own errors.
+# Besides jinja2's own errors, what a template raises on messages it was not written for.
 REFUSALS = (
     TypeError,
     ValueError,
@@ -28,9 +28,9 @@ REFUSALS = (
 
 
 class ChatTemplate:
-    """Renders messages to the prompt text a checkpoint was trained on.
+    """Renders messages as the prompt text that a checkpoint was trained on.
 
-    The environment is that of transformers 5.23: `trim_blocks`, `lstrip_blocks`, loop controls,
+    The environment is the one of transformers 5.23: `trim_blocks`, `lstrip_blocks`, loop controls,
     `{% generation %}`, `strftime_now`, `raise_exception`, and a `tojson` that neither sorts keys
     nor escapes HTML.
     """
@@ -42,10 +42,10 @@ class ChatTemplate:
 
     @classmethod
     def from_folder(cls, folder: Path, bos_token: str, eos_token: str) -> "ChatTemplate":
-        """Find the template in a checkpoint folder.
+        """Read the template of a checkpoint folder.
 
         Raises:
-            CheckpointError: there is none.
+            CheckpointError: the folder has none.
         """
         path = folder / "chat_template.jinja"
         if path.exists():
@@ -96,7 +96,7 @@ class ChatTemplate:
         tools: Sequence[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
     ) -> str:
-        """The prompt text of a conversation.
+        """Render the prompt text of a conversation.
 
         Args:
             messages: `{"role": ..., "content": text or list of items}`.
@@ -104,7 +104,7 @@ class ChatTemplate:
             add_generation_prompt: end with the header of the assistant's turn.
 
         Raises:
-            InputError: the template does not accept these messages.
+            InputError: the template rejects these messages.
         """
         import jinja2
 
@@ -124,12 +124,12 @@ class ChatTemplate:
 def guard_specials(value: Any, specials: Collection[str]) -> tuple[Any, str]:
     """Make sure no string in `value` can form a special token, alone or with its neighbors.
 
-    A private-use character breaks up what could become one. The tokenizer takes the character out
-    again after it has found the template's own special tokens.
+    A private-use character splits what could become one. The tokenizer removes the character after
+    it has found the template's own special tokens.
 
     Args:
         value: strings in nested lists and dicts.
-        specials: the text of all special tokens.
+        specials: text of all special tokens.
 
     Returns:
         The same structure with guarded strings, and the guard character.
@@ -138,12 +138,12 @@ def guard_specials(value: Any, specials: Collection[str]) -> tuple[Any, str]:
         InputError: the value holds something other than plain data and valid text.
     """
     guard = _unused_character(value)
-    break_whole = _whole_breaker(specials, guard)
-    break_beginning = _beginning_breaker(specials, guard)
+    split_whole = _whole_splitter(specials, guard)
+    split_beginning = _beginning_splitter(specials, guard)
 
     def guarded(item: Any) -> Any:
         if isinstance(item, str):
-            return break_beginning(break_whole(item))
+            return split_beginning(split_whole(item))
         if isinstance(item, dict):
             return {guarded(key): guarded(entry) for key, entry in item.items()}
         if isinstance(item, (list, tuple)):
@@ -154,7 +154,7 @@ def guard_specials(value: Any, specials: Collection[str]) -> tuple[Any, str]:
 
 
 def _unused_character(value: Any) -> str:
-    """A private-use character that occurs nowhere in `value`."""
+    """Return a private-use character that `value` does not contain."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)
         text.encode()
@@ -169,8 +169,8 @@ def _unused_character(value: Any) -> str:
     return guard
 
 
-def _whole_breaker(specials: Collection[str], guard: str) -> Callable[[str], str]:
-    """Breaks every special token inside a string, behind its first letter.
+def _whole_splitter(specials: Collection[str], guard: str) -> Callable[[str], str]:
+    """Make a function that splits every special token in a string, after its first character.
 
     With `|` as the guard, "Bye.<eos>" becomes "Bye.<|eos>".
     """
@@ -181,22 +181,22 @@ def _whole_breaker(specials: Collection[str], guard: str) -> Callable[[str], str
     return lambda text: pattern.sub(rf"\1{guard}", text)
 
 
-def _beginning_breaker(specials: Collection[str], guard: str) -> Callable[[str], str]:
-    """Breaks the beginning of a special token at the end of a string.
+def _beginning_splitter(specials: Collection[str], guard: str) -> Callable[[str], str]:
+    """Make a function that splits the beginning of a special token at the end of a string.
 
-    The template may write the next string right behind it: "Bye.<e" and "os>" stand for
-    "Bye.<eos>". With `|` as the guard, the first one becomes "Bye.<|e".
+    The template may write the next string right after it, and then "Bye.<e" and "os>" would give
+    "Bye.<eos>". With `|` as the guard, the first string becomes "Bye.<|e".
     """
     beginnings = {token[:end] for token in specials for end in range(1, len(token))}
     longest = max(map(len, specials))
 
-    def break_beginning(text: str) -> str:
+    def split_beginning(text: str) -> str:
         for start in range(max(0, len(text) - longest), len(text)):
             if text[start:] in beginnings:
                 return f"{text[: start + 1]}{guard}{text[start + 1 :]}"
         return text
 
-    return break_beginning
+    return split_beginning
 
 
 def _tojson(

@@ -1,4 +1,4 @@
-"""Text to ids and back: special ids by name, user text that stays text, streaming decode."""
+"""Converts text to ids and back: special ids by name, user text as plain text, streaming."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -36,7 +36,7 @@ class Tokenizer:
             self._rust = RustTokenizer.from_file(str(path))
         except Exception as error:  # noqa: BLE001  the library raises a bare Exception
             raise CheckpointError(f"{path} cannot be read: {error}") from None
-        # From here on, encoding plain text never yields a special id.
+        # Encoding plain text then never gives a special id.
         self._rust.encode_special_tokens = True
         added = self._rust.get_added_tokens_decoder()
         self._special = {token.content: i for i, token in added.items() if token.special}
@@ -52,16 +52,16 @@ class Tokenizer:
         self.image_start_id = self.id_of(names["image_start_token"])
         self.image_end_id = self.id_of(names["image_end_token"])
         self.image_thumbnail_id = self.id_of(names["image_thumbnail"])
-        # An image token that is not flagged special would slip through as text.
+        # User text could form an image token that is not flagged as special.
         self._special.setdefault(self.image_token, self.image_token_id)
 
     def id_of(self, token: str) -> int | None:
-        """The id of a token given by its text."""
+        """Return the id of a token given by its text; None if the vocabulary lacks it."""
         return self._rust.token_to_id(token)
 
     @property
     def largest_id(self) -> int:
-        """The highest id encoding can give."""
+        """The highest id that encoding can give."""
         # The model's own ids have no gaps; listing them all would take longer than loading them.
         added = self._rust.get_added_tokens_decoder()
         return max(self._rust.get_vocab_size(with_added_tokens=False) - 1, *added)
@@ -77,16 +77,16 @@ class Tokenizer:
         return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
     def encode_plain(self, text: str) -> list[int]:
-        """Ids of text in which nothing is special."""
+        """Encode text in which nothing is special."""
         return self._rust.encode(text, add_special_tokens=False).ids
 
     def encode_rendered(self, text: str, guard: str = "") -> list[int]:
-        """Ids of a rendered chat template, whose special tokens are meant.
+        """Encode a rendered chat template, whose special tokens become special ids.
 
         Args:
-            text: what the template produced.
-            guard: the character that breaks special strings in user text; removed here. See
-                `template.render`.
+            text: output of the template.
+            guard: the character that splits special tokens in user text, removed here. See
+                `template.guard_specials`.
         """
         ids: list[int] = []
         for i, part in enumerate(self._special_pattern.split(text)):
@@ -97,20 +97,20 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ids, without the special ones."""
+        """Decode ids, without the special ones."""
         return self._rust.decode(list(ids), skip_special_tokens=True)
 
     def decode_all(self, ids: Iterable[int]) -> str:
-        """Text of ids, special ones spelled out."""
+        """Decode ids, with special ones spelled out."""
         return self._rust.decode(list(ids), skip_special_tokens=False)
 
     def text_stream(self) -> "TextStream":
-        """A decoder that takes one id at a time."""
+        """Return a decoder that takes one id at a time."""
         return TextStream(self._rust)
 
 
 class TextStream:
-    """Ids in, text out, in pieces that never split a character and add up to the whole."""
+    """Decodes ids one by one, in pieces of text that never split a character."""
 
     def __init__(self, rust: RustTokenizer) -> None:
         self._rust = rust
@@ -126,21 +126,21 @@ class TextStream:
         return text
 
     def finish(self) -> str:
-        """What is left when no more tokens come: a character cut in half shows as U+FFFD."""
+        """Return the rest of the text after the last token; half a character becomes U+FFFD."""
         rest = self._rust.decode(self._ids, skip_special_tokens=True)[self._length :]
         self._length += len(rest)
         return rest
 
 
 def _content(token: object) -> str:
-    """Token entries are strings, or objects with the string inside."""
+    """Return the text of a token entry, which is a string or an object that holds one."""
     if isinstance(token, dict):
         token = token.get("content")
     return token if isinstance(token, str) else ""
 
 
 def _named(config: dict, key: str) -> str:
-    """A token name from the config, wherever its revision keeps it."""
+    """Return the name of a token, from any of the places that config revisions use."""
     places = (
         config,
         config.get("extra_special_tokens"),

@@ -90,8 +90,11 @@ def test_line_ends_inside_strings_do_not_end_a_row(tmp_path):
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("https://example.com/a.png", "https://example.com/a.png is no path: training reads"),
-        ("data:image/png;base64," + 5000 * "A", "A... is no path: training reads"),
+        (
+            "https://example.com/a.png",
+            "https://example.com/a.png is not a path, and training reads",
+        ),
+        ("data:image/png;base64," + 5000 * "A", "A... is not a path, and training reads"),
         (300 * "b" + ".png", "no such image: " + 100 * "b" + "..."),
         ("~nobody-of-that-name/a.png", "no such image: ~nobody-of-that-name/a.png"),
     ],

@@ -1,4 +1,4 @@
-"""Samples: which rows are accepted, what they become, and which tokens are learnt."""
+"""Samples: which rows are accepted, what they become, and which tokens are learned."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from mlx_lfm2vl.prompt.samples import SampleMaker, assistant_mask, read_rows
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED_MODELS, "LFM2.5-VL-3B"])
-def test_only_the_assistant_is_learnt_under_every_published_template(assets, published, name):
+def test_only_the_assistant_is_learned_under_every_published_template(assets, published, name):
     folder = published("LFM2.5-VL-1.6B" if name == "LFM2.5-VL-3B" else name)
     template = (assets / name / "chat_template.jinja").read_text()
     (folder / "chat_template.jinja").write_text(template)
@@ -23,12 +23,12 @@ def test_only_the_assistant_is_learnt_under_every_published_template(assets, pub
         *dialogue("Second?", "Two,\nthree."),
     ]
     sample = maker(messages)
-    learnt = [t for t, on in zip(sample.inputs.input_ids, sample.learnt, strict=True) if on]
-    decoded = maker.processor.tokenizer.decode_all(learnt)
+    learned = [t for t, on in zip(sample.input_ids, sample.is_answer, strict=True) if on]
+    decoded = maker.processor.tokenizer.decode_all(learned)
     assert decoded == "One.<|im_end|>Two,\nthree.<|im_end|>"
 
 
-def test_show_marks_what_is_learnt(tiny):
+def test_show_marks_what_is_learned(tiny):
     maker = SampleMaker(tiny[1], {2})
     shown = maker.show(MIXED[0])
     assert "⟦A cat.<|im_end|>⟧" in shown
@@ -92,9 +92,9 @@ def test_line_ends_inside_strings_do_not_end_a_row(tmp_path):
     [
         (
             "https://example.com/a.png",
-            "https://example.com/a.png is not a path, and training reads",
+            "https://example.com/a.png is not a path, and training",
         ),
-        ("data:image/png;base64," + 5000 * "A", "A... is not a path, and training reads"),
+        ("data:image/png;base64," + 5000 * "A", "A... is not a path, and training"),
         (300 * "b" + ".png", "no such image: " + 100 * "b" + "..."),
         ("~nobody-of-that-name/a.png", "no such image: ~nobody-of-that-name/a.png"),
     ],

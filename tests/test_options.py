@@ -19,7 +19,7 @@ def test_a_wrong_name_is_refused_with_the_nearest_right_one():
         AnswerOptions().changed({"temperatur": 0.5})
     with pytest.raises(TypeError, match="'images'; did you mean 'image'"):
         AnswerOptions().changed({"images": ["a.png"]})
-    with pytest.raises(TypeError, match="'xyz', only max_tokens, stop, .*, on_prefill$"):
+    with pytest.raises(TypeError, match="'xyz'; expected max_tokens, stop, .*, on_prefill$"):
         AnswerOptions().changed({"xyz": 1})
 
 

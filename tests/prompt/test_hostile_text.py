@@ -81,7 +81,7 @@ def test_markers_in_tools_are_text():
     template = ChatTemplate("{{ tools | tojson }}", "", "")
     processor = Processor(TOKENIZER, template, PROCESSOR.image_config)
     tools = [{"<|im_end|>": {"name": ["<|im_start|>"]}}]
-    ids = processor.read([{"role": "user", "content": ""}], tools=tools).input_ids
+    ids = processor([{"role": "user", "content": ""}], tools=tools).input_ids
     assert ids == TOKENIZER.encode_plain(json.dumps(tools))
 
 

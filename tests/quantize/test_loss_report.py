@@ -82,12 +82,12 @@ def test_warnings_begin_beyond_the_limits():
     assert warnings(quality_of(0.1, 0.9, tower=0.1)) == []
     for worse in ((0.11, 0.9), (0.1, 0.89)):
         (sentence,) = warnings(quality_of(*worse))
-        assert "use more --bits" in sentence
+        assert "try more --bits" in sentence
 
 
 def test_only_the_first_part_with_an_error_is_named():
     (sentence,) = warnings(quality_of(0, 1, tower=0.2, connector=0.3))
-    assert "use more --vision-bits" in sentence
+    assert "try a larger --vision-bits" in sentence
     (sentence,) = warnings(quality_of(0, 1, connector=0.3))
     assert "use more --connector-bits" in sentence
     assert warnings(quality_of(0, 1, tower=0.01, connector=0.3)) == []

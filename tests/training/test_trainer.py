@@ -122,7 +122,7 @@ def test_settings_that_train_nothing_are_refused(name, value):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"dropout": 1.0}, "dropout is 1.0, expected 0 to 1"),
+        ({"dropout": 1.0}, "dropout is 1.0, expected 0 or more and less than 1"),
         ({"seed": 2**32}, "seed is 4294967296, expected 0 to 4294967295"),
         ({"parts": ()}, "are not among"),
         ({"parts": ("language", "embed")}, "parts ['embed'] are not among"),

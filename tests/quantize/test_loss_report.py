@@ -89,7 +89,7 @@ def test_only_the_first_part_with_an_error_is_named():
     (sentence,) = warnings(quality_of(0, 1, tower=0.2, connector=0.3))
     assert "try a larger --vision-bits" in sentence
     (sentence,) = warnings(quality_of(0, 1, connector=0.3))
-    assert "use more --connector-bits" in sentence
+    assert "try a larger --connector-bits" in sentence
     assert warnings(quality_of(0, 1, tower=0.01, connector=0.3)) == []
 
 

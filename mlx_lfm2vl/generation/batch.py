@@ -119,7 +119,9 @@ class _Batch:
         kept = [i for i, row in enumerate(self.rows) if not row.answer.finish_reason]
         if len(kept) == len(self.rows) and not arrived:
             return
-        parts, samplers, queued = [], [], []
+        parts: list[Rows] = []
+        samplers: list[tuple[Sampler, Sequence[int]]] = []
+        queued: list[Drawn] = []
         if kept:
             parts.append(Rows(self._cache, kept))
             samplers.append((self.sampler, kept))

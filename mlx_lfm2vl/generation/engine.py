@@ -234,7 +234,8 @@ def merged(options: Options, changes: AnswerChanges) -> AnswerOptions:
     """
     if isinstance(options, ImageOptions):
         options = AnswerOptions(image_options=options)
-    if options is not None and not isinstance(options, AnswerOptions):
+    # Not every caller has a type checker.
+    if not isinstance(options, AnswerOptions | None):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"options is {options!r:.60}, expected AnswerOptions or ImageOptions")
     return (options or AnswerOptions()).changed(changes)
 

@@ -130,7 +130,7 @@ class Sampler:
         return Drawn(tokens, logprobs_of(logits, tokens) if self.logprobs else None)
 
     def _processed(self, logits: mx.array) -> mx.array:
-        rows = []
+        rows: list[mx.array] = []
         for number, said in enumerate(self._said):
             row = logits[number : number + 1]
             for process in self.processors:
@@ -197,7 +197,11 @@ def draw(
     logits = logits.astype(mx.float32)
     logits = (logits - mx.max(logits, axis=-1, keepdims=True)) / temperature
     found = limits(logits, top_k, top_p if has_top_p else None)
-    noise = mx.vmap(lambda key: mx.random.gumbel(logits.shape[1:], key=key))(keys)
+
+    def gumbel(key: mx.array) -> mx.array:
+        return mx.random.gumbel(logits.shape[1:], key=key)
+
+    noise = mx.vmap(gumbel)(keys)
     noisy = logits + noise
     for limit in [*found, *([least] if has_min_p else [])]:  # logits equal to a limit stay
         noisy = mx.where(logits < limit, -math.inf, noisy)
@@ -254,7 +258,7 @@ def limits(logits: mx.array, top_k: int, top_p: mx.array | None) -> list[mx.arra
     Returns:
         A (B, 1) array for each of the two that applies.
     """
-    found = []
+    found: list[mx.array] = []
     strongest = logits
     if 0 < top_k < logits.shape[-1]:
         strongest = mx.topk(logits, top_k, axis=-1)

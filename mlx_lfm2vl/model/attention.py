@@ -1,5 +1,7 @@
 """Attention for the encoder and the decoder: a fused kernel on a GPU, query blocks on a CPU."""
 
+from typing import cast
+
 import mlx.core as mx
 
 from .device_ops import GPU, exp
@@ -48,11 +50,11 @@ def _attend_in_blocks(q: mx.array, k: mx.array, v: mx.array, causal: bool) -> mx
     q = q.reshape(batch, groups, heads // groups, length, dim)
     k, v = k[:, :, None], v[:, :, None]
     step = max(16, BLOCK_BYTES // (batch * heads * keys * 4))
-    blocks = []
+    blocks: list[mx.array] = []
     for start in range(0, length, step):
         rows = q[..., start : start + step, :]
         if blocks:  # run the blocks one by one, or the scores of many are in memory at once
-            rows = mx.depends([rows], [blocks[-1]])[0]
+            (rows,) = cast(list[mx.array], mx.depends([rows], [blocks[-1]]))
         end = keys - length + start + rows.shape[3] if causal else keys
         scores = rows @ k[..., :end, :].swapaxes(-1, -2)
         if causal:

@@ -175,7 +175,7 @@ class _Segment:
 
     def _convolve(self, x: mx.array, windows: list[Window]) -> tuple[mx.array, list[Window]]:
         """Return hidden states after the segment's convolution layers, and the new windows."""
-        taken = []
+        taken: list[Window] = []
         for layer, window, taps in zip(self._convolutions, windows, self.taps, strict=True):
             mixed, window = layer.conv.step(layer.operator_norm(x), window, taps)
             x = layer.finish(x, mixed)

@@ -71,7 +71,7 @@ def _exp_by_parts(x: mx.array) -> mx.array:
     return power * _power_of_two(whole)
 
 
-@_exp_by_parts.vjp
+@_exp_by_parts.vjp  # pyright: ignore[reportUntypedFunctionDecorator]
 def _exp_gradient(_x: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
     return cotangent * output
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.nn.utils import checkpoint
 
 from ..checkpoint.config import TextConfig
 from .attention import attend
 from .cache import Cache, ConvCache, KeyValueCache, Place, Window
 from .device_ops import exp, fused
+from .recompute import recomputed
 
 
 def _gated_taps(
@@ -249,6 +249,6 @@ class LanguageModel(nn.Module):
         place = cache.place(inputs_embeds.shape[1]) if cache is not None else Place()
         x = inputs_embeds
         for i, layer in enumerate(self.layers):
-            run = checkpoint(layer) if self._recompute else layer
+            run = recomputed(layer) if self._recompute else layer
             x = run(x, cache.layers[i] if cache is not None else None, place)
         return self.embedding_norm(x)

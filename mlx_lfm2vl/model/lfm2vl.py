@@ -91,7 +91,7 @@ class Lfm2VL(nn.Module):
             ValueError: the downsample factor does not divide a grid, or the arguments differ in
                 length.
         """
-        features = []
+        features: list[mx.array] = []
         views = zip(spatial_shapes, pixel_values, strict=True)
         for grid, run in groupby(views, key=lambda view: view[0]):
             patches = [patches for _, patches in run]

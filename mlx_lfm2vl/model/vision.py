@@ -5,11 +5,11 @@ from functools import lru_cache
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.nn.utils import checkpoint
 
 from ..checkpoint.config import VisionConfig
 from .attention import attend
 from .device_ops import GPU, exp, traced
+from .recompute import recomputed
 
 MAX_GRIDS = 64  # resized position tables to keep
 
@@ -152,7 +152,7 @@ class VisionEncoder(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         for layer in self.layers:
-            x = (checkpoint(layer) if self._recompute else layer)(x)
+            x = (recomputed(layer) if self._recompute else layer)(x)
         return x
 
 

@@ -26,10 +26,8 @@ from mlx_lfm2vl.generation import sampling
 from mlx_lfm2vl.generation.sampling import Sampler
 from mlx_lfm2vl.images.geometry import plan_image
 from mlx_lfm2vl.model import attention as attention_module
-from mlx_lfm2vl.model import decode_step as decoding
-from mlx_lfm2vl.model import device_ops as kernels
-from mlx_lfm2vl.model import language, vision
-from mlx_lfm2vl.model import lfm2vl as model
+from mlx_lfm2vl.model import decode_step as decode_step_module
+from mlx_lfm2vl.model import device_ops, language, lfm2vl, vision
 from mlx_lfm2vl.model.decode_step import DecodeStep, prefill
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 
@@ -101,11 +99,11 @@ def compiling() -> Iterator[None]:
         return patch.object(module, name, mx.compile(getattr(module, name), shapeless=True))
 
     with (
-        patch.object(kernels, "GPU", True),
-        fused(model, "_standardize"),
+        patch.object(device_ops, "GPU", True),
+        fused(lfm2vl, "_standardize"),
         fused(language, "_gated_sum"),
         fused(language, "_swiglu"),
-        patch.object(decoding, "traced", mx.compile),
+        patch.object(decode_step_module, "traced", mx.compile),
         patch.object(sampling, "traced", mx.compile),
         patch.object(sampling, "_chooser", sampling._chooser.__wrapped__),
         patch.object(vision, "gelu_tanh", mx.compile(vision.gelu_sigmoid)),
@@ -137,7 +135,7 @@ def metal_view() -> Iterator[None]:
         patch.object(mx.fast, "scaled_dot_product_attention", attention),
         patch.object(mx, "async_eval", lambda *_arrays: None),
         patch.object(attention_module, "GPU", True),
-        patch.object(model, "MAX_PATCHES", 4096),
+        patch.object(lfm2vl, "MAX_PATCHES", 4096),
     ):
         yield
 

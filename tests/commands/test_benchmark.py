@@ -18,8 +18,7 @@ from mlx_lfm2vl.commands.benchmark import ROWS, build_parser, main
 from mlx_lfm2vl.drawing import LIGHT
 from mlx_lfm2vl.images.geometry import plan_image
 from mlx_lfm2vl.prompt.processor import load_image_config
-from mlx_lfm2vl.speed import peer as benchmark_peer
-from mlx_lfm2vl.speed import stages as measuring
+from mlx_lfm2vl.speed import peer, stages
 from mlx_lfm2vl.speed.peer import Peer, PeerImage
 
 TINY = golden("new_names").folder
@@ -39,11 +38,11 @@ PEER = Peer("9.8.7", "float16", 0.25, [PEER_IMAGE, PEER_IMAGE])
 @pytest.fixture(autouse=True)
 def _small_products(monkeypatch):
     """The device is measured on matrices that take no time."""
-    monkeypatch.setattr(measuring, "VECTOR_SIZE", 256)
-    monkeypatch.setattr(measuring, "MATRIX_BYTES", 2**19)
-    monkeypatch.setattr(measuring, "SQUARE_ON_CPU", 32)
-    monkeypatch.setattr(measuring, "SQUARE_ON_GPU", 32)
-    monkeypatch.setattr(measuring, "CHAIN_SECONDS", 0.001)
+    monkeypatch.setattr(stages, "VECTOR_SIZE", 256)
+    monkeypatch.setattr(stages, "MATRIX_BYTES", 2**19)
+    monkeypatch.setattr(stages, "SQUARE_ON_CPU", 32)
+    monkeypatch.setattr(stages, "SQUARE_ON_GPU", 32)
+    monkeypatch.setattr(stages, "CHAIN_SECONDS", 0.001)
 
 
 def benchmark(*arguments: str, model: Path = TINY) -> int:
@@ -84,7 +83,7 @@ def test_every_number_is_positive_and_agrees_with_the_others(capsys):
     assert report["load_seconds"] > 0
     for image in report["images"]:
         numbers = [value for value in image.values() if isinstance(value, (int, float))]
-        assert len(numbers) == len(fields(measuring.ImageSpeed))  # a size less, a percentage more
+        assert len(numbers) == len(fields(stages.ImageSpeed))  # a size less, a percentage more
         assert min(numbers) > 0
         read = image["bytes_per_token"] * image["tokens_per_second"]
         share = 100 * read / device["bytes_per_second"]
@@ -121,7 +120,7 @@ def test_an_image_of_ones_own_is_measured_alone(tmp_path, capsys):
 @pytest.mark.parametrize("name", PUBLISHED_MODELS)
 def test_the_pictures_are_one_full_view_and_six_tiles(name, published):
     config = load_image_config(published(name))
-    sizes = measuring.sample_sizes(config)
+    sizes = stages.sample_sizes(config)
     small, large = (plan_image(*size, config) for size in sizes.values())
     assert small.view_tokens == [config.max_image_tokens]
     assert large.grid == (2, 3)
@@ -239,11 +238,11 @@ def test_the_script_that_is_sent_measures_what_is_read_back(tmp_path, monkeypatc
     for name, code in FAKE.items():
         (package / name).write_text(dedent(code))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    peer = as_json(capsys, "--compare", sys.executable)["mlx_vlm"]
-    assert (peer["version"], peer["dtype"]) == ("1.2.3", "float16")
-    assert len(peer["images"]) == 2
-    for image in peer["images"]:
-        assert (image["views"], image["prompt_tokens"]) == (4, 7 + len(measuring.PROMPT))
+    measured = as_json(capsys, "--compare", sys.executable)["mlx_vlm"]
+    assert (measured["version"], measured["dtype"]) == ("1.2.3", "float16")
+    assert len(measured["images"]) == 2
+    for image in measured["images"]:
+        assert (image["views"], image["prompt_tokens"]) == (4, 7 + len(stages.PROMPT))
         assert set(image) == {field.name for field in fields(PeerImage)}
         assert image["first_token_seconds"] > 0
 
@@ -261,7 +260,7 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_peer_that_does_not_work_is_one_line(name, python, monkeypatch, capsys):
     script, code, message = BROKEN[name]
-    monkeypatch.setattr(benchmark_peer, "START_SECONDS", 0.2 if name == "too slow" else 60)
+    monkeypatch.setattr(peer, "START_SECONDS", 0.2 if name == "too slow" else 60)
     assert benchmark("--compare", python(script)) == code
     out, err = capsys.readouterr()
     assert out == ""

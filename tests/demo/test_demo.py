@@ -9,17 +9,14 @@ import tomllib
 from pathlib import Path
 from string import Formatter
 
+import make_examples
+import make_model
 import mlx.core as mx
 import numpy as np
 import pytest
+from model_card import CARD, TARGETS, architecture, targets
 from pictures import make_picture
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "demo"))
-
-import make_examples
-import make_model
-from model_card import CARD, TARGETS, architecture, targets
 from score import score
 
 from mlx_lfm2vl import Sampling, cli, generate, load

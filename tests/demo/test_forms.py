@@ -2,17 +2,13 @@
 
 import random
 import re
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "demo"))
-
 import questions
 import scenes
-from forms import ABOUT_ONE, TEMPLATES, forms, listed
+from comparisons import ABOUT_ONE, ask_both, ask_difference
+from forms import TEMPLATES, forms, listed
 
 from mlx_lfm2vl.checkpoint.find import DEMO_FOLDER
 
@@ -37,8 +33,8 @@ def asked_of_pairs(count):
     found = set()
     for _ in range(count):
         pair = scenes.make_pair(generator, WORLD)
-        found.add(questions.ask_both(generator, *pair))
-        found.add(questions.ask_difference(generator, *pair))
+        found.add(ask_both(generator, *pair))
+        found.add(ask_difference(generator, *pair))
     return {each.question for each in found if each}
 
 

@@ -3,7 +3,6 @@
 import random
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -11,15 +10,14 @@ import numpy as np
 import pytest
 
 pytest.importorskip("mlx_lm")
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "demo"))
 
 import average_weights
 import codes
-import questions
 import scenes
 import take_apart
 import teach_decoder
 import teach_tower
+import wordings
 from put_together import transform
 from teach_together import MeanOfWeights
 from words import CHARACTERS
@@ -235,7 +233,7 @@ def test_in_the_print_lesson_many_answers_stand_alone_so_that_none_can_be_copied
     monkeypatch.setattr(teach_decoder, "WORLD", WORLD)
     rows = [teach_decoder.make_row("print", 0, number) for number in range(60)]
     alone = [row.turns[0] for row in rows if len(row.turns) == 1]
-    differences = [turn for turn in alone if turn.question in questions.DIFFERENCE]
+    differences = [turn for turn in alone if turn.question in wordings.DIFFERENCE]
     assert len([turn for turn in alone if turn.category == "text"]) > 12
     assert len(differences) > 5
     assert len([row for row in rows if len(row.turns) > 3]) > 12

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable
 
-import questions as q
+import wordings
+from comparisons import ABOUT_ONE
+from places import RELATIONS
 from scenes import COLOURS, SHAPES, SIZES
 
 THING, THINGS = "[thing]", "[things]"
@@ -10,24 +12,27 @@ SIDE, OPPOSITE = "[side]", "[opposite side]"
 
 # By category: templates, and what fills their gaps.
 TEMPLATES: dict[str, list[tuple[tuple[str, ...], tuple[str, ...]]]] = {
-    "describe": [(q.DESCRIBE, ())],
-    "count": [(q.COUNT, (THINGS,))],
-    "attribute": [(q.COLOUR, (THING,)), (q.SHAPE, (THING,)), (q.SIZE, (THING,))],
-    "position": [
-        (q.WHERE, (THING,)),
-        (q.RELATED, (THING, SIDE, THING)),
-        (q.BESIDE, (SIDE, THING)),
-        (q.EITHER, (THING, SIDE, OPPOSITE, THING)),
-        (q.HIGHER, ("higher", THING, THING)),
-        (q.HIGHER, ("lower", THING, THING)),
-        (q.DOWNWARD, ()),
+    "describe": [(wordings.DESCRIBE, ())],
+    "count": [(wordings.COUNT, (THINGS,))],
+    "attribute": [
+        (wordings.COLOUR, (THING,)),
+        (wordings.SHAPE, (THING,)),
+        (wordings.SIZE, (THING,)),
     ],
-    "yesno": [(q.EXISTS, ("a [thing]",)), (q.EXISTS, ("any text",))],
-    "text": [(q.READ, ()), (q.READ_LINE, ("[first]",))],
-    "box": [(q.LOCATE, (THING,)), (q.DETECT, ("objects",))],
-    "compare": [(q.DIFFERENCE, ()), (q.MORE, ("objects",))],
+    "position": [
+        (wordings.WHERE, (THING,)),
+        (wordings.RELATED, (THING, SIDE, THING)),
+        (wordings.BESIDE, (SIDE, THING)),
+        (wordings.EITHER, (THING, SIDE, OPPOSITE, THING)),
+        (wordings.HIGHER, ("higher", THING, THING)),
+        (wordings.HIGHER, ("lower", THING, THING)),
+        (wordings.DOWNWARD, ()),
+    ],
+    "yesno": [(wordings.EXISTS, ("a [thing]",)), (wordings.EXISTS, ("any text",))],
+    "text": [(wordings.READ, ()), (wordings.READ_LINE, ("[first]",))],
+    "box": [(wordings.LOCATE, (THING,)), (wordings.DETECT, ("objects",))],
+    "compare": [(wordings.DIFFERENCE, ()), (wordings.MORE, ("objects",))],
 }
-ABOUT_ONE = ("count", "attribute", "yesno")  # also asked of one of two images
 
 
 def forms(category: str) -> list[str]:
@@ -51,8 +56,8 @@ def listed() -> str:
             f"A thing is a {_either(SHAPES)}, or an object, which is any of them.",
             f"Its name may have a size ({_either(SIZES)}) and a color ({_either(COLOURS)}).",
             "The text and the background can be things, too.",
-            f'A side is {_either(q.RELATIONS)}; left and right may begin with "to the".',
-            f"A line is the {_either(q.LINES)} one.",
+            f'A side is {_either(RELATIONS)}; left and right may begin with "to the".',
+            f"A line is the {_either(wordings.LINES)} one.",
             '"Color" may be spelled "colour", and an object may be called a shape.',
         ]
     )

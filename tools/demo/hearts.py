@@ -10,14 +10,17 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import draw_scene
 import scenes
+from comparisons import ask_both
+from draw_scene import Style, draw
 from make_data import conversation
 from make_eval import as_row, make_row
 from PIL import Image
-from questions import CATEGORIES, QUESTIONS, Question, ask, ask_both
-from scenes import Scene, Style, draw
+from questions import CATEGORIES, QUESTIONS, Question, ask
+from scenes import Scene
 
-scenes.POLYGONS["heart"] = [
+draw_scene.POLYGONS["heart"] = [
     *((0.5, 1), (0.04, 0.46), (0, 0.26), (0.09, 0.07), (0.26, 0), (0.42, 0.06)),
     *((0.5, 0.19), (0.58, 0.06), (0.74, 0), (0.91, 0.07), (1, 0.26), (0.96, 0.46)),
 ]

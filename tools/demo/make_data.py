@@ -27,10 +27,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from comparisons import ask_both, ask_difference
+from draw_scene import draw, train_style
 from PIL import Image
-from questions import QUESTIONS, Question, ask, ask_both, ask_difference
+from questions import QUESTIONS, Question, ask
 from readings import make_reading
-from scenes import TEST_WORLD, TRAIN_WORLD, World, draw, make_pair, make_scene, train_style
+from scenes import TEST_WORLD, TRAIN_WORLD, World, make_pair, make_scene
 
 LESSONS = {  # lesson -> kinds of samples and their shares
     "reading": {"reading": 1.0},

@@ -28,19 +28,11 @@ import random as stdlib_random
 from collections.abc import Sequence
 from pathlib import Path
 
+from comparisons import ask_both
+from draw_scene import draw, shift_style, train_style
 from PIL import Image
-from questions import CATEGORIES, Question, ask, ask_both
-from scenes import (
-    SHIFT_WORLD,
-    TEST_WORLD,
-    Scene,
-    World,
-    draw,
-    make_pair,
-    make_scene,
-    shift_style,
-    train_style,
-)
+from questions import CATEGORIES, Question, ask
+from scenes import SHIFT_WORLD, TEST_WORLD, Scene, World, make_pair, make_scene
 
 KINDS = {  # category -> kinds of scenes to ask about
     "describe": ("shapes", "shapes", "mixed", "text"),

@@ -16,10 +16,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from comparisons import ask_both
+from draw_scene import Style, draw
 from make_eval import as_row
 from PIL import Image
-from questions import Question, ask, ask_both
-from scenes import TEST_WORLD, Style, draw, make_pair, make_scene
+from questions import Question, ask
+from scenes import TEST_WORLD, make_pair, make_scene
 
 SCENES = {  # name -> (kind of scene, seed picked by eye, category -> question)
     "mixed": (

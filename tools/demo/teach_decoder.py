@@ -20,9 +20,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from codes import dictionary, token_codes
+from comparisons import ask_both, ask_difference
 from make_data import ALIKE_MOST, PAIR_TURNS, ask_turns, conversation
 from PIL import Image
-from questions import QUESTIONS, Question, ask, ask_both, ask_difference
+from questions import QUESTIONS, Question, ask
 from scenes import TRAIN_WORLD, Scene, make_pair, make_scene
 
 from mlx_lfm2vl import load

@@ -18,7 +18,8 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 from codes import COUNT, SLOTS, STARTS, dictionary, field, patch_codes, tells, token_codes
-from scenes import TRAIN_WORLD, Scene, draw, make_scene, train_style
+from draw_scene import draw, train_style
+from scenes import TRAIN_WORLD, Scene, make_scene
 
 from mlx_lfm2vl import load
 from mlx_lfm2vl.checkpoint.image_config import ImageConfig

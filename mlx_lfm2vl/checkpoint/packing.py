@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import CheckpointError, InputError
 
-MODES = {  # bits and group sizes of each mode, the preferred group size first
+Mode = Literal["affine", "mxfp4", "mxfp8", "nvfp4"]
+MODES: dict[
+    str, tuple[tuple[int, ...], tuple[int, ...]]
+] = {  # bits and group sizes of each mode, the preferred group size first
     "affine": ((2, 3, 4, 5, 6, 8), (128, 64, 32)),
     "mxfp4": ((4,), (32,)),
     "mxfp8": ((8,), (32,)),

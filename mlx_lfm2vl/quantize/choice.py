@@ -1,12 +1,14 @@
 """What to quantize: which matrices, to how many bits, in groups of what size."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from ..checkpoint.names import TOWER, part_of
-from ..checkpoint.packing import MODES, Scheme
+from ..checkpoint.packing import MODES, Mode, Scheme
 from ..errors import InputError
 
-RECIPES = {  # (bits of most layers, bits of the sensitive ones)
+Recipe = Literal["mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6", "mixed_4_8"]
+RECIPES: dict[str, tuple[int, int]] = {  # (bits of most layers, bits of the sensitive ones)
     "mixed_2_6": (2, 6),
     "mixed_3_4": (3, 4),
     "mixed_3_6": (3, 6),
@@ -21,11 +23,11 @@ class QuantizeOptions:
 
     bits: int | None = None  # of the decoder's layers
     group_size: int | None = None  # None: the largest that divides a row
-    mode: str = "affine"
+    mode: Mode = "affine"
     embed_bits: int | None = None  # of the embedding, which is also the output head
     vision_bits: int | None = None
     connector_bits: int | None = None
-    recipe: str | None = None  # one of RECIPES, instead of `bits`
+    recipe: Recipe | None = None  # one of RECIPES, instead of `bits`
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:

@@ -214,6 +214,26 @@ def test_values_of_a_wrong_kind_are_named(checkpoint, changes, message):
         read_model_config(checkpoint)
 
 
+def test_what_is_implemented_may_be_said(checkpoint):
+    theta = read_model_config(checkpoint).text.rope_theta
+    edit_json(
+        checkpoint / "config.json",
+        projector_hidden_act="gelu",
+        vision_config__hidden_act="gelu_pytorch_tanh",
+        vision_config__vision_use_head=False,
+        text_config__conv_bias=False,
+        text_config__use_pos_enc=True,
+        text_config__block_use_swiglu=True,
+        text_config__rope_parameters={
+            "rope_type": "default",
+            "type": "default",
+            "partial_rotary_factor": 1.0,
+            "rope_theta": theta,
+        },
+    )
+    assert read_model_config(checkpoint).text.rope_theta == theta
+
+
 @pytest.mark.parametrize("ids", ["7", [[7]], 7.5])
 def test_end_ids_of_a_wrong_kind_are_named(checkpoint, ids):
     edit_json(checkpoint / "generation_config.json", eos_token_id=ids)

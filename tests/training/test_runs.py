@@ -14,6 +14,7 @@ from mlx_lfm2vl import saving
 from mlx_lfm2vl.arrays import named_arrays
 from mlx_lfm2vl.commands.fuse import main as fuse
 from mlx_lfm2vl.commands.generate import main as generate
+from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.prompt.messages import user_message
 from mlx_lfm2vl.prompt.samples import SampleMaker, read_rows
@@ -188,6 +189,31 @@ def test_gradients_are_clipped_to_the_norm_asked_for(data, tmp_path):
     assert largest["1e-12"] < 1e-4
     norms = [log_of(tmp_path / norm)[0]["grad_norm"] for norm in largest]
     assert norms[0] == norms[1] > 1e-3  # as it was before
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "options", "expected"),
+    [
+        (True, [], True),
+        (True, ["--recompute"], False),
+        (True, ["--no-compile"], False),
+        (False, [], False),
+        (False, ["--compile"], True),
+    ],
+)
+def test_a_gpu_compiles_the_step_unless_it_recomputes(
+    data, tmp_path, monkeypatch, has_gpu, options, expected
+):
+    asked = []
+
+    def stop(_model, _maker, _rows, settings, *_arguments, **_options):
+        asked.append(settings.compile)
+        raise InputError("seen enough")
+
+    monkeypatch.setattr("mlx_lfm2vl.training.trainer.Trainer", stop)
+    monkeypatch.setattr(mx.metal, "is_available", lambda: has_gpu)
+    assert run(data, tmp_path / "out", *options) == 2
+    assert asked == [expected]
 
 
 def test_only_so_many_shapes_are_compiled(data, tmp_path, monkeypatch):

@@ -67,6 +67,17 @@ def test_a_long_text_loses_its_middle():
     assert drawing.shorten("short", 100) == "short"
 
 
+def test_a_shortened_text_keeps_as_much_as_fits_from_both_ends_alike():
+    text = "0123456789" * 5
+    short = drawing.shorten(text, 100)
+    begin, end = short.split("…")
+    assert text.startswith(begin)
+    assert text.endswith(end)
+    assert len(begin) - len(end) in (0, 1)
+    longer = f"{text[: len(end) + 1]}…{text[-len(begin) :]}"  # one more
+    assert drawing.width_of(longer) > 100
+
+
 def test_letters_that_the_font_lacks_become_plain():
     canvas = Canvas(100, 20, LIGHT)
     canvas.text(0, 10, "Bär · 日.png")

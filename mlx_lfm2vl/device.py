@@ -45,8 +45,8 @@ class Limits:
     """Memory limits in bytes; None keeps MLX's own.
 
     Attributes:
-        cache: most freed memory that is kept for reuse.
-        wired: most memory that is protected from being paged out.
+        cache: maximum freed memory that is kept for reuse.
+        wired: maximum memory that is protected from being paged out.
     """
 
     cache: int | None = None

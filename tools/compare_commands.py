@@ -4,7 +4,8 @@
 
 OLD and NEW are checkouts. The commands are those of OLD's README, each run with both versions in a
 folder of its own, with the demo model in place of published ones. Compared are exit codes, standard
-output, and every file written, byte by byte, except for plots, model cards (prose) and seconds.
+output, and every file written, byte by byte, except for plots, model cards (prose), measurements
+(seconds, memory) and seeds drawn at random.
 Exits 1 if anything differs.
 """
 
@@ -24,6 +25,7 @@ from PIL import Image, ImageDraw
 SHORT = {"generate": ["--max-tokens", "20"], "train": ["--steps", "4"]}
 TIMED = ("benchmark",)  # prints measurements
 PROSE = (".png", ".md")
+VARYING = ("timings", "peak_memory_bytes", "seed")  # keys of `generate --json`
 ROW = '{"image": "photo.jpg", "prompt": "Which plant is this?", "answer": "A lady fern."}\n'
 
 
@@ -48,7 +50,7 @@ def prepare(desk: Path, version: Path) -> None:
     (desk / "plants.jsonl").write_text(ROW)
 
 
-def run_all(version: Path, desk: Path, lines: list[list[str]]) -> list[tuple[int, str]]:
+def run_all(version: Path, desk: Path, lines: list[list[str]]) -> list[tuple[int, Any]]:
     """Exit code and standard output of every command."""
     prepare(desk, version)
     environment = {**os.environ, "PYTHONPATH": str(version), "HF_HUB_OFFLINE": "1"}
@@ -58,8 +60,19 @@ def run_all(version: Path, desk: Path, lines: list[list[str]]) -> list[tuple[int
             [sys.executable, "-m", f"mlx_lfm2vl.{name}", *arguments],
             cwd=desk, env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        results.append((done.returncode, done.stdout))
+        results.append((done.returncode, _lasting(done.stdout)))
     return results
+
+
+def _lasting(printed: str) -> Any:
+    """Standard output, without what differs from run to run if it is JSON."""
+    try:
+        return json.loads(
+            printed,
+            object_hook=lambda found: {key: found[key] for key in found if key not in VARYING},
+        )
+    except json.JSONDecodeError:
+        return printed
 
 
 def written(desk: Path) -> dict[str, Any]:

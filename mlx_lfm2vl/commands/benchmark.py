@@ -89,7 +89,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="runs per image, of which the best counts; default: 3",
     )
     add(
-        "--compare", metavar="PYTHON", help="also measure mlx-vlm, with the Python that has mlx-vlm"
+        "--compare",
+        metavar="PYTHON",
+        help="also measure mlx-vlm, in the Python that has it installed",
     )
     add("--json", action="store_true", help="print one JSON object instead of the table")
     add("--plot", type=Path, metavar="FILE.png", help="also draw a chart of where the time goes")

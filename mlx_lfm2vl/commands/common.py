@@ -70,6 +70,7 @@ def run_command(
         return int(stop.code or 0)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("note: %(message)s"))
+    handler.addFilter(_Once())
     package_logger = logging.getLogger("mlx_lfm2vl")
     package_logger.addHandler(handler)
     package_logger.propagate = False
@@ -95,6 +96,20 @@ def run_command(
     finally:
         package_logger.removeHandler(handler)
         package_logger.propagate = True
+
+
+class _Once(logging.Filter):
+    """Lets each message pass once: an image may be decoded again, and a note then repeats."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        is_new = text not in self._passed
+        self._passed.add(text)
+        return is_new
 
 
 def _explain(text: str) -> None:

@@ -49,15 +49,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--mlx-path",
         type=Path,
         metavar="DIR",
-        help="folder to write; default: the model's name and what was done, as in NAME-4bit",
+        help="folder to write; default: the model's name and what was done, such as NAME-4bit",
     )
     add("--overwrite", action="store_true", help="replace an existing --output")
-    add("-q", "--quantize", action="store_true", help="quantize the decoder to 4 bits")
+    add("-q", "--quantize", action="store_true", help="quantize the decoder, by default to 4 bits")
     add(
         "--bits",
         "--q-bits",
         type=int,
-        help="bits per decoder weight: 2, 3, 4, 5, 6 or 8; default: do not quantize",
+        help="bits per decoder weight: 2, 3, 4, 5, 6 or 8; default: 4 with -q, the format's with "
+        "--mode, otherwise no quantization",
     )
     add(
         "--group-size",
@@ -95,13 +96,18 @@ def build_parser() -> argparse.ArgumentParser:
         choices=["float32", "float16", "bfloat16"],
         help="type of all weights that are not quantized; default: the checkpoint's",
     )
-    add("-d", "--dequantize", action="store_true", help="turn quantized weights into plain ones")
+    add(
+        "-d",
+        "--dequantize",
+        action="store_true",
+        help="turn quantized weights back into plain ones",
+    )
     add("--text-only", action="store_true", help="write only the decoder, for mlx-lm")
     add(
         "--max-shard-size",
         default="5GB",
         metavar="SIZE",
-        help="largest size of a weight file, as in 500MB; default: 5GB",
+        help="maximum size of a weight file, such as 500MB; default: 5GB",
     )
     add(
         "--learned",
@@ -119,7 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--report",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="compare the answers with those of the source model; default: yes",
+        help="compare the result with the source model; default: yes",
     )
     add("--upload-repo", metavar="REPO", help="also publish the result in this Hub repo")
     return parser

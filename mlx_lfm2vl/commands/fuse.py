@@ -15,13 +15,18 @@ from .common import add_model_options, run_command
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="mlx_lfm2vl fuse", description="Merge an adapter into a new checkpoint."
+        prog="mlx_lfm2vl fuse",
+        description="Merge an adapter into its checkpoint and write a new one.",
     )
     add = parser.add_argument
     add_model_options(parser)
     add("--adapter", required=True, type=Path, metavar="DIR", help="folder that `train` wrote")
     add("--output", required=True, type=Path, metavar="DIR", help="checkpoint folder to write")
-    add("--dequantize", action="store_true", help="do not quantize merged layers again")
+    add(
+        "--dequantize",
+        action="store_true",
+        help="leave merged layers of a quantized checkpoint unquantized",
+    )
     add("--overwrite", action="store_true", help="replace an existing --output")
     return parser
 

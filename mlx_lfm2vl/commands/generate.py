@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--max-image-tokens",
         type=int,
         metavar="N",
-        help="most tokens per view; a larger image is shrunk or split into tiles",
+        help="maximum tokens per view; a larger image is shrunk or split into tiles",
     )
     add(
         "--image-splitting",
@@ -68,8 +68,8 @@ def build_parser() -> argparse.ArgumentParser:
         dest="do_image_splitting",
         help="split large images into tiles",
     )
-    add("--min-tiles", type=int, metavar="N", help="fewest tiles of an image that is split")
-    add("--max-tiles", type=int, metavar="N", help="most tiles of an image; fewer are faster")
+    add("--min-tiles", type=int, metavar="N", help="minimum number of tiles when an image is split")
+    add("--max-tiles", type=int, metavar="N", help="maximum number of tiles; fewer are faster")
     add(
         "--thumbnail",
         action=argparse.BooleanOptionalAction,
@@ -91,7 +91,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     answer = parser.add_argument_group("answer (sampling defaults to the checkpoint's settings)")
     add = answer.add_argument
-    add("--max-tokens", type=int, default=512, metavar="N", help="longest answer; default: 512")
+    add(
+        "--max-tokens",
+        type=int,
+        default=512,
+        metavar="N",
+        help="maximum length of the answer; default: 512",
+    )
     add(
         "--temperature",
         type=float,
@@ -115,15 +121,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--repetition-penalty",
         type=float,
         metavar="R",
-        help="make tokens less likely that occurred before; 1 is off",
+        help="make tokens that occurred before less likely; 1 is off",
     )
-    add("--seed", type=int, metavar="N", help="seed that makes a random answer repeatable")
+    add("--seed", type=int, metavar="N", help="seed for sampling, to make an answer reproducible")
     add(
         "--lookup",
         type=int,
         default=0,
         metavar="N",
-        help="copy up to N tokens from where the text repeats and verify them in one step; needs "
+        help="where text repeats itself, copy up to N tokens and verify them in one step; needs "
         "--temperature 0 --repetition-penalty 1; default: 0 (off)",
     )
     add(
@@ -135,8 +141,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     device = parser.add_argument_group("GPU memory (the defaults depend on the Mac's memory)")
     add = device.add_argument
-    add("--cache-limit", type=float, metavar="GB", help="most freed memory to keep for reuse")
-    add("--wired-limit", type=float, metavar="GB", help="most memory to protect from paging out")
+    add("--cache-limit", type=float, metavar="GB", help="maximum freed memory to keep for reuse")
+    add(
+        "--wired-limit",
+        type=float,
+        metavar="GB",
+        help="maximum memory to protect from being paged out",
+    )
     output = parser.add_argument_group("output")
     add = output.add_argument
     add("--json", action="store_true", help="print one JSON object instead of the text")

@@ -43,8 +43,8 @@ class Engine:
         """Set MLX's memory limits for the whole process.
 
         Args:
-            cache: most bytes of freed memory to keep for reuse; None chooses by device.
-            wired: most bytes to protect from being paged out; None chooses by device and model.
+            cache: maximum bytes of freed memory to keep for reuse; None chooses by device.
+            wired: maximum bytes to protect from being paged out; None chooses by device and model.
 
         Returns:
             The limits that were set.
@@ -121,10 +121,10 @@ class Engine:
 
         Args:
             conversations: messages of each, as for `stream`, but without `image`. They are taken
-                one by one as there is room, so there may be any number.
+                one by one as there is room, so their number is not limited.
             options: of every answer, as for `stream`. Each conversation uses the seed as if it were
                 alone. `lookup` must be 0.
-            batch_size: most conversations to answer at the same time, at least 1.
+            batch_size: maximum conversations to answer at the same time, at least 1.
             changes: as for `stream`.
 
         Yields:

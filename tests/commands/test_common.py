@@ -112,3 +112,13 @@ def test_a_reader_that_has_gone_leaves_output_that_can_be_closed(capfd):
         os.dup2(kept, 1)
         os.close(kept)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_note_is_printed_once(capsys):
+    def command(_options: argparse.Namespace) -> int:
+        for name in ("one", "two", "one"):
+            logging.getLogger("mlx_lfm2vl.part").warning("about %s", name)
+        return 0
+
+    assert run_command(argparse.ArgumentParser(), command, []) == 0
+    assert capsys.readouterr().err == "note: about one\nnote: about two\n"

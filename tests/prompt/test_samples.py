@@ -8,7 +8,8 @@ from training_runs import MIXED, dialogue, write_rows
 
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.prompt.processor import Processor
-from mlx_lfm2vl.prompt.samples import SampleMaker, assistant_mask, read_rows
+from mlx_lfm2vl.prompt.rows import read_rows
+from mlx_lfm2vl.prompt.samples import SampleMaker, assistant_mask
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED_MODELS, "LFM2.5-VL-3B"])
@@ -94,7 +95,7 @@ def test_line_ends_inside_strings_do_not_end_a_row(tmp_path):
             "https://example.com/a.png",
             "https://example.com/a.png is not a path, and training",
         ),
-        ("data:image/png;base64," + 5000 * "A", "A... is not a path, and training"),
+        ("data:image/png;base64," + 5000 * "A", "data URI is not an image this program can read"),
         (300 * "b" + ".png", "no such image: " + 100 * "b" + "..."),
         ("~nobody-of-that-name/a.png", "no such image: ~nobody-of-that-name/a.png"),
     ],

@@ -32,7 +32,8 @@ def place_images(messages: Sequence[Message], images: Sequence[ImageSource]) -> 
         raise InputError(f"there are both image parts and {MARK} marks in the text")
     if (marks or places) and marks + len(places) != len(images):
         what = f"{MARK} marks in the text" if marks else "image parts without an image"
-        raise InputError(f"there are {marks + len(places)} {what}, and {len(images)} images")
+        count = marks + len(places)
+        raise InputError(f"{what}: {count}, images: {len(images)}; expected as many of both")
     if any(part.get("index", number) != number for number, part in enumerate(places)):
         raise InputError("the indices of the image parts do not count from 0 on")
     pictures: list[Part] = [{"type": "image", "image": image} for image in images]

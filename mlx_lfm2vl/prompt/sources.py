@@ -1,6 +1,5 @@
 """Images as callers and other tools hand them over, turned into sources that can be opened."""
 
-import array
 import base64
 import binascii
 import os
@@ -42,14 +41,14 @@ class _Array(Protocol):
 
 # One image, as callers may give it.
 ImageLike = ImageSource | os.PathLike[str] | bytearray | memoryview | _File | _Array
-ONE_IMAGE = str | bytes | bytearray | memoryview | array.array  # sequences that are one image
+ONE_IMAGE = str | bytes | bytearray | memoryview  # sequences that are one image
 
 
-def as_images(image: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
+def as_images(image: ImageLike | Sequence[ImageLike]) -> list[Any]:
     """Return one image, or several, as a list."""
-    if isinstance(image, Sequence) and not isinstance(image, ONE_IMAGE):
-        return list(image)
-    return [image]
+    if isinstance(image, ONE_IMAGE) or not isinstance(image, Sequence):
+        return [image]
+    return list(image)
 
 
 def read_source(value: object) -> ImageSource:
@@ -74,7 +73,7 @@ def read_source(value: object) -> ImageSource:
         return _from_file(value)
     if isinstance(value, _Array):
         return _from_array(value)
-    if isinstance(value, bytearray | memoryview | array.array):
+    if isinstance(value, bytearray | memoryview):
         view = memoryview(value)
         return _from_pixels(np.array(view)) if view.ndim > 1 else view.tobytes()
     raise InputError(f"an image part holds {value!r:.60}, {EXPECTED}")

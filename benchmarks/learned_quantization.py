@@ -18,7 +18,8 @@ import numpy as np
 from mlx_lfm2vl import load
 from mlx_lfm2vl.arrays import named_arrays
 from mlx_lfm2vl.checkpoint.packing import Scheme
-from mlx_lfm2vl.prompt.samples import Sample, SampleMaker, read_rows
+from mlx_lfm2vl.prompt.rows import read_rows
+from mlx_lfm2vl.prompt.samples import Sample, SampleMaker
 from mlx_lfm2vl.quantize.choice import QuantizeOptions
 from mlx_lfm2vl.quantize.learned_rounding import learn_rounding, learnable_paths
 from mlx_lfm2vl.quantize.loss_report import Observation, compare, observe

@@ -149,7 +149,8 @@ def _train(options: argparse.Namespace) -> int:
 
     from ..drawing import dark_name, describe_origin
     from ..loading import load
-    from ..prompt.samples import SampleMaker, read_rows
+    from ..prompt.rows import read_rows
+    from ..prompt.samples import SampleMaker
     from ..training.adapters import make_trainable, save_adapter
     from ..training.checkpoints import identify, newest
     from ..training.plot import plot_log

@@ -12,16 +12,16 @@ from typing import Unpack
 from ..arrays import named_arrays
 from ..device import Limits, choose_limits, set_limits
 from ..errors import InputError, Lfm2VLError
-from ..images.source import ImageSource
 from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerChanges, AnswerOptions, ImageOptions
 from ..prompt.messages import Message, user_message
 from ..prompt.processor import Processor
+from ..prompt.sources import ImageLike, as_images
 from .answer import Piece, Result
 from .batch import BATCH_SIZE, Conversation, stream_answers
 from .stream import stream_answer
 
-Image = ImageSource | Sequence[ImageSource]
+Image = ImageLike | Sequence[ImageLike]
 Options = AnswerOptions | ImageOptions | None
 
 
@@ -245,5 +245,4 @@ def _with_image(messages: Sequence[Message] | str, image: Image | None) -> Seque
         return messages
     if not isinstance(messages, str):
         raise InputError("image goes with a question as text; put it in the messages instead")
-    is_one = isinstance(image, ImageSource)
-    return user_message(messages, [image] if is_one else list(image))
+    return user_message(messages, as_images(image))

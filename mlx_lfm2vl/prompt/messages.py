@@ -1,21 +1,24 @@
-"""Messages as people write them, and the images in them."""
+"""Messages as people and other tools write them, read into one form, and the images in them."""
 
-from collections.abc import Sequence
-from pathlib import Path
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from PIL import Image
 
 from ..errors import InputError
 from ..images.source import ImageSource
+from .keys import is_empty, known_values
+from .parts import Part, read_part
+from .sources import EXPECTED, ImageLike, read_path_or_base64
 from .template import Message
 
-# Keys that hold the source of an image, in transformers' and OpenAI's messages.
-IMAGE_KEYS = ("image", "url", "path", "image_url")
+# What chat templates read of a message besides its role and content.
+TEMPLATE_KEYS = ("tool_calls", "thinking", "reasoning", "reasoning_content")
+# They say nothing to the model, unless the template names them.
+MESSAGE_BESIDE = ("id", "name", "tool_call_id", "status")
 
 
 def user_message(
-    prompt: str, images: Sequence[ImageSource] = (), system: str | None = None
+    prompt: str, images: Sequence[ImageLike] = (), system: str | None = None
 ) -> list[Message]:
     """Make the messages of one question about some images.
 
@@ -30,48 +33,90 @@ def user_message(
     return [{"role": "system", "content": system}, *messages] if system else messages
 
 
-def split_images(messages: Sequence[Message]) -> tuple[list[Message], list[ImageSource]]:
+def read_messages(messages: object) -> list[Message]:
+    """Read messages into one form.
+
+    Returns:
+        Messages with a role, and a content that is text or a list of parts as `read_part` returns
+        them. Keys that chat templates may use are kept. A system message without content is left
+        out.
+
+    Raises:
+        InputError: there are no messages, one is not a message, or one holds something unknown.
+    """
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
+        kind = type(messages).__name__
+        raise InputError(f"messages is of type {kind}, expected a list of messages")
+    if not messages:
+        raise InputError("there are no messages")
+    read = [_read_message(message) for message in messages]
+    return [message for message in read if message is not None]
+
+
+def _read_message(message: object) -> Message | None:
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise InputError(f"a message is {message!r:.80}, expected a dict with a role")
+    known = ("role", "content", "images", "type", "weight", *TEMPLATE_KEYS)
+    where = f"a message of role {message['role']!r:.40}"
+    kept = known_values(message, (*known, *MESSAGE_BESIDE), (), where)
+    if kept.pop("type", "message") != "message":
+        raise InputError(f"{where} has the type {message['type']!r:.40}, expected 'message'")
+    if kept.pop("weight", 1) != 1:
+        raise InputError(f"{where} has the weight {message['weight']!r:.40}, expected 1")
+    images = _images_beside(kept.pop("images", ()), where)
+    content = kept.get("content")
+    if content is None and not images and is_empty(kept.get("tool_calls")):
+        if message["role"] != "system":
+            raise InputError(f"{where} has no content")
+        return None
+    content = "" if content is None else _read_content(content, message["role"], where)
+    if images:
+        text = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        content = [*images, *text]
+    return {**kept, "content": content}
+
+
+def _read_content(content: object, role: str, where: str) -> str | list[Part]:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Mapping):
+        if role != "tool":
+            return [read_part(content)]
+        try:
+            return json.dumps(content, ensure_ascii=False)  # as templates write a tool's result
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InputError(f"{where} has content that is not plain data: {error}") from None
+    if isinstance(content, list | tuple):
+        return [read_part(item) for item in content]
+    kind = type(content).__name__
+    raise InputError(f"{where} has content of type {kind}, expected text or a list")
+
+
+def _images_beside(images: object, where: str) -> list[Part]:
+    """Return parts for Ollama's `images` of a message, which come before its text."""
+    if not isinstance(images, list | tuple):
+        raise InputError(f"{where} has images of type {type(images).__name__}, expected a list")
+    return [{"type": "image", "image": read_path_or_base64(image)} for image in images]
+
+
+def split_images(messages: object) -> tuple[list[Message], list[ImageSource]]:
     """Separate messages from their images.
 
     Returns:
         The messages, in which each image is only `{"type": "image"}`, and the images in order.
 
     Raises:
-        InputError: there are no messages, or one is not a message.
+        InputError: see `read_messages`; or an image part has no image.
     """
-    if not messages:
-        raise InputError("there are no messages")
     plain: list[Message] = []
     sources: list[ImageSource] = []
-    for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise InputError(f"a message is {message!r:.80}, expected a dict with a role")
-        content = message.get("content")
-        if isinstance(content, (list, tuple)):
-            items = []
-            for item in content:
-                source = image_of(item)
-                if source is None:
-                    items.append({"type": "text", "text": item} if isinstance(item, str) else item)
-                else:
-                    sources.append(source)
-                    items.append({"type": "image"})
-            message = {**message, "content": items}
-        plain.append(message)
+    for message in read_messages(messages):
+        content = message["content"]
+        if not isinstance(content, str):
+            images = [part for part in content if part["type"] == "image"]
+            if not all("image" in part for part in images):
+                raise InputError(f"an image part holds no image, {EXPECTED}")
+            sources += [part["image"] for part in images]
+            content = [{"type": "image"} if part["type"] == "image" else part for part in content]
+        plain.append({**message, "content": content})
     return plain, sources
-
-
-def image_of(item: Any) -> ImageSource | None:
-    """Return the source of an image item of a message; None for any other item.
-
-    Raises:
-        InputError: an image item has no source, or one of a wrong type.
-    """
-    if not isinstance(item, dict) or item.get("type") not in ("image", "image_url"):
-        return None
-    source = next((item[key] for key in IMAGE_KEYS if item.get(key) is not None), None)
-    if isinstance(source, dict):
-        source = source.get("url")
-    if not isinstance(source, (str, Path, bytes, Image.Image)):
-        raise InputError(f"an image item holds {source!r:.60}, expected a path, URL or PIL image")
-    return source

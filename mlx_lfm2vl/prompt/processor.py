@@ -15,7 +15,8 @@ from ..images.geometry import ImagePlan, plan_image
 from ..images.patches import process_image
 from ..images.source import ImageLimits, ImageSource, OpenedImage, open_image
 from ..options import ImageOptions
-from .messages import split_images
+from .keys import is_empty
+from .messages import TEMPLATE_KEYS, split_images
 from .template import ChatTemplate, Message, guard_specials
 from .tokenizer import Tokenizer
 
@@ -101,8 +102,9 @@ class Processor:
         Args:
             messages: `{"role": ..., "content": ...}`; the content is text, or a list of
                 `{"type": "text", "text": ...}` and `{"type": "image", "image": ...}`, where the
-                image is a path, a URL, a data URI, bytes or a PIL image. `"url"`, `"path"` and
-                OpenAI's `image_url` form also work.
+                image is what `read_source` takes: a path, a URL, a data URI, a PIL image, bytes, an
+                open file or an array of pixels. The spellings of `read_part` and Ollama's `images`
+                also work.
             options: changes to the checkpoint's image settings.
             tools: function descriptions for the chat template.
             add_generation_prompt: end with the header of the assistant's turn.
@@ -142,6 +144,7 @@ class Processor:
             InputError: there are too many images, or the chat template rejects the messages.
         """
         plain, sources = split_images(messages)
+        self._check_keys(plain)
         if len(sources) > self.limits.max_images:
             raise InputError(
                 f"the prompt has {len(sources)} images, at most {self.limits.max_images} are read"
@@ -157,6 +160,16 @@ class Processor:
                 "some templates take no images in a system message"
             )
         return text, guard, sources
+
+    def _check_keys(self, messages: Sequence[Message]) -> None:
+        """Refuse what a message says in keys that this checkpoint's template does not read."""
+        for message in messages:
+            for key in TEMPLATE_KEYS:
+                if not is_empty(message.get(key)) and not self.template.names(key):
+                    raise InputError(
+                        f"this checkpoint's chat template does not use the {key!r} of a message; "
+                        "put it into the content as text, or leave it out"
+                    )
 
     def _expand(self, ids: list[int], images: list[ImagePlan]) -> list[int]:
         """Replace each placeholder with the markers and image tokens of its image."""

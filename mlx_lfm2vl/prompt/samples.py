@@ -1,22 +1,18 @@
-"""Reads conversations from a JSONL file and turns them into samples to train or compare on."""
+"""Samples: conversations with answers as the model trains or is compared on."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..errors import CheckpointError, InputError
 from ..images.geometry import plan_image
-from ..images.source import ImageLimits, open_image, read_size
-from .messages import image_of
+from ..images.source import open_image, read_size
 from .processor import Processor
+from .rows import bad_rows, is_data
 from .template import Message
 
-PROBLEMS_SHOWN = 20
-NAME_SHOWN = 100  # characters of an image's name in an error
 CHARACTERS_PER_TOKEN = 3  # roughly, for estimates of length
 CAMERA = (3024, 4032)  # assumed height and width if a header cannot be read
 
@@ -39,128 +35,6 @@ class Sample:
 
     def __len__(self) -> int:
         return len(self.input_ids)
-
-
-def read_rows(path: Path) -> list[list[Message]]:
-    """Read and check a JSONL file of conversations, without decoding images.
-
-    A row is `{"messages": [...]}`, or the short form `{"image": PATH or [PATHS], "prompt": ...,
-    "answer": ...}` with an optional `"system"`. Image paths are relative to the file.
-
-    Raises:
-        InputError: some rows are wrong. The message lists their line numbers.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # strings may hold other line ends
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-    rows, problems = [], []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(_messages(json.loads(line), path.parent))
-        except json.JSONDecodeError as error:
-            problems.append(f"line {number}: not JSON ({error})")
-        except InputError as error:
-            problems.append(f"line {number}: {error}")
-    if problems:
-        raise _bad_rows(str(path), problems)
-    if not rows:
-        raise InputError(f"{path} has no rows")
-    return rows
-
-
-def _bad_rows(where: str, problems: Sequence[str]) -> InputError:
-    shown = "\n  ".join(problems[:PROBLEMS_SHOWN])
-    more = len(problems) - PROBLEMS_SHOWN
-    shown += f"\n  and {more} more" if more > 0 else ""
-    return InputError(f"{where} has {len(problems)} bad rows:\n  {shown}")
-
-
-def _messages(row: Any, folder: Path) -> list[Message]:
-    if not isinstance(row, dict):
-        raise InputError(f"a {type(row).__name__}, expected an object")
-    if "messages" not in row:
-        row = {"messages": _from_plain(row)}
-    messages = row["messages"]
-    if not isinstance(messages, list) or not messages:
-        raise InputError("messages is not a list of messages")
-    checked = [_checked(message, folder) for message in messages]
-    answers = [m for m in checked if m["role"] == "assistant" and _text_of(m).strip()]
-    if not answers:
-        raise InputError("no assistant message with text: nothing to learn")
-    return checked
-
-
-def _from_plain(row: dict[str, Any]) -> list[Message]:
-    missing = [key for key in ("prompt", "answer") if not isinstance(row.get(key), str)]
-    if missing:
-        raise InputError(f"neither messages nor {' and '.join(missing)} as text")
-    images = row.get("image", [])
-    images = images if isinstance(images, list) else [images]
-    content = [{"type": "image", "image": image} for image in images]
-    messages: list[Message] = []
-    if row.get("system"):
-        messages.append({"role": "system", "content": row["system"]})
-    messages.append(
-        {"role": "user", "content": [*content, {"type": "text", "text": row["prompt"]}]}
-    )
-    return [*messages, {"role": "assistant", "content": row["answer"]}]
-
-
-def _checked(message: Any, folder: Path) -> Message:
-    """Return a message whose images are existing files."""
-    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise InputError("a message without a role")
-    content = message.get("content", "")
-    if not isinstance(content, (str, list)):
-        raise InputError(f"content is a {type(content).__name__}, expected text or a list")
-    if isinstance(content, list):
-        content = [_checked_item(item, folder) for item in content]
-    return {**message, "content": content}
-
-
-def _checked_item(item: Any, folder: Path) -> Any:
-    if isinstance(item, str):
-        return {"type": "text", "text": item}
-    if not isinstance(item, dict):
-        raise InputError(f"an item is a {type(item).__name__}, expected an object")
-    if item.get("type") == "text" and not isinstance(item.get("text"), str):
-        raise InputError("a text item without text")
-    name = image_of(item)
-    if name is None:
-        return item
-    if not isinstance(name, str):
-        raise InputError(f"an image item holds {name!r:.60}, expected a path")
-    if name.startswith("data:") or "://" in name:
-        raise InputError(f"{_short(name)} is not a path, and training reads images from files")
-    path = _existing(name, folder)
-    is_heic = path.suffix.lower() in (".heic", ".heif")
-    if not is_heic and read_size(path, ImageLimits()) is None:
-        raise InputError(f"not an image: {name}")
-    return {"type": "image", "image": str(path)}
-
-
-def _existing(name: str, folder: Path) -> Path:
-    try:
-        path = folder / Path(name).expanduser()
-        if path.is_file():
-            return path
-    except (OSError, RuntimeError):  # too long, or in the home folder of an unknown user
-        pass
-    raise InputError(f"no such image: {_short(name)}")
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= NAME_SHOWN else f"{name[:NAME_SHOWN]}..."
-
-
-def _text_of(message: Message) -> str:
-    content = message["content"]
-    if isinstance(content, str):
-        return content
-    return "".join(item.get("text", "") for item in content if item.get("type") == "text")
 
 
 def assistant_mask(ids: Sequence[int], header: Sequence[int], end_ids: set[int]) -> np.ndarray:
@@ -244,7 +118,7 @@ class SampleMaker:
             except InputError as error:
                 problems.append(f"conversation {number}: {error}")
         if problems:
-            raise _bad_rows(name, problems)
+            raise bad_rows(name, problems)
         return lengths
 
     def _length(self, messages: Sequence[Message]) -> int:
@@ -252,7 +126,7 @@ class SampleMaker:
         limits, config = self.processor.limits, self.processor.image_config
         sizes = [
             read_size(source, limits) or CAMERA
-            if isinstance(source, (str, Path))
+            if isinstance(source, (str, Path)) and not is_data(source)
             else open_image(source, limits).size
             for source in sources
         ]

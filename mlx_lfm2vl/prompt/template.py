@@ -61,6 +61,10 @@ class ChatTemplate:
             raise CheckpointError(f"{folder} has no chat template (chat_template.jinja)")
         return cls(source, bos_token, eos_token)
 
+    def names(self, key: str) -> bool:
+        """Whether the template mentions a key of messages."""
+        return re.search(rf"\b{re.escape(key)}\b", self.source) is not None
+
     @cached_property
     def _compiled(self) -> Any:
         import jinja2

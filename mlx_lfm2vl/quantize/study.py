@@ -13,9 +13,11 @@ from typing import TypeVar
 from ..errors import InputError
 from ..loading import load
 from ..model.lfm2vl import Lfm2VL
+from ..prompt.data_files import IMAGE_SUFFIXES, find_data
 from ..prompt.messages import user_message
 from ..prompt.processor import Processor
-from ..prompt.samples import Sample, SampleMaker, read_rows
+from ..prompt.rows import read_rows
+from ..prompt.samples import Sample, SampleMaker
 from .conversion import Conversion
 from .drawn_samples import sample_conversations
 from .learned_rounding import learn_rounding
@@ -27,7 +29,6 @@ logger = logging.getLogger(__name__)
 MAX_SAMPLES = 128  # used for learning
 MAX_COMPARED = 32  # what the source computes takes about 30 MB for each
 PICTURE_PROMPT = "Describe this image in detail."
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".heic")
 
 Item = TypeVar("Item")
 
@@ -95,10 +96,9 @@ def _samples(folder: Path | None, model: Lfm2VL, processor: Processor) -> list[S
     end_ids = set(model.config.eos_token_ids)
     if folder is not None and not folder.is_dir():
         raise InputError(f"--calibration {folder} is not a folder")
-    if folder is not None and (files := sorted(folder.glob("[!.]*.jsonl"))):
+    if folder is not None and find_data(folder):
         make = SampleMaker(processor, end_ids)
-        rows = [row for path in files for row in read_rows(path)]
-        return [make(row) for row in _first(rows)]
+        return [make(row) for row in _first(read_rows(folder))]
     prompts = sample_conversations()
     if folder is not None:
         prompts = [user_message(PICTURE_PROMPT, [path]) for path in _first(_images(folder))]
@@ -106,9 +106,9 @@ def _samples(folder: Path | None, model: Lfm2VL, processor: Processor) -> list[S
 
 
 def _images(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in SUFFIXES)
+    found = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
-        raise InputError(f"--calibration {folder} contains neither *.jsonl files nor images")
+        raise InputError(f"--calibration {folder} contains neither data (*.jsonl) nor images")
     return found
 
 

@@ -16,6 +16,7 @@ from ..arrays import dtype_name, named_arrays
 from ..checkpoint.json_file import read_json
 from ..errors import CheckpointError, InputError
 from ..model.lfm2vl import Lfm2VL
+from ..prompt.data_files import find_data
 from ..whole_folder import new_folder
 
 KEPT = 2  # number of newest checkpoints kept on disk
@@ -27,14 +28,17 @@ def identify(model: Lfm2VL, data: Path) -> dict[str, str]:
 
     Args:
         model: before it is made trainable; the first elements of each parameter are hashed.
-        data: a file; its bytes are hashed.
+        data: what the run was given; the bytes of its data files are hashed.
     """
+    rows = hashlib.sha256()
+    for file in find_data(data):
+        rows.update(file.read_bytes())
     weights = named_arrays(model.parameters())
     begun = [weights[name].flatten()[:IDENTIFYING].view(mx.uint8) for name in sorted(weights)]
     return {
         "model": hashlib.sha256(np.array(mx.concatenate(begun)).tobytes()).hexdigest()[:16],
         "dtype": dtype_name(model.language_model.embedding_norm.weight.dtype),
-        "data": hashlib.sha256(data.read_bytes()).hexdigest()[:16],
+        "data": rows.hexdigest()[:16],
     }
 
 

@@ -17,7 +17,8 @@ from mlx_lfm2vl.commands.generate import main as generate
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.prompt.messages import user_message
-from mlx_lfm2vl.prompt.samples import SampleMaker, read_rows
+from mlx_lfm2vl.prompt.rows import read_rows
+from mlx_lfm2vl.prompt.samples import SampleMaker
 from mlx_lfm2vl.training.adapters import load_adapter
 
 pytest.importorskip("mlx_lm")

@@ -17,7 +17,8 @@ import mlx.nn as nn
 
 from mlx_lfm2vl import load
 from mlx_lfm2vl.arrays import named_arrays
-from mlx_lfm2vl.prompt.samples import SampleMaker, read_rows
+from mlx_lfm2vl.prompt.rows import read_rows
+from mlx_lfm2vl.prompt.samples import SampleMaker
 from mlx_lfm2vl.saving import save_checkpoint
 from mlx_lfm2vl.training.adapters import train_fully
 from mlx_lfm2vl.training.checkpoints import KEPT, newest

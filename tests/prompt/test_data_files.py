@@ -1,0 +1,140 @@
+"""Data files: JSON Lines, JSON arrays, Parquet and image folders; other kinds are refused."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+from pictures import make_picture
+from training_runs import losses_of, run
+
+from mlx_lfm2vl.errors import InputError
+from mlx_lfm2vl.prompt.data_files import find_data
+from mlx_lfm2vl.prompt.rows import read_rows
+
+ROWS = [{"image": f"{n}.png", "prompt": f"Which {n}?", "answer": f"No. {n}."} for n in range(3)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number in range(3):
+        make_picture(13, 21, number).save(tmp_path / f"{number}.png")
+    return tmp_path
+
+
+def lines(rows) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+FORMS = {
+    "JSON Lines": ("d.jsonl", lines(ROWS)),
+    "no kind": ("d", lines(ROWS)),
+    "Windows": ("d.jsonl", lines(ROWS).replace("\n", "\r\n")),
+    "a byte-order mark": ("d.jsonl", "\ufeff" + lines(ROWS)),
+    "a JSON array": ("d.json", json.dumps(ROWS)),
+    "a printed JSON array": ("d.json", "\ufeff\n" + json.dumps(ROWS, indent=2)),
+    "an array by another name": ("d.jsonl", json.dumps(ROWS)),
+    "lines by another name": ("d.json", lines(ROWS)),
+}
+
+
+@pytest.mark.parametrize(("name", "text"), FORMS.values(), ids=FORMS)
+def test_every_form_of_a_file_has_the_same_rows(folder, name, text):
+    (folder / "known.jsonl").write_text(lines(ROWS))
+    (folder / name).write_bytes(text.encode())
+    assert read_rows(folder / name) == read_rows(folder / "known.jsonl")
+    assert len(read_rows(folder / name)) == 3
+
+
+def test_a_file_may_hold_one_row_over_several_lines(folder):
+    (folder / "d.json").write_text("\n" + json.dumps(ROWS[0], indent=2))
+    assert len(read_rows(folder / "d.json")) == 1
+    (folder / "d.json").write_text("\n" + json.dumps({"rows": ROWS}, indent=2))
+    with pytest.raises(InputError, match="line 2: the row has an unknown key 'rows'"):
+        read_rows(folder / "d.json")
+
+
+def test_bad_rows_of_an_array_are_named_by_their_number(folder):
+    (folder / "d.json").write_text(json.dumps([ROWS[0], {"prompt": "x"}, 7], indent=2))
+    with pytest.raises(InputError) as error:
+        read_rows(folder / "d.json")
+    first, *rest = str(error.value).splitlines()
+    assert first.endswith("has 2 bad rows:")
+    assert [line.split(":")[0].strip() for line in rest] == ["row 2", "row 3"]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('[{"prompt": "x"},\n', r"d.json is not JSON \(.*line 2"),
+        ("[" * 100_000, "is not JSON"),
+        ("{" * 10 + "\n", "line 1: not JSON"),
+        ("1" * 5000, "line 1: not JSON"),
+        ("\n \n", "has no rows"),
+        ("[]", "has no rows"),
+    ],
+)
+def test_text_that_is_no_json_is_refused(folder, text, why):
+    (folder / "d.json").write_text(text)
+    with pytest.raises(InputError, match=why):
+        read_rows(folder / "d.json")
+
+
+def test_parquet_needs_pyarrow(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(InputError, match="is Parquet, which needs pyarrow: python -m pip install"):
+        read_rows(folder / "d.parquet")
+
+
+def test_parquet_rows_hold_images_as_bytes(folder, monkeypatch, tiny):
+    _, processor = tiny
+    image = {"bytes": (folder / "0.png").read_bytes(), "path": "unknown.png"}
+    rows = [{"images": [image], "prompt": "<image>Which 0?", "completion": "No. 0.", "tools": None}]
+    table = SimpleNamespace(to_pylist=lambda: rows)
+    parquet = SimpleNamespace(read_table=lambda path: {"d.parquet": table}[path.name])
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", parquet)
+    (folder / "d.jsonl").write_text(lines(ROWS))
+    (messages,) = read_rows(folder / "d.parquet")
+    expected = read_rows(folder / "d.jsonl")[0]
+    assert processor(messages).input_ids == processor(expected).input_ids
+    rows[0]["prompt"] = "<image><image>"
+    with pytest.raises(InputError, match="row 1: <image> marks in the text: 2, images: 1"):
+        read_rows(folder / "d.parquet")
+
+
+def test_a_folder_is_its_metadata_or_else_all_its_data(folder):
+    (folder / "b.jsonl").write_text(lines(ROWS[1:]))
+    (folder / "a.json").write_text(json.dumps(ROWS[:1]))
+    (folder / "README.md").write_text("Photos.")
+    (folder / ".DS_Store").write_text("")
+    assert [path.name for path in find_data(folder)] == ["a.json", "b.jsonl"]
+    assert len(read_rows(folder)) == 3
+    (folder / "metadata.jsonl").write_text(lines([{"file_name": "0.png", "text": "A disc."}]))
+    assert [path.name for path in find_data(folder)] == ["metadata.jsonl"]
+    assert len(read_rows(folder)) == 1
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "photo.dng", "data.arrow", "film.mov", "noise"])
+def test_a_kind_of_file_that_is_not_read_is_refused_by_name(folder, name):
+    (folder / "d.jsonl").write_text(lines(ROWS))
+    (folder / name).write_text("x")
+    with pytest.raises(InputError, match=f"{name} is of the unknown kind"):
+        read_rows(folder)
+    if "." in name:
+        with pytest.raises(InputError, match=f"{name} is of the unknown kind"):
+            read_rows(folder / name)
+
+
+def test_a_folder_of_images_alone_has_no_data(folder):
+    assert find_data(folder) == []
+    with pytest.raises(InputError, match="has no data: no file ends with .jsonl, "):
+        read_rows(folder)
+
+
+def test_a_run_on_a_folder_is_the_run_on_its_file(folder):
+    (folder / "metadata.jsonl").write_text(lines(ROWS))
+    for name, data in (("one", folder / "metadata.jsonl"), ("two", folder)):
+        assert run(data, folder.parent / f"{folder.name}-{name}", "--steps", "2") == 0
+    first, second = (folder.parent / f"{folder.name}-{name}" for name in ("one", "two"))
+    assert losses_of(first) == losses_of(second)
+    assert run(folder, first, "--steps", "2", "--resume") == 0

@@ -34,10 +34,10 @@ class Sampling:
     """
 
     temperature: float = 0.0  # 0 to 100; 0 always takes the most likely token
-    top_p: float = 1.0  # above 0, up to 1; 1 is off
-    top_k: int = 0  # tokens; 0 is off
-    min_p: float = 0.0  # 0 to 1, relative to the most likely token; 0 is off
-    repetition_penalty: float = 1.0  # above 0, up to 100; 1 is off; for tokens of prompt and answer
+    top_p: float = 1.0  # above 0, up to 1; total probability of the tokens to draw from; 1 is off
+    top_k: int = 0  # number of most likely tokens to draw from; 0 is off
+    min_p: float = 0.0  # 0 to 1; least probability relative to the most likely token; 0 is off
+    repetition_penalty: float = 1.0  # above 0, up to 100; on tokens that occurred before; 1 is off
 
     def __post_init__(self) -> None:
         limits = {
@@ -63,10 +63,10 @@ class ImageOptions:
     """Image settings that override the checkpoint's; None keeps the checkpoint's value."""
 
     min_image_tokens: int | None = None  # smaller single views are enlarged to about this
-    max_image_tokens: int | None = None  # larger single views are reduced to at most this
+    max_image_tokens: int | None = None  # larger views are reduced to this, unless very thin
     do_image_splitting: bool | None = None  # cut large images into tiles
-    min_tiles: int | None = None  # per image that is cut
-    max_tiles: int | None = None  # per image that is cut
+    min_tiles: int | None = None  # minimum number of tiles of an image that is cut
+    max_tiles: int | None = None  # maximum number of tiles of an image that is cut
     use_thumbnail: bool | None = None  # add a view of the whole image to its tiles
     jpeg_draft: bool | None = None  # decode large JPEGs at a reduced size
 
@@ -80,8 +80,8 @@ class AnswerOptions:
     """
 
     # Length
-    max_tokens: int = 512  # at least 1
-    stop: Sequence[str] = ()  # end the answer and are cut off; a single string works too
+    max_tokens: int = 512  # maximum length of the answer, at least 1
+    stop: Sequence[str] = ()  # strings that end the answer and are cut off; one string works too
 
     # Sampling
     sampling: Sampling | None = None  # None uses the checkpoint's recommendation
@@ -102,7 +102,7 @@ class AnswerOptions:
     # Hooks
     logits_processors: Sequence[LogitsProcessor] = ()  # applied in this order, before sampling
     logprobs: bool = False  # report each token's log-probability before penalty and temperature
-    on_prefill: Callable[[int, int], object] | None = None  # called with tokens read and total
+    on_prefill: Callable[[int, int], object] | None = None  # called with tokens read and in total
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)

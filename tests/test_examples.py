@@ -1,5 +1,6 @@
 """Every example runs, on a tiny model; what only a Mac can run uses options that exist."""
 
+import os
 import re
 import subprocess
 import sys
@@ -77,6 +78,22 @@ def test_the_folder_loop_captions_skips_and_reports(tmp_path, program):
     (photos / "1 a.jpg.txt").write_text("kept")
     assert subprocess.run(command, env=program, capture_output=True).returncode == 0
     assert (photos / "1 a.jpg.txt").read_text() == "kept"
+
+
+def test_photos_of_a_camera_are_captioned_and_an_empty_folder_is_told(tmp_path):
+    program = tmp_path / "mlx_lfm2vl"
+    program.write_text("#!/bin/sh\necho A photo.\n")
+    program.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    command = ["sh", str(EXAMPLES / "mac" / "caption_folder.sh"), str(photos)]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (1, f"no photos in {photos}\n")
+    for name in ("IMG_1.HEIC", "IMG_2.JPG", "three.Jpeg", "four.png"):
+        (photos / name).touch()
+    assert subprocess.run(command, env=environment).returncode == 0
+    assert len(list(photos.glob("*.txt"))) == 4
 
 
 def test_the_raycast_command_prints_answer_and_cost(pictures, program):

@@ -7,9 +7,12 @@
 set -u
 folder=${1:?usage: caption_folder.sh FOLDER [MODEL]}
 model=${2:-LiquidAI/LFM2.5-VL-450M}
-failed=0
-for photo in "$folder"/*.jpg "$folder"/*.jpeg "$folder"/*.png "$folder"/*.heic; do
+found=0 failed=0
+# Cameras write names such as IMG_1.HEIC and IMG_2.JPG, and patterns tell upper from lower case.
+for photo in "$folder"/*.[Jj][Pp][Gg] "$folder"/*.[Jj][Pp][Ee][Gg] "$folder"/*.[Pp][Nn][Gg] \
+    "$folder"/*.[Hh][Ee][Ii][Cc]; do
     [ -e "$photo" ] || continue
+    found=1
     [ -s "$photo.txt" ] && continue
     if mlx_lfm2vl generate --model "$model" --image "$photo" --max-tokens 80 \
         --prompt "Describe this photo in one sentence." >"$photo.txt.part"; then
@@ -22,4 +25,5 @@ for photo in "$folder"/*.jpg "$folder"/*.jpeg "$folder"/*.png "$folder"/*.heic; 
         echo "skipped: $photo" >&2
     fi
 done
+[ "$found" -eq 1 ] || { echo "no photos in $folder" >&2; exit 1; }
 [ "$failed" -eq 0 ] || { echo "$failed not captioned" >&2; exit 1; }

@@ -49,16 +49,16 @@ class Result:
     text: str  # without the stop string
     token_ids: list[int]  # without the end token
     finish_reason: FinishReason  # "stop": end token or stop string; "length": max_tokens
-    prompt_tokens: int  # with image tokens
-    image_tokens: int
+    prompt_tokens: int  # all tokens of the prompt, image tokens included
+    image_tokens: int  # image tokens of the prompt
     images: list[ImagePlan]  # in the order of the prompt
-    sampling: Sampling  # as used
-    seed: int  # as used
+    sampling: Sampling  # the sampling that was used
+    seed: int  # the seed that was used
     timings: Timings
-    peak_memory_bytes: int  # of MLX, since the answer or its batch began
-    drafted_tokens: int = 0  # by prompt lookup
-    accepted_tokens: int = 0  # of the drafted tokens
-    logprobs: list[float] | None = None  # of each token, natural logarithm; None if not requested
+    peak_memory_bytes: int  # peak of MLX's memory since the answer or its batch began
+    drafted_tokens: int = 0  # tokens drafted by prompt lookup
+    accepted_tokens: int = 0  # drafted tokens that were right
+    logprobs: list[float] | None = None  # natural logarithm, per token; None if not requested
 
     def __str__(self) -> str:
         return self.text

@@ -50,9 +50,9 @@ _pillow_globals = threading.Lock()
 class ImageLimits:
     """Limits on images from untrusted sources."""
 
-    max_pixels: int = 200_000_000  # of the decoded image; checked before decoding
-    max_bytes: int = 256 * 2**20  # of the file
-    max_images: int = 32  # per prompt
+    max_pixels: int = 200_000_000  # pixels of the decoded image; checked before decoding
+    max_bytes: int = 256 * 2**20  # size of the file
+    max_images: int = 32  # images per prompt
     allow_url: bool = False  # fetch http and https URLs
 
 

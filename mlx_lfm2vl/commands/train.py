@@ -19,7 +19,8 @@ from .common import add_model_options, run_command
 
 DEFAULTS = TrainSettings()
 EPILOG = """\
-data: JSONL, one conversation per line, with image paths relative to the file:
+data: JSON Lines, a JSON array, Parquet, or a folder with metadata.jsonl. Image paths are relative
+to the file. Rows of TRL, LLaMA-Factory, LLaVA and ShareGPT are read, too, and:
   {"messages": [{"role": "user", "content": [{"type": "image", "image": "a.jpg"},
     {"type": "text", "text": "What is it?"}]}, {"role": "assistant", "content": "A fern."}]}
 or in short form:

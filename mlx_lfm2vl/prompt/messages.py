@@ -59,10 +59,10 @@ def _read_message(message: object) -> Message | None:
     known = ("role", "content", "images", "type", "weight", *TEMPLATE_KEYS)
     where = f"a message of role {message['role']!r:.40}"
     kept = known_values(message, (*known, *MESSAGE_BESIDE), (), where)
-    if kept.pop("type", "message") != "message":
-        raise InputError(f"{where} has the type {message['type']!r:.40}, expected 'message'")
-    if kept.pop("weight", 1) != 1:
-        raise InputError(f"{where} has the weight {message['weight']!r:.40}, expected 1")
+    for key, only in (("type", "message"), ("weight", 1)):
+        value = kept.pop(key, only)
+        if not isinstance(value, str | int | float) or value != only:
+            raise InputError(f"{where} has the {key} {value!r:.40}, expected {only!r}")
     images = _images_beside(kept.pop("images", ()), where)
     content = kept.get("content")
     if content is None and not images and is_empty(kept.get("tool_calls")):

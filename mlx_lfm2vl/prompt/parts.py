@@ -35,6 +35,8 @@ def read_part(item: object) -> Part:
     kind = item.get("type")
     if kind is None:
         kind = _kind_of_untyped(item)
+    if not isinstance(kind, str):
+        raise InputError(f"a content part has the type {kind!r:.60}, expected text")
     if kind in TEXT_TYPES:
         text = known_values(item, ("type", "text"), PART_BESIDE, f"a part of type {kind!r}")
         if not isinstance(text.get("text"), str):

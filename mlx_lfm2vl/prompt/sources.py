@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
-from ..images.source import ImageSource
+from ..images.source import ImageLimits, ImageSource
 from .keys import known_values
 
 EXPECTED = "expected a path, URL or PIL image, bytes, an open file or an array of pixels"
@@ -20,12 +20,13 @@ OBJECT_KEYS = ("url", "path", "bytes", "base64", "data")
 OBJECT_BESIDE = ("type", "detail", "media_type", "mime_type")
 # What the files of PNG, JPEG, GIF, WebP, TIFF and BMP begin with, in base64.
 BASE64_BEGINNINGS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "SUkqA", "TU0AK", "Qk")
+MAX_FILE_BYTES = ImageLimits().max_bytes  # of an open file; a path may have other limits
 SHORTEST_BASE64 = 80  # characters; the smallest images have more, and few file names do
 
 
 @runtime_checkable
 class _File(Protocol):
-    def read(self) -> Any: ...
+    def read(self, size: int, /) -> Any: ...
 
 
 @runtime_checkable
@@ -122,15 +123,19 @@ def _from_object(value: Mapping[str, Any]) -> ImageSource:
 
 def _from_file(file: _File) -> bytes:
     """Read an open file from its beginning, so that a message can be used again."""
+    data = bytearray()
     try:
         if isinstance(file, _SeekableFile) and file.seekable():
             file.seek(0)
-        data = file.read()
+        while piece := file.read(MAX_FILE_BYTES + 1 - len(data)):  # pipes give a part at a time
+            if not isinstance(piece, bytes | bytearray):
+                kind = type(piece).__name__
+                raise InputError(f"an image's open file gives {kind}, expected bytes; use 'rb'")
+            data += piece
+            if len(data) > MAX_FILE_BYTES:
+                raise InputError(f"an image's open file has over {MAX_FILE_BYTES} bytes")
     except (OSError, ValueError) as error:
         raise InputError(f"an image cannot be read from its open file: {error}") from None
-    if not isinstance(data, bytes | bytearray):
-        kind = type(data).__name__
-        raise InputError(f"an image's open file gives {kind}, expected bytes; open it with 'rb'")
     return bytes(data)
 
 

@@ -222,3 +222,32 @@ def test_own_images_and_own_conversations_are_compared_on(wide, tmp_path):
     assert main([*convert_command(wide, tmp_path / "b"), *arguments]) == 0
     report = json.loads((tmp_path / "b" / "quantization_report.json").read_text())
     assert report["samples"].startswith("1 prompts")
+
+
+def test_calibration_refuses_rows_and_files_that_it_would_not_use(wide, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    make_picture(50, 60, 1).save(photos / "0.png")
+    arguments = ["--bits", "8", "--calibration", str(photos)]
+    row = {"messages": [{"role": "user", "content": "Which?"}], "img": "0.png"}
+    for name, text, why in (
+        ("notes.csv", "a,b", "notes.csv is of the unknown kind '.csv'"),
+        ("rows.jsonl", json.dumps(row), "line 1: the row has an unknown key 'img'"),
+        ("photo.dng", "II*", "photo.dng is of the unknown kind '.dng'"),
+    ):
+        (photos / name).write_text(text)
+        assert main([*convert_command(wide, tmp_path / "q"), *arguments]) == 2
+        assert why in capsys.readouterr().err
+        (photos / name).unlink()
+
+
+def test_calibration_reads_the_rows_of_an_image_folder(wide, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    make_picture(50, 60, 1).save(photos / "0.png")
+    row = {"file_name": "0.png", "text": "A disc."}
+    (photos / "metadata.jsonl").write_text(f"{json.dumps(row)}\n" * 3)
+    arguments = ["--bits", "8", "--calibration", str(photos)]
+    assert main([*convert_command(wide, tmp_path / "q"), *arguments]) == 0
+    report = json.loads((tmp_path / "q" / "quantization_report.json").read_text())
+    assert report["samples"].startswith("3 prompts")

@@ -214,7 +214,7 @@ def test_impossible_seeds_are_refused(tiny, seed):
     [
         ([], "there are no messages"),
         ("\ud800", "not valid Unicode"),
-        ([{"role": "user", "content": "x", ("a", 1): "b"}], "not plain data"),
+        ([{"role": "user", "content": "x", "name": {("a", 1): "b"}}], "not plain data"),
     ],
 )
 def test_impossible_messages_are_refused(tiny, messages, message):

@@ -1,8 +1,11 @@
 """Images as Python programs hold them: bytes-like objects, open files, arrays of pixels."""
 
 import io
+import os
 import pathlib
 import tempfile
+import threading
+import time
 
 import mlx.core as mx
 import numpy as np
@@ -13,6 +16,7 @@ from PIL import Image
 from mlx_lfm2vl import generate
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.images.source import ImageLimits, open_image
+from mlx_lfm2vl.prompt import sources
 from mlx_lfm2vl.prompt.sources import as_images, read_source
 
 PICTURE = make_picture(13, 21, 1)
@@ -96,7 +100,7 @@ WRONG = {
     "a batch": (PIXELS[None], r"shape \(1, 13, 21, 3\)"),
     "no pixels": (PIXELS[:0], r"shape \(0, 21, 3\)"),
     "one number": (np.float32(1), r"shape \(\)"),
-    "text": (io.StringIO("x"), "gives str, expected bytes; open it with 'rb'"),
+    "text": (io.StringIO("x"), "gives str, expected bytes; use 'rb'"),
     "a number": (7, "holds 7, expected a path"),
     "a set": ({1}, "holds .1., expected a path"),
 }
@@ -114,6 +118,29 @@ def test_a_closed_file_is_refused():
     file = io.BytesIO(DATA)
     file.close()
     with pytest.raises(InputError, match="cannot be read from its open file: I/O operation"):
+        read_source(file)
+
+
+def test_a_pipe_is_read_to_its_end():
+    reader, writer = os.pipe()
+    with open(reader, "rb", buffering=0) as file:
+        thread = threading.Thread(target=write_slowly, args=(writer,))
+        thread.start()
+        assert read_source(file) == DATA
+        thread.join()
+
+
+def write_slowly(descriptor: int) -> None:
+    with open(descriptor, "wb", buffering=0) as file:
+        file.write(DATA[:100])
+        time.sleep(0.05)
+        file.write(DATA[100:])
+
+
+@pytest.mark.timeout(60)
+def test_an_endless_file_is_refused(monkeypatch):
+    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 1000)
+    with open("/dev/zero", "rb") as file, pytest.raises(InputError, match="over 1000 bytes"):
         read_source(file)
 
 

@@ -3,11 +3,13 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
 from . import __version__
 from .arrays import dtype_name, named_arrays
+from .checkpoint.config import TIES
 from .checkpoint.image_config import ImageConfig, read_image_config
 from .checkpoint.json_file import read_json, read_optional_json
 from .checkpoint.names import mlx_name
@@ -93,4 +95,17 @@ def _settle_config(model: Lfm2VL, path: Path) -> None:
     if not any(name.endswith(".scales") for name in parameters):
         config.pop("quantization", None)
         config.pop("quantization_config", None)
+    settle_head(model, config)
     path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def settle_head(model: Lfm2VL, config: dict[str, Any]) -> None:
+    """Say in a checkpoint's configuration that the output head is not tied, if that is so.
+
+    Loaders that trust the configuration would otherwise drop the head that is written.
+    """
+    if model.config.text.tie_word_embeddings:
+        return
+    for section in (config, config.setdefault("text_config", {})):
+        section.update({key: False for key in TIES if key in section})
+    config["text_config"]["tie_word_embeddings"] = False

@@ -13,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 ARCHITECTURE = "Lfm2VlForConditionalGeneration"
 MAX_LAYERS = 1000
+TIES = ("tie_embedding", "tie_word_embeddings")  # keys; the last one that is set wins
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ def _read_text(section: Section, config: Section) -> TextConfig:
         )
     tie = True
     for values in (section.values, config.values):
-        for key in ("tie_embedding", "tie_word_embeddings"):
+        for key in TIES:
             tie = tie if values.get(key) is None else values[key]
     return TextConfig(
         vocab_size=section.integer("vocab_size"),

@@ -7,6 +7,8 @@ from typing import Any
 from ..errors import CheckpointError
 
 MAX_INTEGER = 2**31 - 1
+MIN_NUMBER, MAX_NUMBER = 1e-30, 1e30  # float32 holds them and their squares' roots
+SHOWN = 60  # characters of a value in a message
 MAX_JSON_BYTES = 64 * 2**20  # the largest real file, tokenizer.json, has 18 MB
 
 
@@ -38,6 +40,12 @@ def read_optional_json(path: Path) -> dict[str, Any]:
     return read_json(path) if path.exists() else {}
 
 
+def shown(value: Any) -> str:
+    """Return a value as a message shows it: on one line and short."""
+    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
 class Section:
     """One JSON object with typed access to its keys.
 
@@ -50,29 +58,32 @@ class Section:
             raise CheckpointError(f"{name} is missing or not a JSON object")
         self.values, self.name = values, name
 
-    def integer(self, key: str, default: int | None = None) -> int:
-        """Return an integer from 1 to `MAX_INTEGER`."""
+    def integer(self, key: str, default: int | None = None, *, most: int = MAX_INTEGER) -> int:
+        """Return an integer from 1 to `most`."""
         value = self._value(key, default)
         if not isinstance(value, int) or isinstance(value, bool):
-            raise CheckpointError(f"{self.name}: {key} is {value!r}, expected int")
-        if not 1 <= value <= MAX_INTEGER:
-            raise CheckpointError(f"{self.name}: {key} is {value:.6g}, expected 1 to {MAX_INTEGER}")
+            raise CheckpointError(f"{self.name}: {key} is {shown(value)}, expected int")
+        if not 1 <= value <= most:
+            raise CheckpointError(f"{self.name}: {key} is {shown(value)}, expected 1 to {most}")
         return value
 
-    def number(self, key: str, default: float | None = None) -> float:
-        """Return a finite number above 0."""
+    def number(self, key: str, default: float | None = None, *, most: float = MAX_NUMBER) -> float:
+        """Return a number from `MIN_NUMBER` to `most`."""
         value = self._value(key, default)
         if not isinstance(value, int | float) or isinstance(value, bool):
-            raise CheckpointError(f"{self.name}: {key} is {value!r}, expected float")
-        if not 0 < value < float("inf"):
-            raise CheckpointError(f"{self.name}: {key} is {value}, expected a positive number")
+            raise CheckpointError(f"{self.name}: {key} is {shown(value)}, expected float")
+        if not MIN_NUMBER <= value <= most:  # a NaN is not
+            raise CheckpointError(
+                f"{self.name}: {key} is {shown(value)}, expected a positive number "
+                f"from {MIN_NUMBER:g} to {most:g}"
+            )
         return float(value)
 
     def flag(self, key: str, default: bool | None = None) -> bool:
         """Return a boolean."""
         value = self._value(key, default)
         if not isinstance(value, bool):
-            raise CheckpointError(f"{self.name}: {key} is {value!r}, expected bool")
+            raise CheckpointError(f"{self.name}: {key} is {shown(value)}, expected bool")
         return value
 
     def _value(self, key: str, default: Any) -> Any:
@@ -87,4 +98,6 @@ class Section:
         value = self.values.get(key)
         if value is not None and value not in implemented:
             expected = " or ".join(repr(choice) for choice in implemented)
-            raise CheckpointError(f"{self.name}: {key} {value!r} is not supported, only {expected}")
+            raise CheckpointError(
+                f"{self.name}: {key} {shown(value)} is not supported, only {expected}"
+            )

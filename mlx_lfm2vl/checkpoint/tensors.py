@@ -9,11 +9,14 @@ from typing import Any
 
 from ..errors import CheckpointError
 from .json_file import read_json
+from .names import some
 
 logger = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES = 100 * 2**20
+SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+MLX_PREFIXES = ("language_model.model.", "vision_tower.", "model.layers.")  # not on the Hub's
 WRITER_KEY = "mlx_lfm2vl"  # metadata of files written by this package
 
 
@@ -42,10 +45,14 @@ def weight_files(folder: Path) -> list[Path]:
     """
     if (folder / INDEX).exists():
         names = set(_weight_map(folder).values())
+        if SINGLE not in names and (folder / SINGLE).exists():
+            # Also what transformers reads. The index is left over from the model's source.
+            logger.warning("%s is read, not the files that %s names", SINGLE, INDEX)
+            return [folder / SINGLE]
         missing = sorted(name for name in names if not (folder / name).is_file())
         if missing:
             raise CheckpointError(
-                f"{folder} lacks {', '.join(missing)}, named in {INDEX}; download it again"
+                f"{folder} lacks {some(missing)}, named in {INDEX}; download it again"
             )
         return [folder / name for name in sorted(names)]
     files = [path for path in _safetensors(folder) if "adapter" not in path.name]
@@ -122,13 +129,15 @@ def detect_layout(folder: Path) -> Layout:
         CheckpointError: the index or the header cannot be read.
     """
     metadata: object = None
-    if (folder / INDEX).exists():
-        names = set(_weight_map(folder))
+    weight_map = _weight_map(folder) if (folder / INDEX).exists() else {}
+    names = set(weight_map)
+    if weight_map and (SINGLE in weight_map.values() or not (folder / SINGLE).exists()):
         metadata = read_json(folder / INDEX).get("metadata")
     else:
-        names = set()
-        for path in _safetensors(folder)[:1]:
-            names, metadata = read_header(path)
-    is_mlx = any(name.startswith(("language_model.model.", "vision_tower.")) for name in names)
+        single = [folder / SINGLE] if (folder / SINGLE).exists() else _safetensors(folder)
+        for path in single[:1]:
+            entries, metadata = read_header(path)
+            names = set(entries)
+    is_mlx = any(name.startswith(MLX_PREFIXES) for name in names)
     is_ours = isinstance(metadata, dict) and WRITER_KEY in metadata
     return Layout(is_mlx=is_mlx, is_ours=is_ours)

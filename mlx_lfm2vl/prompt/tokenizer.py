@@ -36,6 +36,9 @@ class Tokenizer:
             self._rust = RustTokenizer.from_file(str(path))
         except Exception as error:  # noqa: BLE001  the library raises a bare Exception
             raise CheckpointError(f"{path} cannot be read: {error}") from None
+        # Files saved after a tokenizing with limits keep them, and would cut or pad every prompt.
+        self._rust.no_truncation()
+        self._rust.no_padding()
         # Encoding plain text then never gives a special id.
         self._rust.encode_special_tokens = True
         added = self._rust.get_added_tokens_decoder()

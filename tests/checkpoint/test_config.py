@@ -127,7 +127,7 @@ def test_a_missing_key_is_an_error_that_names_it(checkpoint, key):
         ({"text_config__rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6}}, "yarn"),
         ({"text_config__hidden_size": "64"}, "hidden_size is '64', expected int"),
         ({"text_config__vocab_size": 0}, "vocab_size is 0, expected 1 to"),
-        ({"text_config__hidden_size": -64}, "expected 1 to 2147483647"),
+        ({"text_config__hidden_size": -64}, "hidden_size is -64, expected 1 to"),
         ({"vision_config": 3}, "vision_config is missing or not a JSON object"),
     ],
 )

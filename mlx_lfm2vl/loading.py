@@ -1,5 +1,6 @@
 """Loading a checkpoint: the configuration, the processor, and the model with its weights."""
 
+import logging
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,16 @@ from .arrays import mlx_dtype, named_arrays
 from .checkpoint.config import ModelConfig, read_model_config
 from .checkpoint.find import find_checkpoint
 from .checkpoint.image_config import ImageConfig
-from .checkpoint.names import CONNECTOR, HEAD, TOWER_LAYERS, check_names, our_name
+from .checkpoint.json_file import shown
+from .checkpoint.names import (
+    CONNECTOR,
+    EMBEDDING,
+    HEAD,
+    TOWER_LAYERS,
+    check_names,
+    our_name,
+    our_path,
+)
 from .checkpoint.packing import written_scheme
 from .checkpoint.tensors import read_header, weight_files
 from .device import prepare_device, read_chip
@@ -22,6 +32,10 @@ from .model.lfm2vl import Lfm2VL
 from .options import DType
 from .prompt.processor import Processor
 from .prompt.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+FOREIGN_PACKING = (".qweight", ".qzeros", ".g_idx", ".weight_packed", ".weight_scale")
 
 
 def load(
@@ -120,6 +134,9 @@ def open_checkpoint(
     config = _with_token_ids(config, processor.tokenizer)
     _check_geometry(config, processor.image_config)
     weights = _read_weights(folder)
+    if config.text.tie_word_embeddings and _has_own_head(folder, weights):
+        logger.warning("the weights have an lm_head of their own, which is used")
+        config = replace(config, text=replace(config.text, tie_word_embeddings=False))
     model = Lfm2VL(config, processor.image_config)
     _quantize_like(model, weights, config.quantization or {})
     expected = {name: value.shape for name, value in named_arrays(model.parameters()).items()}
@@ -175,13 +192,7 @@ def _read_weights(folder: Path) -> dict[str, mx.array]:
     """Return every tensor under our name for it, not yet read from disk."""
     weights: dict[str, mx.array] = {}
     for path in weight_files(folder):
-        read_header(path)  # its errors on damaged files are clearer than MLX's
-        try:
-            tensors = mx.load(str(path))
-        except (RuntimeError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from None
-        assert isinstance(tensors, dict)
-        for name, value in tensors.items():
+        for name, value in open_tensors(path).items():
             ours = our_name(name)
             if ours in weights:
                 raise CheckpointError(f"{folder} holds {ours} twice, expected once")
@@ -192,17 +203,52 @@ def _read_weights(folder: Path) -> dict[str, mx.array]:
     return weights
 
 
+def open_tensors(path: Path) -> dict[str, mx.array]:
+    """Open a safetensors file without reading its tensors from disk.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    read_header(path)  # its errors on damaged files are clearer than MLX's
+    try:
+        tensors = mx.load(str(path))
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    assert isinstance(tensors, dict)
+    return tensors
+
+
+def _has_own_head(folder: Path, weights: dict[str, mx.array]) -> bool:
+    """Tell whether the file holds an `lm_head` that differs from the embedding.
+
+    Fine-tuning tools may save such a head although the config still says that both are tied, and
+    transformers 5.23 then uses it.
+    """
+    names = [name for name in weights if name.startswith(HEAD)]
+    if not names:
+        return False
+    copies = _read_weights(folder)  # reading the caller's would keep them in memory
+    pairs = [(copies[name], copies.get(f"{EMBEDDING}.{name[len(HEAD) :]}")) for name in names]
+    return any(other is None or not mx.array_equal(head, other) for head, other in pairs)
+
+
 def _quantize_like(
     model: Lfm2VL, weights: dict[str, mx.array], quantization: dict[str, Any]
 ) -> None:
     """Make the layers quantized that have scales in the file, as its config describes them."""
-    if not any(name.endswith(".scales") for name in weights):
-        method = quantization.get("quant_method")
-        if method:
-            raise CheckpointError(f"quantization by {method!r} is not supported, only MLX's own")
+    method = quantization.get("quant_method")
+    packed_by_others = any(name.endswith(FOREIGN_PACKING) for name in weights)
+    if method or packed_by_others:
+        named = f" by {shown(method)}" if method else ""
+        raise CheckpointError(f"quantization{named} is not supported, only MLX's own")
+    scaled = [name.removesuffix(".scales") for name in weights if name.endswith(".scales")]
+    if not scaled:
         return
+    bare = [path for path in scaled if f"{path}.weight" not in weights]
+    if bare:
+        raise CheckpointError(f"{bare[0]} has scales but no weight")
     ours = {
-        our_name(f"{key}.").removesuffix(".") if isinstance(value, dict) else key: value
+        our_path(key) if isinstance(value, dict) else key: value
         for key, value in quantization.items()
     }
 

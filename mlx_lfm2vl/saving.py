@@ -1,19 +1,26 @@
 """Saving a model as a checkpoint folder in MLX layout, completely or not at all."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
 from . import __version__
 from .arrays import dtype_name, named_arrays
+from .checkpoint.config import TIES
 from .checkpoint.image_config import ImageConfig, read_image_config
 from .checkpoint.json_file import read_json, read_optional_json
 from .checkpoint.names import mlx_name
+from .checkpoint.plain_file import plain_file
 from .checkpoint.tensors import INDEX, WRITER_KEY
+from .errors import CheckpointError
 from .model.lfm2vl import Lfm2VL
 from .whole_folder import new_folder
+
+logger = logging.getLogger(__name__)
 
 REPORT = "quantization_report.json"  # describes one set of weights, so it is never copied
 COPIED = ("*.json", "*.jinja", "LICENSE*")
@@ -46,8 +53,12 @@ def copy_small_files(source: Path, folder: Path) -> None:
     """
     for pattern in COPIED:
         for path in source.glob(pattern):
-            if path.name not in (INDEX, REPORT):
-                shutil.copyfile(path, folder / path.name)
+            if path.name in (INDEX, REPORT) or path.is_dir():
+                continue
+            try:
+                shutil.copyfile(plain_file(path), folder / path.name)
+            except (CheckpointError, FileNotFoundError) as error:  # or a private file is published
+                logger.warning("not copied: %s", error)
 
 
 def write_weights(model: Lfm2VL, folder: Path) -> None:
@@ -93,4 +104,17 @@ def _settle_config(model: Lfm2VL, path: Path) -> None:
     if not any(name.endswith(".scales") for name in parameters):
         config.pop("quantization", None)
         config.pop("quantization_config", None)
+    settle_head(model, config)
     path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def settle_head(model: Lfm2VL, config: dict[str, Any]) -> None:
+    """Say in a checkpoint's configuration that the output head is not tied, if that is so.
+
+    Loaders that trust the configuration would otherwise drop the head that is written.
+    """
+    if model.config.text.tie_word_embeddings:
+        return
+    for section in (config, config.setdefault("text_config", {})):
+        section.update({key: False for key in TIES if key in section})
+    config["text_config"]["tie_word_embeddings"] = False

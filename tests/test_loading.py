@@ -14,8 +14,10 @@ from weights import EMBEDDING, edit_weights, hub_name, rewrite
 from mlx_lfm2vl.checkpoint.config import read_model_config
 from mlx_lfm2vl.checkpoint.names import mlx_name
 from mlx_lfm2vl.checkpoint.tensors import detect_layout
+from mlx_lfm2vl.commands.convert import main as convert
 from mlx_lfm2vl.errors import CheckpointError, InputError
 from mlx_lfm2vl.loading import load
+from mlx_lfm2vl.saving import save_checkpoint
 
 
 def logits_of(folder, **options) -> np.ndarray:
@@ -62,7 +64,7 @@ def test_a_cpu_takes_float32_unless_told_otherwise():
 
 def test_known_surplus_is_dropped_with_a_note(checkpoint, caplog, expected_logits):
     def add(weights):
-        weights["lm_head.weight"] = weights[EMBEDDING]
+        weights["lm_head.weight"] = weights[EMBEDDING].astype(mx.float32)
         weights["model.multi_modal_projector.layer_norm.weight"] = mx.ones(64)
         weights["model.multi_modal_projector.layer_norm.bias"] = mx.zeros(64)
 
@@ -70,6 +72,88 @@ def test_known_surplus_is_dropped_with_a_note(checkpoint, caplog, expected_logit
     np.testing.assert_array_equal(logits_of(checkpoint), expected_logits)
     assert len(caplog.records) == 1
     assert "dropped: lm_head.weight, multi_modal_projector.layer_norm.bias" in caplog.text
+
+
+def add_own_head(folder, change=lambda value: value[::-1]):
+    edit_weights(folder, lambda w: w.update({"lm_head.weight": change(w[EMBEDDING])}))
+
+
+def test_a_head_that_differs_from_the_embedding_is_used_whatever_the_config_says(
+    checkpoint, expected_logits, caplog
+):
+    assert read_model_config(checkpoint).text.tie_word_embeddings
+    add_own_head(checkpoint)
+    np.testing.assert_allclose(logits_of(checkpoint), expected_logits[::-1], rtol=1e-4, atol=1e-5)
+    assert "lm_head of their own" in caplog.text
+
+
+def test_what_is_saved_says_that_its_head_is_not_tied(checkpoint, tmp_path):
+    add_own_head(checkpoint, lambda value: value * 1.5)
+    model, _ = load(checkpoint)
+    save_checkpoint(model, checkpoint, tmp_path / "saved")
+    assert (
+        convert(["--model", str(checkpoint), "--bits", "8", "--output", str(tmp_path / "c")]) == 0
+    )
+    for folder in (tmp_path / "saved", tmp_path / "c"):
+        assert not read_model_config(folder).text.tie_word_embeddings
+        assert "lm_head" in load(folder)[0]
+
+
+def test_a_head_of_another_size_is_refused(checkpoint):
+    add_own_head(checkpoint, lambda value: value[:7])
+    with pytest.raises(CheckpointError, match=r"wrong shape: lm_head\.weight \[7, "):
+        load(checkpoint)
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_weights_that_others_packed_are_refused_in_one_line(checkpoint, method):
+    layer = "model.language_model.layers.0.conv.in_proj"
+
+    def pack(weights):
+        del weights[f"{layer}.weight"]
+        weights[f"{layer}.qweight"] = mx.zeros((8, 24), mx.int32)
+        weights[f"{layer}.qzeros"] = mx.zeros((2, 3), mx.int32)
+        weights[f"{layer}.scales"] = mx.ones((2, 24), mx.float16)
+
+    edit_weights(checkpoint, pack)
+    with pytest.raises(CheckpointError, match="quantization is not supported, only MLX's own"):
+        load(checkpoint)
+    edit_json(checkpoint / "config.json", quantization_config={"quant_method": method, "bits": 4})
+    with pytest.raises(CheckpointError, match=f"quantization by '{method}' is not supported"):
+        load(checkpoint)
+
+
+def test_scales_without_a_weight_are_refused(checkpoint):
+    edit_weights(checkpoint, lambda w: w.update({"lm_head.scales": mx.ones((2, 2))}))
+    with pytest.raises(CheckpointError, match=r"lm_head has scales but no weight"):
+        load(checkpoint)
+
+
+def optiq_name(name: str) -> str:
+    """Our name as in OptiQ's conversions, whose decoder has no name of its own."""
+    if name.startswith("language_model."):
+        return name.replace("language_model.", "model.", 1)
+    return name
+
+
+def test_a_decoder_without_a_name_of_its_own_is_read(checkpoint, expected_logits):
+    rewrite(checkpoint, optiq_name, transpose=True)
+    assert detect_layout(checkpoint).is_mlx
+    np.testing.assert_array_equal(logits_of(checkpoint), expected_logits)
+
+
+def test_a_single_file_is_read_before_the_shards_of_an_index(tmp_path, caplog):
+    folder = shutil.copytree(golden("untied_sharded_bf16").folder, tmp_path / "both")
+    newer = dict(load(folder, dtype="float32")[0].parameters())
+    norm = newer["language_model"]["embedding_norm"]["weight"] * 0 + 7
+    index = (folder / "model.safetensors.index.json").read_text()
+    rewrite(folder, hub_name)  # removes the index, which other tools leave behind
+    edit_weights(folder, lambda w: w.update({"model.language_model.embedding_norm.weight": norm}))
+    (folder / "model.safetensors.index.json").write_text(index)
+    model, _ = load(folder, dtype="float32")
+    assert (np.array(model.language_model.embedding_norm.weight) == 7).all()
+    assert "model.safetensors is read, not the files that" in caplog.text
+    assert not detect_layout(folder).is_mlx
 
 
 def test_what_an_untied_head_has_too_much_is_not_dropped(tmp_path):

@@ -7,12 +7,22 @@ from typing import Any
 
 from ..errors import CheckpointError, InputError
 from ..options import Sampling
-from .json_file import Section, read_json, read_optional_json
+from .json_file import MAX_INTEGER, Section, read_json, read_optional_json, shown
 
 logger = logging.getLogger(__name__)
 
 ARCHITECTURE = "Lfm2VlForConditionalGeneration"
+# Far above the family's largest model, and low enough that a network of these sizes can be described
+# before its weights are compared with it.
 MAX_LAYERS = 1000
+MAX_SIZE = 2**20  # of a hidden or inner layer, and of a table of positions
+MAX_VOCABULARY = 2**24
+MAX_HEADS = 2**12
+MAX_PATCH = 2**10  # pixels
+MAX_FACTOR = 2**5
+MAX_TAPS = 2**10
+MAX_MULTIPLIER = 2**10
+TIES = ("tie_embedding", "tie_word_embeddings")  # keys; the last one that is set wins
 
 
 @dataclass(frozen=True)
@@ -86,13 +96,13 @@ def read_model_config(folder: Path, name: str = "") -> ModelConfig:
     model_type = values.get("model_type")
     if model_type not in ("lfm2_vl", "lfm2-vl"):
         raise CheckpointError(
-            f"{folder / 'config.json'} says model_type {model_type!r}, another architecture; "
+            f"{folder / 'config.json'} says model_type {shown(model_type)}, another architecture; "
             "this program runs lfm2_vl (LFM2-VL and LFM2.5-VL)"
         )
     architectures = values.get("architectures") or [ARCHITECTURE]
     if not isinstance(architectures, list) or ARCHITECTURE not in architectures:
         raise CheckpointError(
-            f"config.json: architectures {architectures} is not supported, only {ARCHITECTURE}"
+            f"config.json: architectures {shown(architectures)} is not supported, only {ARCHITECTURE}"
         )
     config.only("projector_hidden_act", "gelu")
     text_values = values.get("text_config")
@@ -100,15 +110,17 @@ def read_model_config(folder: Path, name: str = "") -> ModelConfig:
     generation = read_optional_json(folder / "generation_config.json")
     image_token_id = values.get("image_token_id", values.get("image_token_index"))
     if image_token_id is not None and type(image_token_id) is not int:
-        raise CheckpointError(f"config.json: image_token_id is {image_token_id!r}, expected int")
+        raise CheckpointError(
+            f"config.json: image_token_id is {shown(image_token_id)}, expected int"
+        )
     quantization = values.get("quantization") or values.get("quantization_config")
     if quantization is not None and not isinstance(quantization, dict):
         raise CheckpointError("config.json: quantization is not a JSON object")
     projector = ProjectorConfig(
-        hidden_size=config.integer("projector_hidden_size"),
+        hidden_size=config.integer("projector_hidden_size", most=MAX_SIZE),
         bias=config.flag("projector_bias", True),
         use_layernorm=config.flag("projector_use_layernorm", True),  # absent in LFM2-VL: on
-        downsample_factor=config.integer("downsample_factor"),
+        downsample_factor=config.integer("downsample_factor", most=MAX_FACTOR),
     )
     names = (name, str(values.get("_name_or_path", "")))
     return ModelConfig(
@@ -130,7 +142,7 @@ def _read_eos(*sources: dict[str, Any]) -> tuple[int, ...]:
             continue
         ids = ids if isinstance(ids, list) else [ids]
         if not all(type(i) is int for i in ids):
-            raise CheckpointError(f"eos_token_id is {ids!r}, expected integers")
+            raise CheckpointError(f"eos_token_id is {shown(ids)}, expected integers")
         return tuple(ids)
     return ()
 
@@ -139,22 +151,22 @@ def _read_vision(section: Section, config: Section) -> VisionConfig:
     section.only("model_type", "siglip2_vision_model")
     section.only("hidden_act", "gelu_pytorch_tanh")
     section.only("vision_use_head", False)
-    layers = section.integer("num_hidden_layers")
+    layers = section.integer("num_hidden_layers", most=MAX_LAYERS)
     feature_layer = config.values.get("vision_feature_layer")
     feature_layer = -1 if feature_layer is None else feature_layer
-    if not isinstance(feature_layer, int) or not -layers <= feature_layer <= -1:
+    if type(feature_layer) is not int or not -layers <= feature_layer <= -1:
         raise CheckpointError(
-            f"config.json: vision_feature_layer {feature_layer!r} is not supported, "
+            f"config.json: vision_feature_layer {shown(feature_layer)} is not supported, "
             f"only -1 (all {layers} layers) to -{layers}"
         )
     vision = VisionConfig(
-        hidden_size=section.integer("hidden_size"),
-        intermediate_size=section.integer("intermediate_size"),
+        hidden_size=section.integer("hidden_size", most=MAX_SIZE),
+        intermediate_size=section.integer("intermediate_size", most=MAX_SIZE),
         num_hidden_layers=layers + 1 + feature_layer,
-        num_attention_heads=section.integer("num_attention_heads"),
+        num_attention_heads=section.integer("num_attention_heads", most=MAX_HEADS),
         num_channels=section.integer("num_channels"),
-        num_patches=section.integer("num_patches"),
-        patch_size=section.integer("patch_size"),
+        num_patches=section.integer("num_patches", most=MAX_SIZE),
+        patch_size=section.integer("patch_size", most=MAX_PATCH),
         layer_norm_eps=section.number("layer_norm_eps"),
     )
     if vision.num_channels != 3:
@@ -176,14 +188,14 @@ def _read_text(section: Section, config: Section) -> TextConfig:
     section.only("conv_bias", False)
     section.only("use_pos_enc", True)
     section.only("block_use_swiglu", True)
-    hidden_size = section.integer("hidden_size")
-    heads = section.integer("num_attention_heads")
+    hidden_size = section.integer("hidden_size", most=MAX_SIZE)
+    heads = section.integer("num_attention_heads", most=MAX_HEADS)
     if "head_dim" not in section.values and hidden_size % heads:
         raise CheckpointError(
             f"text_config: hidden_size {hidden_size} is not divisible by "
             f"num_attention_heads {heads}"
         )
-    key_value_heads = section.integer("num_key_value_heads")
+    key_value_heads = section.integer("num_key_value_heads", most=MAX_HEADS)
     if heads % key_value_heads:
         raise CheckpointError(
             f"text_config: num_attention_heads {heads} is not divisible by "
@@ -191,18 +203,18 @@ def _read_text(section: Section, config: Section) -> TextConfig:
         )
     tie = True
     for values in (section.values, config.values):
-        for key in ("tie_embedding", "tie_word_embeddings"):
+        for key in TIES:
             tie = tie if values.get(key) is None else values[key]
     return TextConfig(
-        vocab_size=section.integer("vocab_size"),
+        vocab_size=section.integer("vocab_size", most=MAX_VOCABULARY),
         hidden_size=hidden_size,
         feed_forward_size=_feed_forward_size(section),
         layer_types=_layer_types(section),
         num_attention_heads=heads,
         num_key_value_heads=key_value_heads,
-        head_dim=section.integer("head_dim", default=hidden_size // heads),
+        head_dim=section.integer("head_dim", default=hidden_size // heads, most=MAX_SIZE),
         norm_eps=section.number("norm_eps"),
-        conv_L_cache=section.integer("conv_L_cache"),
+        conv_L_cache=section.integer("conv_L_cache", most=MAX_TAPS),
         rope_theta=_rope_theta(section),
         max_position_embeddings=section.integer("max_position_embeddings"),
         tie_word_embeddings=bool(tie),
@@ -212,39 +224,42 @@ def _read_text(section: Section, config: Section) -> TextConfig:
 def _feed_forward_size(section: Section) -> int:
     """Return the real number of rows of w1. Follows Lfm2MLP in transformers 5.23."""
     key = "block_ff_dim" if section.values.get("block_ff_dim") is not None else "intermediate_size"
-    width = section.integer(key)
+    width = section.integer(key, most=MAX_SIZE)
     if not section.flag("block_auto_adjust_ff_dim"):
         return width
     width = int(2 * width / 3)
     if section.values.get("block_ffn_dim_multiplier") is not None:
-        width = int(section.number("block_ffn_dim_multiplier") * width)
-        multiple = section.integer("block_multiple_of")
+        width = int(section.number("block_ffn_dim_multiplier", most=MAX_MULTIPLIER) * width)
+        multiple = section.integer("block_multiple_of", most=MAX_SIZE)
         width = -(-width // multiple) * multiple
     return width
 
 
 def _layer_types(section: Section) -> tuple[str, ...]:
-    count = section.integer("num_hidden_layers")
+    count = section.integer("num_hidden_layers", most=MAX_LAYERS)
     types, attention = section.values.get("layer_types"), section.values.get("full_attn_idxs")
     if types is None and attention is None:
         raise CheckpointError("text_config has neither layer_types nor full_attn_idxs")
-    if count > MAX_LAYERS:
-        raise CheckpointError(f"text_config: {count} layers, expected at most {MAX_LAYERS}")
-    if types is None and not isinstance(attention, list):
-        raise CheckpointError(f"text_config: full_attn_idxs is {attention!r}, expected a list")
+    if types is None and not (
+        isinstance(attention, list) and all(type(i) is int for i in attention)
+    ):
+        raise CheckpointError(
+            f"text_config: full_attn_idxs is {shown(attention)}, expected a list of integers"
+        )
     if types is not None and not (
         isinstance(types, list) and all(isinstance(kind, str) for kind in types)
     ):
         raise CheckpointError("text_config: layer_types is not a list of strings")
     if types is None:
-        types = ["full_attention" if i in (attention or ()) else "conv" for i in range(count)]
+        attending = set(attention or ())
+        types = ["full_attention" if i in attending else "conv" for i in range(count)]
     unknown = set(types) - {"conv", "full_attention"}
     if unknown or len(types) != count:
         raise CheckpointError(
             f"text_config: layer_types has {len(types)} entries for {count} layers"
             if not unknown
-            else f"text_config: layer_types {sorted(unknown)} are not supported, only conv and "
-            "full_attention"
+            else f"text_config: layer_types {shown(sorted(unknown))} are not supported, only conv "
+            "and full_attention"
         )
     return tuple(types)
 
@@ -274,8 +289,11 @@ def _read_sampling(
     the recommendations of Liquid AI's model cards apply.
     """
     known = {field.name for field in fields(Sampling)} | {"do_sample"}
+    section = Section(generation, "generation_config.json")
     given = {key: value for key, value in generation.items() if key in known and value is not None}
     if given:
+        for key in set(given) - {"do_sample"}:
+            section.within(key, -MAX_INTEGER, MAX_INTEGER)
         if not given.pop("do_sample", "temperature" in given):
             given = {"repetition_penalty": given.get("repetition_penalty", 1.0)}
         else:

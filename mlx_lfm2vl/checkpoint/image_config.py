@@ -7,11 +7,15 @@ from typing import Any
 
 from ..errors import CheckpointError, InputError
 from ..options import ImageOptions
-from .json_file import Section, read_json, read_optional_json
+from .json_file import MAX_NUMBER, Section, read_json, read_optional_json, shown
+from .names import some
 
 logger = logging.getLogger(__name__)
 
 MAX_TILES = 100  # listing the candidate grids of more tiles takes long
+MAX_PIXELS = (
+    2**25
+)  # of all tiles of an image, and of a view; 100 of the family's tiles have 2**24.6
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,13 @@ class ImageConfig:
             raise InputError(
                 f"min_tiles {self.min_tiles} and max_tiles {self.max_tiles}: "
                 f"expected 1 <= min <= max <= {MAX_TILES}"
+            )
+        tiled = self.max_tiles * self.tile_size**2
+        whole = self.max_image_tokens * block**2
+        if max(tiled, whole) > MAX_PIXELS:
+            raise InputError(
+                f"max_tiles {self.max_tiles} of tile_size {self.tile_size}, or max_image_tokens "
+                f"{self.max_image_tokens}, allow images of more than {MAX_PIXELS} pixels"
             )
         if not all(self.image_std):
             raise InputError("image_std holds a 0, expected numbers other than 0")
@@ -128,9 +139,7 @@ def read_image_config(folder: Path) -> ImageConfig:
     unknown = set(processor) - known - IGNORED_PROCESSOR_KEYS - {"do_rescale", "do_normalize"}
     unknown -= {"patch_size"}
     if unknown:
-        logger.warning(
-            "ignoring unknown keys in the processor files: %s", ", ".join(sorted(unknown))
-        )
+        logger.warning("ignoring unknown keys in the processor files: %s", some(sorted(unknown)))
     merged = Section({**_vision_geometry(model), **model, **processor}, "processor_config.json")
     values: dict[str, Any] = {}
     for field in fields(ImageConfig):
@@ -159,8 +168,12 @@ def _vision_geometry(model: dict[str, Any]) -> dict[str, Any]:
 
 def _three_numbers(value: Any, key: str) -> tuple[float, ...]:
     values = value if isinstance(value, list) else [value] * 3
-    if len(values) != 3 or not all(isinstance(v, (int, float)) for v in values):
-        raise CheckpointError(f"processor_config.json: {key} is {value!r}, expected three numbers")
+    if len(values) != 3:
+        raise CheckpointError(
+            f"processor_config.json: {key} is {shown(value)}, expected three numbers"
+        )
+    for number in values:
+        Section({key: number}, "processor_config.json").within(key, -MAX_NUMBER, MAX_NUMBER)
     return tuple(float(v) for v in values)
 
 

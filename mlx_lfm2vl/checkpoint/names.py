@@ -19,6 +19,7 @@ TOWER_LAYERS, DECODER_LAYERS = f"{TOWER}encoder.layers.", f"{DECODER}layers."
 EMBEDDING = f"{DECODER}embed_tokens"
 MLX_SPELLINGS = ((HEAD, f"{DECODER}lm_head."), (DECODER, f"{DECODER}model."))  # ours, theirs
 OLDER_SPELLINGS = ((TOWER, f"{TOWER}vision_model."),)  # ours, the Hub's at first
+BARE_DECODER = ("embed_tokens.", "layers.", "embedding_norm.")  # as mlx-lm and OptiQ write it
 
 SHAPES_SHOWN = 5
 
@@ -29,7 +30,12 @@ def our_name(name: str) -> str:
     for ours, theirs in (*MLX_SPELLINGS, *OLDER_SPELLINGS):
         if name.startswith(theirs):
             return ours + name.removeprefix(theirs)
-    return name
+    return DECODER + name if name.startswith(BARE_DECODER) else name
+
+
+def our_path(path: str) -> str:
+    """Return our path of a module that a file of any layout names."""
+    return our_name(f"{path}.").removesuffix(".")
 
 
 def mlx_name(name: str, *, text_only: bool = False) -> str:
@@ -44,6 +50,11 @@ def mlx_name(name: str, *, text_only: bool = False) -> str:
             name = theirs + name.removeprefix(ours)
             break
     return name.removeprefix(DECODER) if text_only else name
+
+
+def mlx_path(path: str) -> str:
+    """Return the path that a module of ours has in MLX repositories."""
+    return mlx_name(f"{path}.").removesuffix(".")
 
 
 def part_of(name: str) -> str:
@@ -76,7 +87,7 @@ def check_names(
         {name for name in surplus if name.startswith(tuple(droppable))} if droppable else set()
     )
     if dropped:
-        logger.warning("tensors not used by this model, dropped: %s", _some(sorted(dropped)))
+        logger.warning("tensors not used by this model, dropped: %s", some(sorted(dropped)))
     shapes = [
         f"{name} {list(found[name])}, expected {list(expected[name])}"
         for name in sorted(set(expected) & set(found))
@@ -87,12 +98,13 @@ def check_names(
         "unknown": sorted(surplus - dropped),
         "wrong shape": shapes,
     }
-    lines = [f"{len(names)} {kind}: {_some(names)}" for kind, names in problems.items() if names]
+    lines = [f"{len(names)} {kind}: {some(names)}" for kind, names in problems.items() if names]
     if lines:
         raise CheckpointError("the weights do not fit the configuration; " + "; ".join(lines))
     return dropped
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """Return the first few of some names, and how many more there are."""
     more = f" and {len(names) - SHAPES_SHOWN} more" if len(names) > SHAPES_SHOWN else ""
     return ", ".join(names[:SHAPES_SHOWN]) + more

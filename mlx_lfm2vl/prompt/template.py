@@ -1,6 +1,7 @@
 """Renders a checkpoint's chat template in a sandbox, and keeps user text apart from markers."""
 
 import datetime
+import io
 import json
 import re
 from collections.abc import Callable, Collection, Sequence
@@ -9,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.json_file import read_json, read_optional_json
+from ..checkpoint.plain_file import read_bytes
 from ..errors import CheckpointError, InputError
 
 Message = dict[str, Any]
+
+MAX_BYTES = 2**17  # the largest templates in use have 30 kB
 
 PRIVATE_USE = (*range(0xE000, 0xF8FF), *range(0xF0000, 0xFFFFD))
 
@@ -50,8 +54,10 @@ class ChatTemplate:
         path = folder / "chat_template.jinja"
         if path.exists():
             try:
-                return cls(path.read_text(encoding="utf-8"), bos_token, eos_token)
-            except (OSError, UnicodeDecodeError) as error:
+                # As a text file is read: every kind of line end becomes "\n".
+                text = io.StringIO(read_bytes(path, MAX_BYTES).decode(), newline=None).read()
+                return cls(text, bos_token, eos_token)
+            except UnicodeDecodeError as error:
                 raise CheckpointError(f"{path} cannot be read: {error}") from None
         if (folder / "chat_template.json").exists():
             source = read_json(folder / "chat_template.json").get("chat_template")

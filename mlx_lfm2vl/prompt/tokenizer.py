@@ -1,15 +1,26 @@
 """Converts text to ids and back: special ids by name, user text as plain text, streaming."""
 
+import contextlib
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers.decoders import DecodeStream
+from tokenizers.models import BPE
 
 from ..checkpoint.json_file import read_optional_json
-from ..errors import CheckpointError
+from ..checkpoint.plain_file import read_bytes
+from ..errors import CheckpointError, InputError
+from .growth import growth
+
+MAX_FILE_BYTES = 64 * 2**20  # the largest real file has 18 MB
+MAX_BYTES = 8 * 2**20  # of a text once it is normalized: beyond any context, some 8 s and 1 GB
+MAX_GROWTH = 64
+MAX_SPECIALS = 10_000_000  # sum of squared lengths; the family's have 0.3 million
+MAX_PIECE = 2**16  # characters of a token
+MAX_REASON = 200  # characters of a foreign message
 
 DEFAULT_TOKENS = {
     "image_token": "<image>",
@@ -30,16 +41,23 @@ class Tokenizer:
 
     def __init__(self, folder: Path) -> None:
         path = folder / "tokenizer.json"
-        if not path.exists():
-            raise CheckpointError(f"{folder} has no tokenizer.json")
         try:
-            self._rust = RustTokenizer.from_file(str(path))
-        except Exception as error:  # noqa: BLE001  the library raises a bare Exception
-            raise CheckpointError(f"{path} cannot be read: {error}") from None
+            data = read_bytes(path, MAX_FILE_BYTES)
+        except FileNotFoundError:
+            raise CheckpointError(f"{folder} has no tokenizer.json") from None
+        with _library_errors(f"{path} cannot be read"):
+            self._rust = RustTokenizer.from_buffer(data)
+        self._most_bytes = MAX_BYTES // _checked_growth(self._rust)
+        # Files saved after a tokenizing with limits keep them, and would cut or pad every prompt.
+        self._rust.no_truncation()
+        self._rust.no_padding()
         # Encoding plain text then never gives a special id.
         self._rust.encode_special_tokens = True
         added = self._rust.get_added_tokens_decoder()
-        self._special = {token.content: i for i, token in added.items() if token.special}
+        self._special = {t.content: i for i, t in added.items() if t.special and t.content}
+        # Their beginnings are listed, to find those at the end of a user's text.
+        if sum(len(text) ** 2 for text in self._special) > MAX_SPECIALS:
+            raise CheckpointError(f"{path} has too many special tokens, or too long ones")
         config = read_optional_json(folder / "tokenizer_config.json")
         self.bos_token = _content(config.get("bos_token"))
         self.eos_token = _content(config.get("eos_token"))
@@ -57,14 +75,21 @@ class Tokenizer:
 
     def id_of(self, token: str) -> int | None:
         """Return the id of a token given by its text; None if the vocabulary lacks it."""
-        return self._rust.token_to_id(token)
+        token_id = self._rust.token_to_id(token)
+        return None if token_id is None else self._checked([token_id])[0]
 
-    @property
+    def _checked(self, ids: list[int]) -> list[int]:
+        """Return ids that are checked to have a row in the embedding; MLX does not check."""
+        if ids and max(ids) > self.largest_id:
+            raise CheckpointError("tokenizer.json: the ids of the vocabulary have gaps")
+        return ids
+
+    @cached_property
     def largest_id(self) -> int:
         """The highest id that encoding can give."""
         # The model's own ids have no gaps; listing them all would take longer than loading them.
         added = self._rust.get_added_tokens_decoder()
-        return max(self._rust.get_vocab_size(with_added_tokens=False) - 1, *added)
+        return max([self._rust.get_vocab_size(with_added_tokens=False) - 1, *added])
 
     @property
     def special_tokens(self) -> Collection[str]:
@@ -77,8 +102,23 @@ class Tokenizer:
         return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
     def encode_plain(self, text: str) -> list[int]:
-        """Encode text in which nothing is special."""
-        return self._rust.encode(text, add_special_tokens=False).ids
+        """Encode text in which nothing is special.
+
+        Raises:
+            InputError: the text is too long, or not valid Unicode.
+            CheckpointError: the tokenizer fails on it.
+        """
+        self._check_length(text)
+        with _library_errors("tokenizer.json fails on this text"):
+            return self._checked(self._rust.encode(text, add_special_tokens=False).ids)
+
+    def _check_length(self, text: str) -> None:
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:
+            raise InputError("the text is not valid Unicode") from None
+        if size > self._most_bytes:
+            raise InputError(f"the text has {size} bytes, expected at most {self._most_bytes:g}")
 
     def encode_rendered(self, text: str, guard: str = "") -> list[int]:
         """Encode a rendered chat template, whose special tokens become special ids.
@@ -88,6 +128,7 @@ class Tokenizer:
             guard: the character that splits special tokens in user text, removed here. See
                 `template.guard_specials`.
         """
+        self._check_length(text)
         ids: list[int] = []
         for i, part in enumerate(self._special_pattern.split(text)):
             if i % 2:
@@ -98,11 +139,11 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Decode ids, without the special ones."""
-        return self._rust.decode(list(ids), skip_special_tokens=True)
+        return _decoded(self._rust, list(ids), skip_special_tokens=True)
 
     def decode_all(self, ids: Iterable[int]) -> str:
         """Decode ids, with special ones spelled out."""
-        return self._rust.decode(list(ids), skip_special_tokens=False)
+        return _decoded(self._rust, list(ids), skip_special_tokens=False)
 
     def text_stream(self) -> "TextStream":
         """Return a decoder that takes one id at a time."""
@@ -121,15 +162,63 @@ class TextStream:
     def add(self, token: int) -> str:
         """The text that `token` completes, often empty."""
         self._ids.append(token)
-        text = self._stream.step(self._rust, token) or ""
+        with _library_errors("tokenizer.json cannot decode an answer"):
+            text = self._stream.step(self._rust, token) or ""
+        if len(text) > MAX_PIECE:
+            raise CheckpointError(f"tokenizer.json: token {token} has {len(text)} characters")
         self._length += len(text)
         return text
 
     def finish(self) -> str:
         """Return the rest of the text after the last token; half a character becomes U+FFFD."""
-        rest = self._rust.decode(self._ids, skip_special_tokens=True)[self._length :]
+        rest = _decoded(self._rust, self._ids, skip_special_tokens=True)[self._length :]
         self._length += len(rest)
         return rest
+
+
+@contextlib.contextmanager
+def _library_errors(what: str) -> Iterator[None]:
+    """Turn what the tokenizer library raises into a CheckpointError.
+
+    It raises bare Exceptions. Where its Rust code panics it raises a BaseException, after a trace
+    on stderr that Python cannot stop.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:  # noqa: BLE001
+        raise CheckpointError(f"{what}: {str(error)[:MAX_REASON]}") from None
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(f"{what}: the tokenizer library gave up") from None
+
+
+def _decoded(rust: RustTokenizer, ids: list[int], *, skip_special_tokens: bool) -> str:
+    with _library_errors("tokenizer.json cannot decode an answer"):
+        return rust.decode(ids, skip_special_tokens=skip_special_tokens)
+
+
+def _checked_growth(rust: RustTokenizer) -> float:
+    """Return how many bytes encoding can make of one, and make sure that work has bounds.
+
+    The library's work on a text cannot be interrupted or limited. So only steps are run whose
+    growth is known, and only the family's model of tokens: others take quadratic time.
+
+    Raises:
+        CheckpointError: the tokenizer has a step or a model without bounds, or grows too much.
+    """
+    if not isinstance(rust.model, BPE):
+        raise CheckpointError(f"tokenizer.json: {type(rust.model).__name__} is not supported")
+    # The steps behind the model only place special tokens, which the chat template writes here.
+    rust.post_processor = None  # pyright: ignore[reportAttributeAccessIssue]
+    affixes = (rust.model.continuing_subword_prefix, rust.model.end_of_word_suffix)
+    factor = growth(rust.normalizer) * growth(rust.pre_tokenizer)
+    factor *= 1 + sum(len((affix or "").encode()) for affix in affixes)
+    if max(factor, growth(rust.decoder)) > MAX_GROWTH:
+        raise CheckpointError(f"tokenizer.json makes texts more than {MAX_GROWTH} times as long")
+    return factor
 
 
 def _content(token: object) -> str:

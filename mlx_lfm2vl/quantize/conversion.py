@@ -26,7 +26,7 @@ from ..errors import CheckpointError, InputError
 from ..loading import cast_floats, open_checkpoint
 from ..model.lfm2vl import Lfm2VL
 from ..prompt.processor import Processor
-from ..saving import copy_small_files, settle_tiling
+from ..saving import copy_small_files, settle_head, settle_tiling
 from ..whole_folder import new_folder
 from .choice import QuantizeOptions
 from .rounding import Packed, round_to_nearest
@@ -136,7 +136,7 @@ class Conversion:
         self.processor = Processor.from_folder(source)
         config = read_model_config(source, name)
         self.model, self.weights = open_checkpoint(source, config, self.processor)
-        if options.text_only and not config.text.tie_word_embeddings:
+        if options.text_only and not self.model.config.text.tie_word_embeddings:
             raise InputError(
                 "--text-only: mlx-lm's LFM2 needs an output head tied to the embedding, but this "
                 "checkpoint's is not tied"
@@ -247,6 +247,7 @@ class Conversion:
             text = config.setdefault("text_config", {})
             for key in ("block_dim", "conv_dim"):
                 text.setdefault(key, self.model.config.text.hidden_size)
+            settle_head(self.model, config)
         schemes = {self._written(path): scheme for path, scheme in self.plan.schemes.items()}
         if schemes:
             config["quantization"] = quantization_config(schemes)

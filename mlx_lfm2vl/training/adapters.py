@@ -1,4 +1,4 @@
-"""Add, save, load and fuse low-rank adapters, with mlx-lm's layers and in its format."""
+"""Add, save, load and fuse low-rank adapters, with mlx-lm's layers and in mlx-vlm's format."""
 
 import json
 from collections.abc import Sequence
@@ -10,14 +10,24 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from ..arrays import named_arrays
-from ..checkpoint.json_file import read_json
-from ..checkpoint.names import CONNECTOR, DECODER_LAYERS, TOWER_LAYERS
+from ..checkpoint.json_file import Section, read_json
+from ..checkpoint.names import (
+    CONNECTOR,
+    DECODER_LAYERS,
+    TOWER_LAYERS,
+    mlx_name,
+    mlx_path,
+    our_name,
+    our_path,
+)
 from ..errors import CheckpointError, InputError
+from ..loading import open_tensors
 from ..model.lfm2vl import Lfm2VL
 from ..whole_folder import new_file
 from .settings import TrainSettings
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
+MAX_RANK = 2**14
 PREFIXES = {"language": DECODER_LAYERS, "connector": CONNECTOR, "vision": TOWER_LAYERS}
 
 
@@ -109,12 +119,20 @@ def train_fully(model: Lfm2VL, parts: Sequence[str]) -> None:
 
 
 def save_adapter(model: Lfm2VL, folder: Path, settings: dict[str, Any]) -> None:
-    """Write `adapters.safetensors` (the trainable parameters) and `adapter_config.json`."""
+    """Write `adapters.safetensors` (the trainable parameters) and `adapter_config.json`.
+
+    Both have the names of mlx-vlm, which would skip tensors under other names without a word.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     trainable = named_arrays(model.trainable_parameters())
+    written = {mlx_name(name): value for name, value in trainable.items()}
+    if "lora_parameters" in settings:
+        parameters = settings["lora_parameters"]
+        keys = [mlx_path(path) for path in parameters["keys"]]
+        settings = {**settings, "lora_parameters": {**parameters, "keys": keys}}
     # Pass an open file: MLX would append its own suffix to a path.
     with new_file(folder / WEIGHTS) as path, path.open("wb") as file:
-        mx.save_safetensors(file, trainable, {"format": "mlx"})
+        mx.save_safetensors(file, written, {"format": "mlx"})
     with new_file(folder / CONFIG) as path:
         path.write_text(json.dumps(settings, indent=2) + "\n")
 
@@ -122,9 +140,12 @@ def save_adapter(model: Lfm2VL, folder: Path, settings: dict[str, Any]) -> None:
 def load_adapter(model: Lfm2VL, folder: Path) -> None:
     """Apply a saved adapter (LoRA, DoRA or fully trained parameters) to a model, in place.
 
+    Names may be ours, those of mlx-vlm, or those of mlx-lm.
+
     Raises:
         InputError: the folder does not exist.
-        CheckpointError: the folder holds no adapter, or one that does not fit the model.
+        CheckpointError: the folder holds no adapter, or one that is incomplete or does not fit the
+            model.
     """
     if not folder.exists():
         raise InputError(f"the adapter {folder} does not exist")
@@ -133,35 +154,74 @@ def load_adapter(model: Lfm2VL, folder: Path) -> None:
         why = "its run has not ended, --resume it" if unfinished else "it is not an adapter"
         raise CheckpointError(f"{folder} has no {CONFIG}: {why}")
     config = read_json(folder / CONFIG)
-    method = config.get("fine_tune_type", "lora")
-    if method != "full":
-        parameters = config.get("lora_parameters")
-        if not isinstance(parameters, dict) or not {"rank", "scale", "keys"} <= set(parameters):
-            raise CheckpointError(f"{folder / CONFIG}: lora_parameters must hold rank, scale, keys")
-        paths = set(adapted_paths(model, tuple(PREFIXES)))
-        unknown = sorted(set(parameters["keys"]) - paths)
-        if unknown:
-            raise CheckpointError(f"{folder} adapts {unknown[0]}, which this model does not have")
-        add_adapter(
-            model,
-            parameters["keys"],
-            dora=method == "dora",
-            rank=parameters["rank"],
-            scale=parameters["scale"],
-            dropout=parameters.get("dropout", 0.0),
+    if "peft_type" in config:
+        raise CheckpointError(
+            f"{folder} is a PEFT adapter, which is not read: merge it into its model with PEFT "
+            "(merge_and_unload, then save_pretrained) and use the merged model"
         )
-    if not (folder / WEIGHTS).exists():
-        raise CheckpointError(f"{folder} has no {WEIGHTS}")
-    weights = mx.load(str(folder / WEIGHTS))
-    assert isinstance(weights, dict)
+    method = config.get("fine_tune_type", "lora")
+    if method not in ("lora", "dora", "full"):
+        raise CheckpointError(f"{folder / CONFIG}: fine_tune_type is not lora, dora or full")
+    weights = _adapter_weights(folder)
+    if method != "full":
+        _add_layers(model, folder, config, weights)
     have = named_arrays(model.parameters())
     for name, value in weights.items():
         if name not in have or have[name].shape != value.shape:
             raise CheckpointError(f"{folder}: {name} {list(value.shape)} does not fit the model")
+        if not mx.issubdtype(value.dtype, mx.floating):
+            raise CheckpointError(f"{folder}: {name} holds {value.dtype}, expected floats")
     # Fully trained parameters get the type the model was loaded in, not the type of the training.
     adopted = [(name, value.astype(have[name].dtype)) for name, value in weights.items()]
     model.load_weights(adopted, strict=False)
     model.eval()
+
+
+def _adapter_weights(folder: Path) -> dict[str, mx.array]:
+    """Return the tensors of an adapter under our names."""
+    if not (folder / WEIGHTS).exists():
+        raise CheckpointError(f"{folder} has no {WEIGHTS}")
+    weights: dict[str, mx.array] = {}
+    for name, value in open_tensors(folder / WEIGHTS).items():
+        if our_name(name) in weights:
+            raise CheckpointError(f"{folder} holds {our_name(name)} twice, expected once")
+        weights[our_name(name)] = value
+    if not weights:
+        raise CheckpointError(f"{folder / WEIGHTS} holds no tensors")
+    return weights
+
+
+def _add_layers(
+    model: Lfm2VL, folder: Path, config: dict[str, Any], weights: dict[str, mx.array]
+) -> None:
+    """Wrap the layers that an adapter has tensors for, with the settings in its config.
+
+    The tensors say which layers these are: the keys of mlx-lm's config may be relative to a block,
+    or absent.
+    """
+    section = Section(config.get("lora_parameters"), f"{CONFIG}: lora_parameters")
+    keys = section.values.get("keys") or []
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise CheckpointError(f"{CONFIG}: lora_parameters: keys is not a list of strings")
+    dropout = section.values.get("dropout")
+    dropout = 0.0 if not dropout else section.number("dropout", most=0.999)
+    named = {path for path in map(our_path, keys) if path.startswith(tuple(PREFIXES.values()))}
+    paths = named | {name.rpartition(".")[0] for name in weights if name.endswith(".lora_a")}
+    unknown = sorted(paths - set(adapted_paths(model, tuple(PREFIXES))))
+    if unknown:
+        raise CheckpointError(f"{folder} adapts {unknown[0]}, which this model does not have")
+    add_adapter(
+        model,
+        sorted(paths),
+        dora=config.get("fine_tune_type") == "dora",
+        rank=section.integer("rank", most=MAX_RANK),
+        scale=section.number("scale"),
+        dropout=dropout,
+    )
+    # A factor that is missing would keep the random values of a fresh adapter.
+    missing = sorted(set(named_arrays(model.trainable_parameters())) - set(weights))
+    if missing or not paths:
+        raise CheckpointError(f"{folder} is incomplete: it has no {', '.join(missing[:3])}")
 
 
 def fuse_adapter(model: Lfm2VL, *, dequantize: bool = False) -> None:

@@ -127,7 +127,7 @@ def test_a_missing_key_is_an_error_that_names_it(checkpoint, key):
         ({"text_config__rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6}}, "yarn"),
         ({"text_config__hidden_size": "64"}, "hidden_size is '64', expected int"),
         ({"text_config__vocab_size": 0}, "vocab_size is 0, expected 1 to"),
-        ({"text_config__hidden_size": -64}, "expected 1 to 2147483647"),
+        ({"text_config__hidden_size": -64}, "hidden_size is -64, expected 1 to"),
         ({"vision_config": 3}, "vision_config is missing or not a JSON object"),
     ],
 )
@@ -194,7 +194,7 @@ def test_all_end_ids_are_read(checkpoint):
         ({"text_config__layer_types": [["conv"]] * 3}, "not a list of strings"),
         ({"text_config__layer_types": None, "text_config__full_attn_idxs": 3}, "expected a list"),
         ({"architectures": 3}, "architectures 3"),
-        ({"text_config__vocab_size": 10**12}, "vocab_size is 1e"),
+        ({"text_config__vocab_size": 10**12}, "vocab_size is 1000000000000, expected"),
         ({"text_config__norm_eps": float("nan")}, "norm_eps is nan"),
         ({"image_token_id": "5"}, "image_token_id is '5'"),
         ({"quantization": "4bit"}, "quantization is not a JSON object"),

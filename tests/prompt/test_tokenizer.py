@@ -4,7 +4,7 @@ import json
 import random
 
 import pytest
-from conftest import golden
+from conftest import edit_json, golden
 
 from mlx_lfm2vl.errors import CheckpointError
 from mlx_lfm2vl.prompt.tokenizer import Tokenizer
@@ -75,6 +75,24 @@ def test_a_stream_of_random_bytes_equals_the_whole_text(small):
         stream = small.text_stream()
         text = "".join(stream.add(i) for i in ids) + stream.finish()
         assert text == small.decode(ids)
+
+
+@pytest.mark.parametrize(
+    "leftover",
+    [
+        {"truncation": {"max_length": 3, "strategy": "LongestFirst", "stride": 0}},
+        {"truncation": {"max_length": 3, "strategy": "LongestFirst", "stride": 9}},
+        {"padding": {"strategy": {"Fixed": 64}, "pad_to_multiple_of": None}},
+        {"padding": {"strategy": {"Fixed": 10**9}, "pad_to_multiple_of": None}},
+    ],
+    ids=str,
+)
+def test_a_tokenizer_that_was_saved_with_limits_neither_cuts_nor_pads(checkpoint, small, leftover):
+    for settings in leftover.values():
+        settings |= {"direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": "x"}
+    edit_json(checkpoint / "tokenizer.json", **leftover)
+    text = "one two three four five six seven"
+    assert Tokenizer(checkpoint).encode_plain(text) == small.encode_plain(text)
 
 
 def test_a_broken_tokenizer_is_one_line(checkpoint):

@@ -5,6 +5,7 @@ import shutil
 import sys
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from conftest import edit_json, golden, load_tensors, relative_error
@@ -151,17 +152,124 @@ def test_an_adapter_for_another_model_is_refused(data, tmp_path, capsys):
     assert "its run has not ended, --resume it" in capsys.readouterr().err
 
 
-def test_mlx_lm_reads_our_adapter(data, tmp_path, model_and_processor):
+class TheirNames(nn.Module):
+    """A model of ours with the module names of mlx-vlm."""
+
+    def __init__(self, model) -> None:
+        super().__init__()
+        decoder, self.language_model = model.language_model, nn.Module()
+        self.language_model.model = decoder
+        self.multi_modal_projector = model.multi_modal_projector
+        self.vision_tower = model.vision_tower
+
+    @property
+    def layers(self):
+        return self.language_model.model.layers
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "full"])
+def test_adapters_travel_under_the_names_of_mlx_vlm(data, tmp_path, model_and_processor, method):
     from mlx_lm.tuner.utils import load_adapters
 
     output = tmp_path / "out"
-    assert run(data, output, "--steps", "5") == 0
+    assert run(data, output, "--steps", "5", "--method", method) == 0
     model, processor = model_and_processor
-    load_adapters(model, str(output))
-    theirs = prompt_logits(model, processor)
+    before = prompt_logits(model, processor)
+    theirs = TheirNames(model)
+    load_adapters(theirs, str(output))
+    known = named_arrays(theirs.parameters())
+    assert set(mx.load(str(output / "adapters.safetensors"))) <= set(known)
+    logits = prompt_logits(model, processor)
+    assert relative_error(logits, before) > 1e-4
     ours, _ = load(TINY, dtype="float32")
     load_adapter(ours, output)
-    np.testing.assert_array_equal(prompt_logits(ours, processor), theirs)
+    np.testing.assert_array_equal(prompt_logits(ours, processor), logits)
+
+
+def rename(output, change) -> None:
+    """Write an adapter's tensors and keys again, under other names."""
+    path = output / "adapters.safetensors"
+    weights = {change(name): value for name, value in load_arrays(path).items()}
+    mx.save_safetensors(str(path), weights)
+    config = json.loads((output / "adapter_config.json").read_text())
+    keys = [change(key) for key in config["lora_parameters"]["keys"]]
+    edit_json(output / "adapter_config.json", lora_parameters__keys=keys)
+
+
+def load_arrays(path):
+    return {name: mx.array(value) for name, value in load_tensors(path).items()}
+
+
+def test_adapters_are_read_under_our_names_and_mlx_lms_and_without_keys(
+    data, tmp_path, model_and_processor
+):
+    output = tmp_path / "out"
+    assert run(data, output, "--steps", "2", "--parts", "language") == 0
+    model, processor = model_and_processor
+    load_adapter(model, output)
+    expected = prompt_logits(model, processor)
+    for change in (
+        lambda name: name.replace("language_model.model.", "language_model."),
+        lambda name: name.replace("language_model.", "model."),
+    ):
+        rename(output, change)
+        again, _ = load(TINY, dtype="float32")
+        load_adapter(again, output)
+        np.testing.assert_array_equal(prompt_logits(again, processor), expected)
+    edit_json(output / "adapter_config.json", lora_parameters__keys=None)
+    again, _ = load(TINY, dtype="float32")
+    load_adapter(again, output)
+    np.testing.assert_array_equal(prompt_logits(again, processor), expected)
+
+
+def test_an_adapter_with_tensors_missing_is_refused(data, tmp_path, model_and_processor):
+    output = tmp_path / "out"
+    assert run(data, output, "--steps", "1") == 0
+    path = output / "adapters.safetensors"
+    weights = load_arrays(path)
+    first = min(name for name in weights if name.endswith("lora_a"))
+    mx.save_safetensors(str(path), {k: v for k, v in weights.items() if k != first})
+    with pytest.raises(CheckpointError, match="is incomplete: it has no .*lora_a"):
+        load_adapter(model_and_processor[0], output)
+
+
+def test_a_peft_adapter_is_refused_with_the_way_out(tmp_path, model_and_processor):
+    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="PEFT adapter.*merge_and_unload"):
+        load_adapter(model_and_processor[0], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("rank", 4.5),
+        ("rank", 10**400),
+        ("scale", "2"),
+        ("scale", 10**400),
+        ("scale", float("nan")),
+        ("dropout", "0"),
+        ("dropout", 1.0),
+        ("keys", "all"),
+        ("keys", [1]),
+        ("rank", None),
+    ],
+)
+def test_settings_of_an_adapter_are_typed(data, tmp_path, model_and_processor, key, value):
+    output = tmp_path / "out"
+    assert run(data, output, "--steps", "1") == 0
+    edit_json(output / "adapter_config.json", **{f"lora_parameters__{key}": value})
+    with pytest.raises(CheckpointError, match=f"lora_parameters.*{key}"):
+        load_adapter(model_and_processor[0], output)
+
+
+def test_a_damaged_adapter_is_named(data, tmp_path, model_and_processor):
+    output = tmp_path / "out"
+    assert run(data, output, "--steps", "1") == 0
+    path = output / "adapters.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"adapters\.safetensors is cut off"):
+        load_adapter(model_and_processor[0], output)
 
 
 def test_an_adapter_of_other_sizes_is_refused(data, tmp_path, model_and_processor):

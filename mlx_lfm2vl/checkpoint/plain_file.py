@@ -1,0 +1,57 @@
+"""Opening a checkpoint's files: regular ones, in their folder, of a bounded size.
+
+A cloned repository can hold links to any file of this machine, and an unpacked archive can hold
+pipes and devices. Every file of a checkpoint is checked here before it is opened.
+"""
+
+from pathlib import Path
+
+from ..errors import CheckpointError
+
+
+def plain_file(path: Path) -> Path:
+    """Return the path, without links, of an existing file of a checkpoint.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: it is not a regular file, or a link that leads out of its folder. The Hub
+            cache's links to its own blobs are followed.
+    """
+    try:
+        real, folder = path.resolve(strict=True), path.parent.resolve()
+        is_file = real.is_file()
+    except FileNotFoundError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:  # a RuntimeError is a loop of links
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{path} cannot be read: {reason}") from None
+    if not is_file:
+        raise CheckpointError(f"{path} is not a regular file")
+    in_cache = folder.parent.name == "snapshots" and real.parent == folder.parents[1] / "blobs"
+    if not (real.is_relative_to(folder) or in_cache):
+        raise CheckpointError(
+            f"{path} is a link to a file outside of its folder, which is not followed; "
+            "copy that file into the folder"
+        )
+    return real
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """Read a whole file of a checkpoint.
+
+    Args:
+        path: of the file.
+        most: size in bytes up to which it is read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: it is no plain file, larger than `most`, or cannot be read.
+    """
+    real = plain_file(path)
+    try:
+        if real.stat().st_size > most:
+            raise CheckpointError(f"{path} is too large, expected at most {most} bytes")
+        with real.open("rb") as file:
+            return file.read(most)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None

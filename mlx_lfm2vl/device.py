@@ -84,7 +84,7 @@ def check_not_forked() -> None:
     """Check that the process that first used the device is this one.
 
     Raises:
-        Lfm2VLError: this is a fork of it. MLX would wait forever for threads that do not exist here.
+        Lfm2VLError: this is a fork of it, in which MLX would wait forever for its threads.
     """
     if _process not in (None, os.getpid()):
         raise Lfm2VLError(

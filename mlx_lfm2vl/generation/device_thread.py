@@ -152,9 +152,9 @@ class _DeviceThread:
     def _put_to_sleep(self) -> None:
         """Wait for the current step, and then until the thread sleeps, never to be woken.
 
-        MLX frees Python objects when a thread ends. If the interpreter is shutting down by then, the
-        process aborts. The thread would end if it asked for the interpreter's lock, or if what it
-        waits for was freed.
+        MLX frees Python objects when a thread ends. If the interpreter is shutting down by then,
+        the process aborts. The thread would end if it asked for the interpreter's lock, or if what
+        it waits for was freed.
         """
         self._ends = True
         self._calls.put((Future(), _nothing, ()))

@@ -1,4 +1,4 @@
-"""Any thread and asyncio may ask: same answers, errors where they belong, cancelling, a clean end."""
+"""Any thread and asyncio may ask: the same answers, errors for who asked, and a clean end."""
 
 import asyncio
 import os
@@ -230,9 +230,12 @@ def drop(stream):
 
 
 def die(stream):
-    with pytest.raises(ZeroDivisionError):
+    def read():
         for _ in stream:
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        read()
 
 
 @pytest.mark.parametrize("way", [close, drop, die])

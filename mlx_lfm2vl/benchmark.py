@@ -1,7 +1,6 @@
 """`python -m mlx_lfm2vl.benchmark`."""
 
-from .commands.benchmark import main
-from .commands.common import leave
+from .commands.start import run_program
 
 if __name__ == "__main__":
-    leave(main())
+    run_program("mlx_lfm2vl.commands.benchmark")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from . import __version__
-from .commands.common import leave
+from .commands.start import run_program
 
 COMMANDS = {
     "generate": "answer a prompt about images",
@@ -41,4 +41,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run() -> None:
     """Run the `mlx_lfm2vl` program and exit."""
-    leave(main())
+    run_program("mlx_lfm2vl.cli")

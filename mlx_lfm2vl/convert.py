@@ -1,7 +1,6 @@
 """`python -m mlx_lfm2vl.convert`."""
 
-from .commands.common import leave
-from .commands.convert import main
+from .commands.start import run_program
 
 if __name__ == "__main__":
-    leave(main())
+    run_program("mlx_lfm2vl.commands.convert")

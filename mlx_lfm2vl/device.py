@@ -14,12 +14,15 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from .errors import InputError
+from .errors import InputError, Lfm2VLError
 
 OPS_PER_BUFFER = ("MLX_MAX_OPS_PER_BUFFER", "1000")  # MLX reads it when it first uses the GPU
 DENORMALS_OFF = 0x8040  # MXCSR bits FTZ (results) and DAZ (operands)
 CACHE_SHARE, SMALLEST_CACHE = 1 / 16, 256 * 2**20  # of memory, in bytes: the reusable buffers
 WIRED_FROM = 0.4  # share of the GPU's working set from which on the weights are wired
+
+
+_process: int | None = None  # that has used the device
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,31 @@ def prepare_device(chip: Chip) -> None:
     """Configure MLX for the chip; call this before MLX computes anything.
 
     On Ultra chips up to the M4 it lengthens the command buffers, unless the environment sets their
-    size. On x86-64 Linux it flushes denormal float32 numbers to zero.
+    size. On x86-64 Linux it flushes denormal float32 numbers to zero, for the calling thread.
+
+    Raises:
+        Lfm2VLError: see `check_not_forked`.
     """
+    global _process
+    check_not_forked()
+    _process = os.getpid()
     if chip.ultra and chip.generation <= 4:
         os.environ.setdefault(*OPS_PER_BUFFER)
     if (sys.platform, platform.machine()) == ("linux", "x86_64"):
         _flush_denormals()
+
+
+def check_not_forked() -> None:
+    """Check that the process that first used the device is this one.
+
+    Raises:
+        Lfm2VLError: this is a fork of it, in which MLX would wait forever for its threads.
+    """
+    if _process not in (None, os.getpid()):
+        raise Lfm2VLError(
+            "this process was forked from one that had used MLX, which cannot work: load the model "
+            "after the fork, or start processes by the method 'spawn'"
+        )
 
 
 def _flush_denormals() -> None:

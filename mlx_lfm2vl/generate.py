@@ -1,7 +1,6 @@
 """`python -m mlx_lfm2vl.generate`: the command. The function is `mlx_lfm2vl.generate`."""
 
-from .commands.common import leave
-from .commands.generate import main
+from .commands.start import run_program
 
 if __name__ == "__main__":
-    leave(main())
+    run_program("mlx_lfm2vl.commands.generate")

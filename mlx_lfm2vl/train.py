@@ -1,7 +1,6 @@
 """`python -m mlx_lfm2vl.train`."""
 
-from .commands.common import leave
-from .commands.train import main
+from .commands.start import run_program
 
 if __name__ == "__main__":
-    leave(main())
+    run_program("mlx_lfm2vl.commands.train")

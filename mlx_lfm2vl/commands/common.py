@@ -4,12 +4,13 @@ import argparse
 import io
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
 from ..errors import Lfm2VLError
+from .start import INTERRUPTED, quit_at_once
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -47,17 +48,6 @@ def progress_line(label: str) -> Callable[[int, int], None]:
     return show
 
 
-def leave(code: int) -> NoReturn:
-    """Exit without interpreter shutdown, which can take longer than a short answer."""
-    try:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
-    except OSError:  # the reader is gone, or the disk is full
-        code = code or 1
-    os._exit(code)
-
-
 def run_command(
     parser: argparse.ArgumentParser,
     command: Callable[[argparse.Namespace], int],
@@ -74,7 +64,10 @@ def run_command(
     package_logger = logging.getLogger("mlx_lfm2vl")
     package_logger.addHandler(handler)
     package_logger.propagate = False
+    is_program = signal.getsignal(signal.SIGINT) is quit_at_once
     try:
+        if is_program:  # from now on there may be something to tidy up
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         if sys.stdout is None:
             raise Lfm2VLError("standard output is closed: nowhere to write the answer")
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -84,7 +77,7 @@ def run_command(
         _explain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader is gone, so there is nobody to tell. Keep Python from flushing into the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -94,6 +87,8 @@ def run_command(
         _explain(f"{type(error).__name__}: {error}")
         return 1
     finally:
+        if is_program:
+            signal.signal(signal.SIGINT, quit_at_once)
         package_logger.removeHandler(handler)
         package_logger.propagate = True
 

@@ -1,8 +1,8 @@
 """Answering conversations as a batch: each pass over the weights gives one token of each answer."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import count, groupby
 
 import mlx.core as mx
 
@@ -14,6 +14,7 @@ from ..options import AnswerOptions
 from ..prompt.messages import Message
 from ..prompt.processor import Inputs, Processor
 from .answer import Answer, Clock, Result, Timings, make_result
+from .device_thread import Signal, Steps
 from .loop import CLEAR_EVERY, Drafts
 from .prepare import embed_prompt, read_prompt
 from .sampling import Drawn, Sampler
@@ -45,27 +46,28 @@ class _Row:
 
 
 def stream_answers(
-    model: Lfm2VL,
-    processor: Processor,
-    conversations: Iterable[Conversation],
-    options: AnswerOptions,
-    batch_size: int,
-) -> Iterator[tuple[int, Result | Lfm2VLError]]:
-    """Answer conversations as a batch; see `Engine.stream_batch`."""
+    model: Lfm2VL, processor: Processor, options: AnswerOptions, batch_size: int
+) -> Steps[tuple[int, Result | Lfm2VLError]]:
+    """Answer conversations, which the generator is sent, as a batch; see `Engine.stream_batch`."""
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}, expected at least 1")
     if options.lookup:
         raise InputError("lookup serves one conversation at a time, not a batch; set it to 0")
     batch = _Batch(model, options)
-    waiting = enumerate(conversations)
+    numbers, is_more = count(), True
     mx.reset_peak_memory()
     while True:
         arrived: list[_Row] = []
-        while batch.under_way + len(arrived) < batch_size and (item := next(waiting, None)):
+        while is_more and batch.under_way + len(arrived) < batch_size:
+            conversation = yield Signal.WANTED
+            if conversation is Signal.END:
+                is_more = False
+                continue
+            number = next(numbers)
             try:
-                arrived.append(_prepare(model, processor, *item, options))
+                arrived.append(_prepare(model, processor, number, conversation, options))
             except Lfm2VLError as error:
-                yield item[0], error
+                yield number, error
         batch.take(arrived)
         if not batch.rows:
             return

@@ -3,10 +3,11 @@
 - An `Engine` holds a model and its processor. Programs that keep running are written against it.
 - `generate`, `stream_generate`, `batch_generate` and `stream_batch` do the same as its methods, for
   programs that ask once.
+- Any thread may ask, and so may asyncio; see `device_thread`.
 - It knows nothing of checkpoint files or the command line.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from typing import Unpack
 
 from ..arrays import named_arrays
@@ -19,6 +20,7 @@ from ..prompt.processor import Processor
 from ..prompt.sources import ImageLike, as_images
 from .answer import Piece, Result
 from .batch import BATCH_SIZE, Conversation, stream_answers
+from .device_thread import Steps, in_turn, in_turn_async
 from .stream import stream_answer
 
 Image = ImageLike | Sequence[ImageLike]
@@ -26,7 +28,10 @@ Options = AnswerOptions | ImageOptions | None
 
 
 class Engine:
-    """Answers conversations with one model.
+    """Answers conversations with one model, for any thread and for asyncio.
+
+    A thread that changes the model's arrays must compute them (`mx.eval(model.parameters())`)
+    before another thread asks, because no other can.
 
     Attributes:
         model: from `load`.
@@ -87,7 +92,7 @@ class Engine:
             TypeError: a keyword is not a field of `AnswerOptions`.
         """
         chosen = merged(options, changes)
-        return stream_answer(self.model, self.processor, _with_image(messages, image), chosen)
+        return in_turn(self._steps(messages, image, chosen))
 
     def generate(
         self,
@@ -100,6 +105,36 @@ class Engine:
         """Answer a conversation and return the result; see `stream` for arguments and errors."""
         result = None
         for piece in self.stream(messages, options, image=image, **changes):
+            result = piece.result
+        assert result is not None
+        return result
+
+    def astream(
+        self,
+        messages: Sequence[Message] | str,
+        options: Options = None,
+        *,
+        image: Image | None = None,
+        **changes: Unpack[AnswerChanges],
+    ) -> AsyncGenerator[Piece, None]:
+        """Do what `stream` does, for asyncio: `async for piece in engine.astream(...)`.
+
+        The event loop goes on meanwhile. A task that is cancelled stops the answer.
+        """
+        chosen = merged(options, changes)
+        return in_turn_async(self._steps(messages, image, chosen))
+
+    async def agenerate(
+        self,
+        messages: Sequence[Message] | str,
+        options: Options = None,
+        *,
+        image: Image | None = None,
+        **changes: Unpack[AnswerChanges],
+    ) -> Result:
+        """Do what `generate` does, for asyncio: `await engine.agenerate(...)`."""
+        result = None
+        async for piece in self.astream(messages, options, image=image, **changes):
             result = piece.result
         assert result is not None
         return result
@@ -136,7 +171,13 @@ class Engine:
             TypeError: a keyword is not a field of `AnswerOptions`.
         """
         chosen = merged(options, changes)
-        return stream_answers(self.model, self.processor, conversations, chosen, batch_size)
+        steps = stream_answers(self.model, self.processor, chosen, batch_size)
+        return in_turn(steps, conversations)
+
+    def _steps(
+        self, messages: Sequence[Message] | str, image: Image | None, options: AnswerOptions
+    ) -> Steps[Piece]:
+        return stream_answer(self.model, self.processor, _with_image(messages, image), options)
 
 
 def generate(

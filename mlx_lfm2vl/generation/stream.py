@@ -1,6 +1,6 @@
 """Answering one conversation piece by piece."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import mlx.core as mx
 
@@ -9,6 +9,7 @@ from ..options import AnswerOptions
 from ..prompt.messages import Message
 from ..prompt.processor import Processor
 from .answer import Answer, Clock, Piece, Timings, make_result
+from .device_thread import Steps
 from .lookup import Lookup
 from .loop import Drafts, generate_step
 from .prepare import embed_prompt, read_prompt
@@ -20,7 +21,7 @@ def stream_answer(
     processor: Processor,
     messages: Sequence[Message] | str,
     options: AnswerOptions,
-) -> Iterator[Piece]:
+) -> Steps[Piece]:
     """Answer a conversation; see `Engine.stream`."""
     clock = Clock()
     sampling, seed = options.sampling_over(model.config.sampling), options.drawn_seed()

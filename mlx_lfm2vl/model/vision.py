@@ -85,7 +85,9 @@ class VisionEmbeddings(nn.Module):
             self._resized.clear()
             self._resized_from = table
         if grid not in self._resized:
-            self._resized[grid] = self.positions(grid)
+            table = self.positions(grid)
+            mx.async_eval(table)  # another thread may need it, and could not compute it
+            self._resized[grid] = table
         return self.patch_embedding(pixel_values) + self._resized[grid]
 
 

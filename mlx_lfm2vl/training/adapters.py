@@ -175,6 +175,7 @@ def load_adapter(model: Lfm2VL, folder: Path) -> None:
     adopted = [(name, value.astype(have[name].dtype)) for name, value in weights.items()]
     model.load_weights(adopted, strict=False)
     model.eval()
+    mx.eval(model.parameters())  # here, because no other thread can compute this one's arrays
 
 
 def _adapter_weights(folder: Path) -> dict[str, mx.array]:

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from mlx_lfm2vl.commands.common import leave, progress_line, run_command
+from mlx_lfm2vl.commands.common import progress_line, run_command
+from mlx_lfm2vl.commands.start import leave
 from mlx_lfm2vl.errors import CheckpointError, InputError, NetworkError
 
 

@@ -1,0 +1,104 @@
+"""How a program begins: Ctrl-C from its first line on, and descriptors that are missing."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import golden
+from pictures import make_picture
+
+import mlx_lfm2vl
+
+TINY = str(golden("new_names").folder)
+ROOT = str(Path(mlx_lfm2vl.__file__).parents[1])
+PROGRAMS = ["mlx_lfm2vl", *(f"mlx_lfm2vl.{name}" for name in ("generate", "convert", "train"))]
+
+
+def run(arguments: str, *, first: str | Path = "") -> subprocess.CompletedProcess[str]:
+    """Run a module by the shell, with the modules of a folder before all others."""
+    path = os.pathsep.join([str(first), ROOT] if first else [ROOT])
+    return subprocess.run(
+        ["sh", "-c", f'"{sys.executable}" -m {arguments}'],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": path, "MLX_LFM2VL_DEBUG": "0"},
+    )
+
+
+def press_ctrl_c_in(module: str, folder: Path) -> None:
+    """Put a module before Python's that presses Ctrl-C, and is then the real one."""
+    (folder / f"{module}.py").write_text(
+        "import os, signal, sys\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        f"sys.path.remove({str(folder)!r})\n"
+        f"del sys.modules[{module!r}]\n"
+        f"import {module}\n"
+    )
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("module", ["argparse", "logging"])
+def test_ctrl_c_while_a_program_starts_says_nothing(tmp_path, program, module):
+    press_ctrl_c_in(module, tmp_path)
+    command = " generate" if program == "mlx_lfm2vl" else ""
+    done = run(f"{program}{command} --help", first=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_ctrl_c_while_a_command_imports_says_nothing(tmp_path, question):
+    press_ctrl_c_in("tokenizers", tmp_path)
+    done = run(question, first=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_program_that_is_started_to_ignore_ctrl_c_ignores_it(tmp_path):
+    press_ctrl_c_in("argparse", tmp_path)
+    code = "import signal, os, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+    code += "os.execv(sys.executable, [sys.executable, '-m', 'mlx_lfm2vl.generate', '--help'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: mlx_lfm2vl generate")
+
+
+@pytest.fixture
+def question(tmp_path) -> str:
+    make_picture(45, 44, 2).save(tmp_path / "picture.png")
+    settings = "--max-tokens 4 --temperature 0 --repetition-penalty 1"
+    picture = tmp_path / "picture.png"
+    return f'mlx_lfm2vl.generate --model "{TINY}" --image "{picture}" --prompt Hi {settings}'
+
+
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])
+def test_a_closed_descriptor_changes_no_answer(question, closed):
+    expected = run(question)
+    assert expected.returncode == 0
+    done = run(f"{question} {closed}")
+    assert (done.returncode, done.stdout, done.stderr) == (0, expected.stdout, "")
+
+
+def test_notes_and_errors_never_reach_stdout_when_stderr_is_closed(question):
+    verbose = run(f"{question} --verbose 2>&-")
+    assert (verbose.returncode, verbose.stdout) == (0, run(question).stdout)
+    failed = run("mlx_lfm2vl.generate --model nowhere --prompt Hi --image no.png 2>&-")
+    assert (failed.returncode, failed.stdout, failed.stderr) == (2, "", "")
+
+
+def test_a_closed_stdout_is_still_an_error(question):
+    done = run(f"{question} >&-")
+    assert done.returncode == 1
+    assert done.stderr == "error: standard output is closed: nowhere to write the answer\n"
+
+
+def test_other_commands_bear_a_closed_stdin(tmp_path):
+    done = run(f'mlx_lfm2vl.convert --model "{TINY}" --output "{tmp_path / "copy"}" <&-')
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "copy" / "config.json").exists()

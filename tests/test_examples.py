@@ -79,6 +79,41 @@ def test_the_folder_loop_captions_skips_and_reports(tmp_path, program):
     assert (photos / "1 a.jpg.txt").read_text() == "kept"
 
 
+def test_the_folder_loop_takes_every_kind_of_image_in_any_case(tmp_path, program):
+    names = ["IMG_1.JPG", "a.Png", "b.webp", "c.tif", "d.TIFF", "e.gif", "f.avif", "g.jpeg"]
+    for name in names:
+        make_picture(20, 30, 1).save(tmp_path / name)
+    (tmp_path / "notes.md").write_text("no image")
+    (tmp_path / "IMG_2.HEIC").write_bytes(b"only a Mac reads these, and this is damaged")
+    command = [str(EXAMPLES / "mac" / "caption_folder.sh"), str(tmp_path)]
+    run = subprocess.run(command, env=program, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr.endswith("IMG_2.HEIC\n1 not captioned\n")
+    assert {path.name for path in tmp_path.glob("*.txt")} == {f"{name}.txt" for name in names}
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"), [("gone", "is not a folder"), ("empty", "there are no images in")]
+)
+def test_the_folder_loop_refuses_a_folder_without_images(folder, message, tmp_path, program):
+    (tmp_path / "empty").mkdir()
+    command = [str(EXAMPLES / "mac" / "caption_folder.sh"), str(tmp_path / folder)]
+    run = subprocess.run(command, env=program, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert message in run.stderr
+
+
+def test_the_raycast_command_says_in_one_line_what_is_wrong(tmp_path, program):
+    text = (EXAMPLES / "mac" / "raycast_describe.sh").read_text()
+    text = text.replace('export PATH="/opt/homebrew/bin:$HOME/.local/bin:$PATH"', "")
+    command = ["bash", "-c", text, "raycast", str(tmp_path / "gone.png"), ""]
+    run = subprocess.run(command, env=program, capture_output=True, text=True)
+    assert run.returncode != 0
+    assert run.stdout == ""
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("error: ")
+
+
 def test_the_raycast_command_prints_answer_and_cost(pictures, program):
     # The script puts the usual folders first; ours must win here.
     text = (EXAMPLES / "mac" / "raycast_describe.sh").read_text()

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoint.packing import MODES
 from ..errors import InputError
 from ..quantize.choice import RECIPES, QuantizeOptions
-from .common import progress_line, run_command
+from .common import MODEL_HELP, progress_line, run_command
+from .parser import Parser
 
 if TYPE_CHECKING:
     from ..quantize.conversion import Conversion
@@ -26,23 +27,21 @@ logger = logging.getLogger(__name__)
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 EPILOG = """\
 examples:
-  convert --model LiquidAI/LFM2-VL-1.6B --bits 4
-  convert --model LiquidAI/LFM2-VL-450M --bits 4 --vision-bits 8 --projector-bits 8
-  convert --model LiquidAI/LFM2-VL-450M --bits 4 --learned --calibration my_photos
+  mlx_lfm2vl convert -m 450m --bits 4
+  mlx_lfm2vl convert -m 450m --bits 4 --vision-bits 8 --output small
+  mlx_lfm2vl convert -m 450m --bits 4 --calibration photos --output mine
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="mlx_lfm2vl convert",
         description="Write a checkpoint in MLX layout: quantized, dequantized or cast. Its model "
         "card and quantization_report.json say how much quality was lost.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    model_help = "checkpoint folder, Hub repo id, or demo (the tiny model in this package)"
-    add("--model", "--hf-path", required=True, metavar="DIR_OR_REPO", help=model_help)
+    add("-m", "--model", "--hf-path", metavar="MODEL", help=MODEL_HELP)
     add("--revision", help="branch, tag or commit of the Hub repo; default: its main branch")
     add(
         "--output",
@@ -169,6 +168,8 @@ def _convert(options: argparse.Namespace) -> int:
     conversion.check_space(target)
     changes = bool(conversion.plan.schemes or options.dtype or options.dequantize)
     compares = options.report and changes and not options.text_only
+    if not changes and not options.text_only:
+        logger.warning("nothing to quantize or cast: this writes a copy; --bits 4 makes it smaller")
     if options.learned:
         _check_learnable(conversion)
     study = Study()

@@ -11,11 +11,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .common import add_model_options, run_command
+from .parser import Parser
+
+EPILOG = """\
+examples:
+  mlx_lfm2vl fuse -m 450m --adapter adapter --output merged
+  mlx_lfm2vl fuse -m 450m --adapter adapter --output merged --overwrite
+  mlx_lfm2vl fuse -m 450m --adapter adapter --output whole --dtype bfloat16
+"""
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="mlx_lfm2vl fuse", description="Merge an adapter into a new checkpoint."
+    parser = Parser(
+        prog="mlx_lfm2vl fuse",
+        description="Merge an adapter into a new checkpoint.",
+        epilog=EPILOG,
     )
     add = parser.add_argument
     add_model_options(parser)

@@ -16,12 +16,20 @@ from ..errors import InputError
 from ..options import DType
 from ..training.settings import METHODS, OPTIMIZERS, TRAINED_PARTS, TrainSettings
 from .common import add_model_options, run_command
+from .parser import Parser
 
 DEFAULTS = TrainSettings()
 EPILOG = """\
+examples:
+  mlx_lfm2vl train -m 450m --data plants.jsonl --show 1
+  mlx_lfm2vl train -m 450m --data plants.jsonl --output plants --steps 200
+  mlx_lfm2vl train -m 450m --data plants.jsonl --method dora --output dora
+
 data: JSONL, one conversation per line, with image paths relative to the file:
-  {"messages": [{"role": "user", "content": [{"type": "image", "image": "a.jpg"},
-    {"type": "text", "text": "What is it?"}]}, {"role": "assistant", "content": "A fern."}]}
+  {"messages": [
+    {"role": "user", "content": [{"type": "image", "image": "a.jpg"},
+      {"type": "text", "text": "What is it?"}]},
+    {"role": "assistant", "content": "A fern."}]}
 or in short form:
   {"image": "a.jpg", "prompt": "What is it?", "answer": "A fern."}
 several machines or processes: mlx.launch -n 2 -- python -m mlx_lfm2vl.train ...
@@ -29,20 +37,21 @@ several machines or processes: mlx.launch -n 2 -- python -m mlx_lfm2vl.train ...
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="mlx_lfm2vl train",
         description="Fine-tune a checkpoint on your own images and answers. Writes an adapter "
         "(in mlx-lm's format), a log, a plot of the loss, and checkpoints to resume from.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add_model_options(parser)
+    add = parser.add_argument_group("data and output").add_argument
     add("--data", required=True, type=Path, metavar="JSONL", help="conversations to train on")
     add("--validation", type=Path, metavar="JSONL", help="conversations to measure the loss on")
     add("--output", type=Path, default=Path("adapter"), help="folder to write; default: adapter")
     add("--resume", action="store_true", help="continue from the newest checkpoint in --output")
     add("--show", type=int, metavar="N", help="print N samples, learned parts in ⟦ ⟧, and stop")
+    add = parser.add_argument_group("method").add_argument
     add(
         "--method",
         choices=METHODS,

@@ -81,7 +81,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add_model_options(parser)
-    add("-i", "--image", metavar="FILE", help="image to measure; default: a small and a large picture")
+    add(
+        "-i",
+        "--image",
+        metavar="FILE",
+        help="image to measure; default: a small and a large picture",
+    )
     add("--tokens", type=int, default=64, metavar="N", help="tokens to decode; default: 64")
     add(
         "--repeats",

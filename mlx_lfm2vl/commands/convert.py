@@ -36,11 +36,11 @@ examples:
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="mlx_lfm2vl convert",
-        description="Write a checkpoint in MLX layout: quantized, dequantized or cast. Its model "
-        "card and quantization_report.json say how much quality was lost.",
+        description="Write a checkpoint in MLX layout: quantized, dequantized or cast.\n"
+        "Its model card and quantization_report.json say how much quality was lost.",
         epilog=EPILOG,
     )
-    add = parser.add_argument
+    add = parser.add_argument_group("model and output").add_argument
     add("-m", "--model", "--hf-path", metavar="MODEL", help=MODEL_HELP)
     add("--revision", help="branch, tag or commit of the Hub repo; default: its main branch")
     add(
@@ -51,17 +51,28 @@ def build_parser() -> argparse.ArgumentParser:
         help="folder to write; default: the model's name and what was done, as in NAME-4bit",
     )
     add("--overwrite", action="store_true", help="replace an existing --output")
+    add("--upload-repo", metavar="REPO", help="also publish the result in this Hub repo")
+    add("--text-only", action="store_true", help="write only the decoder, for mlx-lm")
+    add(
+        "--max-shard-size",
+        default="5GB",
+        metavar="SIZE",
+        help="largest size of a weight file, as in 500MB; default: 5GB",
+    )
+    add = parser.add_argument_group("weights").add_argument
     add("-q", "--quantize", action="store_true", help="quantize the decoder to 4 bits")
     add(
         "--bits",
         "--q-bits",
         type=int,
+        metavar="N",
         help="bits per decoder weight: 2, 3, 4, 5, 6 or 8; default: do not quantize",
     )
     add(
         "--group-size",
         "--q-group-size",
         type=int,
+        metavar="N",
         help="number of weights that share a scale: 32, 64 or 128; default: the largest that fits",
     )
     add(
@@ -75,18 +86,27 @@ def build_parser() -> argparse.ArgumentParser:
         "--recipe",
         "--quant-predicate",
         choices=tuple(RECIPES),
-        help="mixed_A_B: A bits for most layers, B bits for the head and the most sensitive layers",
+        metavar="RECIPE",
+        help=f"of {', '.join(RECIPES)}: the first number of bits for most layers, the second for "
+        "the head and the most sensitive layers",
     )
     add(
         "--embed-bits",
         type=int,
+        metavar="N",
         help="bits of the embedding, which is also the output head; default: --bits",
     )
-    add("--vision-bits", type=int, help="bits of the vision tower; default: do not quantize it")
+    add(
+        "--vision-bits",
+        type=int,
+        metavar="N",
+        help="bits of the vision tower; default: do not quantize it",
+    )
     add(
         "--connector-bits",
         "--projector-bits",
         type=int,
+        metavar="N",
         help="bits of the connector between tower and decoder; default: do not quantize it",
     )
     add(
@@ -95,13 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="type of all weights that are not quantized; default: the checkpoint's",
     )
     add("-d", "--dequantize", action="store_true", help="turn quantized weights into plain ones")
-    add("--text-only", action="store_true", help="write only the decoder, for mlx-lm")
-    add(
-        "--max-shard-size",
-        default="5GB",
-        metavar="SIZE",
-        help="largest size of a weight file, as in 500MB; default: 5GB",
-    )
+    add = parser.add_argument_group("quality").add_argument
     add(
         "--learned",
         action="store_true",
@@ -120,7 +134,6 @@ def build_parser() -> argparse.ArgumentParser:
         default=True,
         help="compare the answers with those of the source model; default: yes",
     )
-    add("--upload-repo", metavar="REPO", help="also publish the result in this Hub repo")
     return parser
 
 

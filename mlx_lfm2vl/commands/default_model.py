@@ -29,7 +29,7 @@ def chosen_model(given: str | None) -> str:
     if not model:
         raise InputError(
             f"which model? add --model, as in --model 450m, or set {VARIABLE} "
-            f"(or write model = \"450m\" into {settings_file()})"
+            f'(or write model = "450m" into {settings_file()})'
         )
     # A folder of that name comes first, as it does for repo ids.
     return model if os.path.isdir(model) else full_name(model)

@@ -24,6 +24,7 @@ examples:
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="mlx_lfm2vl fuse",
+        usage="mlx_lfm2vl fuse --adapter DIR --output DIR [options]",
         description="Merge an adapter into a new checkpoint.",
         epilog=EPILOG,
     )

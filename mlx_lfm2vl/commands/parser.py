@@ -16,9 +16,10 @@ class Parser(argparse.ArgumentParser):
     may come in any order.
     """
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, prog: str, **settings: Any) -> None:
         settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(allow_abbrev=False, **settings)
+        settings.setdefault("usage", f"{prog} [options]")
+        super().__init__(prog=prog, allow_abbrev=False, **settings)
 
     def parse_args(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from ..images.source import ImageLimits, ImageSource
 
 # Endings of the files in a folder that are images.
-ENDINGS = tuple(
-    ".jpg .jpeg .jpe .png .webp .gif .bmp .tif .tiff .avif .heic .heif .jp2 .ppm .pgm .tga".split()
+ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
+    *(".heic", ".heif", ".jp2", ".ppm", ".pgm", ".tga"),
 )
 MAX_PROMPT_BYTES = 16 * 2**20  # of stdin, far more than any context holds
 
@@ -122,24 +123,19 @@ def read_sources(options: argparse.Namespace, limits: ImageLimits) -> list[Image
 
 def _prompt(options: argparse.Namespace) -> str:
     prompt = options.prompt
+    missing = "the prompt is missing: put it in quotes in the last place"
+    if prompt is None and options.image and not names_image(options.image[-1]):
+        word = options.image[-1]  # as in `--image a.png Describe`
+        raise InputError(f"{missing}, or is it {word!r:.60}? then write --prompt")
     if prompt is None and "-" not in options.image and not _stdin().isatty():
-        prompt = _read_prompt()
-        if not prompt.strip():  # nothing was sent: the user has forgotten the prompt
-            prompt = None
+        prompt = _read_prompt() or None  # nothing is sent if the user has forgotten the prompt
     elif prompt == "-":
         prompt = _read_prompt()
     if prompt is None:
-        hint = _misread(options.image)
-        raise InputError(f"the prompt is missing: put it in quotes in the last place{hint}")
+        raise InputError(missing)
     if not prompt.strip():
         raise InputError("the prompt is empty")
     return prompt
-
-
-def _misread(images: Sequence[str]) -> str:
-    """Name the image that may be meant as the prompt, as in `--image a.png Describe`."""
-    last = images[-1] if images else ""
-    return "" if names_image(last) or not last else f", or is it {last!r:.60}? then write --prompt"
 
 
 def _stdin() -> TextIO:

@@ -103,7 +103,8 @@ def _download(repo: str, revision: str | None, with_weights: bool) -> Path:
     patterns = SMALL_FILES + (WEIGHT_FILES if with_weights else [])
     if sys.stderr is None or not sys.stderr.isatty():
         utils.disable_progress_bars()
-        logger.warning("downloading %s from the Hub", repo)
+        if with_weights and not hub.constants.HF_HUB_OFFLINE:
+            logger.warning("downloading %s from the Hub", repo)  # minutes without another word
     try:
         # Hub patterns match across "/". Files in subfolders are other formats of the same model.
         folder = Path(

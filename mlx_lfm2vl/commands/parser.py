@@ -31,9 +31,10 @@ class Parser(argparse.ArgumentParser):
         """
         if args is not None:
             self._refuse_unknown(args)
+        values = namespace or argparse.Namespace()
         if self._get_positional_actions():
-            return self.parse_intermixed_args(args, namespace)
-        return super().parse_args(args, namespace)
+            return self.parse_intermixed_args(args, values)
+        return super().parse_args(args, values)
 
     def error(self, message: str) -> NoReturn:
         """Raise the mistake as an error of one line."""

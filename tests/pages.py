@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from mlx_lfm2vl.cli import COMMANDS
+
 ROOT = Path(__file__).parent.parent
 MODULE = "python -m mlx_lfm2vl."
 PROGRAM = "mlx_lfm2vl "
@@ -70,5 +72,5 @@ def page(name: str) -> Page:
 
 def module_command(line: str) -> tuple[str, list[str]]:
     """Name and arguments of a command of the package."""
-    words = shlex.split(line.removeprefix(MODULE).removeprefix(PROGRAM))
-    return words[0], words[1:]
+    name, *arguments = shlex.split(line.removeprefix(MODULE).removeprefix(PROGRAM))
+    return (name, arguments) if name in COMMANDS else ("generate", [name, *arguments])

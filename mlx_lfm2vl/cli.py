@@ -8,14 +8,8 @@ from . import __version__
 from .commands.common import leave
 from .commands.parser import nearest
 from .commands.question import names_image
+from .commands.table import COMMANDS
 
-COMMANDS = {
-    "generate": "answer a prompt about images",
-    "convert": "quantize a checkpoint and report what was lost",
-    "train": "fine-tune a checkpoint on your own images and answers",
-    "fuse": "merge an adapter into its checkpoint",
-    "benchmark": "measure where the time goes on this machine",
-}
 USAGE = f"""\
 usage: mlx_lfm2vl COMMAND [options]
        mlx_lfm2vl IMAGE ... "PROMPT"     is mlx_lfm2vl generate

@@ -98,12 +98,12 @@ def _cached(repo: str, revision: str | None, with_weights: bool) -> Path | None:
 
 def _download(repo: str, revision: str | None, with_weights: bool) -> Path:
     import huggingface_hub as hub
-    from huggingface_hub import errors, utils
+    from huggingface_hub import constants, errors, utils
 
     patterns = SMALL_FILES + (WEIGHT_FILES if with_weights else [])
     if sys.stderr is None or not sys.stderr.isatty():
         utils.disable_progress_bars()
-        if with_weights and not hub.constants.HF_HUB_OFFLINE:
+        if with_weights and not constants.HF_HUB_OFFLINE:
             logger.warning("downloading %s from the Hub", repo)  # minutes without another word
     try:
         # Hub patterns match across "/". Files in subfolders are other formats of the same model.

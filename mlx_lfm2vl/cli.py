@@ -5,15 +5,19 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from . import __version__
+from .commands.parser import nearest
+from .commands.question import names_image
 from .commands.start import run_program
+from .commands.table import COMMANDS
 
-COMMANDS = {
-    "generate": "answer a prompt about images",
-    "convert": "quantize a checkpoint and report what was lost",
-    "train": "fine-tune a checkpoint on your own images and answers",
-    "fuse": "merge an adapter into its checkpoint",
-    "benchmark": "measure where the time goes on this machine",
-}
+USAGE = f"""\
+usage: mlx_lfm2vl COMMAND [options]
+       mlx_lfm2vl IMAGE ... "PROMPT"     is mlx_lfm2vl generate
+
+commands:
+{"".join(f"  {command:12}{text}{chr(10)}" for command, text in COMMANDS.items())}
+mlx_lfm2vl COMMAND --help shows the options
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,21 +26,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: name and options of the command; None takes those of the process.
     """
-    name, *rest = list(sys.argv[1:] if arguments is None else arguments) or [""]
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    name, *rest = given or [""]
+    if name == "help":
+        name, *rest = [rest[0], "--help"] if rest else ["--help"]
     if name in COMMANDS:
+        if rest == ["--version"]:
+            return _print(__version__)
         return import_module(f".commands.{name}", __package__).main(rest)
-    if name == "--version":
-        print(__version__)
-        return 0
-    usage = "usage: mlx_lfm2vl COMMAND [options]\n\ncommands:\n"
-    usage += "".join(f"  {command:12}{text}\n" for command, text in COMMANDS.items())
-    usage += "\nmlx_lfm2vl COMMAND --help shows the options"
+    if name in ("--version", "version"):
+        return _print(__version__)
     if name in ("-h", "--help"):
-        print(usage)
-        return 0
-    problem = f"unknown command {name!r}" if name else "which command?"
-    print(f"mlx_lfm2vl: {problem}\n{usage}", file=sys.stderr)
+        return _print(USAGE.rstrip())
+    if name and (name.startswith("-") or names_image(name) or any(map(str.isspace, name))):
+        return import_module(".commands.generate", __package__).main(given)
+    near = nearest(name, COMMANDS)
+    hint = f"; did you mean {near}?" if near else f" among {', '.join(COMMANDS)}"
+    problem = f"there is no command {name!r:.80}{hint}" if name else "which command?"
+    print(f"error: {problem}; see mlx_lfm2vl --help", file=sys.stderr)
     return 2
+
+
+def _print(text: str) -> int:
+    """Print a text; a full disk or a reader that went away is a failure."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        print(f"error: {error.strerror}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def run() -> None:

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from mlx_lfm2vl.cli import COMMANDS
+
 ROOT = Path(__file__).parent.parent
 MODULE = "python -m mlx_lfm2vl."
+PROGRAM = "mlx_lfm2vl "
 SHELL = ("echo ", "sh ")  # what else a reader types that needs no network
 
 
@@ -37,7 +40,7 @@ class Page:
     @property
     def commands(self) -> list[str]:
         """The commands that tests run, in the order shown."""
-        return [line for line in self.lines if line.startswith((MODULE, *SHELL))]
+        return [line for line in self.lines if line.startswith((MODULE, PROGRAM, *SHELL))]
 
     @property
     def links(self) -> list[tuple[Path, str]]:
@@ -69,5 +72,5 @@ def page(name: str) -> Page:
 
 def module_command(line: str) -> tuple[str, list[str]]:
     """Name and arguments of a command of the package."""
-    words = shlex.split(line.removeprefix(MODULE))
-    return words[0], words[1:]
+    name, *arguments = shlex.split(line.removeprefix(MODULE).removeprefix(PROGRAM))
+    return (name, arguments) if name in COMMANDS else ("generate", [name, *arguments])

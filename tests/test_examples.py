@@ -1,6 +1,5 @@
 """Every example runs, on a tiny model; what only a Mac can run uses options that exist."""
 
-import os
 import re
 import subprocess
 import sys
@@ -80,20 +79,39 @@ def test_the_folder_loop_captions_skips_and_reports(tmp_path, program):
     assert (photos / "1 a.jpg.txt").read_text() == "kept"
 
 
-def test_photos_of_a_camera_are_captioned_and_an_empty_folder_is_told(tmp_path):
-    program = tmp_path / "mlx_lfm2vl"
-    program.write_text("#!/bin/sh\necho A photo.\n")
-    program.chmod(0o755)
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    command = ["sh", str(EXAMPLES / "mac" / "caption_folder.sh"), str(photos)]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert (run.returncode, run.stderr) == (1, f"no photos in {photos}\n")
-    for name in ("IMG_1.HEIC", "IMG_2.JPG", "three.Jpeg", "four.png"):
-        (photos / name).touch()
-    assert subprocess.run(command, env=environment).returncode == 0
-    assert len(list(photos.glob("*.txt"))) == 4
+def test_the_folder_loop_takes_every_kind_of_image_in_any_case(tmp_path, program):
+    names = ["IMG_1.JPG", "a.Png", "b.webp", "c.tif", "d.TIFF", "e.gif", "f.avif", "g.jpeg"]
+    for name in names:
+        make_picture(20, 30, 1).save(tmp_path / name)
+    (tmp_path / "notes.md").write_text("no image")
+    (tmp_path / "IMG_2.HEIC").write_bytes(b"only a Mac reads these, and this is damaged")
+    command = [str(EXAMPLES / "mac" / "caption_folder.sh"), str(tmp_path)]
+    run = subprocess.run(command, env=program, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr.endswith("IMG_2.HEIC\n1 not captioned\n")
+    assert {path.name for path in tmp_path.glob("*.txt")} == {f"{name}.txt" for name in names}
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"), [("gone", "is not a folder"), ("empty", "there are no images in")]
+)
+def test_the_folder_loop_refuses_a_folder_without_images(folder, message, tmp_path, program):
+    (tmp_path / "empty").mkdir()
+    command = [str(EXAMPLES / "mac" / "caption_folder.sh"), str(tmp_path / folder)]
+    run = subprocess.run(command, env=program, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert message in run.stderr
+
+
+def test_the_raycast_command_says_in_one_line_what_is_wrong(tmp_path, program):
+    text = (EXAMPLES / "mac" / "raycast_describe.sh").read_text()
+    text = text.replace('export PATH="/opt/homebrew/bin:$HOME/.local/bin:$PATH"', "")
+    command = ["bash", "-c", text, "raycast", str(tmp_path / "gone.png"), ""]
+    run = subprocess.run(command, env=program, capture_output=True, text=True)
+    assert run.returncode != 0
+    assert run.stdout == ""
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("error: ")
 
 
 def test_the_raycast_command_prints_answer_and_cost(pictures, program):

@@ -21,6 +21,7 @@ ROWS = [
     {"generation", "training"},
     {"saving", "speed"},
     {"quantize"},
+    {"device_check"},
     {"commands"},
     {"benchmark", "cli", "convert", "fuse", "generate", "train"},
 ]
@@ -74,12 +75,17 @@ def test_a_unit_does_without_what_its_work_does_not_need():
             assert not imports(path)[1] & foreign, path
 
 
-def test_only_three_files_reach_the_network():
+def test_only_four_files_reach_the_network():
     users = {"huggingface_hub", "http", "socket", "ssl"}
     found = {
         str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if imports(path)[1] & users
     }
-    assert found == {"checkpoint/find.py", "checkpoint/publish.py", "images/fetch.py"}
+    assert found == {
+        "checkpoint/find.py",
+        "checkpoint/hub_cache.py",
+        "checkpoint/publish.py",
+        "images/fetch.py",
+    }
 
 
 def test_only_commands_print():

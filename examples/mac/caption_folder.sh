@@ -1,18 +1,24 @@
 #!/bin/sh
-# Write a caption for every photo in a folder, beside the photo: photo.jpg -> photo.jpg.txt
-# Photos that already have a caption are skipped, so a stopped run can be continued. A photo that
+# Write a caption for every image in a folder, beside the image: photo.jpg -> photo.jpg.txt
+# Images that already have a caption are skipped, so a stopped run can be continued. An image that
 # cannot be read does not stop the others; the number of failures is printed at the end.
 #
 # usage: caption_folder.sh FOLDER [MODEL]
+# exit codes: 0 every image has a caption, 1 some have none, 2 no folder or no images, 130 Ctrl-C
 set -u
 folder=${1:?usage: caption_folder.sh FOLDER [MODEL]}
 model=${2:-LiquidAI/LFM2.5-VL-450M}
-found=0 failed=0
-# Cameras write names such as IMG_1.HEIC and IMG_2.JPG, and patterns tell upper from lower case.
-for photo in "$folder"/*.[Jj][Pp][Gg] "$folder"/*.[Jj][Pp][Ee][Gg] "$folder"/*.[Pp][Nn][Gg] \
-    "$folder"/*.[Hh][Ee][Ii][Cc]; do
-    [ -e "$photo" ] || continue
-    found=1
+[ -d "$folder" ] || { echo "error: $folder is not a folder" >&2; exit 2; }
+found=0
+failed=0
+for photo in "$folder"/*; do
+    # Cameras and phones write endings in capitals.
+    case $(printf %s "$photo" | tr '[:upper:]' '[:lower:]') in
+    *.jpg | *.jpeg | *.png | *.heic | *.heif | *.webp | *.tif | *.tiff | *.gif | *.avif | *.bmp) ;;
+    *) continue ;;
+    esac
+    [ -f "$photo" ] || continue
+    found=$((found + 1))
     [ -s "$photo.txt" ] && continue
     if mlx_lfm2vl generate --model "$model" --image "$photo" --max-tokens 80 \
         --prompt "Describe this photo in one sentence." >"$photo.txt.part"; then
@@ -25,5 +31,5 @@ for photo in "$folder"/*.[Jj][Pp][Gg] "$folder"/*.[Jj][Pp][Ee][Gg] "$folder"/*.[
         echo "skipped: $photo" >&2
     fi
 done
-[ "$found" -eq 1 ] || { echo "no photos in $folder" >&2; exit 1; }
+[ "$found" -gt 0 ] || { echo "error: there are no images in $folder" >&2; exit 2; }
 [ "$failed" -eq 0 ] || { echo "$failed not captioned" >&2; exit 1; }

@@ -1,13 +1,16 @@
 """Finding a checkpoint: the built-in one, a local folder, or a repository on the Hub."""
 
+import logging
 import re
 import sys
 from pathlib import Path
 
 from ..errors import CheckpointError, InputError, NetworkError
+from .aliases import DEMO, full_name, similar_name
 from .tensors import weight_files
 
-DEMO = "demo"  # names the built-in model, and with --image its picture
+logger = logging.getLogger(__name__)
+
 DEMO_FOLDER = Path(__file__).parents[1] / "demo"
 SMALL_FILES = ["*.json", "*.jinja", "LICENSE*", "README.md"]
 WEIGHT_FILES = ["*.safetensors"]
@@ -26,7 +29,7 @@ def find_checkpoint(model: str, revision: str | None = None, *, with_weights: bo
 
     Args:
         model: `demo` for the built-in model (write `./demo` for a folder of that name), a folder,
-            or a repo id such as `LiquidAI/LFM2.5-VL-450M`.
+            a repo id such as `LiquidAI/LFM2.5-VL-450M`, or its short name, `450m`.
         revision: branch, tag or commit of a repo.
         with_weights: False downloads only the small files.
 
@@ -46,11 +49,16 @@ def find_checkpoint(model: str, revision: str | None = None, *, with_weights: bo
     if is_folder:
         if revision is not None:
             raise InputError(f"{model} is a folder and has no revision {revision!r}")
+        if not any((path / name).exists() for name in ("config.json", "tokenizer.json")):
+            raise CheckpointError(f"there is no checkpoint in {model}: it has no config.json")
         return path
     if exists:
         raise InputError(f"{model} is a file, expected a checkpoint folder or a repo id")
+    model = full_name(model)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith((".", "/", "~")):
-        raise InputError(f"{model} is neither a folder nor a repo id such as LiquidAI/LFM2-VL-450M")
+        near = similar_name(model)
+        hint = f"; did you mean {near}?" if near else " such as LiquidAI/LFM2.5-VL-450M"
+        raise InputError(f"{model[:200]} is neither a folder nor a repo id{hint}")
     return _cached(model, revision, with_weights) or _download(model, revision, with_weights)
 
 
@@ -90,11 +98,13 @@ def _cached(repo: str, revision: str | None, with_weights: bool) -> Path | None:
 
 def _download(repo: str, revision: str | None, with_weights: bool) -> Path:
     import huggingface_hub as hub
-    from huggingface_hub import errors, utils
+    from huggingface_hub import constants, errors, utils
 
     patterns = SMALL_FILES + (WEIGHT_FILES if with_weights else [])
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         utils.disable_progress_bars()
+        if with_weights and not constants.HF_HUB_OFFLINE:
+            logger.warning("downloading %s from the Hub", repo)  # minutes without another word
     try:
         # Hub patterns match across "/". Files in subfolders are other formats of the same model.
         folder = Path(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import InputError
 from .common import add_model_options, progress_line, run_command
+from .parser import Parser
 
 if TYPE_CHECKING:
     from ..speed.peer import Peer, PeerImage
@@ -41,9 +42,11 @@ ROWS = (
 )
 EPILOG = """\
 examples:
-  benchmark --model LiquidAI/LFM2.5-VL-450M
-  benchmark --model LiquidAI/LFM2.5-VL-450M --image photo.jpg --plot stages.png
-  benchmark --model LiquidAI/LFM2.5-VL-450M --compare ../mlx-vlm/.venv/bin/python
+  mlx_lfm2vl benchmark -m 450m
+  mlx_lfm2vl benchmark -m 450m --image photo.jpg --plot stages.png
+  mlx_lfm2vl benchmark -m 450m --tokens 128 --json
+
+compare with mlx-vlm: --compare PYTHON, the Python of its environment
 """
 
 
@@ -71,15 +74,19 @@ class Report:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="mlx_lfm2vl benchmark",
         description="Measure this machine and each stage from an image to its answer.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add_model_options(parser)
-    add("--image", metavar="FILE", help="image to measure; default: a small and a large picture")
+    add(
+        "-i",
+        "--image",
+        metavar="FILE",
+        help="image to measure; default: a small and a large picture",
+    )
     add("--tokens", type=int, default=64, metavar="N", help="tokens to decode; default: 64")
     add(
         "--repeats",

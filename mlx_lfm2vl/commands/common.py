@@ -1,27 +1,37 @@
 """What all commands share: checkpoint options, progress, notes on stderr, errors, exit codes."""
 
 import argparse
+import contextlib
 import io
+import json
 import logging
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ..errors import Lfm2VLError
+from .default_model import chosen_model
 from .start import INTERRUPTED, quit_at_once
 
+SCHEMA = 1  # of the objects that --json prints; docs/json.md describes them
+SILENT_SECONDS = 5.0  # of work after which a log gets a line
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose and load a checkpoint."""
-    add = parser.add_argument
-    add(
-        "--model",
-        required=True,
-        metavar="DIR_OR_REPO",
-        help="checkpoint folder, Hub repo id, or demo (the tiny model in this package)",
-    )
+
+MODEL_HELP = (
+    "450m, 1.6b, 3b, a Hub repo id, a folder, or demo (the tiny model in this package); default: "
+    "LFM2VL_MODEL, then model = ... in ~/.config/mlx_lfm2vl/config.toml"
+)
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the options that choose and load a checkpoint; return their group."""
+    group = parser.add_argument_group("model")
+    add = group.add_argument
+    add("-m", "--model", metavar="MODEL", help=MODEL_HELP)
     add("--revision", help="branch, tag or commit of the Hub repo; default: its main branch")
     choices = ["float32", "float16", "bfloat16"]
     add(
@@ -30,22 +40,60 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="number type to compute in; default: the checkpoint's, but float16 instead of "
         "bfloat16 on M1 and M2, and float32 on a CPU",
     )
+    return group
 
 
 def progress_line(label: str) -> Callable[[int, int], None]:
-    """Make a progress line that is rewritten in place, and shown only on a terminal.
+    """Make a progress line: rewritten in place on a terminal, now and then a new one in a log.
+
+    A stage shorter than `SILENT_SECONDS` leaves no line in a log.
 
     Returns:
         A function to call with the amount done and the total.
     """
+    last = time.monotonic()
 
     def show(done: int, total: int) -> None:
+        nonlocal last
+        share = done / max(total, 1)
+        if sys.stderr is None:
+            return
         if sys.stderr.isatty():
             end = "\r\033[K" if done >= total else ""
-            share = done / max(total, 1)
             print(f"\r\033[K{label} {share:.0%}{end}", end="", file=sys.stderr, flush=True)
+        elif time.monotonic() - last >= SILENT_SECONDS:
+            last = time.monotonic()
+            print(f"{label} {share:.0%}", file=sys.stderr, flush=True)
 
     return show
+
+
+@contextlib.contextmanager
+def stage(label: str) -> Iterator[None]:
+    """Show what happens meanwhile, if it takes longer than a moment.
+
+    A terminal shows the label until the stage ends. A log gets one line.
+    """
+    if sys.stderr is None:
+        yield
+        return
+    terminal = sys.stderr.isatty()
+    start, end = ("\r\033[K", "") if terminal else ("", "\n")
+
+    def show() -> None:
+        print(f"{start}{label} ...", end=end, file=sys.stderr, flush=True)
+        shown.set()
+
+    shown = threading.Event()
+    timer = threading.Timer(0.5 if terminal else SILENT_SECONDS, show)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if terminal and shown.is_set():
+            print(start, end="", file=sys.stderr, flush=True)
 
 
 def run_command(
@@ -54,10 +102,7 @@ def run_command(
     arguments: Sequence[str] | None,
 ) -> int:
     """Parse the arguments and run a command; returns the exit code."""
-    try:
-        options = parser.parse_args(arguments)
-    except SystemExit as stop:  # argparse has said why
-        return int(stop.code or 0)
+    given = list(sys.argv[1:] if arguments is None else arguments)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("note: %(message)s"))
     handler.addFilter(_Once())
@@ -72,10 +117,14 @@ def run_command(
             raise Lfm2VLError("standard output is closed: nowhere to write the answer")
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
+        options = parser.parse_args(given)
+        if "model" in options:
+            options.model = chosen_model(options.model)
         return command(options)
+    except SystemExit as stop:  # argparse has printed the help
+        return int(stop.code or 0)
     except Lfm2VLError as error:
-        _explain(str(error))
-        return error.exit_code
+        return _fail(str(error), error.exit_code, as_json="--json" in given)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -84,8 +133,7 @@ def run_command(
         return 1
     except (OSError, RuntimeError, MemoryError) as error:
         # A full disk, or a device out of memory: a traceback would not help the user.
-        _explain(f"{type(error).__name__}: {error}")
-        return 1
+        return _fail(f"{type(error).__name__}: {error}", 1, as_json="--json" in given)
     finally:
         if is_program:
             signal.signal(signal.SIGINT, quit_at_once)
@@ -107,8 +155,21 @@ class _Once(logging.Filter):
         return is_new
 
 
-def _explain(text: str) -> None:
-    """Print the current error as one line, and its traceback if MLX_LFM2VL_DEBUG=1."""
+def _fail(text: str, code: int, *, as_json: bool) -> int:
+    """Print the current error as one line, and its traceback if MLX_LFM2VL_DEBUG=1.
+
+    Args:
+        text: of the error.
+        code: exit code of the command.
+        as_json: also print the error as an object on stdout, where a script expects one.
+
+    Returns:
+        The code.
+    """
     if os.environ.get("MLX_LFM2VL_DEBUG", "0") not in ("", "0"):
         traceback.print_exc()
     print(f"error: {text}", file=sys.stderr)
+    if as_json and sys.stdout is not None:
+        with contextlib.suppress(OSError):  # stdout may be what failed
+            print(json.dumps({"schema": SCHEMA, "error": text, "exit_code": code}), flush=True)
+    return code

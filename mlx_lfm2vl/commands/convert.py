@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoint.packing import MODES
 from ..errors import InputError
 from ..quantize.choice import RECIPES, QuantizeOptions
-from .common import progress_line, run_command
+from .common import MODEL_HELP, progress_line, run_command
+from .parser import Parser
 
 if TYPE_CHECKING:
     from ..quantize.conversion import Conversion
@@ -26,23 +27,21 @@ logger = logging.getLogger(__name__)
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 EPILOG = """\
 examples:
-  convert --model LiquidAI/LFM2-VL-1.6B --bits 4
-  convert --model LiquidAI/LFM2-VL-450M --bits 4 --vision-bits 8 --projector-bits 8
-  convert --model LiquidAI/LFM2-VL-450M --bits 4 --learned --calibration my_photos
+  mlx_lfm2vl convert -m 450m --bits 4
+  mlx_lfm2vl convert -m 450m --bits 4 --vision-bits 8 --output small
+  mlx_lfm2vl convert -m 450m --bits 4 --calibration photos --output mine
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="mlx_lfm2vl convert",
-        description="Write a checkpoint in MLX layout: quantized, dequantized or cast. Its model "
-        "card and quantization_report.json say how much quality was lost.",
+        description="Write a checkpoint in MLX layout: quantized, dequantized or cast.\n"
+        "Its model card and quantization_report.json say how much quality was lost.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
-    model_help = "checkpoint folder, Hub repo id, or demo (the tiny model in this package)"
-    add("--model", "--hf-path", required=True, metavar="DIR_OR_REPO", help=model_help)
+    add = parser.add_argument_group("model and output").add_argument
+    add("-m", "--model", "--hf-path", metavar="MODEL", help=MODEL_HELP)
     add("--revision", help="branch, tag or commit of the Hub repo; default: its main branch")
     add(
         "--output",
@@ -52,18 +51,28 @@ def build_parser() -> argparse.ArgumentParser:
         help="folder to write; default: the model's name and what was done, such as NAME-4bit",
     )
     add("--overwrite", action="store_true", help="replace an existing --output")
-    add("-q", "--quantize", action="store_true", help="quantize the decoder, by default to 4 bits")
+    add("--upload-repo", metavar="REPO", help="also publish the result in this Hub repo")
+    add("--text-only", action="store_true", help="write only the decoder, for mlx-lm")
+    add(
+        "--max-shard-size",
+        default="5GB",
+        metavar="SIZE",
+        help="largest size of a weight file, as in 500MB; default: 5GB",
+    )
+    add = parser.add_argument_group("weights").add_argument
+    add("-q", "--quantize", action="store_true", help="quantize the decoder to 4 bits")
     add(
         "--bits",
         "--q-bits",
         type=int,
-        help="bits per decoder weight: 2, 3, 4, 5, 6 or 8; default: 4 with -q, the format's with "
-        "--mode, otherwise no quantization",
+        metavar="N",
+        help="bits per decoder weight: 2, 3, 4, 5, 6 or 8; default: do not quantize",
     )
     add(
         "--group-size",
         "--q-group-size",
         type=int,
+        metavar="N",
         help="number of weights that share a scale: 32, 64 or 128; default: the largest that fits",
     )
     add(
@@ -77,18 +86,27 @@ def build_parser() -> argparse.ArgumentParser:
         "--recipe",
         "--quant-predicate",
         choices=tuple(RECIPES),
-        help="mixed_A_B: A bits for most layers, B bits for the head and the most sensitive layers",
+        metavar="RECIPE",
+        help=f"of {', '.join(RECIPES)}: the first number of bits for most layers, the second for "
+        "the head and the most sensitive layers",
     )
     add(
         "--embed-bits",
         type=int,
+        metavar="N",
         help="bits of the embedding, which is also the output head; default: --bits",
     )
-    add("--vision-bits", type=int, help="bits of the vision tower; default: do not quantize it")
+    add(
+        "--vision-bits",
+        type=int,
+        metavar="N",
+        help="bits of the vision tower; default: do not quantize it",
+    )
     add(
         "--connector-bits",
         "--projector-bits",
         type=int,
+        metavar="N",
         help="bits of the connector between tower and decoder; default: do not quantize it",
     )
     add(
@@ -96,19 +114,8 @@ def build_parser() -> argparse.ArgumentParser:
         choices=["float32", "float16", "bfloat16"],
         help="type of all weights that are not quantized; default: the checkpoint's",
     )
-    add(
-        "-d",
-        "--dequantize",
-        action="store_true",
-        help="turn quantized weights back into plain ones",
-    )
-    add("--text-only", action="store_true", help="write only the decoder, for mlx-lm")
-    add(
-        "--max-shard-size",
-        default="5GB",
-        metavar="SIZE",
-        help="maximum size of a weight file, such as 500MB; default: 5GB",
-    )
+    add("-d", "--dequantize", action="store_true", help="turn quantized weights into plain ones")
+    add = parser.add_argument_group("quality").add_argument
     add(
         "--learned",
         action="store_true",
@@ -127,7 +134,6 @@ def build_parser() -> argparse.ArgumentParser:
         default=True,
         help="compare the result with the source model; default: yes",
     )
-    add("--upload-repo", metavar="REPO", help="also publish the result in this Hub repo")
     return parser
 
 
@@ -175,6 +181,8 @@ def _convert(options: argparse.Namespace) -> int:
     conversion.check_space(target)
     changes = bool(conversion.plan.schemes or options.dtype or options.dequantize)
     compares = options.report and changes and not options.text_only
+    if not changes and not options.text_only:
+        logger.warning("nothing to quantize or cast: this writes a copy; --bits 4 makes it smaller")
     if options.learned:
         _check_learnable(conversion)
     study = Study()

@@ -11,12 +11,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .common import add_model_options, run_command
+from .parser import Parser
+
+EPILOG = """\
+examples:
+  mlx_lfm2vl fuse -m 450m --adapter adapter --output merged
+  mlx_lfm2vl fuse -m 450m --adapter adapter --output merged --overwrite
+  mlx_lfm2vl fuse -m 450m --adapter adapter --output whole --dtype bfloat16
+"""
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="mlx_lfm2vl fuse",
-        description="Merge an adapter into its checkpoint and write a new one.",
+        usage="mlx_lfm2vl fuse --adapter DIR --output DIR [options]",
+        description="Merge an adapter into a new checkpoint.",
+        epilog=EPILOG,
     )
     add = parser.add_argument
     add_model_options(parser)

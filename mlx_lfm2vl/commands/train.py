@@ -16,13 +16,22 @@ from ..errors import InputError
 from ..options import DType
 from ..training.settings import METHODS, OPTIMIZERS, TRAINED_PARTS, TrainSettings
 from .common import add_model_options, run_command
+from .parser import Parser
 
 DEFAULTS = TrainSettings()
 EPILOG = """\
-data: JSON Lines, a JSON array, Parquet, or a folder with metadata.jsonl. Image paths are relative
-to the file. Rows of TRL, LLaMA-Factory, LLaVA and ShareGPT are read, too, and:
-  {"messages": [{"role": "user", "content": [{"type": "image", "image": "a.jpg"},
-    {"type": "text", "text": "What is it?"}]}, {"role": "assistant", "content": "A fern."}]}
+examples:
+  mlx_lfm2vl train -m 450m --data plants.jsonl --show 1
+  mlx_lfm2vl train -m 450m --data plants.jsonl --output plants --steps 200
+  mlx_lfm2vl train -m 450m --data plants.jsonl --method dora --output dora
+
+data: JSON Lines, a JSON array, Parquet, or a folder with metadata.jsonl.
+Image paths are relative to the file. Rows of TRL, LLaMA-Factory, LLaVA and
+ShareGPT are read, too, and:
+  {"messages": [
+    {"role": "user", "content": [{"type": "image", "image": "a.jpg"},
+      {"type": "text", "text": "What is it?"}]},
+    {"role": "assistant", "content": "A fern."}]}
 or in short form:
   {"image": "a.jpg", "prompt": "What is it?", "answer": "A fern."}
 several machines or processes: mlx.launch -n 2 -- python -m mlx_lfm2vl.train ...
@@ -30,20 +39,21 @@ several machines or processes: mlx.launch -n 2 -- python -m mlx_lfm2vl.train ...
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="mlx_lfm2vl train",
-        description="Fine-tune a checkpoint on your own images and answers. Writes an adapter "
+        usage="mlx_lfm2vl train --data JSONL [options]",
+        description="Fine-tune a checkpoint on your own images and answers. Writes an adapter\n"
         "(in mlx-lm's format), a log, a plot of the loss, and checkpoints to resume from.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
     add_model_options(parser)
+    add = parser.add_argument_group("data and output").add_argument
     add("--data", required=True, type=Path, metavar="JSONL", help="conversations to train on")
     add("--validation", type=Path, metavar="JSONL", help="conversations to measure the loss on")
     add("--output", type=Path, default=Path("adapter"), help="folder to write; default: adapter")
     add("--resume", action="store_true", help="continue from the newest checkpoint in --output")
     add("--show", type=int, metavar="N", help="print N samples, learned parts in ⟦ ⟧, and stop")
+    add = parser.add_argument_group("method").add_argument
     add(
         "--method",
         choices=METHODS,
@@ -55,13 +65,29 @@ def build_parser() -> argparse.ArgumentParser:
         "--parts",
         nargs="+",
         choices=TRAINED_PARTS,
+        metavar="PART",
         default=list(DEFAULTS.parts),
-        help="parts of the model to train; default: language connector",
+        help=f"what to train, of {', '.join(TRAINED_PARTS)}; default: language connector",
     )
+    add("--rank", type=int, default=DEFAULTS.rank, help="rank of the adapter; default: 16")
+    add(
+        "--scale",
+        type=float,
+        default=DEFAULTS.scale,
+        help="factor on the adapter's update; default: 2",
+    )
+    add(
+        "--dropout",
+        type=float,
+        default=DEFAULTS.dropout,
+        help="share of the adapter's inputs to drop during training; default: 0",
+    )
+    add = parser.add_argument_group("schedule").add_argument
     add(
         "--steps",
         type=int,
         default=DEFAULTS.steps,
+        metavar="N",
         help=f"number of updates; default: {DEFAULTS.steps}",
     )
     add("--batch-size", type=int, default=DEFAULTS.batch_size, help="samples per batch; default: 1")
@@ -98,31 +124,6 @@ def build_parser() -> argparse.ArgumentParser:
         default=DEFAULTS.max_grad_norm,
         help="scale larger gradients down to this norm; default: 1",
     )
-    add("--rank", type=int, default=DEFAULTS.rank, help="rank of the adapter; default: 16")
-    add(
-        "--scale",
-        type=float,
-        default=DEFAULTS.scale,
-        help="factor on the adapter's update; default: 2",
-    )
-    add(
-        "--dropout",
-        type=float,
-        default=DEFAULTS.dropout,
-        help="share of the adapter's inputs to drop during training; default: 0",
-    )
-    add("--recompute", action="store_true", help="gradient checkpointing: less memory, slower")
-    add(
-        "--compile",
-        action=argparse.BooleanOptionalAction,
-        help="compile the update; default: yes on a GPU without --recompute",
-    )
-    add(
-        "--seed",
-        type=int,
-        default=DEFAULTS.seed,
-        help="seed of the data order and the adapter's initial weights; default: 0",
-    )
     add(
         "--validate-every",
         type=int,
@@ -136,6 +137,19 @@ def build_parser() -> argparse.ArgumentParser:
         default=DEFAULTS.save_every,
         metavar="STEPS",
         help="updates between two checkpoints; default: 100",
+    )
+    add(
+        "--seed",
+        type=int,
+        default=DEFAULTS.seed,
+        help="seed of the data order and the adapter's initial weights; default: 0",
+    )
+    add = parser.add_argument_group("memory and speed").add_argument
+    add("--recompute", action="store_true", help="gradient checkpointing: less memory, slower")
+    add(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="compile the update; default: yes on a GPU without --recompute",
     )
     return parser
 

@@ -68,7 +68,7 @@ class Result:
         return f"Result({text!r}, {len(self.token_ids)} tokens, {self.finish_reason})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as plain data, the object that `generate --json` prints."""
+        """Return the result as plain data; sizes of images are [height, width] in pixels."""
         values = {
             "text": self.text,
             "token_ids": self.token_ids,

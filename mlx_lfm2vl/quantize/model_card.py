@@ -1,11 +1,13 @@
 """The model card of a converted checkpoint: its source, its size, its loss and its speed."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 KEPT_KEYS = ("license", "license_name", "license_link", "language")
+MOST_TOKENS_PER_SECOND = 20_000  # beyond, a step is far from bound by memory
 PART_NAMES = {
     "language": "decoder layers",
     "embed": "embedding and head",
@@ -62,14 +64,7 @@ def write_model_card(folder: Path, source: Path, report: Mapping[str, Any]) -> N
         lines += ["", f"Not quantized, although requested: {kept}."]
     if report.get("quality"):
         lines += ["", "## What was lost", "", *_quality(report)]
-    ceiling = ", ".join(f"{chip} {speed}" for chip, speed in report["decode_ceiling"].items())
-    lines += [
-        "",
-        "## Speed",
-        "",
-        "Decoding reads every decoder weight once per token. The most tokens per second that each "
-        f"chip's memory bandwidth allows (computed, not measured): {ceiling}.",
-    ]
+    lines += _speed(report["decode_ceiling"])
     (folder / "README.md").write_text("\n".join(lines) + "\n")
 
 
@@ -133,6 +128,26 @@ def _quality(report: Mapping[str, Any]) -> list[str]:
     for name, error in quality.get("features", {}).items():
         lines.append(f"Relative error of the {name}'s features: {error:.2%}.")
     return [*lines, *(f"\n**Note:** {note}." for note in report["warnings"])]
+
+
+def _speed(ceiling: Mapping[str, float]) -> list[str]:
+    """What memory bandwidth allows; nothing for a model so small that other work takes longer."""
+    if max(ceiling.values(), default=0) > MOST_TOKENS_PER_SECOND:
+        return []
+    speeds = ", ".join(f"{chip} {two_digits(speed)}" for chip, speed in ceiling.items())
+    return [
+        "",
+        "## Speed",
+        "",
+        "Decoding reads every decoder weight once per token. The most tokens per second that each "
+        f"chip's memory bandwidth allows (computed, not measured): {speeds}.",
+    ]
+
+
+def two_digits(value: float) -> str:
+    """Round to two significant digits: 709.5 -> "710", 0.0123 -> "0.012"."""
+    digits = 1 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{round(value, digits):,.{max(digits, 0)}f}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

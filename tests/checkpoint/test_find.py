@@ -26,8 +26,10 @@ def test_what_is_no_model_is_said(model, error, message, tmp_path, monkeypatch):
         load(model)
 
 
-def test_a_repo_is_downloaded_with_only_the_files_needed(monkeypatch, tmp_path):
+def test_a_repo_is_downloaded_with_only_the_files_needed(monkeypatch, tmp_path, caplog):
     import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
 
     calls = []
 
@@ -41,6 +43,7 @@ def test_a_repo_is_downloaded_with_only_the_files_needed(monkeypatch, tmp_path):
     (tmp_path / "model.safetensors").touch()
     assert find_checkpoint("LiquidAI/LFM2-VL-450M", "main") == tmp_path
     find_checkpoint("LiquidAI/LFM2-VL-450M", with_weights=False)
+    assert caplog.messages == ["downloading LiquidAI/LFM2-VL-450M from the Hub"]
     (repo, all_files), (_, small) = calls
     assert (repo, all_files["revision"]) == ("LiquidAI/LFM2-VL-450M", "main")
     wanted = {"*.json", "*.jinja", "LICENSE*", "README.md", "*.safetensors"}

@@ -4,10 +4,12 @@ import argparse
 import logging
 import os
 import sys
+import time
 
 import pytest
 
-from mlx_lfm2vl.commands.common import progress_line, run_command
+from mlx_lfm2vl.commands import common
+from mlx_lfm2vl.commands.common import progress_line, run_command, stage
 from mlx_lfm2vl.commands.start import leave
 from mlx_lfm2vl.errors import CheckpointError, InputError, NetworkError
 
@@ -88,6 +90,33 @@ def test_progress_is_shown_on_a_terminal_and_wiped_at_the_end(monkeypatch, capsy
     assert capsys.readouterr().err == "\r\033[Kreading 50%"
     show(2, 2)
     assert capsys.readouterr().err.endswith("\r\033[K")
+
+
+def test_a_log_gets_a_line_of_progress_now_and_then(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    show = progress_line("learning")
+    for now[0], done in ((1.0, 10), (6.0, 50), (7.0, 60), (12.0, 90), (13.0, 100)):
+        show(done, 100)
+    assert capsys.readouterr().err == "learning 50%\nlearning 90%\n"
+
+
+def test_a_silent_stage_is_said_only_if_it_lasts(monkeypatch, capsys):
+    monkeypatch.setattr(common, "SILENT_SECONDS", 0.05)
+    with stage("loading x"):
+        pass
+    time.sleep(0.1)
+    assert capsys.readouterr().err == ""
+    with stage("loading x"):
+        time.sleep(0.3)
+    assert capsys.readouterr().err == "loading x ...\n"
+
+
+def test_a_stage_is_wiped_from_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with stage("loading x"):
+        time.sleep(0.8)
+    assert capsys.readouterr().err == "\r\033[Kloading x ...\r\033[K"
 
 
 @pytest.mark.parametrize("code", [0, 2])

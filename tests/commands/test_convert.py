@@ -164,6 +164,14 @@ def test_the_result_is_published_on_request(wide, tmp_path, monkeypatch, capsys)
     assert "https://huggingface.co/me/q" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("arguments", "said"), [([], True), (["--dtype", "bfloat16"], False)])
+def test_a_conversion_without_anything_to_do_says_so(wide, arguments, said, tmp_path, capsys):
+    target = tmp_path / "q"
+    assert main([*convert_command(wide, target), "--no-report", *arguments]) == 0
+    err = capsys.readouterr().err
+    assert ("nothing to quantize or cast: this writes a copy; --bits 4 makes" in err) == said
+
+
 def test_convert_py_is_the_command():
     script = Path(__file__).parents[2] / "convert.py"
     environment = {**os.environ, "PYTHONPATH": str(script.parent)}

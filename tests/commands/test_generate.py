@@ -49,11 +49,12 @@ def golden_text(ids: list[int]) -> str:
 
 
 def test_json_is_one_object_with_every_documented_key(picture, capsys):
-    assert answer("--image", picture, "--json", "--seed", "3") == 0
+    assert answer("--image", picture, "--json", "--token-ids", "--seed", "3") == 0
     out, _ = capsys.readouterr()
     assert out.count("\n") == 1
     result = json.loads(out)
     assert set(result) == {
+        "schema",
         "text",
         "token_ids",
         "prompt_tokens",
@@ -77,7 +78,7 @@ def test_json_is_one_object_with_every_documented_key(picture, capsys):
         "seed": 3,
     }
     (image,) = result["images"]
-    assert image["size"] == [45, 44]
+    assert (image["file"], image["width"], image["height"]) == (picture, 44, 45)
     assert image["tokens"] == sum(view["tokens"] for view in image["views"])
     assert image["tokens"] == result["image_tokens"]
     assert result["model"] == TINY
@@ -101,7 +102,7 @@ def test_plan_tells_the_cost_without_weights(picture, checkpoint, capsys):
     assert main(["--model", str(checkpoint), "--plan", "--json", "--image", picture]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["image_tokens"] == 42
-    assert plan["images"][0]["grid"] == [2, 2]
+    assert (plan["images"][0]["columns"], plan["images"][0]["rows"]) == (2, 2)
 
 
 def test_options_change_the_plan(picture, capsys):
@@ -145,7 +146,7 @@ def test_several_images_and_a_system_message(picture, capsys, between):
 
 
 WRONG = {
-    "no prompt": (["--model", TINY], 2, "--prompt is missing"),
+    "no prompt": (["--model", TINY], 2, "the prompt is missing"),
     "no model": (["--prompt", "x"], 2, "--model"),
     "unknown option": (["--model", TINY, "--prompt", "x", "--nothing"], 2, "--nothing"),
     "no such folder": (["--model", "no/such/dir", "--prompt", "x"], 2, "neither a folder"),
@@ -176,6 +177,7 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_mistakes_end_with_one_line_and_their_exit_code(name, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
+    stdin(monkeypatch, b"")
     arguments, code, message = WRONG[name]
     assert main(arguments) == code
     out, err = capsys.readouterr()

@@ -1,0 +1,79 @@
+"""The cache of the Hub library: what it holds, removing from it, and whether the Hub answers."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .aliases import PUBLISHED
+
+KINDS = ("lfm2_vl", "lfm2-vl")  # model types that this package runs
+HUB_SECONDS = 5.0  # that the Hub has to answer
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A repository in the cache.
+
+    Attributes:
+        repo: its id.
+        folder: all of its revisions.
+        nbytes: its size on disk.
+        commits: its revisions.
+    """
+
+    repo: str
+    folder: Path
+    nbytes: int
+    commits: tuple[str, ...]
+
+
+def cached_checkpoints() -> list[Cached]:
+    """Return the checkpoints of this package's architecture, by name; others are not looked at."""
+    import huggingface_hub as hub
+
+    try:
+        repos = hub.scan_cache_dir().repos
+    except hub.CacheNotFound:
+        return []
+    found = [
+        Cached(
+            repo.repo_id,
+            repo.repo_path,
+            repo.size_on_disk,
+            tuple(revision.commit_hash for revision in repo.revisions),
+        )
+        for repo in repos
+        if repo.repo_type == "model"
+        and any(_runs(revision.snapshot_path / "config.json") for revision in repo.revisions)
+    ]
+    return sorted(found, key=lambda cached: cached.repo)
+
+
+def _runs(config: Path) -> bool:
+    try:
+        return json.loads(config.read_text())["model_type"] in KINDS
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
+
+
+def remove_cached(chosen: Sequence[Cached]) -> None:
+    """Delete repositories with all their revisions from the cache."""
+    import huggingface_hub as hub
+
+    commits = [commit for cached in chosen for commit in cached.commits]
+    hub.scan_cache_dir().delete_revisions(*commits).execute()
+
+
+def describe_hub() -> str:
+    """Say whether the Hub can be reached."""
+    import huggingface_hub as hub
+    from huggingface_hub import constants, errors
+
+    if constants.HF_HUB_OFFLINE:
+        return "not asked: HF_HUB_OFFLINE is set"
+    try:
+        hub.model_info(PUBLISHED[0].repo, timeout=HUB_SECONDS)
+    except (OSError, RuntimeError, ValueError, errors.HfHubHTTPError) as error:
+        return f"not reached: {type(error).__name__}"
+    return "reached"

@@ -1,0 +1,125 @@
+"""How an answer is printed: the plan of an image, the JSON object, the lines of --verbose."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from .common import SCHEMA
+
+if TYPE_CHECKING:
+    from ..device import Limits
+    from ..generation.answer import Result
+    from ..images.geometry import ImagePlan
+    from ..model.lfm2vl import Lfm2VL
+    from ..options import Sampling
+
+
+def say(text: str) -> None:
+    """Print a line on stderr."""
+    print(text, file=sys.stderr)
+
+
+def print_object(values: Mapping[str, Any]) -> None:
+    """Print an object of --json as one line; docs/json.md describes it."""
+    print(json.dumps({"schema": SCHEMA, **values}, ensure_ascii=False), flush=True)
+
+
+def plan_object(file: str, plan: ImagePlan) -> dict[str, Any]:
+    """Describe an image for --json."""
+    values = plan.to_dict()
+    height, width = values.pop("size")
+    values["views"] = [
+        {"width": view["size"][1], "height": view["size"][0], "tokens": view["tokens"]}
+        for view in values["views"]
+    ]
+    rows, columns = values.pop("grid")
+    return {
+        "file": file,
+        "width": width,
+        "height": height,
+        "columns": columns,
+        "rows": rows,
+        **values,
+    }
+
+
+def result_object(
+    result: Result, files: Sequence[str], model: str, *, token_ids: bool
+) -> dict[str, Any]:
+    """Describe an answer for --json.
+
+    Args:
+        result: the answer.
+        files: its images, as the user named them.
+        model: as the user named it.
+        token_ids: also give the ids of the answer.
+    """
+    values = result.to_dict()
+    if not token_ids:
+        del values["token_ids"]
+    pairs = zip(files, result.images, strict=True)
+    return {**values, "images": [plan_object(*pair) for pair in pairs], "model": model}
+
+
+def views_of(plan: ImagePlan) -> str:
+    """Describe the views of an image: "4 x 2 tiles of 512 x 512 + thumbnail of 672 x 384"."""
+    rows, columns = plan.grid
+    height, width = plan.canvas
+    if rows * columns == 1:
+        return f"1 view of {width} x {height}"
+    text = f"{columns} x {rows} tiles of {width // columns} x {height // rows}"
+    if plan.thumbnail:
+        text += f" + thumbnail of {plan.thumbnail[1]} x {plan.thumbnail[0]}"
+    return text
+
+
+def describe_plan(name: str, plan: ImagePlan) -> str:
+    """Describe an image and what it costs in one line."""
+    height, width = plan.size
+    return f"{name}: {width} x {height} pixels, {views_of(plan)}, {plan.image_tokens} tokens"
+
+
+def describe_device(model: Lfm2VL, limits: Limits) -> str:
+    """Name the number types and memory limits in use."""
+    import mlx.core as mx
+
+    from ..arrays import dtype_name, named_arrays
+
+    arrays = named_arrays(model.parameters()).values()
+    floats = {dtype_name(x.dtype) for x in arrays if mx.issubdtype(x.dtype, mx.floating)}
+    sizes = [
+        f"{name} limit {'MLX default' if size is None else f'{size / 1e9:.1f} GB'}"
+        for name, size in asdict(limits).items()
+    ]
+    ops = os.environ.get("MLX_MAX_OPS_PER_BUFFER", "MLX default")
+    return ", ".join([" and ".join(sorted(floats)), *sizes, f"operations per buffer {ops}"])
+
+
+def describe_sampling(sampling: Sampling) -> str:
+    """Name the settings: "temperature 0.1, top p 1.0, ..."."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value}" for name, value in asdict(sampling).items()
+    )
+
+
+def say_costs(result: Result) -> None:
+    """Print on stderr what an answer cost."""
+    for plan in result.images:
+        say(describe_plan("image", plan))
+    timings = result.timings
+    say(
+        f"prompt: {result.prompt_tokens} tokens ({result.image_tokens} of images), "
+        f"prepared in {timings.prepare:.2f} s, first token after {timings.first_token:.2f} s"
+    )
+    say(
+        f"answer: {len(result.token_ids)} tokens, {result.tokens_per_second:.1f} tokens/s, "
+        f"ended by {result.finish_reason}, seed {result.seed}"
+    )
+    if result.drafted_tokens:
+        say(f"lookup: {result.accepted_tokens} of {result.drafted_tokens} copied tokens accepted")
+    say(f"peak memory: {result.peak_memory_bytes / 1e9:.2f} GB")

@@ -1,0 +1,147 @@
+"""The options of `generate`."""
+
+import argparse
+from pathlib import Path
+
+from .common import add_model_options
+from .parser import Parser
+
+EPILOG = """\
+examples:
+  mlx_lfm2vl generate -m 450m photo.jpg "What is in this photo?"
+  mlx_lfm2vl generate -m 450m -i photo.jpg --plan
+  mlx_lfm2vl generate -m 450m --each photos "Describe this photo." --json
+
+exit codes: 0 answered, 1 failed, 2 wrong use or bad input, 130 interrupted
+(--each: 1 if an image was not answered)
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="mlx_lfm2vl generate",
+        usage="mlx_lfm2vl generate [options] [IMAGE ...] [PROMPT]",
+        description="Answer a prompt about images with an LFM2-VL model.\n"
+        "The answer goes to stdout, everything else to stderr.",
+        epilog=EPILOG,
+    )
+    question = parser.add_argument_group("question")
+    add = question.add_argument
+    add(
+        "words",
+        nargs="*",
+        metavar="IMAGE, PROMPT",
+        help="images, and the prompt in quotes, in any order; default: a prompt from a pipe",
+    )
+    add("-p", "--prompt", help="your question or instruction; - reads it from stdin")
+    add(
+        "-i",
+        "--image",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="one or more images, all in one prompt; - reads stdin; demo is a built-in picture, "
+        "unless there is a file of that name",
+    )
+    add(
+        "--each",
+        action="store_true",
+        help="ask about each image by itself, several at a time; a folder stands for its images",
+    )
+    add("--system", help="system message; default: none")
+    add = add_model_options(parser).add_argument
+    add("--adapter", type=Path, metavar="DIR", help="folder that `train` wrote for this checkpoint")
+    image = parser.add_argument_group("images (default: the checkpoint's settings)")
+    add = image.add_argument
+    add("--allow-url", action="store_true", help="let --image fetch http and https URLs")
+    add("--min-image-tokens", type=int, metavar="N", help="enlarge images with fewer tokens")
+    add(
+        "--max-image-tokens",
+        type=int,
+        metavar="N",
+        help="most tokens per view; a larger image is shrunk or split into tiles",
+    )
+    add(
+        "--image-splitting",
+        action=argparse.BooleanOptionalAction,
+        dest="do_image_splitting",
+        help="split large images into tiles",
+    )
+    add("--min-tiles", type=int, metavar="N", help="fewest tiles of an image that is split")
+    add("--max-tiles", type=int, metavar="N", help="most tiles of an image; fewer are faster")
+    add(
+        "--thumbnail",
+        action=argparse.BooleanOptionalAction,
+        dest="use_thumbnail",
+        help="also show the model a small copy of an image that is split",
+    )
+    add(
+        "--jpeg-draft",
+        action=argparse.BooleanOptionalAction,
+        help="decode a JPEG at 1/2, 1/4 or 1/8 of its size if the model needs no more: several "
+        "times faster for huge ones, and pixel values differ by about 0.5 of 255; default: yes",
+    )
+    add(
+        "--max-megapixels",
+        type=float,
+        default=200,
+        metavar="N",
+        help="reject images with more megapixels; default: 200",
+    )
+    answer = parser.add_argument_group("answer (default of sampling: the checkpoint's settings)")
+    add = answer.add_argument
+    add("--max-tokens", type=int, default=512, metavar="N", help="longest answer; default: 512")
+    add(
+        "--temperature",
+        "--temp",
+        type=float,
+        metavar="T",
+        help="randomness of the answer; 0 always takes the most likely token",
+    )
+    add(
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="draw from the most likely tokens whose probabilities add up to P; 1 is off",
+    )
+    add("--top-k", type=int, metavar="K", help="draw from the K most likely tokens; 0 is off")
+    add(
+        "--min-p",
+        type=float,
+        metavar="P",
+        help="exclude tokens less likely than P times the most likely one; 0 is off",
+    )
+    add(
+        "--repetition-penalty",
+        type=float,
+        metavar="R",
+        help="make tokens less likely that occurred before; 1 is off",
+    )
+    add("--seed", type=int, metavar="N", help="seed that makes a random answer repeatable")
+    add(
+        "--lookup",
+        type=int,
+        default=0,
+        metavar="N",
+        help="copy up to N tokens from where the text repeats and verify them in one step; needs "
+        "--temperature 0 --repetition-penalty 1; default: 0 (off)",
+    )
+    add(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end the answer before this text, in which \\n is a line end; can be repeated",
+    )
+    device = parser.add_argument_group("GPU memory (the defaults depend on the Mac's memory)")
+    add = device.add_argument
+    add("--cache-limit", type=float, metavar="GB", help="most freed memory to keep for reuse")
+    add("--wired-limit", type=float, metavar="GB", help="most memory to protect from paging out")
+    output = parser.add_argument_group("output")
+    add = output.add_argument
+    add("--json", action="store_true", help="print one JSON object instead of the text")
+    add("--token-ids", action="store_true", help="also put the answer's token ids into --json")
+    add("--plan", action="store_true", help="print how many tokens the images take, and stop")
+    add("-V", "--verbose", action="store_true", help="print settings and speed on stderr")
+    return parser

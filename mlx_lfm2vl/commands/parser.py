@@ -1,0 +1,64 @@
+"""The parser of every command: exact option names, and mistakes in one line with the way out."""
+
+import argparse
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from ..errors import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` whose mistakes are an `InputError` that names the nearest option.
+
+    Options cannot be abbreviated: a new option would change what a script means. Words and options
+    may come in any order.
+    """
+
+    def __init__(self, *, prog: str, **settings: Any) -> None:
+        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        settings.setdefault("usage", f"{prog} [options]")
+        super().__init__(prog=prog, allow_abbrev=False, **settings)
+
+    def parse_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """Parse the arguments.
+
+        Raises:
+            InputError: an option is unknown, or its value is missing or wrong.
+        """
+        if args is not None:
+            self._refuse_unknown(args)
+        values = namespace or argparse.Namespace()
+        if self._get_positional_actions():
+            return self.parse_intermixed_args(args, values)
+        return super().parse_args(args, values)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the mistake as an error of one line."""
+        raise InputError(f"{' '.join(message.split())}; see {self.prog} --help")
+
+    def _refuse_unknown(self, words: Sequence[str]) -> None:
+        """Name a misspelt option before argparse complains about what it then misses."""
+        known = self._option_string_actions
+        for word in words:
+            if word == "--":
+                return
+            if not re.match(r"--?[A-Za-z]", word) or " " in word:
+                continue
+            name = word.partition("=")[0] if word.startswith("--") else word[:2]
+            if name not in known:
+                near = nearest(word.partition("=")[0], known)
+                hint = f"; did you mean {near}?" if near else ""
+                self.error(f"there is no option {word.partition('=')[0]}{hint}")
+
+
+def nearest(word: str, known: Sequence[str] | Any) -> str | None:
+    """Return the known word that is most like a word, or None if none is."""
+    found = difflib.get_close_matches(word, list(known), 1, 0.6)
+    if found or not word.startswith("--"):
+        return found[0] if found else None
+    # An abbreviation is too short to be similar.
+    return next((name for name in known if name.startswith(word)), None)

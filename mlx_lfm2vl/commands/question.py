@@ -1,0 +1,156 @@
+"""What a user asks: a prompt and images, told apart however they were typed."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from glob import glob
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from ..checkpoint.aliases import DEMO
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..images.source import ImageLimits, ImageSource
+
+# Endings of the files in a folder that are images.
+ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
+    *(".heic", ".heif", ".jp2", ".ppm", ".pgm", ".tga"),
+)
+MAX_PROMPT_BYTES = 16 * 2**20  # of stdin, far more than any context holds
+
+
+def complete_question(options: argparse.Namespace) -> None:
+    """Fill in `options.prompt` and `options.image` from bare words, patterns, folders and stdin.
+
+    Args:
+        options: of `generate`; its `words` are images and at most one prompt.
+
+    Raises:
+        InputError: there is no prompt, or more than one, or it is empty.
+    """
+    words = _swallowed(options) + options.words
+    images = [word for word in words if options.prompt is not None or names_image(word)]
+    prompts = [word for word in words if word not in images]
+    if len(prompts) > 1:
+        raise InputError(
+            f"two prompts: {prompts[0]!r:.80} and {prompts[1]!r:.80}; put a prompt of several "
+            "words in quotes"
+        )
+    options.image = expand_images([*images, *options.image], each=options.each)
+    if prompts:
+        options.prompt = prompts[0]
+    if options.image.count("-") + (options.prompt == "-") > 1:
+        raise InputError("stdin (-) can be used only once")
+    if not options.plan:
+        options.prompt = _prompt(options)
+
+
+def _swallowed(options: argparse.Namespace) -> list[str]:
+    """Take the prompt that --image has taken for a file: `--image a.png "What is this?"`."""
+    if options.prompt is not None or len(options.image) < 2 or not _is_question(options.image[-1]):
+        return []
+    return [options.image.pop()]
+
+
+def _is_question(word: str) -> bool:
+    """Whether a word cannot be meant as a file, so that no misspelt file becomes a prompt."""
+    is_sentence = re.search(r"\s|[?!.:]$|[^\x00-\x7f]", word)
+    return bool(is_sentence) and not names_image(word)
+
+
+def names_image(word: str) -> bool:
+    """Whether a word is an image: a file, or what can only be meant as one."""
+    if word in ("-", DEMO) or re.match(r"(?i)(https?|file)://|data:", word):
+        return True
+    if word.lower().endswith(ENDINGS) or ("/" in word and not re.search(r"\s", word)):
+        return True
+    return _exists(word) or bool(re.search(r"[*[]", word) and glob(word))
+
+
+def _exists(word: str) -> bool:
+    try:
+        return Path(word).exists() or Path(word).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # too long, or no home
+        return False
+
+
+def expand_images(names: Sequence[str], *, each: bool) -> list[str]:
+    """Replace patterns by the files that match: some programs start us without a shell.
+
+    Args:
+        names: images as the user gave them. A file of that name comes before the pattern.
+        each: with it, a folder stands for the image files in it.
+
+    Raises:
+        InputError: a folder is given without `each`, or has no images.
+    """
+    expanded: list[str] = []
+    for name in names:
+        if not _exists(name):
+            found = sorted(glob(str(Path(name)))) if re.search(r"[*?[]", name) else []
+            expanded += [path for path in found if Path(path).is_file()] or [name]
+        elif name not in ("-", DEMO) and Path(name).expanduser().is_dir():
+            expanded += _in_folder(name, each=each)
+        else:
+            expanded.append(name)
+    return expanded
+
+
+def _in_folder(name: str, *, each: bool) -> list[str]:
+    if not each:
+        raise InputError(f"{name} is a folder; --each --image {name} asks about each image in it")
+    files = sorted(Path(name).expanduser().iterdir())
+    found = [str(path) for path in files if path.suffix.lower() in ENDINGS and path.is_file()]
+    if not found:
+        raise InputError(f"there are no images in {name}")
+    return found
+
+
+def read_sources(options: argparse.Namespace, limits: ImageLimits) -> list[ImageSource]:
+    """Return the images, with `-` replaced by the bytes on stdin and `demo` by its file."""
+    from ..checkpoint.find import find_image
+
+    return [
+        _stdin().buffer.read(limits.max_bytes + 1) if source == "-" else find_image(source)
+        for source in options.image
+    ]
+
+
+def _prompt(options: argparse.Namespace) -> str:
+    prompt = options.prompt
+    missing = "the prompt is missing: put it in quotes in the last place"
+    if prompt is None and options.image and not names_image(options.image[-1]):
+        word = options.image[-1]  # as in `--image a.png Describe`
+        raise InputError(f"{missing}, or is it {word!r:.60}? then write --prompt")
+    if prompt is None and "-" not in options.image and not _stdin().isatty():
+        prompt = _read_prompt() or None  # nothing is sent if the user has forgotten the prompt
+    elif prompt == "-":
+        prompt = _read_prompt()
+    if prompt is None:
+        raise InputError(missing)
+    if not prompt.strip():
+        raise InputError("the prompt is empty")
+    return prompt
+
+
+def _stdin() -> TextIO:
+    if sys.stdin is None:
+        raise InputError("standard input is closed: there is nothing to read for -")
+    return sys.stdin
+
+
+def _read_prompt() -> str:
+    """Read the prompt on stdin, without the mark of an editor and the line end of the shell."""
+    data = _stdin().buffer.read(MAX_PROMPT_BYTES + 1)
+    if len(data) > MAX_PROMPT_BYTES:
+        raise InputError(f"the prompt on standard input has over {MAX_PROMPT_BYTES} bytes")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"the prompt on standard input is not UTF-8: {error}") from None
+    return text.removesuffix("\n").removesuffix("\r")

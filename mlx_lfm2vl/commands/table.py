@@ -1,0 +1,12 @@
+"""The commands of the program and what each is for."""
+
+COMMANDS = {
+    "generate": "answer a prompt about images",
+    "convert": "quantize a checkpoint and report what was lost",
+    "train": "fine-tune a checkpoint on your own images and answers",
+    "fuse": "merge an adapter into its checkpoint",
+    "benchmark": "measure where the time goes on this machine",
+    "models": "list the checkpoints on this machine, or remove one",
+    "doctor": "check this machine, and its GPU against its CPU",
+    "completion": "print a script that completes commands in your shell",
+}

@@ -1,0 +1,132 @@
+"""Wrong use is one line that names the nearest option or command."""
+
+import importlib
+import shlex
+import shutil
+
+import pytest
+from conftest import golden
+from pictures import make_picture
+from processes import modules_after
+
+from mlx_lfm2vl import __version__, cli
+
+TINY = str(golden("new_names").folder)
+PARSERS = {
+    name: importlib.import_module(f"mlx_lfm2vl.commands.{name}").build_parser()
+    for name in cli.COMMANDS
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("generate --modle demo", "there is no option --modle; did you mean --model?"),
+        ("generate --images a.png", "there is no option --images; did you mean --image?"),
+        ("generate --max-token=5", "no option --max-token; did you mean --max-tokens?"),
+        ("generate -x", "there is no option -x"),
+        ("generate --model", "argument -m/--model: expected one argument"),
+        ("generate --max-tokens many", "argument --max-tokens: invalid int value: 'many'"),
+        ("convert --bit 4", "there is no option --bit; did you mean --bits?"),
+        ("train --dta x.jsonl", "there is no option --dta; did you mean --data?"),
+        ("train", "the following arguments are required: --data"),
+        ("fuse --adaptor x", "there is no option --adaptor; did you mean --adapter?"),
+        ("--modle demo x.png", "there is no option --modle; did you mean --model?"),
+        ("genrate", "there is no command 'genrate'; did you mean generate?"),
+        ("xyz", "there is no command 'xyz' among generate, convert"),
+    ],
+)
+def test_wrong_use_is_one_line_with_the_way_out(line, message, capsys):
+    assert cli.main(shlex.split(line)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    (told,) = err.splitlines()
+    assert told.startswith("error: ")
+    assert message in told
+    assert told.endswith("--help")
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_options_are_never_abbreviated(name):
+    assert not PARSERS[name].allow_abbrev
+
+
+def test_a_value_may_look_like_an_option_if_it_is_a_sentence():
+    options = PARSERS["generate"].parse_args(["-p", "--help me with this", "--stop", "-5"])
+    assert options.prompt == "--help me with this"
+    assert options.stop == ["-5"]
+
+
+def test_short_names_mean_the_same():
+    parse = PARSERS["generate"].parse_args
+    long = parse(shlex.split("--model demo --image a.png --prompt Hi --verbose --temperature 1"))
+    assert parse(shlex.split("-m demo -i a.png -p Hi -V --temp 1")) == long
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_help_fits_80_columns_and_explains_every_option(name, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = PARSERS[name].format_help()
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(action.help for action in PARSERS[name]._actions)
+    assert "%%" not in text
+
+
+def test_the_list_of_commands_fits_80_columns(capsys):
+    assert cli.main(["--help"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_help_and_version_are_found_where_people_look(capsys):
+    assert cli.main(["help"]) == 0
+    assert "commands:" in capsys.readouterr().out
+    assert cli.main(["help", "train"]) == 0
+    assert "--data" in capsys.readouterr().out
+    for line in (["--version"], ["version"], ["generate", "--version"]):
+        assert cli.main(line) == 0
+        assert capsys.readouterr().out == f"{__version__}\n"
+
+
+def examples(name: str) -> list[str]:
+    lines = str(PARSERS[name].epilog).splitlines()
+    return [line.strip() for line in lines if line.startswith("  mlx_lfm2vl ")]
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_every_command_has_three_examples(name):
+    assert len(examples(name)) == 3
+    assert all(line.startswith(f"mlx_lfm2vl {name} ") for line in examples(name))
+
+
+SHORT = {
+    "generate": ["--max-tokens", "3"],
+    "benchmark": ["--tokens", "2", "--repeats", "1"],
+    "train": ["--steps", "1"],
+}
+EXAMPLES = [line for name in PARSERS for line in examples(name)]
+
+
+@pytest.mark.parametrize("line", EXAMPLES)
+def test_the_examples_run(line, wide, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    make_picture(40, 60, 1).save("photo.jpg")
+    shutil.copy("photo.jpg", "photos/1.jpg")
+    row = '{"image": "photo.jpg", "prompt": "What?", "answer": "A fern."}'
+    (tmp_path / "plants.jsonl").write_text(row)
+    _, name, *words = shlex.split(line)
+    model = str(wide) if name == "convert" else TINY
+    if name == "fuse":
+        train = ["train", "-m", TINY, "--data", "plants.jsonl", "--steps", "1"]
+        assert cli.main(train) == 0
+        if "--overwrite" in words:
+            assert cli.main([name, "-m", model, *words[2:-1]]) == 0
+    words[words.index("450m")] = model
+    assert cli.main([name, *words, *SHORT.get(name, [])]) == 0
+
+
+@pytest.mark.parametrize("name", [*PARSERS, ""])
+def test_help_of_no_command_loads_anything_heavy(name):
+    words = [name, "--help"] if name else ["--help"]
+    code = f"from mlx_lfm2vl.cli import main; assert main({words!r}) == 0"
+    assert not modules_after(code) & {"mlx", "transformers", "huggingface_hub", "PIL", "numpy"}

@@ -1,7 +1,6 @@
 """`python convert.py`: run the `convert` command of this clone."""
 
-from mlx_lfm2vl.commands.common import leave
-from mlx_lfm2vl.commands.convert import main
+from mlx_lfm2vl.commands.start import run_program
 
 if __name__ == "__main__":
-    leave(main())
+    run_program("mlx_lfm2vl.commands.convert")

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from . import __version__
-from .commands.parser import nearest
-from .commands.question import names_image
 from .commands.start import run_program
 from .commands.table import COMMANDS
 
@@ -38,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _print(__version__)
     if name in ("-h", "--help"):
         return _print(USAGE.rstrip())
+    from .commands.parser import nearest
+    from .commands.question import names_image
+
     if name and (name.startswith("-") or names_image(name) or any(map(str.isspace, name))):
         return import_module(".commands.generate", __package__).main(given)
     near = nearest(name, COMMANDS)

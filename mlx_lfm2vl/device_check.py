@@ -92,7 +92,8 @@ def observe(model: str, dtype: DType | None) -> dict[str, np.ndarray]:
         embeds = network.embed(inputs.input_ids, features)
         hidden = network.language_model(embeds)[0]
         where = np.linspace(0, len(hidden) - 1, min(POSITIONS, len(hidden))).astype(np.int32)
-        found[f"logits{number}"] = np.array(network.head(hidden[mx.array(where)]), np.float32)
+        logits = network.head(hidden[mx.array(where)])
+        found[f"logits{number}"] = np.array(logits.astype(mx.float32))
         steps = generate_step(network, embeds, network.make_cache(), draw_greedily, GREEDY_TOKENS)
         found[f"tokens{number}"] = np.array([token.id for token in steps])
     return found

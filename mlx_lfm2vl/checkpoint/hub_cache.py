@@ -31,9 +31,10 @@ class Cached:
 def cached_checkpoints() -> list[Cached]:
     """Return the checkpoints of this package's architecture, by name; others are not looked at."""
     import huggingface_hub as hub
+    from huggingface_hub import constants
 
     try:
-        repos = hub.scan_cache_dir().repos
+        repos = hub.scan_cache_dir(constants.HF_HUB_CACHE).repos
     except hub.CacheNotFound:
         return []
     found = [
@@ -60,9 +61,10 @@ def _runs(config: Path) -> bool:
 def remove_cached(chosen: Sequence[Cached]) -> None:
     """Delete repositories with all their revisions from the cache."""
     import huggingface_hub as hub
+    from huggingface_hub import constants
 
     commits = [commit for cached in chosen for commit in cached.commits]
-    hub.scan_cache_dir().delete_revisions(*commits).execute()
+    hub.scan_cache_dir(constants.HF_HUB_CACHE).delete_revisions(*commits).execute()
 
 
 def describe_hub() -> str:

@@ -17,10 +17,11 @@ examples:
   mlx_lfm2vl completion zsh
   mlx_lfm2vl completion fish
 
-to use it, put this into ~/.bashrc, ~/.zshrc (after compinit) or config.fish:
+to use it, put one of these lines into ~/.bashrc, ~/.zshrc (after compinit) or
+~/.config/fish/config.fish:
   eval "$(mlx_lfm2vl completion bash)"
   eval "$(mlx_lfm2vl completion zsh)"
-  mlx_lfm2vl completion fish | source
+  source (mlx_lfm2vl completion fish | psub)
 """
 BASH = """\
 _mlx_lfm2vl() {{

@@ -29,7 +29,7 @@ def test_what_is_no_model_is_said(model, error, message, tmp_path, monkeypatch):
 def test_a_repo_is_downloaded_with_only_the_files_needed(monkeypatch, tmp_path, caplog):
     import huggingface_hub
 
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
 
     calls = []
 

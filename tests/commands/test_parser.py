@@ -3,9 +3,11 @@
 import importlib
 import shlex
 import shutil
+import sys
 
 import pytest
 from conftest import golden
+from hub_caches import PLACE, Terminal, put
 from pictures import make_picture
 from processes import modules_after
 
@@ -95,7 +97,7 @@ def examples(name: str) -> list[str]:
 @pytest.mark.parametrize("name", PARSERS)
 def test_every_command_has_three_examples(name):
     assert len(examples(name)) == 3
-    assert all(line.startswith(f"mlx_lfm2vl {name} ") for line in examples(name))
+    assert all(f"{line} ".startswith(f"mlx_lfm2vl {name} ") for line in examples(name))
 
 
 SHORT = {
@@ -121,7 +123,14 @@ def test_the_examples_run(line, wide, tmp_path, monkeypatch):
         assert cli.main(train) == 0
         if "--overwrite" in words:
             assert cli.main([name, "-m", model, *words[2:-1]]) == 0
-    words[words.index("450m")] = model
+    if name == "models":
+        monkeypatch.setattr(PLACE, str(tmp_path / "hub"))
+        monkeypatch.setattr(sys, "stdin", Terminal("y"))
+        for size in ("LFM2.5-VL-450M", "LFM2-VL-450M"):
+            put(tmp_path / "hub", f"LiquidAI/{size}", "lfm2_vl", 9)
+    words = [model if word == "450m" and name != "models" else word for word in words]
+    if name == "doctor" and model not in words:  # the demo model takes a minute on a slow CPU
+        words += ["-m", model]
     assert cli.main([name, *words, *SHORT.get(name, [])]) == 0
 
 

@@ -169,13 +169,16 @@ def _limits(options: argparse.Namespace) -> ImageLimits:
 
 
 def _sources(options: argparse.Namespace, limits: ImageLimits) -> list[ImageSource]:
-    """The user's images, with `-` replaced by the bytes on stdin and `demo` by its file."""
+    """The user's images: each file and pipe is read here, once; `demo` is the built-in picture."""
     from ..checkpoint.find import find_image
+    from ..images.read import read_once
 
     if options.image.count("-") + (options.prompt == "-") > 1:
         raise InputError("stdin (-) can be used only once")
     return [
-        _stdin().buffer.read(limits.max_bytes + 1) if source == "-" else find_image(source)
+        _stdin().buffer.read(limits.max_bytes + 1)
+        if source == "-"
+        else read_once(find_image(source), limits)
         for source in options.image
     ]
 

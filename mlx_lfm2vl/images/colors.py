@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
+from .container import ImageFile
 
 BITS, PHOTOMETRIC, SUBSAMPLING, COMPRESSION, SAMPLE_FORMAT = 258, 262, 530, 259, 339  # TIFF tags
 WHITE_IS_ZERO, SIGNED = 0, 2
@@ -59,13 +60,13 @@ class ColorReader:
     It is made before the pixels are decoded, because Pillow forgets how they were stored.
     """
 
-    def __init__(self, image: Image.Image, profile: bytes | None) -> None:
+    def __init__(self, image: Image.Image, file: ImageFile) -> None:
         tags = _tags(image)
         self._format = image.format
         self._bits = _first(tags, BITS, 16)
-        self._is_inverted = _first(tags, PHOTOMETRIC, 1) == WHITE_IS_ZERO
+        self._is_inverted = file.is_inverted or _first(tags, PHOTOMETRIC, 1) == WHITE_IS_ZERO
         self._is_unsigned = self._bits == 32 and _first(tags, SAMPLE_FORMAT, 1) != SIGNED
-        self._profile = profile or image.info.get("icc_profile")
+        self._profile = file.profile or image.info.get("icc_profile")
         tile = getattr(image, "tile", None)
         arguments = tile[0][3] if tile else ""
         self._stored = arguments if isinstance(arguments, str) else str((arguments or [""])[0])
@@ -139,8 +140,8 @@ class ColorReader:
             if values.size:
                 low, high = min(low, float(values.min())), max(high, float(values.max()))
         ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
-        white = next((white for white in ranges if high <= white and low >= -white), None)
-        if white is None or (low < 0 and image.mode == "I"):
+        white = next((white for white in ranges if high <= white), 0.0)
+        if not white or low < -white / 10 or (low < 0 and image.mode == "I"):
             raise ValueError(f"its values range from {low:g} to {high:g}, expected 0 to 65535")
         return white
 

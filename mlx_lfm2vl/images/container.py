@@ -9,7 +9,7 @@ from .heic import heic_to_tiff
 from .jpeg import START, examine_jpeg
 from .limits import ImageLimits
 from .png import SIGNATURE, mend_png
-from .tiff import find_page, raw_photo
+from .tiff import PHOTOMETRIC, WHITE_IS_ZERO, find_page, raw_photo
 
 # Not EPS and PDF, whose decoders start other programs, nor ICO, which decodes as it is opened.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA")
@@ -29,7 +29,7 @@ OTHERS = [
     (rb"gimp xcf", "a GIMP file", EXPORT),
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL", "convert it to JPEG or PNG"),
     (rb"icns", "a Mac icon", "convert it to PNG (on a Mac: sips -s format png)"),
-    (rb"\0\0[\x01\x02]\0", "a Windows icon", "convert it to PNG"),
+    (rb"\0\0\x01\0", "a Windows icon", "convert it to PNG"),
     (rb"v/1\x01", "OpenEXR", EXPORT),
     (rb"#\?R", "a Radiance picture", EXPORT),
     (rb"(?s).{128}DICM", "DICOM", EXPORT),
@@ -61,7 +61,9 @@ class ImageFile:
     Attributes:
         name: of the file, for messages.
         data: bytes that Pillow opens.
+        is_tiff: whether it is TIFF.
         page: number of the picture in a TIFF.
+        is_inverted: whether the data say that black is zero, but white is.
         profile: color profile that was taken out of the data.
         is_series: whether there are more frames or pages.
         is_ended: whether the marker is there that ends a JPEG.
@@ -70,7 +72,9 @@ class ImageFile:
 
     name: str
     data: bytes
+    is_tiff: bool = False
     page: int = 0
+    is_inverted: bool = False
     profile: bytes | None = None
     is_series: bool = False
     is_ended: bool = True
@@ -97,7 +101,10 @@ def examine(data: bytes, name: str, limits: ImageLimits) -> ImageFile:
     elif data.startswith(RAW_STARTS):
         raise raw_photo(name)
     elif data.startswith(TIFF_STARTS) and len(data) > 8:
-        file.page, file.is_series = find_page(data, name)
+        file.is_tiff = True
+        file.page, file.is_series, directory = find_page(data, name)
+        if directory.is_deep and directory.first(PHOTOMETRIC) == WHITE_IS_ZERO:
+            file.data, file.is_inverted = directory.as_black_is_zero(data), True
     elif data[:4] == b"GIF8":
         file.is_series = _gif_is_series(data, name)
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":

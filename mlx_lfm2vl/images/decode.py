@@ -70,7 +70,7 @@ class OpenedImage:
         self._decoded = False
         cost = DECODER_COSTS.get(image.format or "", 0) or 1
         try:
-            with pillow_rules(limits):
+            with pillow_rules(limits, file.is_tiff):
                 if file.page:
                     image.seek(file.page)
                 self._is_series = file.is_series or (
@@ -81,6 +81,7 @@ class OpenedImage:
         width, height = image.size
         check_pixels(self.name, width, height, cost if ours else 1, limits)
         check_meaning(image, self.name)
+        self._colors = ColorReader(image, file)
         self._orientation = self._read_orientation()
         # Pillow gives a TIFF the right way up already.
         self._turn = None if image.format == "TIFF" else UPRIGHT.get(self._orientation)
@@ -90,7 +91,8 @@ class OpenedImage:
     def _read_orientation(self) -> int:
         try:
             with pillow_rules(self._limits):
-                return self._image.getexif().get(ORIENTATION, 1)
+                # Of the base class, since that of a PNG decodes the pixels first.
+                return Image.Image.getexif(self._image).get(ORIENTATION, 1)
         except DECODE_ERRORS:
             self._file.notes.append("its EXIF data are damaged, so it may lie on its side")
             return 1
@@ -139,7 +141,6 @@ class OpenedImage:
         draft = at_least if is_jpeg else None
         if draft:
             size = self._reduce(image, *draft)
-        self._colors = ColorReader(image, self._file.profile)
         if is_jpeg and not self._file.is_ended:
             self._load_unended(draft)
         else:
@@ -193,15 +194,33 @@ def _reason(error: BaseException) -> str:
 
 
 @contextmanager
-def pillow_rules(limits: ImageLimits) -> Iterator[None]:
-    """Replace Pillow's global pixel limit by ours and silence its warnings."""
-    with _pillow_globals, warnings.catch_warnings():
+def pillow_rules(limits: ImageLimits, is_tiff: bool = False) -> Iterator[None]:
+    """Replace Pillow's global pixel limit by ours and silence its warnings.
+
+    libtiff decodes every TIFF that is opened so: Pillow's own code for unpacked ones is wrong for
+    channels that are stored one after the other.
+    """
+    with _pillow_globals, warnings.catch_warnings(), _libtiff(is_tiff):
         warnings.simplefilter("ignore")
         saved, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, limits.max_pixels
         try:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = saved
+
+
+@contextmanager
+def _libtiff(is_tiff: bool) -> Iterator[None]:
+    if not is_tiff:
+        yield
+        return
+    from PIL import TiffImagePlugin
+
+    saved, TiffImagePlugin.READ_LIBTIFF = TiffImagePlugin.READ_LIBTIFF, True
+    try:
+        yield
+    finally:
+        TiffImagePlugin.READ_LIBTIFF = saved
 
 
 @contextmanager

@@ -12,7 +12,6 @@ MAX_PROFILE = 16 * 2**20  # bytes of a color profile, unpacked
 MAX_TEXT = 2**16  # bytes of a text chunk that may say how the picture is turned
 MAX_UNPACKED_TEXT = 2**20 - 1
 CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
-KEPT = (*CRITICAL, b"tRNS", b"eXIf")
 # Keywords of text chunks that hold EXIF or XMP data.
 TURNING = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0", b"Raw profile type APP1\0")
 
@@ -36,7 +35,7 @@ def mend_png(data: bytes, name: str) -> Png:
         InputError: a checksum of the picture itself is wrong, or there are too many chunks.
     """
     png = Png(b"")
-    view, parts = memoryview(data), [SIGNATURE]
+    view, sides, parts = memoryview(data), [], []
     at, count, wrong, turning = len(SIGNATURE), 0, 0, False
     while at + 8 <= len(data):
         count += 1
@@ -61,13 +60,16 @@ def mend_png(data: bytes, name: str) -> Png:
             break
         turns = is_right and not turning and _may_turn(kind, body)
         turning = turning or turns
-        if turns or (kind in KEPT and (is_right or kind in CRITICAL)):
+        if kind in CRITICAL or (kind == b"tRNS" and is_right):
             parts.append(_chunk(kind, body))
+        elif turns or (kind == b"eXIf" and is_right):
+            sides.append(_chunk(kind, body))
     else:
         png.notes.append("the end of the file is missing")
     if wrong:
         png.notes.append(f"{wrong} damaged side chunks were left out")
-    png.data = b"".join([*parts, _chunk(b"IEND", b"")])
+    # What turns the picture comes before its pixels, so that it is known without decoding them.
+    png.data = b"".join([SIGNATURE, *parts[:1], *sides, *parts[1:], _chunk(b"IEND", b"")])
     return png
 
 

@@ -45,7 +45,7 @@ def open_image(source: ImageSource, limits: ImageLimits) -> OpenedImage:
     name, data = read_source(source, limits)
     file = examine(data, name, limits)
     try:
-        with pillow_rules(limits):
+        with pillow_rules(limits, file.is_tiff):
             image = Image.open(io.BytesIO(file.data), formats=FORMATS)
     except Image.DecompressionBombError:
         limit = limits.max_pixels / 1e6

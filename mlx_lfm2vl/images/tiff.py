@@ -11,10 +11,12 @@ MAX_STRIPS = 250_000  # strips or tiles of a page, for each of which Pillow make
 
 SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, PHOTOMETRIC = 254, 255, 256, 257, 262
 STRIPS, TILES, SUB_DIRECTORIES, DNG_VERSION = 273, 324, 330, 50706
-COLOR_FILTER_ARRAY, LINEAR_RAW = 32803, 34892  # photometric kinds of raw photos
+BITS = 258
+WHITE_IS_ZERO, BLACK_IS_ZERO = 0, 1  # photometric kinds of grey
+COLOR_FILTER_ARRAY, LINEAR_RAW = 32803, 34892  # and of raw photos
 MASK = 4  # bit of SUBFILE
 NUMBERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # formats of the types of tags
-WANTED = {SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, PHOTOMETRIC, SUB_DIRECTORIES, DNG_VERSION}
+WANTED = {SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, PHOTOMETRIC, SUB_DIRECTORIES, DNG_VERSION}
 
 
 @dataclass
@@ -23,6 +25,7 @@ class Directory:
 
     numbers: dict[int, list[int]] = field(default_factory=dict)
     strips: int = 0
+    kind_at: int = 0  # offset of the entry that says what the values mean
 
     def first(self, tag: int) -> int:
         return (self.numbers.get(tag) or [0])[0]
@@ -37,11 +40,21 @@ class Directory:
         return bool(self.first(SUBFILE) & (1 | MASK)) or self.first(OLD_SUBFILE) == 2
 
     @property
+    def is_deep(self) -> bool:
+        """Whether the values have more than 8 bits."""
+        return self.first(BITS) > 8
+
+    def as_black_is_zero(self, data: bytes) -> bytes:
+        """The file with grey whose black is zero: Pillow reads deep values of no other kind."""
+        value = struct.pack("<H" if data[:2] == b"II" else ">H", BLACK_IS_ZERO)
+        return data[: self.kind_at] + value + data[self.kind_at + 2 :]
+
+    @property
     def is_raw(self) -> bool:
         return self.first(PHOTOMETRIC) in (COLOR_FILTER_ARRAY, LINEAR_RAW)
 
 
-def find_page(data: bytes, name: str) -> tuple[int, bool]:
+def find_page(data: bytes, name: str) -> tuple[int, bool, Directory]:
     """Find the picture among the pages of a TIFF file.
 
     Args:
@@ -49,7 +62,7 @@ def find_page(data: bytes, name: str) -> tuple[int, bool]:
         name: of the file, for messages.
 
     Returns:
-        The number of the page, from 0, and whether there are other pictures.
+        The number of the page, from 0, whether there are other pictures, and its directory.
 
     Raises:
         InputError: it is a raw photo, whose readable part is a preview only, or a page has too
@@ -70,7 +83,7 @@ def find_page(data: bytes, name: str) -> tuple[int, bool]:
         raise InputError(
             f"{name} is a TIFF file of {page.strips} strips, at most {MAX_STRIPS} are read"
         )
-    return pages.index(page), len(pictures) > 1
+    return pages.index(page), len(pictures) > 1, page
 
 
 def raw_photo(name: str) -> InputError:
@@ -130,6 +143,8 @@ class _Reader:
         form, inline = NUMBERS[kind], 8 if self.is_big else 4
         width = struct.calcsize(form)
         values = at + 4 + inline
+        if tag == PHOTOMETRIC:
+            directory.kind_at = values
         if count * width > inline:
             values = self._number("Q" if self.is_big else "I", values)
         directory.numbers[tag] = [

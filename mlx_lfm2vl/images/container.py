@@ -46,6 +46,7 @@ OTHERS = [
 ]
 RAW_STARTS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", b"\0MRM")
 
+HEADER_BYTES = 4096  # that are searched for what a file is
 WEBP_COST = 28  # bytes per pixel that the decoder takes, as soon as the file is opened
 PIXEL_COST = 8  # bytes per pixel that every limit on pixels allows for
 MAX_BLOCKS = 1_000_000  # of a GIF
@@ -166,7 +167,7 @@ def _from_boxes(data: bytes, name: str) -> bytes:
 
 def _refuse_others(data: bytes, name: str) -> None:
     for start, what, way_out in OTHERS:
-        if re.match(start, data[:4096]):
+        if re.match(start, data[:HEADER_BYTES]):
             raise InputError(f"{name} is {what}, not an image this program can read; {way_out}")
 
 
@@ -245,9 +246,10 @@ def _check_bmp(data: bytes, name: str) -> None:
 
 def _check_ppm(data: bytes, name: str) -> None:
     """Refuse a large PPM of a kind that Pillow decodes in Python, and an endless header."""
-    header = re.match(rb"P(.)(?:\s+|#[^\n\r]*[\n\r])*(\d+)\s+(\d+)(?:\s+(\d+))?", data[:4096])
+    head = re.sub(rb"#[^\n\r]*", b" ", data[:HEADER_BYTES])
+    header = re.match(rb"P(.)\s+(\d+)\s+(\d+)(?:\s+(\d+))?", head)
     if header is None:
-        return
+        raise InputError(f"{name} is damaged: a PPM whose size is not in its first bytes")
     kind, width, height, most = header.groups()
     is_plain = kind in b"123"
     if is_plain or (kind in b"56" and most not in (b"255", b"65535")):

@@ -32,8 +32,9 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 DECODER_COSTS = {"AVIF": 16, "JPEG2000": 20}  # bytes per pixel, where it is more than 8
-# Bits that complete the last block of a JPEG; if they change its pixels, it was cut.
-JUNK = bytes(range(1, 251)) * 8
+# Bits that complete the last blocks of a JPEG. If they change its pixels, it was cut. Groups of 011
+# are codes of values other than zero in most tables, where the decoder itself fills in zeros.
+JUNK = b"\x6d\xb6\xdb" * 400
 # Errors that Pillow's decoders raise on damaged files.
 DECODE_ERRORS = (
     OSError,
@@ -161,9 +162,9 @@ class OpenedImage:
 
         Anything may follow the last row without changing it, but what follows a cut is decoded.
         """
-        images = []
+        images, rows = [], self._file.data.rstrip(b"\xff")  # half of a marker
         for ending in (END, JUNK + END):
-            image = Image.open(io.BytesIO(self._file.data + ending), formats=("JPEG",))
+            image = Image.open(io.BytesIO(rows + ending), formats=("JPEG",))
             if draft:
                 self._reduce(image, *draft)
             image.load()

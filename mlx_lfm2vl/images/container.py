@@ -47,7 +47,7 @@ OTHERS = [
 RAW_STARTS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", b"\0MRM")
 
 HEADER_BYTES = 4096  # that are searched for what a file is
-WEBP_COST = 28  # bytes per pixel that the decoder takes, as soon as the file is opened
+WEBP_COST = 24  # bytes per pixel that the decoder takes, as soon as the file is opened
 PIXEL_COST = 8  # bytes per pixel that every limit on pixels allows for
 MAX_BLOCKS = 1_000_000  # of a GIF
 MAX_BOXES = 10_000  # of a JPEG 2000 file

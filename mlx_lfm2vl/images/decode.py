@@ -31,7 +31,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-DECODER_COSTS = {"AVIF": 16, "JPEG2000": 20}  # bytes per pixel, where it is more than 8
+DECODER_COSTS = {"AVIF": 12, "JPEG2000": 20}  # bytes per pixel, where it is more than 8
 # Bits that complete the last blocks of a JPEG. If they change its pixels, it was cut. Groups of 011
 # are codes of values other than zero in most tables, where the decoder itself fills in zeros.
 JUNK = b"\x6d\xb6\xdb" * 400

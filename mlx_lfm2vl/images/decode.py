@@ -196,18 +196,31 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def pillow_rules(limits: ImageLimits, is_tiff: bool = False) -> Iterator[None]:
-    """Replace Pillow's global pixel limit by ours and silence its warnings.
+    """Replace Pillow's global pixel limit by ours and silence its warnings and log lines.
 
     libtiff decodes every TIFF that is opened so: Pillow's own code for unpacked ones is wrong for
     channels that are stored one after the other.
     """
-    with _pillow_globals, warnings.catch_warnings(), _libtiff(is_tiff):
+    with _pillow_globals, warnings.catch_warnings(), _silent_log(), _libtiff(is_tiff):
         warnings.simplefilter("ignore")
         saved, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, limits.max_pixels
         try:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = saved
+
+
+@contextmanager
+def _silent_log() -> Iterator[None]:
+    """Keep Pillow's log lines from handlers that are not its own; its exceptions say the same."""
+    pillow, nowhere = logging.getLogger("PIL"), logging.NullHandler()
+    saved, pillow.propagate = pillow.propagate, False
+    pillow.addHandler(nowhere)
+    try:
+        yield
+    finally:
+        pillow.removeHandler(nowhere)
+        pillow.propagate = saved
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def mend_png(data: bytes, name: str) -> Png:
     """
     png = Png(b"")
     view, sides, parts = memoryview(data), [], []
-    at, count, wrong, turning = len(SIGNATURE), 0, 0, False
+    at, count, is_clean, turning = len(SIGNATURE), 0, True, False
     while at + 8 <= len(data):
         count += 1
         if count > MAX_CHUNKS:
@@ -50,9 +50,9 @@ def mend_png(data: bytes, name: str) -> Png:
             if is_whole and not is_right:
                 raise InputError(f"{name} is damaged: the checksum of its {kind.decode()} is wrong")
         elif not is_right:
-            wrong += 1
+            is_clean = False
         at = end + 4
-        if kind == b"acTL" and length == 8:
+        if kind == b"acTL" and len(body) == 8:
             png.is_animated = png.is_animated or struct.unpack_from(">I", body)[0] > 1
         if kind == b"iCCP" and is_right and png.profile is None:
             png.profile = _profile(body)
@@ -66,8 +66,8 @@ def mend_png(data: bytes, name: str) -> Png:
             sides.append(_chunk(kind, body))
     else:
         png.notes.append("the end of the file is missing")
-    if wrong:
-        png.notes.append(f"{wrong} damaged side chunks were left out")
+    if not is_clean:
+        png.notes.append("damaged side chunks were left out")
     # What turns the picture comes before its pixels, so that it is known without decoding them.
     png.data = b"".join([SIGNATURE, *parts[:1], *sides, *parts[1:], _chunk(b"IEND", b"")])
     return png

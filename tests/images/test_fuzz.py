@@ -111,6 +111,13 @@ def try_files(first: int, count: int) -> tuple[int, float]:
     return shown, slowest
 
 
+def test_a_cut_animated_png_is_shown_or_refused():
+    data = next(data for data in seeds() if b"acTL" in data)
+    for end in range(len(data)):
+        with contextlib.suppress(InputError):
+            open_image(data[:end], LIMITS).decode()
+
+
 def test_every_seed_is_shown():
     for number, data in enumerate(seeds()):
         assert open_image(data, LIMITS).decode().mode == "RGB", number

@@ -112,13 +112,22 @@ def _in_folder(name: str, *, each: bool) -> list[str]:
 
 
 def read_sources(options: argparse.Namespace, limits: ImageLimits) -> list[ImageSource]:
-    """Return the images, with `-` replaced by the bytes on stdin and `demo` by its file."""
-    from ..checkpoint.find import find_image
+    """Return the images: the bytes on stdin for `-`, and its file for `demo`.
 
-    return [
-        _stdin().buffer.read(limits.max_bytes + 1) if source == "-" else find_image(source)
-        for source in options.image
-    ]
+    Files and pipes are read here, once, unless each image is asked about by itself: then every
+    file is read when its turn comes.
+    """
+    from ..checkpoint.find import find_image
+    from ..images.read import read_once
+
+    sources: list[ImageSource] = []
+    for source in options.image:
+        if source == "-":
+            sources.append(_stdin().buffer.read(limits.max_bytes + 1))
+        else:
+            found = find_image(source)
+            sources.append(found if options.each else read_once(found, limits))
+    return sources
 
 
 def _prompt(options: argparse.Namespace) -> str:

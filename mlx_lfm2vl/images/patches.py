@@ -6,6 +6,8 @@ from PIL import Image
 from .geometry import ImagePlan
 from .resample import resize
 
+ROWS = 256
+
 
 def process_image(image: Image.Image, plan: ImagePlan, resample: int) -> list[np.ndarray]:
     """Cut an image into views and the views into patches.
@@ -19,7 +21,7 @@ def process_image(image: Image.Image, plan: ImagePlan, resample: int) -> list[np
         For each view its patches row by row, (N, patch_size * patch_size * 3) uint8. Values of a
         patch are ordered (row, column, channel). The model normalizes them on the device.
     """
-    pixels = np.asarray(image)
+    pixels = to_array(image)
     rows, columns = plan.grid
     canvas = resize(pixels, *plan.canvas, resample)
     height, width = plan.canvas[0] // rows, plan.canvas[1] // columns
@@ -31,6 +33,15 @@ def process_image(image: Image.Image, plan: ImagePlan, resample: int) -> list[np
     if plan.thumbnail:
         views.append(resize(pixels, *plan.thumbnail, resample))
     return [to_patches(view, plan.patch_size) for view in views]
+
+
+def to_array(image: Image.Image) -> np.ndarray:
+    """Copy an RGB image to (H, W, 3) uint8, rows at a time: Pillow makes a copy in between."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, ROWS):
+        bottom = min(top + ROWS, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    return pixels
 
 
 def to_patches(view: np.ndarray, patch_size: int) -> np.ndarray:

@@ -320,6 +320,24 @@ def test_impossible_caps_are_refused(value, capsys):
     assert "--max-megapixels" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("extra", [[], ["--plan"]])
+@pytest.mark.parametrize("model", [TINY, "demo"])
+def test_each_image_is_read_once_so_pipes_work(model, extra, picture, tmp_path, monkeypatch):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = subprocess.Popen(["cp", picture, str(pipe)])
+    opened = []
+    original = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda self, *a, **k: (opened.append(str(self)), original(self, *a, **k))[1]
+    )
+    arguments = ["--prompt", "Hi", "--max-tokens", "1", "--image", picture, str(pipe), *extra]
+    assert main(["--model", model, *arguments]) == 0
+    assert writer.wait(10) == 0
+    assert opened.count(picture) == 1
+    assert opened.count(str(pipe)) == 1
+
+
 def test_empty_stdin_is_an_empty_image(monkeypatch, capsys):
     stdin(monkeypatch, b"")
     assert answer("--image", "-") == 2

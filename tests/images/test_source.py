@@ -159,7 +159,7 @@ def test_an_animation_gives_its_first_frame_and_says_so(caplog):
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue", "green")]
     data = encoded(frames[0], "gif", save_all=True, append_images=frames[1:])
     assert pixels(data)[0, 0].tolist() == [255, 0, 0]
-    assert "3 frames or pages: using the first" in caplog.text
+    assert "several frames or pages: using the first" in caplog.text
 
 
 @pytest.mark.parametrize("form", ["jpeg", "png", "webp", "gif", "bmp", "tiff", "ppm", "avif"])
@@ -196,7 +196,7 @@ BAD = {
     "bomb": (bomb(60000, 60000), "more than 200 megapixels"),
     "empty": (b"", "empty"),
     "text": (b"hello, this is no image", "not an image"),
-    "html": (b"<html><body>404</body></html>", "not an image"),
+    "html": (b"<html><body>404</body></html>", "a web page, not an image"),
     "truncated header": (encoded(make_picture(20, 20, 6))[:20], "not an image"),
     "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not an image"),
     "heic": (b"\0\0\0\x18ftypheic" + bytes(100), "HEIC"),
@@ -372,10 +372,10 @@ def test_an_image_that_changes_its_size_after_it_was_planned_is_refused():
         opened.decode()
 
 
-def test_what_was_decoded_smaller_is_not_decoded_again():
+def test_what_was_decoded_is_not_decoded_again():
     opened = open_image(photo(800, 600), LIMITS)
     opened.decode((75, 100))
-    with pytest.raises(ValueError, match="already decoded at a reduced size"):
+    with pytest.raises(ValueError, match="already decoded; open it again"):
         opened.decode()
 
 

@@ -1,0 +1,265 @@
+"""What kind of file it is: mended where damage does no harm, refused by name if it is no image."""
+
+import re
+import struct
+from dataclasses import dataclass, field
+
+from ..errors import InputError
+from .heic import heic_to_tiff
+from .jpeg import START, examine_jpeg
+from .limits import ImageLimits
+from .png import SIGNATURE, mend_png
+from .tiff import PHOTOMETRIC, WHITE_IS_ZERO, find_page, raw_photo
+
+# Not EPS and PDF, whose decoders start other programs, nor ICO, which decodes as it is opened.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA")
+
+AVIF_BRANDS = {b"avif", b"avis"}
+HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
+GENERAL_BRANDS = {b"mif1", b"msf1", b"miaf", b"heif", b"mif2"}
+VIDEO_BRANDS = re.compile(rb"qt  |isom|iso[2-9]|mp4|M4V|avc1|3g[p2]|dash")
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+EXPORT = "export it as JPEG or PNG"
+# Starts of other files: what they are, and the way out.
+OTHERS = [
+    (rb"%PDF", "a PDF", "convert its pages first (on a Mac: sips -s format png A.pdf --out A.png)"),
+    (rb"%!PS|\xc5\xd0\xd3\xc6", "PostScript", EXPORT),
+    (rb"8BPS|8BPB", "a Photoshop file", EXPORT),
+    (rb"gimp xcf", "a GIMP file", EXPORT),
+    (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL", "convert it to JPEG or PNG"),
+    (rb"icns", "a Mac icon", "convert it to PNG (on a Mac: sips -s format png)"),
+    (rb"\0\0\x01\0", "a Windows icon", "convert it to PNG"),
+    (rb"v/1\x01", "OpenEXR", EXPORT),
+    (rb"#\?R", "a Radiance picture", EXPORT),
+    (rb"(?s).{128}DICM", "DICOM", EXPORT),
+    (
+        rb"(?s)RIFF....AVI |\x1aE\xdf\xa3|\0\0\x01\xba|FLV",
+        "a video",
+        "save a frame of it as an image",
+    ),
+    (rb"PK\x03\x04", "a ZIP archive or an office document", "export the image in it"),
+    (rb"\x1f\x8b|7z\xbc\xaf|Rar!|BZh", "an archive", "unpack it first"),
+    (rb"version https://git-lfs", "a pointer of Git LFS", "fetch the file with git lfs pull"),
+    (rb"(?is)\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!doctype svg[^>]*>\s*)?<svg", "SVG", EXPORT),
+    (rb"(?is)\s*<(!doctype )?html", "a web page", "download the image itself"),
+]
+RAW_STARTS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", b"\0MRM")
+
+HEADER_BYTES = 4096  # that are searched for what a file is
+WEBP_COST = 24  # bytes per pixel that the decoder takes, as soon as the file is opened
+PIXEL_COST = 8  # bytes per pixel that every limit on pixels allows for
+MAX_BLOCKS = 1_000_000  # of a GIF
+MAX_BOXES = 10_000  # of a JPEG 2000 file
+MAX_SLOW_BYTES = 2**23  # of kinds of BMP and PPM that Pillow decodes in Python, 1 MB a second
+MAX_SLOW_PIXELS = 2**24
+
+
+@dataclass
+class ImageFile:
+    """The bytes of an image file as the decoder gets them.
+
+    Attributes:
+        name: of the file, for messages.
+        data: bytes that Pillow opens.
+        is_tiff: whether it is TIFF.
+        page: number of the picture in a TIFF.
+        is_inverted: whether the data say that black is zero, but white is.
+        profile: color profile that was taken out of the data.
+        is_series: whether there are more frames or pages.
+        is_ended: whether the marker is there that ends a JPEG.
+        notes: what is wrong with the file, although it can be decoded.
+    """
+
+    name: str
+    data: bytes
+    is_tiff: bool = False
+    page: int = 0
+    is_inverted: bool = False
+    profile: bytes | None = None
+    is_series: bool = False
+    is_ended: bool = True
+    notes: list[str] = field(default_factory=list)
+
+
+def examine(data: bytes, name: str, limits: ImageLimits) -> ImageFile:
+    """Look at the structure of a file before a decoder sees it.
+
+    The work is linear in the size of the file, and bounded.
+
+    Raises:
+        InputError: the file is no image that can be read, or reading it takes too much.
+    """
+    if data[4:8] == b"ftyp":
+        data = _from_boxes(data, name)
+    file = ImageFile(name, data)
+    if data.startswith(SIGNATURE):
+        png = mend_png(data, name)
+        file.data, file.profile, file.is_series = png.data, png.profile, png.is_animated
+        file.notes += png.notes
+    elif data.startswith(START):
+        file.is_ended = examine_jpeg(data, name).is_ended
+    elif data.startswith(RAW_STARTS):
+        raise raw_photo(name)
+    elif data.startswith(TIFF_STARTS) and len(data) > 8:
+        file.is_tiff = True
+        file.page, file.is_series, directory = find_page(data, name)
+        if directory.is_deep and directory.first(PHOTOMETRIC) == WHITE_IS_ZERO:
+            file.data, file.is_inverted = directory.as_black_is_zero(data), True
+    elif data[:4] == b"GIF8":
+        file.is_series = _gif_is_series(data, name)
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        _check_webp(data, name, limits)
+    elif data[4:8] == b"jP  ":
+        _check_boxes(data, name)
+    elif data[:2] == b"BM":
+        _check_bmp(data, name)
+    elif re.match(rb"P[1-6fFy]\s", data):
+        _check_ppm(data, name)
+    else:
+        _refuse_others(data, name)
+    return file
+
+
+def is_heic(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of HEIC, which is not AVIF."""
+    brands = _brands(head)
+    return bool(brands & (HEIC_BRANDS | GENERAL_BRANDS)) and not brands & AVIF_BRANDS
+
+
+def check_pixels(name: str, width: int, height: int, cost: float, limits: ImageLimits) -> None:
+    """Refuse an image that has too many pixels for a decoder that takes `cost` bytes for each.
+
+    Raises:
+        InputError: there are too many.
+    """
+    most = limits.max_pixels * min(1.0, PIXEL_COST / cost)
+    if width * height > most:
+        why = " for a format that takes so much memory" if most < limits.max_pixels else ""
+        raise InputError(
+            f"{name} has {width} x {height} pixels ({width * height / 1e6:.0f} megapixels), "
+            f"the limit{why} is {most / 1e6:.0f}; raise it with --max-megapixels"
+        )
+
+
+def _brands(data: bytes) -> set[bytes]:
+    """The brands in the first box of an ISO media file."""
+    if data[4:8] != b"ftyp":
+        return set()
+    end = min(struct.unpack_from(">I", data)[0], 1024, len(data))
+    return {data[8:12], *(data[at : at + 4] for at in range(16, end - 3, 4))}
+
+
+def _from_boxes(data: bytes, name: str) -> bytes:
+    brands = _brands(data)
+    if brands & AVIF_BRANDS:
+        return data[:8] + b"avif" + data[12:]  # Pillow looks at the first brand only
+    if is_heic(data):
+        return heic_to_tiff(data, name)
+    if b"crx " in brands:
+        raise raw_photo(name)
+    if any(VIDEO_BRANDS.match(brand) for brand in brands):
+        raise InputError(
+            f"{name} is a video, not an image this program can read; save a frame of it as an image"
+        )
+    return data
+
+
+def _refuse_others(data: bytes, name: str) -> None:
+    for start, what, way_out in OTHERS:
+        if re.match(start, data[:HEADER_BYTES]):
+            raise InputError(f"{name} is {what}, not an image this program can read; {way_out}")
+
+
+def _gif_is_series(data: bytes, name: str) -> bool:
+    """Whether a GIF has a second frame; counts the blocks up to it."""
+    flags = data[10] if len(data) > 10 else 0
+    at, frames = 13 + _colors(flags), 0
+    for _ in range(MAX_BLOCKS):
+        kind = data[at : at + 1]
+        if kind == b",":
+            frames += 1
+            if frames > 1:
+                return True
+            at += 10
+            at += 1 + _colors(data[at - 1] if at <= len(data) else 0)
+        elif kind == b"!":
+            at += 2
+        elif kind in (b";", b""):
+            return False
+        else:
+            at += 1
+            continue
+        at = _after_blocks(data, at, name)
+    raise InputError(f"{name} is a GIF of more than {MAX_BLOCKS} blocks")
+
+
+def _colors(flags: int) -> int:
+    """The bytes of a color table."""
+    return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def _after_blocks(data: bytes, at: int, name: str) -> int:
+    for _ in range(MAX_BLOCKS):
+        if at >= len(data) or data[at] == 0:
+            return at + 1
+        at += data[at] + 1
+    raise InputError(f"{name} is a GIF of more than {MAX_BLOCKS} blocks")
+
+
+def _check_webp(data: bytes, name: str, limits: ImageLimits) -> None:
+    """Ask for the size of a WebP, for whose pixels the decoder takes memory as it opens it."""
+    kind, head = data[12:16], data[20:30].ljust(10, b"\0")
+    if kind == b"VP8X":
+        width = 1 + int.from_bytes(head[4:7], "little")
+        height = 1 + int.from_bytes(head[7:10], "little")
+    elif kind == b"VP8L":
+        bits = int.from_bytes(head[1:5], "little")
+        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    else:
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", head, 6))
+    check_pixels(name, width, height, WEBP_COST, limits)
+
+
+def _check_boxes(data: bytes, name: str) -> None:
+    at = 0
+    for _ in range(MAX_BOXES):
+        if at + 8 > len(data):
+            return
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if kind == b"jp2h":
+            length = 8  # the boxes in it follow its header
+        if length == 0 or kind == b"jp2c":
+            return
+        at += max(length, 8)
+    raise InputError(f"{name} is a JPEG 2000 file of more than {MAX_BOXES} boxes")
+
+
+def _check_bmp(data: bytes, name: str) -> None:
+    """Refuse a large compressed BMP: Pillow decodes it in Python."""
+    if len(data) < 34 or struct.unpack_from("<I", data, 14)[0] < 40:
+        return
+    width, height, _, _, compression = struct.unpack_from("<iiHHI", data, 18)
+    if compression in (1, 2):
+        _check_slow(data, width * abs(height), f"{name} is a large compressed BMP")
+
+
+def _check_ppm(data: bytes, name: str) -> None:
+    """Refuse a large PPM of a kind that Pillow decodes in Python, and an endless header."""
+    head = re.sub(rb"#[^\n\r]*", b" ", data[:HEADER_BYTES])
+    header = re.match(rb"P(.)\s+(\d+)\s+(\d+)(?:\s+(\d+))?", head)
+    if header is None:
+        raise InputError(f"{name} is damaged: a PPM whose size is not in its first bytes")
+    kind, width, height, most = header.groups()
+    is_plain = kind in b"123"
+    if is_plain or (kind in b"56" and most not in (b"255", b"65535")):
+        pixels = int(width[:9]) * int(height[:9])
+        _check_slow(data, pixels, f"{name} is a large PPM of an unusual kind")
+
+
+def _check_slow(data: bytes, pixels: int, what: str) -> None:
+    if len(data) > MAX_SLOW_BYTES or pixels > MAX_SLOW_PIXELS:
+        raise InputError(
+            f"{what}, of which at most {MAX_SLOW_BYTES // 2**20} MiB and "
+            f"{MAX_SLOW_PIXELS // 10**6} megapixels are read; save it as PNG"
+        )

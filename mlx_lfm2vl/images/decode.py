@@ -1,0 +1,257 @@
+"""Decoding an opened image to upright 8-bit RGB pixels, as a viewer would show it."""
+
+import io
+import logging
+import os
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from PIL import Image
+
+from ..errors import InputError
+from .colors import ColorReader, check_meaning
+from .container import ImageFile, check_pixels
+from .jpeg import END
+from .limits import ImageLimits
+
+logger = logging.getLogger(__name__)
+
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+DECODER_COSTS = {"AVIF": 12, "JPEG2000": 20}  # bytes per pixel, where it is more than 8
+# Bits that complete the last blocks of a JPEG. If they change its pixels, it was cut. Groups of 011
+# are codes of values other than zero in most tables, where the decoder itself fills in zeros.
+JUNK = b"\x6d\xb6\xdb" * 400
+# Errors that Pillow's decoders raise on damaged files.
+DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    AssertionError,  # of a PIL image whose file was closed
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+_pillow_globals = threading.Lock()
+
+
+class OpenedImage:
+    """An image with a known size whose pixels are not decoded yet.
+
+    Attributes:
+        name: of the image, for messages.
+        size: (height, width) in pixels after rotation by EXIF.
+    """
+
+    def __init__(
+        self, image: Image.Image, file: ImageFile, limits: ImageLimits, ours: bool = True
+    ) -> None:
+        self.name, self._image, self._file, self._limits = file.name, image, file, limits
+        self._ours = ours  # no caller has this object, so its decoder may be reconfigured
+        self._decoded = False
+        cost = DECODER_COSTS.get(image.format or "", 0) or 1
+        try:
+            with pillow_rules(limits, file.is_tiff):
+                if file.page:
+                    image.seek(file.page)
+                self._is_series = file.is_series or (
+                    image.format in ("WEBP", "AVIF") and getattr(image, "n_frames", 1) > 1
+                )
+        except DECODE_ERRORS as error:
+            raise InputError(f"{self.name} is damaged or not supported: {_reason(error)}") from None
+        width, height = image.size
+        check_pixels(self.name, width, height, cost if ours else 1, limits)
+        check_meaning(image, self.name)
+        self._colors = ColorReader(image, file)
+        self._orientation = self._read_orientation()
+        # Pillow gives a TIFF the right way up already.
+        self._turn = None if image.format == "TIFF" else UPRIGHT.get(self._orientation)
+        sideways = self._turn is not None and self._orientation in SIDEWAYS
+        self.size = (width, height) if sideways else (height, width)
+
+    def _read_orientation(self) -> int:
+        try:
+            with pillow_rules(self._limits):
+                # Of the base class, since that of a PNG decodes the pixels first.
+                return Image.Image.getexif(self._image).get(ORIENTATION, 1)
+        except DECODE_ERRORS:
+            self._file.notes.append("its EXIF data are damaged, so it may lie on its side")
+            return 1
+
+    def decode(self, at_least: tuple[int, int] | None = None) -> Image.Image:
+        """Decode the image to RGB as a viewer would show it.
+
+        EXIF rotation is applied, transparent pixels are blended over white, values of 16 and 32
+        bits are scaled to 8, palettes, grayscale, Lab and CMYK become RGB, other color profiles are
+        converted to sRGB, and an animation gives its first frame.
+
+        Args:
+            at_least: (height, width) in pixels that suffices. A JPEG may then be decoded at 1/2,
+                1/4 or 1/8 of its size, but not below this. None decodes all pixels.
+
+        Returns:
+            An RGB image.
+
+        Raises:
+            InputError: the file is damaged.
+            ValueError: the image was decoded before.
+        """
+        if self._decoded:
+            raise ValueError(f"{self.name} was already decoded; open it again")
+        try:
+            with pillow_rules(self._limits):
+                size = self._load(at_least)
+            image = self._to_rgb()
+        except DECODE_ERRORS as error:
+            raise InputError(f"{self.name} is damaged or not supported: {_reason(error)}") from None
+        if (image.height, image.width) != size:
+            raise InputError(
+                f"{self.name} is damaged: it decodes to {image.width} x {image.height} pixels, "
+                f"expected {size[1]} x {size[0]}"
+            )
+        if self._is_series:
+            logger.warning("%s has several frames or pages: using the first", self.name)
+        if self._file.notes:
+            logger.warning("%s: %s", self.name, "; ".join(self._file.notes))
+        return image
+
+    def _load(self, at_least: tuple[int, int] | None) -> tuple[int, int]:
+        """Decode the stored pixels; return the (height, width) they have when upright."""
+        image, size = self._image, self.size
+        is_jpeg = self._ours and image.format in ("JPEG", "MPO")
+        draft = at_least if is_jpeg else None
+        if draft:
+            size = self._reduce(image, *draft)
+        if is_jpeg and not self._file.is_ended:
+            self._load_unended(draft)
+        else:
+            with _silent_stderr(image.format == "TIFF"):
+                image.load()
+        self._colors.restore_transparency(image, self._file.data if self._ours else None)
+        return size
+
+    def _reduce(self, image: Image.Image, height: int, width: int) -> tuple[int, int]:
+        """Tell a JPEG's decoder to reduce it; return the (height, width) after rotation."""
+        sideways = self._orientation in SIDEWAYS
+        image.draft(None, (height, width) if sideways else (width, height))
+        width, height = image.size
+        return (width, height) if sideways else (height, width)
+
+    def _load_unended(self, draft: tuple[int, int] | None) -> None:
+        """Decode a JPEG without an end marker if all its rows are there.
+
+        Anything may follow the last row without changing it, but what follows a cut is decoded.
+        """
+        images, rows = [], self._file.data.rstrip(b"\xff")  # half of a marker
+        for ending in (END, JUNK + END):
+            image = Image.open(io.BytesIO(rows + ending), formats=("JPEG",))
+            if draft:
+                self._reduce(image, *draft)
+            image.load()
+            images.append(image)
+        first, second = (image.tobytes() for image in images)
+        if first != second:
+            raise OSError("the file is cut off")
+        self._image = images[0]
+        self._file.notes.append("the end of the file is missing")
+
+    def _to_rgb(self) -> Image.Image:
+        """Turn and convert the loaded pixels. Those of an image of ours are let go of early."""
+        image = self._image
+        if self._ours:
+            self._decoded = True
+            self._image = Image.new("L", (1, 1))
+        if self._turn is not None:
+            image = image.transpose(self._turn)
+        return self._colors.convert(image)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, AssertionError):
+        return "its file was closed before it was decoded"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
+    return str(error).partition("\n")[0][:200] or type(error).__name__
+
+
+@contextmanager
+def pillow_rules(limits: ImageLimits, is_tiff: bool = False) -> Iterator[None]:
+    """Replace Pillow's global pixel limit by ours and silence its warnings and log lines.
+
+    libtiff decodes every TIFF that is opened so: Pillow's own code for unpacked ones is wrong for
+    channels that are stored one after the other.
+    """
+    with _pillow_globals, warnings.catch_warnings(), _silent_log(), _libtiff(is_tiff):
+        warnings.simplefilter("ignore")
+        saved, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, limits.max_pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = saved
+
+
+@contextmanager
+def _silent_log() -> Iterator[None]:
+    """Keep Pillow's log lines from handlers that are not its own; its exceptions say the same."""
+    pillow, nowhere = logging.getLogger("PIL"), logging.NullHandler()
+    saved, pillow.propagate = pillow.propagate, False
+    pillow.addHandler(nowhere)
+    try:
+        yield
+    finally:
+        pillow.removeHandler(nowhere)
+        pillow.propagate = saved
+
+
+@contextmanager
+def _libtiff(is_tiff: bool) -> Iterator[None]:
+    if not is_tiff:
+        yield
+        return
+    from PIL import TiffImagePlugin
+
+    saved, TiffImagePlugin.READ_LIBTIFF = TiffImagePlugin.READ_LIBTIFF, True
+    try:
+        yield
+    finally:
+        TiffImagePlugin.READ_LIBTIFF = saved
+
+
+@contextmanager
+def _silent_stderr(is_needed: bool) -> Iterator[None]:
+    """Keep back what libtiff writes to standard error itself; the exception says the same."""
+    try:
+        saved = os.dup(2) if is_needed else None
+    except OSError:  # standard error is closed
+        saved = None
+    if saved is None:
+        yield
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)

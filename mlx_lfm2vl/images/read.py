@@ -1,0 +1,244 @@
+"""Reading the bytes of an image from where they are: a file, a pipe, a URL, an object in memory."""
+
+import os
+import queue
+import stat
+import threading
+import unicodedata
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from ..errors import InputError, Lfm2VLError
+from .limits import ImageLimits
+
+IDLE_SECONDS = 30.0  # that a pipe may be silent
+PIECE = 2**20  # bytes of a pipe read at a time
+SIBLINGS = 10_000  # files of a folder that are compared with a name
+NAME_SHOWN = 200  # letters of a name in a message
+QUOTES = "'\"‘’“”"
+
+
+class NamedBytes(bytes):
+    """The bytes of a file that was read already, with its name for messages."""
+
+    name: str
+
+
+def read_source(source: Any, limits: ImageLimits) -> tuple[str, bytes]:
+    """Return the name, for messages, and the bytes of an encoded image.
+
+    Raises:
+        InputError: there is nothing to read, it cannot be read, or it exceeds a limit.
+        NetworkError: a URL could not be fetched.
+    """
+    if isinstance(source, NamedBytes):
+        name, data = source.name, source
+    elif isinstance(source, (str, Path)):
+        name, data = _read_name(source, limits)
+    elif hasattr(source, "read"):
+        name, data = _read_object(source, limits)
+    else:
+        name, data = "image data", _bytes_of(source)
+    if len(data) > limits.max_bytes:
+        raise InputError(f"{name} has {len(data)} bytes, at most {limits.max_bytes} are read")
+    if not data:
+        raise InputError(f"{name} is empty (0 bytes)")
+    return name, data
+
+
+def read_once(source: Any, limits: ImageLimits) -> Any:
+    """Replace the name of a file or pipe by its bytes, so that it is read only once.
+
+    URLs stay as they are: they are fetched when they are needed.
+    """
+    if not isinstance(source, (str, Path)) or is_url(source):
+        return source
+    name, data = read_source(source, limits)
+    named = NamedBytes(data)
+    named.name = name
+    return named
+
+
+def is_url(source: Any) -> bool:
+    """Return whether a source is fetched over the network."""
+    return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
+
+
+def quoted(name: object) -> str:
+    """A name for messages: in quotes, with unusual spaces and control characters spelt out."""
+    text = str(name)
+    return repr(text if len(text) <= NAME_SHOWN else f"{text[:NAME_SHOWN]}...")
+
+
+def _bytes_of(source: Any) -> bytes:
+    try:
+        return bytes(memoryview(source))
+    except (TypeError, ValueError, BufferError):
+        raise InputError(
+            f"an image is a {type(source).__name__}, expected a path, URL, data URI, bytes, "
+            "an open file, an array or a PIL image"
+        ) from None
+
+
+def _read_object(file: Any, limits: ImageLimits) -> tuple[str, bytes]:
+    """Read an open file from where it stands."""
+    given = getattr(file, "name", None)
+    name = quoted(given) if isinstance(given, str) else "image data"
+    try:
+        data = file.read(limits.max_bytes + 1)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name} cannot be read: {error}") from None
+    if isinstance(data, str):
+        raise InputError(f"{name} is open as text; open it with 'rb'")
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise InputError(f"{name} gives {type(data).__name__}, expected bytes")
+    if not data:
+        raise InputError(f"{name} is empty (0 bytes), or was read to its end before")
+    return name, bytes(data)
+
+
+def _read_name(source: str | Path, limits: ImageLimits) -> tuple[str, bytes]:
+    text = str(source)
+    if not text:
+        raise InputError("the name of an image is empty")
+    try:
+        parts = urlsplit(text if isinstance(source, str) else "")
+        scheme = parts.scheme.lower()
+        if scheme in ("http", "https"):
+            return text, _fetched(text, limits)
+        if scheme == "data":
+            return "data URI", _data_uri(text, limits)
+        path = Path(unquote(parts.path)) if scheme == "file" else _path(source)
+        return quoted(path), _read_path(path, limits)
+    except Lfm2VLError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise InputError(f"{quoted(text)} cannot be read: {reason}") from None
+
+
+def _path(source: str | Path) -> Path:
+    """The path of a name. A file whose name begins with ~ comes before a home folder."""
+    path = Path(source)
+    return path if path.exists() or not str(source).startswith("~") else path.expanduser()
+
+
+def _data_uri(text: str, limits: ImageLimits) -> bytes:
+    import base64
+    import binascii
+
+    head, _, body = text.partition(",")
+    if len(body) > 3 * limits.max_bytes + 100:  # percent signs triple a byte
+        raise InputError(f"data URI has more than {limits.max_bytes} bytes, the limit")
+    if not head.lower().endswith(";base64"):
+        raise InputError("data URI cannot be read: expected data:image/...;base64,...")
+    try:
+        return base64.b64decode(unquote(body) if "%" in body else body, validate=True)
+    except binascii.Error as error:
+        raise InputError(f"data URI cannot be read: {error}") from None
+
+
+def _read_path(path: Path, limits: ImageLimits) -> bytes:
+    if path.is_dir():
+        raise InputError(f"{quoted(path)} is a folder, expected an image file")
+    if not path.exists():
+        raise InputError(f"{quoted(path)} does not exist{_meant(path)}")
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        return _read_pipe(path, limits)
+    if status.st_size > limits.max_bytes:
+        raise InputError(
+            f"{quoted(path)} has {status.st_size} bytes, at most {limits.max_bytes} are read"
+        )
+    with path.open("rb") as file:  # a file of /proc has no size, so limit the read too
+        return file.read(limits.max_bytes + 1)
+
+
+def _read_pipe(path: Path, limits: ImageLimits) -> bytes:
+    """Read a pipe or device whose other end may never write.
+
+    A thread waits for it, because opening a pipe that nobody writes to blocks.
+    """
+    pieces: queue.SimpleQueue[bytes | OSError] = queue.SimpleQueue()
+    stop = threading.Event()
+
+    def read() -> None:
+        try:
+            with path.open("rb", buffering=0) as file:
+                while not stop.is_set():
+                    piece = file.read(PIECE)
+                    pieces.put(piece or b"")
+                    if not piece:
+                        return
+        except OSError as error:
+            pieces.put(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    data = bytearray()
+    try:
+        while len(data) <= limits.max_bytes:
+            piece = pieces.get(timeout=IDLE_SECONDS)
+            if isinstance(piece, OSError):
+                raise piece
+            if not piece:
+                break
+            data += piece
+    except queue.Empty:
+        raise InputError(
+            f"{quoted(path)} is a pipe or device that gave nothing for {IDLE_SECONDS:g} seconds"
+        ) from None
+    finally:
+        stop.set()
+        _release(path)
+    return bytes(data)
+
+
+def _release(path: Path) -> None:
+    """Let a thread go on that waits for somebody to open the other end of a named pipe."""
+    if stat.S_ISFIFO(path.stat().st_mode):
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:  # nobody waits
+            return
+
+
+def _meant(path: Path) -> str:
+    """Return the question whether a file of a similar name was meant, or nothing."""
+    bare = Path(str(path).strip().strip(QUOTES))  # quotes of a drag hide that it is absolute
+    found = Path(bare.anchor or ".")
+    for part in bare.parts[bool(bare.anchor) :]:
+        exact = found / part
+        closest = exact if part == ".." or exact.exists() else _sibling(found, part)
+        if closest is None:
+            return ""
+        found = closest
+    return f"; did you mean {quoted(found)}?" if found.is_file() else ""
+
+
+def _sibling(folder: Path, name: str) -> Path | None:
+    """Find the file of a folder whose name only looks different."""
+    key = _look(name)
+    try:
+        with os.scandir(folder) as entries:
+            for entry, _ in zip(entries, range(SIBLINGS), strict=False):
+                if _look(entry.name) == key:
+                    return folder / entry.name
+    except OSError:
+        pass
+    return None
+
+
+def _look(name: str) -> str:
+    """What is left of a name without kinds of spaces, Unicode forms, quotes and backslashes."""
+    text = unicodedata.normalize("NFC", name)
+    spaced = "".join(" " if letter.isspace() else letter for letter in text)
+    return "".join(letter for letter in spaced if letter not in f"{QUOTES}\\").strip()
+
+
+def _fetched(url: str, limits: ImageLimits) -> bytes:
+    if not limits.allow_url:
+        raise InputError(f"{url} is a URL; allow fetching it with --allow-url (allow_url=True)")
+    from .fetch import fetch  # imports TLS, which local files do not need
+
+    return fetch(url, limits.max_bytes)

@@ -251,8 +251,8 @@ def _table(report: Report) -> str:
     device, peer = report.device, report.peer
     lines = [
         f"{report.model} in {device.dtype} on {device.name}, loaded in {report.load_seconds:.2f} s",
-        f"matrix x vector: {device.bytes_per_second / 1e9:,.1f} GB/s",
-        f"matrix x matrix: {device.flops_per_second / 1e12:.3g} TFLOP/s",
+        f"matrix x vector: {_digits(device.bytes_per_second / 1e9)} GB/s",
+        f"matrix x matrix: {_digits(device.flops_per_second / 1e12)} TFLOP/s",
     ]
     if peer:
         loaded = f"{peer.dtype}, loaded in {peer.load_seconds:.2f} s"
@@ -270,6 +270,12 @@ def _table(report: Report) -> str:
     return "\n".join(lines)
 
 
+def _digits(value: float) -> str:
+    """Show a measured number with two digits or all before the point: "2,500", "46", "3.2"."""
+    decimals = 0 if value >= 9.95 else 1 if value >= 0.995 else 2
+    return f"{value:,.{decimals}f}"
+
+
 def _column(speed: ImageSpeed, device: Device) -> list[str]:
     """The cells of our column, in the order of ROWS."""
     height, width = speed.size
@@ -283,9 +289,9 @@ def _column(speed: ImageSpeed, device: Device) -> list[str]:
         f"{width} x {height}",
         str(speed.views),
         f"{speed.prompt_tokens:,}",
-        *(f"{1000 * seconds:,.1f}" for seconds in stages),
-        f"{speed.tokens_per_second:,.1f}",
-        f"{speed.bytes_per_token / 1e6:,.1f}",
+        *(_digits(1000 * seconds) for seconds in stages),
+        _digits(speed.tokens_per_second),
+        _digits(speed.bytes_per_token / 1e6),
         f"{speed.bandwidth_percent(device):.0f}",
         f"{speed.peak_memory_bytes / 1e6:,.0f}",
     ]
@@ -297,11 +303,11 @@ def _peer_column(image: PeerImage) -> list[str]:
         "",
         str(image.views),
         f"{image.prompt_tokens:,}",
-        f"{1000 * image.prepare_seconds:,.1f}",
-        f"{1000 * image.encode_seconds:,.1f}",
+        _digits(1000 * image.prepare_seconds),
+        _digits(1000 * image.encode_seconds),
         "",
-        f"{1000 * image.first_token_seconds:,.1f}",
-        f"{image.tokens_per_second:,.1f}",
+        _digits(1000 * image.first_token_seconds),
+        _digits(image.tokens_per_second),
         "",
         "",
         f"{image.peak_memory_bytes / 1e6:,.0f}",

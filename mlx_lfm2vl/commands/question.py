@@ -34,8 +34,8 @@ def complete_question(options: argparse.Namespace) -> None:
         InputError: there is no prompt, or more than one, or it is empty.
     """
     words = _swallowed(options) + options.words
-    images = [word for word in words if options.prompt is not None or names_image(word)]
-    prompts = [word for word in words if word not in images]
+    images = [word for word in words if names_image(word)]
+    prompts = [word for word in (options.prompt, *words) if word not in (None, *images)]
     if len(prompts) > 1:
         raise InputError(
             f"two prompts: {prompts[0]!r:.80} and {prompts[1]!r:.80}; put a prompt of several "
@@ -74,7 +74,7 @@ def names_image(word: str) -> bool:
 
 def _exists(word: str) -> bool:
     try:
-        return Path(word).exists() or Path(word).expanduser().exists()
+        return bool(word) and (Path(word).exists() or Path(word).expanduser().exists())
     except (OSError, ValueError, RuntimeError):  # too long, or no home
         return False
 

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from PIL import Image
-
 from ..errors import InputError
 from ..images.source import ImageLimits, ImageSource, open_image, read_size
 from .data_files import DATA_SUFFIXES, find_data, read_entries
@@ -173,7 +171,7 @@ def _checked(message: Message, folder: Path) -> Message:
 
 
 def _checked_image(source: ImageSource, folder: Path) -> ImageSource:
-    if isinstance(source, bytes | Image.Image) or is_data(source):
+    if not isinstance(source, str | Path) or is_data(source):
         open_image(source, ImageLimits())
         return source
     name = str(source)

@@ -86,6 +86,8 @@ def test_a_word_after_image_may_have_been_the_prompt(terminal, monkeypatch):
 def test_a_prompt_without_quotes_is_refused():
     with pytest.raises(InputError, match="two prompts: 'What' and 'is'; put .* in quotes"):
         asked("a.png", "What", "is", "this?")
+    with pytest.raises(InputError, match="two prompts: 'What' and 'is'"):
+        asked("a.png", "-p", "What", "is", "this?")
 
 
 def test_a_prompt_comes_from_a_pipe_if_none_was_typed(monkeypatch):
@@ -104,6 +106,8 @@ def test_a_terminal_is_not_waited_for():
 
 @pytest.mark.parametrize("prompt", ["", " ", "\n\t"])
 def test_an_empty_prompt_is_refused(prompt, monkeypatch):
+    with pytest.raises(InputError, match="the prompt is empty"):
+        asked("a.png", prompt)
     with pytest.raises(InputError, match="the prompt is empty"):
         asked("-i", "a.png", "-p", prompt)
     monkeypatch.setattr(sys, "stdin", Pipe(prompt.encode()))

@@ -109,14 +109,14 @@ def _only(given: Mapping[str, Any], group: Sequence[str]) -> Any:
 def _messages(row: _Row) -> list[Any]:
     """Return the messages of a row, in whatever form they are."""
     system = [] if is_empty(row.system) else [{"role": "system", "content": row.system}]
-    forms = [row.conversation, row.question if row.question is not None else row.answer]
-    if sum(form is not None for form in [*forms, row.caption]) > 1:
+    forms = (row.conversation, row.question or row.answer, row.caption)
+    if sum(not is_empty(form) for form in forms) > 1:
         raise InputError("the row holds more than one of messages, a prompt and a caption")
     if row.conversation is not None:
         if not isinstance(row.conversation, list) or not row.conversation:
             raise InputError("messages is not a list of messages")
         turns = [_from_sharegpt(turn) for turn in row.conversation]
-    elif row.caption is not None:
+    elif not is_empty(row.caption):
         if is_empty(row.images):
             raise InputError("a caption without an image")
         turns = [{"role": "user", "content": []}, *_turns(row.caption, "assistant")]

@@ -100,8 +100,8 @@ ONE = {
     "one of two columns": {"messages": turns("<image>What?"), "image": "a.png", "images": []},
     "an empty column": {
         "messages": turns([{"image": "a.png"}, TEXT]),
-        "prompt": None,
-        "text": None,
+        "prompt": "",
+        "text": "",
     },
     "system null": {
         "messages": [{"role": "system", "content": None}, *turns([{"image": "a.png"}, TEXT])]

@@ -14,9 +14,8 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"),
     *(".avif", ".heic", ".heif", ".jp2", ".ppm", ".tga"),
 )
-# Files that people and file managers leave beside data.
-BESIDE_SUFFIXES = (".md", ".txt")
-BESIDE_FILES = ("license", "thumbs.db", "desktop.ini")
+# Files beside data that hold none, with any ending. Others, such as captions, are refused.
+BESIDE_FILES = ("readme", "license", "licence", "thumbs", "desktop")
 
 
 def find_data(path: Path) -> list[Path]:
@@ -38,10 +37,8 @@ def find_data(path: Path) -> list[Path]:
         return [path]
     files = sorted(entry for entry in path.glob("[!.]*") if entry.is_file())
     for file in files:
-        suffix = file.suffix.lower()
-        if suffix in (*DATA_SUFFIXES, *IMAGE_SUFFIXES, *BESIDE_SUFFIXES):
-            continue
-        if file.name.lower() not in BESIDE_FILES:
+        is_known = file.suffix.lower() in (*DATA_SUFFIXES, *IMAGE_SUFFIXES)
+        if not is_known and file.stem.lower() not in BESIDE_FILES:
             kinds = (*DATA_SUFFIXES, "images")
             raise unknown(f"{file} is of the unknown kind", file.suffix or file.name, kinds)
     data = [file for file in files if file.suffix.lower() in DATA_SUFFIXES]

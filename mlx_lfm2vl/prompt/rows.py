@@ -96,32 +96,31 @@ def _conversation(row: object, folder: Path) -> list[Message]:
 
 
 def _only(given: Mapping[str, Any], group: Sequence[str]) -> Any:
+    """Return the value of the one key of a group that says something, or else of any."""
     found = [key for key in group if key in given]
-    if len(found) > 1:
-        raise InputError(f"the row holds both {' and '.join(found)}; expected one of them")
-    return given[found[0]] if found else None
+    filled = [key for key in found if not is_empty(given[key])]
+    if len(filled) > 1:
+        raise InputError(f"the row holds both {' and '.join(filled)}; expected one of them")
+    return next((given[key] for key in [*filled, *found]), None)
 
 
 def _messages(row: _Row) -> list[Any]:
     """Return the messages of a row, in whatever form they are."""
     system = [] if is_empty(row.system) else [{"role": "system", "content": row.system}]
-    forms = [row.conversation, row.question if row.question is not None else row.answer]
-    if sum(form is not None for form in [*forms, row.caption]) > 1:
+    forms = (row.conversation, row.question or row.answer, row.caption)
+    if sum(not is_empty(form) for form in forms) > 1:
         raise InputError("the row holds more than one of messages, a prompt and a caption")
     if row.conversation is not None:
         if not isinstance(row.conversation, list) or not row.conversation:
             raise InputError("messages is not a list of messages")
         turns = [_from_sharegpt(turn) for turn in row.conversation]
-    elif row.caption is not None:
+    elif not is_empty(row.caption):
         if is_empty(row.images):
             raise InputError("a caption without an image")
         turns = [{"role": "user", "content": []}, *_turns(row.caption, "assistant")]
     elif row.question is None or row.answer is None:
-        missing = [
-            name
-            for name, value in (("prompt", row.question), ("answer", row.answer))
-            if value is None
-        ]
+        values = (("prompt", row.question), ("answer", row.answer))
+        missing = [name for name, value in values if value is None]
         raise InputError(f"neither messages nor {' and '.join(missing)}")
     else:
         turns = [*_turns(row.question, "user"), *_turns(row.answer, "assistant")]

@@ -106,6 +106,7 @@ def test_a_folder_is_its_metadata_or_else_all_its_data(folder):
     (folder / "b.jsonl").write_text(lines(ROWS[1:]))
     (folder / "a.json").write_text(json.dumps(ROWS[:1]))
     (folder / "README.md").write_text("Photos.")
+    (folder / "LICENSE").write_text("Mine.")
     (folder / ".DS_Store").write_text("")
     assert [path.name for path in find_data(folder)] == ["a.json", "b.jsonl"]
     assert len(read_rows(folder)) == 3
@@ -114,7 +115,9 @@ def test_a_folder_is_its_metadata_or_else_all_its_data(folder):
     assert len(read_rows(folder)) == 1
 
 
-@pytest.mark.parametrize("name", ["rows.csv", "photo.dng", "data.arrow", "film.mov", "noise"])
+@pytest.mark.parametrize(
+    "name", ["rows.csv", "photo.dng", "data.arrow", "film.mov", "0.txt", "noise"]
+)
 def test_a_kind_of_file_that_is_not_read_is_refused_by_name(folder, name):
     (folder / "d.jsonl").write_text(lines(ROWS))
     (folder / name).write_text("x")

@@ -97,6 +97,12 @@ ONE = {
         "system": None,
         "source": "web",
     },
+    "one of two columns": {"messages": turns("<image>What?"), "image": "a.png", "images": []},
+    "an empty column": {
+        "messages": turns([{"image": "a.png"}, TEXT]),
+        "prompt": "",
+        "text": "",
+    },
     "system null": {
         "messages": [{"role": "system", "content": None}, *turns([{"image": "a.png"}, TEXT])]
     },

@@ -150,7 +150,9 @@ class ColorReader:
 
     def _eight_bit(self, image: Image.Image) -> Image.Image:
         values = self._numbers(image).astype(np.float32)
-        levels = np.nan_to_num(values * np.float32(255.0 / self._white), posinf=255.0, neginf=0.0)
+        with np.errstate(invalid="ignore", over="ignore"):  # of what is no number
+            scaled = values * np.float32(255.0 / self._white)
+        levels = np.nan_to_num(scaled, posinf=255.0, neginf=0.0)
         if self._is_inverted:
             levels = 255.0 - levels
         key = image.info.get("transparency")

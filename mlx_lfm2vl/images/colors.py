@@ -11,6 +11,7 @@ from ..errors import InputError
 from .container import ImageFile
 
 BITS, PHOTOMETRIC, SUBSAMPLING, COMPRESSION, SAMPLE_FORMAT = 258, 262, 530, 259, 339  # TIFF tags
+MEANINGS = (BITS, PHOTOMETRIC, SUBSAMPLING, COMPRESSION, SAMPLE_FORMAT)
 WHITE_IS_ZERO, SIGNED = 0, 2
 STRIP_PIXELS = 2**20
 LEVELS = {"L;2": 85, "L;4": 17}  # steps between the levels of 2 and 4 bits
@@ -38,8 +39,10 @@ def check_meaning(image: Image.Image, name: str) -> None:
         )
 
 
-def _tags(image: Image.Image) -> dict:
-    return dict(getattr(image, "tag_v2", None) or {})
+def _tags(image: Image.Image) -> dict[int, Any]:
+    """The tags of a TIFF that say what its values mean; none of other images."""
+    tags = getattr(image, "tag_v2", None) or {}
+    return {tag: tags[tag] for tag in MEANINGS if tag in tags}
 
 
 def _first(tags: dict, tag: int, default: int) -> int:
@@ -147,7 +150,9 @@ class ColorReader:
 
     def _eight_bit(self, image: Image.Image) -> Image.Image:
         values = self._numbers(image).astype(np.float32)
-        levels = np.nan_to_num(values * np.float32(255.0 / self._white), posinf=255.0, neginf=0.0)
+        with np.errstate(invalid="ignore", over="ignore"):  # of what is no number
+            scaled = values * np.float32(255.0 / self._white)
+        levels = np.nan_to_num(scaled, posinf=255.0, neginf=0.0)
         if self._is_inverted:
             levels = 255.0 - levels
         key = image.info.get("transparency")

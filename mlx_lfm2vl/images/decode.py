@@ -69,7 +69,7 @@ class OpenedImage:
         self.name, self._image, self._file, self._limits = file.name, image, file, limits
         self._ours = ours  # no caller has this object, so its decoder may be reconfigured
         self._decoded = False
-        cost = DECODER_COSTS.get(image.format or "", 0) or 1
+        cost = DECODER_COSTS.get(image.format or "", 1) if ours else 1
         try:
             with pillow_rules(limits, file.is_tiff):
                 if file.page:
@@ -77,12 +77,12 @@ class OpenedImage:
                 self._is_series = file.is_series or (
                     image.format in ("WEBP", "AVIF") and getattr(image, "n_frames", 1) > 1
                 )
+                check_meaning(image, self.name)
+                self._colors = ColorReader(image, file)
         except DECODE_ERRORS as error:
             raise InputError(f"{self.name} is damaged or not supported: {_reason(error)}") from None
         width, height = image.size
-        check_pixels(self.name, width, height, cost if ours else 1, limits)
-        check_meaning(image, self.name)
-        self._colors = ColorReader(image, file)
+        check_pixels(self.name, width, height, cost, limits)
         self._orientation = self._read_orientation()
         # Pillow gives a TIFF the right way up already.
         self._turn = None if image.format == "TIFF" else UPRIGHT.get(self._orientation)

@@ -53,6 +53,20 @@ def test_only_what_describes_the_new_weights_is_written(checkpoint, tmp_path):
     assert index["metadata"]["total_size"] == sum(value.nbytes for value in written.values())
 
 
+def test_links_are_copied_as_files_and_private_files_are_not(checkpoint, tmp_path, caplog):
+    (tmp_path / "private").write_text("secret")
+    (checkpoint / "LICENSE-x").symlink_to(tmp_path / "private")
+    (checkpoint / "LICENSE-y").symlink_to(checkpoint / "config.json")
+    (checkpoint / "LICENSES").mkdir()
+    model, _ = load(checkpoint)
+    save_checkpoint(model, checkpoint, tmp_path / "new")
+    assert not (tmp_path / "new" / "LICENSE-x").exists()
+    assert "not copied: " in caplog.text
+    copied = tmp_path / "new" / "LICENSE-y"
+    assert not copied.is_symlink()
+    assert copied.read_bytes() == (checkpoint / "config.json").read_bytes()
+
+
 def test_the_type_of_the_weights_is_written_and_old_quantization_settings_are_not(
     checkpoint, tmp_path
 ):

@@ -11,6 +11,7 @@ from conftest import edit_json
 from training_runs import TINY
 
 from mlx_lfm2vl import saving
+from mlx_lfm2vl.arrays import save_arrays
 from mlx_lfm2vl.checkpoint.image_config import read_image_config
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.loading import load
@@ -122,6 +123,12 @@ def test_a_failed_save_leaves_an_existing_checkpoint_as_it_was(tmp_path, monkeyp
         saving.save_checkpoint(tiny[0], TINY, target, overwrite=True)
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_a_full_disk_is_the_reason_that_is_given():
+    with pytest.raises(OSError, match="No space left on device"):
+        save_arrays(Path("/dev/full"), {"a": mx.zeros(1000)}, {})
 
 
 def test_repaired_tiling_is_written_down(tmp_path):

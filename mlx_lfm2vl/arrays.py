@@ -1,5 +1,6 @@
 """Names for arrays: nested parameters as a flat dictionary, dtypes as strings."""
 
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -28,3 +29,14 @@ def mlx_dtype(name: str) -> mx.Dtype:
 def dtype_name(dtype: mx.Dtype) -> str:
     """Return the name of a dtype: `mx.float16` -> `"float16"`."""
     return str(dtype).removeprefix("mlx.core.")
+
+
+def save_arrays(path: Path, arrays: dict[str, mx.array], metadata: dict[str, str]) -> None:
+    """Write a safetensors file, under exactly this name.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    # MLX would append its own suffix to a path, and not say why it cannot write there.
+    with path.open("wb") as file:
+        mx.save_safetensors(file, arrays, metadata)

@@ -6,10 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
 from . import __version__
-from .arrays import dtype_name, named_arrays
+from .arrays import dtype_name, named_arrays, save_arrays
 from .checkpoint.config import TIES
 from .checkpoint.image_config import ImageConfig, read_image_config
 from .checkpoint.json_file import read_json, read_optional_json
@@ -64,9 +62,7 @@ def copy_small_files(source: Path, folder: Path) -> None:
 def write_weights(model: Lfm2VL, folder: Path) -> None:
     """Write `model.safetensors` and its index, with the tensor names of mlx-vlm."""
     weights = {mlx_name(k): v for k, v in named_arrays(model.parameters()).items()}
-    mx.save_safetensors(
-        str(folder / "model.safetensors"), weights, {"format": "mlx", WRITER_KEY: __version__}
-    )
+    save_arrays(folder / "model.safetensors", weights, {"format": "mlx", WRITER_KEY: __version__})
     index = {
         "metadata": {
             "total_size": sum(value.nbytes for value in weights.values()),

@@ -7,6 +7,8 @@ in the unfinished folder tells a program that is still writing from leftovers of
 import contextlib
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -34,6 +36,7 @@ def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     from filelock import FileLock, Timeout
 
+    target = _followed(target)
     partial, old = (target.with_name(f".{target.name}.{kind}") for kind in ("partial", "old"))
     lock = FileLock(partial / LOCK, timeout=0)
     try:
@@ -47,9 +50,12 @@ def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
         _restore(target, old)
         check_target(target, overwrite=overwrite)
         _clear(partial)
-        yield partial
+        with _ended_by_signals():
+            yield partial
         _sync(partial)
         (partial / LOCK).unlink()
+        # What appeared at the target meanwhile is another's work: it is never replaced unasked.
+        check_target(target, overwrite=overwrite)
         if target.exists():
             target.rename(old)
         partial.rename(target)
@@ -61,6 +67,30 @@ def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
         _restore(target, old)
         shutil.rmtree(partial, ignore_errors=True)
         lock.release()
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the block by an exception, so that its folder is deleted.
+
+    Only where nobody else handles them, and in the main thread, where Python allows it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    kinds = (signal.SIGTERM, signal.SIGHUP)
+    unhandled = [kind for kind in kinds if signal.getsignal(kind) is signal.SIG_DFL]
+    for kind in unhandled:
+        signal.signal(kind, end)
+    try:
+        yield
+    finally:
+        for kind in unhandled:
+            signal.signal(kind, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
@@ -97,6 +127,7 @@ def check_target(target: Path, *, overwrite: bool, keep: Sequence[Path] = ()) ->
     Raises:
         InputError: the target exists and may not be replaced.
     """
+    target = _followed(target)
     if not target.exists():
         return
     for path in keep:
@@ -109,6 +140,20 @@ def check_target(target: Path, *, overwrite: bool, keep: Sequence[Path] = ()) ->
         raise InputError(
             f"{target} is no checkpoint folder: it is not replaced; choose another name"
         )
+
+
+def _followed(target: Path) -> Path:
+    """Return what a link names: that folder is written, and the link stays.
+
+    Raises:
+        InputError: the link names nothing.
+    """
+    if not target.is_symlink():
+        return target
+    try:
+        return target.resolve(strict=True)
+    except (OSError, RuntimeError):
+        raise InputError(f"{target} is a link to nothing; choose another --output") from None
 
 
 def _restore(target: Path, old: Path) -> None:

@@ -1,5 +1,6 @@
 """Random damage to files, for tests that feed hostile checkpoints; the same for the same seed."""
 
+import copy
 import random
 from typing import Any
 
@@ -74,7 +75,7 @@ def damage_json(value: Any, draw: random.Random) -> None:
         elif kind < 0.35:
             container[key] = draw.choice(spots)[1]
         else:
-            container[key] = draw.choice(HOSTILE)
+            container[key] = copy.deepcopy(draw.choice(HOSTILE))  # no two places share a list
 
 
 def damage_bytes(data: bytes, draw: random.Random) -> bytes:

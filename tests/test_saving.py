@@ -11,6 +11,7 @@ from conftest import edit_json
 from training_runs import TINY
 
 from mlx_lfm2vl import saving
+from mlx_lfm2vl.arrays import save_arrays
 from mlx_lfm2vl.checkpoint.image_config import read_image_config
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.loading import load
@@ -51,6 +52,20 @@ def test_only_what_describes_the_new_weights_is_written(checkpoint, tmp_path):
     written = mx.load(str(tmp_path / "new" / "model.safetensors"))
     assert set(index["weight_map"]) == set(written)
     assert index["metadata"]["total_size"] == sum(value.nbytes for value in written.values())
+
+
+def test_links_are_copied_as_files_and_private_files_are_not(checkpoint, tmp_path, caplog):
+    (tmp_path / "private").write_text("secret")
+    (checkpoint / "LICENSE-x").symlink_to(tmp_path / "private")
+    (checkpoint / "LICENSE-y").symlink_to(checkpoint / "config.json")
+    (checkpoint / "LICENSES").mkdir()
+    model, _ = load(checkpoint)
+    save_checkpoint(model, checkpoint, tmp_path / "new")
+    assert not (tmp_path / "new" / "LICENSE-x").exists()
+    assert "not copied: " in caplog.text
+    copied = tmp_path / "new" / "LICENSE-y"
+    assert not copied.is_symlink()
+    assert copied.read_bytes() == (checkpoint / "config.json").read_bytes()
 
 
 def test_the_type_of_the_weights_is_written_and_old_quantization_settings_are_not(
@@ -108,6 +123,12 @@ def test_a_failed_save_leaves_an_existing_checkpoint_as_it_was(tmp_path, monkeyp
         saving.save_checkpoint(tiny[0], TINY, target, overwrite=True)
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_a_full_disk_is_the_reason_that_is_given():
+    with pytest.raises(OSError, match="No space left on device"):
+        save_arrays(Path("/dev/full"), {"a": mx.zeros(1000)}, {})
 
 
 def test_repaired_tiling_is_written_down(tmp_path):

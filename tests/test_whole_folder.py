@@ -66,6 +66,66 @@ def test_a_second_writer_is_refused_while_the_first_lives(tmp_path):
     assert names(tmp_path) == ["target"]
 
 
+def test_a_folder_that_appears_meanwhile_is_never_replaced_unasked(tmp_path):
+    target = tmp_path / "target"
+    with (  # noqa: PT012
+        pytest.raises(InputError, match="exists already"),
+        new_folder(target, overwrite=False) as folder,
+    ):
+        (folder / "config.json").write_text("new")
+        target.mkdir()
+        (target / "thesis.txt").write_text("years of work")
+    assert names(tmp_path) == ["target"]
+    assert names(target) == ["thesis.txt"]
+
+
+def test_overwriting_replaces_only_a_checkpoint_also_if_it_appears_meanwhile(tmp_path):
+    target = tmp_path / "target"
+    with (  # noqa: PT012
+        pytest.raises(InputError, match="is no checkpoint folder"),
+        new_folder(target, overwrite=True),
+    ):
+        target.mkdir()
+        (target / "thesis.txt").write_text("years of work")
+    assert names(target) == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_writer_that_is_asked_to_end_leaves_nothing(tmp_path, number):
+    writer = start_writer(tmp_path / "target")
+    writer.send_signal(number)
+    writer.communicate()
+    assert writer.returncode == 128 + number
+    assert names(tmp_path) == []
+
+
+def test_signals_are_handled_as_before_outside_of_the_block(tmp_path):
+    with new_folder(tmp_path / "target", overwrite=False):
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_link_stays_and_the_folder_it_names_is_replaced(tmp_path):
+    real, link = tmp_path / "disk" / "real", tmp_path / "link"
+    real.mkdir(parents=True)
+    (real / "config.json").write_text("old")
+    link.symlink_to(real)
+    with new_folder(link, overwrite=True) as folder:
+        (folder / "config.json").write_text("new")
+    assert link.is_symlink()
+    assert (real / "config.json").read_text() == "new"
+    assert names(tmp_path) == ["disk", "link"]
+    assert names(real.parent) == ["real"]
+
+
+def test_a_link_to_nothing_is_refused_before_the_work(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    for check in (check_target, lambda *a, **k: new_folder(*a, **k).__enter__()):
+        with pytest.raises(InputError, match="is a link to nothing"):
+            check(tmp_path / "link", overwrite=True)
+    assert names(tmp_path) == ["link"]
+
+
 def test_what_a_killed_writer_left_is_cleared_by_the_next(tmp_path):
     target = tmp_path / "target"
     writer = start_writer(target)

@@ -12,8 +12,8 @@ from .json_file import MAX_INTEGER, Section, read_json, read_optional_json, show
 logger = logging.getLogger(__name__)
 
 ARCHITECTURE = "Lfm2VlForConditionalGeneration"
-# Far above the family's largest model, and low enough that a network of these sizes can be
-# described before its weights are compared with it.
+# Far above the family's largest model, and low enough that a network of these sizes can be built
+# before its weights are read.
 MAX_LAYERS = 1000
 MAX_SIZE = 2**20  # of a hidden or inner layer, and of a table of positions
 MAX_VOCABULARY = 2**24

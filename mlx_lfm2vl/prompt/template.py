@@ -17,6 +17,8 @@ Message = dict[str, Any]
 
 MAX_BYTES = 2**17  # the largest templates in use have 30 kB
 
+MAX_REASON = 300  # characters of a template's own message
+
 PRIVATE_USE = (*range(0xE000, 0xF8FF), *range(0xF0000, 0xFFFFD))
 
 # Besides jinja2's own errors, what a template raises on messages it was not written for.
@@ -76,7 +78,8 @@ class ChatTemplate:
         import jinja2
         from jinja2 import nodes
         from jinja2.ext import Extension, loopcontrols
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        from .template_limits import LimitedEnvironment
 
         class Generation(Extension):
             """`{% generation %}` marks what the model writes; here it is only its body."""
@@ -88,16 +91,17 @@ class ChatTemplate:
                 body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
                 return nodes.Scope(body, lineno=line)
 
-        environment = ImmutableSandboxedEnvironment(
+        if len(self.source) > MAX_BYTES:
+            raise CheckpointError(f"the chat template has more than {MAX_BYTES} characters")
+        environment = LimitedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
         )
-        environment.filters["tojson"] = _tojson
         environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+        environment.globals["strftime_now"] = _now
         try:
             return environment.from_string(self.source)
-        except (jinja2.TemplateError, RecursionError) as error:
-            raise CheckpointError(f"the chat template does not compile: {error}") from None
+        except (jinja2.TemplateError, SyntaxError, *REFUSALS) as error:
+            raise CheckpointError(f"the chat template does not compile: {_reason(error)}") from None
 
     def render(
         self,
@@ -119,7 +123,12 @@ class ChatTemplate:
         import jinja2
 
         template = self._compiled
+        from .template_limits import BASE_UNITS, METER, UNITS_PER_INPUT, Meter, weight
+
+        # Far more than any input weighs, so that weighing ends at the inputs' own size.
+        token = METER.set(Meter(2**40))
         try:
+            METER.set(Meter(BASE_UNITS + UNITS_PER_INPUT * weight([messages, tools])))
             return template.render(
                 messages=list(messages),
                 tools=list(tools) if tools else None,
@@ -128,7 +137,11 @@ class ChatTemplate:
                 eos_token=self.eos_token,
             )
         except (jinja2.TemplateError, *REFUSALS) as error:
-            raise InputError(f"the chat template refuses these messages: {error}") from None
+            raise InputError(
+                f"the chat template refuses these messages: {_reason(error)}"
+            ) from None
+        finally:
+            METER.reset(token)
 
 
 def guard_specials(value: Any, specials: Collection[str]) -> tuple[Any, str]:
@@ -209,20 +222,15 @@ def _beginning_splitter(specials: Collection[str], guard: str) -> Callable[[str]
     return split_beginning
 
 
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
+def _reason(error: BaseException) -> str:
+    """Return an error's message on one short line."""
+    return " ".join(str(error)[:MAX_REASON].split())
+
+
+def _now(form: str) -> str:
+    if len(form) > MAX_REASON:
+        raise ValueError("the form of the date is too long")
+    return datetime.datetime.now().strftime(form)
 
 
 def _raise_exception(message: str) -> None:

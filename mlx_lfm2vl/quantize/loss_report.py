@@ -243,7 +243,7 @@ def quantization_report(
     return {
         "version": __version__,
         "source": source,
-        "output": str(output),
+        "output": Path(output).resolve().name,  # it is published, and a path is private
         "upload": upload,
         "settings": describe(plan.schemes, learned=learned),
         "text_only": text_only,

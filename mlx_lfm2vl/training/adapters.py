@@ -9,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
-from ..arrays import named_arrays
+from ..arrays import named_arrays, save_arrays
 from ..checkpoint.json_file import Section, read_json
 from ..checkpoint.names import (
     CONNECTOR,
@@ -130,9 +130,8 @@ def save_adapter(model: Lfm2VL, folder: Path, settings: dict[str, Any]) -> None:
         parameters = settings["lora_parameters"]
         keys = [mlx_path(path) for path in parameters["keys"]]
         settings = {**settings, "lora_parameters": {**parameters, "keys": keys}}
-    # Pass an open file: MLX would append its own suffix to a path.
-    with new_file(folder / WEIGHTS) as path, path.open("wb") as file:
-        mx.save_safetensors(file, written, {"format": "mlx"})
+    with new_file(folder / WEIGHTS) as path:
+        save_arrays(path, written, {"format": "mlx"})
     with new_file(folder / CONFIG) as path:
         path.write_text(json.dumps(settings, indent=2) + "\n")
 

@@ -12,7 +12,7 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_unflatten
 
-from ..arrays import dtype_name, named_arrays
+from ..arrays import dtype_name, named_arrays, save_arrays
 from ..checkpoint.json_file import read_json
 from ..errors import CheckpointError, InputError
 from ..model.lfm2vl import Lfm2VL
@@ -68,7 +68,7 @@ def save_state(
 
 
 def _save(path: Path, arrays: dict[str, mx.array]) -> None:
-    mx.save_safetensors(str(path), arrays, {"format": "mlx"})
+    save_arrays(path, arrays, {"format": "mlx"})
 
 
 def newest(folder: Path) -> Path | None:

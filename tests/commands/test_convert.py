@@ -95,6 +95,7 @@ def test_a_width_that_no_group_divides_stays_and_is_named(tmp_path, capsys):
     assert main([*convert_command(source, target), "--bits", "4", "--vision-bits", "8"]) == 0
     report = json.loads((target / "quantization_report.json").read_text())
     assert "a row of" in next(iter(report["kept"].values()))
+    assert report["output"] == "q"  # published, so without the private path to it
     path = next(iter(report["kept"]))
     assert path in capsys.readouterr().err
     assert path in (target / "README.md").read_text()

@@ -1,0 +1,51 @@
+"""Damaged adapters are applied or refused by a documented error, quickly."""
+
+import json
+import random
+import shutil
+import time
+
+import pytest
+from mutations import damage_bytes, damage_json, seeds
+from training_runs import TINY, run
+
+from mlx_lfm2vl.errors import CheckpointError, InputError
+from mlx_lfm2vl.loading import load
+from mlx_lfm2vl.training.adapters import load_adapter
+
+pytest.importorskip("mlx_lm")
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
+
+
+@seeds(60, 3_000)
+def test_damaged_adapters_are_applied_or_refused(data, tmp_path, cases):
+    """Any exception but the documented ones, and any case over ten seconds, fails."""
+    whole = tmp_path / "whole"
+    assert run(data, whole, "--steps", "1", "--parts", "connector") == 0
+    damaged, refused = tmp_path / "damaged", 0
+    damaged.mkdir()
+    for case in range(cases):
+        draw = random.Random(case)
+        for name in (CONFIG, WEIGHTS):
+            shutil.copyfile(whole / name, damaged / name)
+        name = draw.choice((CONFIG, CONFIG, WEIGHTS))
+        content = (whole / name).read_bytes()
+        if name == CONFIG and draw.random() < 0.8:
+            values = json.loads(content)
+            damage_json(values, draw)
+            (damaged / name).write_text(json.dumps(values))
+        else:
+            at = 600 if name == WEIGHTS else len(content)  # the header matters
+            (damaged / name).write_bytes(damage_bytes(content[:at], draw) + content[at:])
+        model, _ = load(TINY)
+        begun = time.process_time()
+        try:
+            load_adapter(model, damaged)
+        except (CheckpointError, InputError):
+            refused += 1
+        except BaseException as error:
+            error.add_note(f"case {case}: {name}")
+            raise
+        assert time.process_time() - begun < 10, case
+    assert refused > cases // 3

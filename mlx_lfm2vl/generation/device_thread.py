@@ -2,6 +2,8 @@
 
 - An MLX stream belongs to the thread that made it, and so does an array until it is computed. Two
   threads that share such an array fail or wait forever, so one thread at a time may answer.
+- This was tried with MLX's CPU build. On Metal the same follows from MLX's pull requests 3280 and
+  3348, which keep traced functions and command encoders per thread.
 - While only the main thread asks, its work runs in place and is not handed over.
 - When another thread or asyncio asks for the first time, a thread of our own starts. It does all
   new work from then on, and callers wait in its queue.

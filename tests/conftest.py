@@ -22,6 +22,7 @@ from pictures import make_picture
 
 from mlx_lfm2vl.checkpoint.config import read_model_config
 from mlx_lfm2vl.checkpoint.image_config import read_image_config
+from mlx_lfm2vl.generation import device_thread
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 from mlx_lfm2vl.saving import write_weights
@@ -78,6 +79,12 @@ def only_known_skips(report: Any) -> Any:
 def same_random_numbers() -> None:
     """What a test draws does not depend on the tests before it."""
     mx.random.seed(0)
+
+
+@pytest.fixture(autouse=True)
+def main_thread_alone(monkeypatch) -> None:
+    """No thread but the main one has asked for an answer before the test."""
+    monkeypatch.setattr(device_thread, "_THREAD", device_thread._DeviceThread())
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import os
 import signal
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # as in the package's `__init__`
 if TYPE_CHECKING:
     from typing import NoReturn
 

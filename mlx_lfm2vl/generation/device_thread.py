@@ -2,6 +2,8 @@
 
 - An MLX stream belongs to the thread that made it, and so does an array until it is computed. Two
   threads that share such an array fail or wait forever, so one thread at a time may answer.
+- This was tried with MLX's CPU build. On Metal the same follows from MLX's pull requests 3280 and
+  3348, which keep traced functions and command encoders per thread.
 - While only the main thread asks, its work runs in place and is not handed over.
 - When another thread or asyncio asks for the first time, a thread of our own starts. It does all
   new work from then on, and callers wait in its queue.
@@ -54,7 +56,8 @@ def in_turn(steps: Steps[T], items: Iterable[object] = ()) -> Iterator[T]:
         items: taken one by one in the thread of the caller.
     """
     check_not_forked()
-    run, supply, item = _THREAD.runner(), iter(items), None
+    thread = _THREAD  # the name may be gone when the process ends
+    run, supply, item = thread.runner(), iter(items), None
     try:
         while (result := run(_advance, steps, item)) is not Signal.END:
             if result is Signal.WANTED:
@@ -63,20 +66,21 @@ def in_turn(steps: Steps[T], items: Iterable[object] = ()) -> Iterator[T]:
                 item = None
                 yield result
     finally:
-        _THREAD.close(steps, run)
+        thread.close(steps, run)
 
 
 async def in_turn_async(steps: Steps[T]) -> AsyncGenerator[T, None]:
     """Yield the results of a stream that wants no items, without blocking the event loop."""
     check_not_forked()
+    thread = _THREAD
     try:
         while True:
-            step = _THREAD.submit(_advance, steps, None)
+            step = thread.submit(_advance, steps, None)
             if (result := await asyncio.wrap_future(step)) is Signal.END:
                 return
             yield result
     finally:
-        _THREAD.submit(steps.close)
+        thread.submit(steps.close)
 
 
 def _advance(steps: Steps[T], item: object) -> T | Signal:
@@ -128,7 +132,7 @@ class _DeviceThread:
         return self.submit(function, *arguments).result()
 
     def _in_place(self, function: Function, *arguments: Any) -> Any:
-        if threading.current_thread() is not threading.main_thread():
+        if threading.get_ident() != threading.main_thread().ident:
             raise InputError("the main thread began this answer, so no other can continue it")
         if self._main_has_it:
             return function(*arguments)

@@ -49,9 +49,7 @@ def run(program: str) -> str:
 
 
 @pytest.fixture
-def engine(tiny, monkeypatch):
-    """An engine in a process in which no thread but the main one has asked yet."""
-    monkeypatch.setattr(device_thread, "_THREAD", device_thread._DeviceThread())
+def engine(tiny):
     return Engine(*tiny)
 
 
@@ -151,16 +149,20 @@ def test_a_fork_is_told_so_instead_of_waiting_forever():
 import multiprocessing
 model, processor = load(FOLDER, dtype="float32")
 def child():
-    try:
-        generate(model, processor, "Hi", GREEDY)
-    except Exception as error:
-        print(type(error).__name__, error, flush=True)
+    for use in (lambda: generate(model, processor, "Hi", GREEDY), lambda: load(FOLDER)):
+        try:
+            use()
+        except Exception as error:
+            print(type(error).__name__, error, flush=True)
 process = multiprocessing.get_context("fork").Process(target=child)
 process.start()
 process.join(30)
 process.kill()
 """
-    assert run(program).startswith("Lfm2VLError this process was forked from one that had used MLX")
+    lines = run(program).splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert line.startswith("Lfm2VLError this process was forked from one that had used MLX")
 
 
 def test_the_main_thread_alone_starts_no_thread(engine):
@@ -299,6 +301,25 @@ def test_a_function_among_the_options_may_ask_a_question_itself(engine, elsewher
     expected = engine.generate("Hi", GREEDY).token_ids
     assert (ask() if place == "main thread" else elsewhere(ask)) == expected
     assert told == [engine.generate("And?", GREEDY).token_ids]
+
+
+def test_an_old_stream_of_the_main_thread_may_ask_after_others_did(engine, elsewhere):
+    expected = engine.generate("And?", GREEDY).token_ids
+    told = []
+
+    def curious(_tokens, logits):
+        if is_time:
+            told.append(engine.generate("And?", GREEDY).token_ids)
+        return logits
+
+    is_time = False
+    stream = engine.stream("Hi", GREEDY, logits_processors=[curious])
+    next(stream)
+    elsewhere(engine.generate, "Hi", GREEDY)
+    is_time = True
+    list(stream)
+    assert told
+    assert all(answer == expected for answer in told)
 
 
 def test_a_batch_takes_its_conversations_in_the_thread_that_asks(engine, elsewhere):

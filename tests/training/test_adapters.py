@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -11,6 +12,8 @@ import pytest
 from conftest import edit_json, golden, load_tensors, relative_error
 from training_runs import ALL_PARTS, TINY, losses_of, perturb, prompt_logits, run
 
+from mlx_lfm2vl import Sampling
+from mlx_lfm2vl import generate as answered
 from mlx_lfm2vl.arrays import named_arrays
 from mlx_lfm2vl.commands.fuse import main as fuse
 from mlx_lfm2vl.commands.generate import main as generate
@@ -270,6 +273,19 @@ def test_a_damaged_adapter_is_named(data, tmp_path, model_and_processor):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"adapters\.safetensors is cut off"):
         load_adapter(model_and_processor[0], output)
+
+
+def test_an_adapter_loaded_by_one_thread_answers_another(data, tmp_path, model_and_processor):
+    output = tmp_path / "out"
+    assert run(data, output, "--steps", "1") == 0
+    load_adapter(model_and_processor[0], output)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(greedy_answer, *model_and_processor).result(timeout=60)
+    assert answer == greedy_answer(*model_and_processor)
+
+
+def greedy_answer(model, processor) -> list[int]:
+    return answered(model, processor, "Hi", max_tokens=3, sampling=Sampling()).token_ids
 
 
 def test_an_adapter_of_other_sizes_is_refused(data, tmp_path, model_and_processor):

@@ -15,9 +15,7 @@ from .read import is_url, read_source
 
 __all__ = ["ImageLimits", "ImageSource", "OpenedImage", "is_url", "open_image", "read_size"]
 
-ImageSource = (
-    str | Path | bytes | bytearray | memoryview | BinaryIO | io.BytesIO | np.ndarray | Image.Image
-)
+ImageSource = str | Path | bytes | bytearray | BinaryIO | io.BytesIO | np.ndarray | Image.Image
 HEAD = 1024  # bytes that tell what kind of file it is
 # Formats whose header Pillow reads as `open_image` does, without the rest of the file.
 PLAIN_FORMATS = ("JPEG", "PNG", "GIF", "BMP")

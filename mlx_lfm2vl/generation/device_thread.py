@@ -14,7 +14,6 @@
 - The process ends after the step that is being computed.
 """
 
-import asyncio
 import atexit
 import ctypes
 import sys
@@ -71,6 +70,8 @@ def in_turn(steps: Steps[T], items: Iterable[object] = ()) -> Iterator[T]:
 
 async def in_turn_async(steps: Steps[T]) -> AsyncGenerator[T, None]:
     """Yield the results of a stream that wants no items, without blocking the event loop."""
+    import asyncio  # takes longer to import than a short answer may last
+
     check_not_forked()
     thread = _THREAD
     try:

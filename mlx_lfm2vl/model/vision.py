@@ -86,7 +86,10 @@ class VisionEmbeddings(nn.Module):
             self._resized_from = table
         if grid not in self._resized:
             table = self.positions(grid)
-            mx.async_eval(table)  # another thread may need it, and could not compute it
+            try:
+                mx.async_eval(table)  # another thread may need it, and could not compute it
+            except ValueError:  # the weights are being differentiated, so there is nothing to keep
+                return self.patch_embedding(pixel_values) + table
             self._resized[grid] = table
         return self.patch_embedding(pixel_values) + self._resized[grid]
 

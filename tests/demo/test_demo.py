@@ -70,6 +70,7 @@ def answers(demo):
 def test_demo_is_the_model_in_the_package_whatever_is_beside(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("demo").mkdir()
+    Path("demo/config.json").touch()
     assert find_checkpoint("demo") == DEMO_FOLDER
     assert find_checkpoint("./demo") == Path("demo")
     with pytest.raises(InputError, match="part of this package and has no revision 'main'"):

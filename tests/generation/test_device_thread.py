@@ -197,7 +197,7 @@ def test_a_stream_may_move_between_threads_but_not_from_the_main_thread(engine, 
 
 
 def test_errors_are_raised_where_the_question_was_asked(engine, elsewhere):
-    with pytest.raises(InputError, match=r"no\.png does not exist"):
+    with pytest.raises(InputError, match=r"'no\.png' does not exist"):
         elsewhere(lambda: engine.generate("Hi", image="no.png"))
     with pytest.raises(InputError, match="max_tokens"):
         asyncio.run(engine.agenerate("Hi", max_tokens=-1))

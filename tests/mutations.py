@@ -40,9 +40,9 @@ HOSTILE = (
 
 
 def seeds(short: int, long: int) -> Any:
-    """A few cases in every run of the tests, and many in the slow one."""
-    slow = (pytest.mark.slow, pytest.mark.timeout(7200))
-    return pytest.mark.parametrize("cases", [short, pytest.param(long, marks=slow)])
+    """A few cases in every run of the tests, and many with -m fuzz."""
+    fuzz = (pytest.mark.fuzz, pytest.mark.timeout(7200))
+    return pytest.mark.parametrize("cases", [short, pytest.param(long, marks=fuzz)])
 
 
 def places(value: Any) -> list[tuple[Any, Any]]:

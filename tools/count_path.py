@@ -16,7 +16,7 @@ from types import CodeType, FrameType
 import mlx_lfm2vl
 from mlx_lfm2vl import generate, load
 
-LIMIT = 2000
+LIMIT = 2600  # 1,722 before messages, images and templates were checked for what tools leave behind
 PACKAGE = Path(mlx_lfm2vl.__file__).parent
 
 

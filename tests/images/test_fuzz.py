@@ -130,7 +130,7 @@ def test_mutated_files_are_shown_or_refused(capfd):
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.slow
+@pytest.mark.fuzz
 @pytest.mark.timeout(3000)
 def test_many_mutated_files_are_shown_or_refused(capfd):
     shown, slowest = try_files(CASES, CASES_IN_FULL)

@@ -120,7 +120,7 @@ def test_drawn_rows_are_read_or_refused(tmp_path):
     assert read_drawn_rows(range(1000), tmp_path) > 3
 
 
-@pytest.mark.slow
+@pytest.mark.fuzz
 def test_many_drawn_messages_and_rows_are_read_or_refused(tmp_path):
     assert read_drawn_messages(range(20_000)) > 800
     assert read_drawn_rows(range(20_000), tmp_path) > 60

@@ -60,7 +60,13 @@ def elsewhere():
         yield lambda function, *arguments: pool.submit(function, *arguments).result(timeout=60)
 
 
-@pytest.mark.parametrize("begin", ["", "ask(*loaded, PICTURES[3])"], ids=["fresh", "warm"])
+@pytest.mark.parametrize(
+    "begin",
+    [
+        pytest.param("", id="fresh"),
+        pytest.param("ask(*loaded, PICTURES[3])", id="warm", marks=pytest.mark.slow),
+    ],
+)
 def test_eight_threads_get_the_answers_of_one(tiny, begin):
     program = f"""
 loaded = load(FOLDER, dtype="float32")

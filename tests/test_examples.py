@@ -79,6 +79,7 @@ def test_the_folder_loop_captions_skips_and_reports(tmp_path, program):
     assert (photos / "1 a.jpg.txt").read_text() == "kept"
 
 
+@pytest.mark.slow
 def test_the_folder_loop_takes_every_kind_of_image_in_any_case(tmp_path, program):
     names = ["IMG_1.JPG", "a.Png", "b.webp", "c.tif", "d.TIFF", "e.gif", "f.avif", "g.jpeg"]
     for name in names:

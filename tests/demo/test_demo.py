@@ -208,6 +208,7 @@ def test_reading_the_prompt_in_chunks_changes_no_answer(demo, answers, monkeypat
         assert ask(demo, row).token_ids == answers[row["id"]].token_ids
 
 
+@pytest.mark.slow
 def test_one_pass_over_prompt_and_answer_predicts_the_answer(demo, answers):
     model, processor = demo
     for row in ROWS:

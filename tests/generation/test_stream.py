@@ -172,6 +172,7 @@ def test_wrong_use_is_refused(tiny, options, message):
         generate(*tiny, "Hi", **options)
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_over_a_long_answer(tiny):
     model, processor = tiny
     embeds = model.embed(processor(user_message("Hi", [make_picture(9, 9, 1)])).input_ids[:4])

@@ -126,6 +126,7 @@ def test_a_layer_puts_out_less_error_than_rounded_to_nearest(dense, path, bits):
         assert ours < share * output_error(model, path, plain, scheme, samples)
 
 
+@pytest.mark.slow
 def test_the_whole_model_stays_nearer_to_its_source(wide, dense):
     model, processor = dense
     schemes = {path: Scheme(3, 64) for path in learnable_paths(model, everything(model))}

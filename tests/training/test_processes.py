@@ -73,6 +73,7 @@ def run_two_processes(data: Path, folder: Path, *options: str) -> tuple[list[int
     return [process.returncode for process in processes], errors
 
 
+@pytest.mark.slow
 def test_processes_that_stopped_at_different_updates_do_not_go_on_together(data, tmp_path):
     options = ["--steps", "4", "--save-every", "2", "--resume"]
     assert run_two_processes(data, tmp_path, *options)[0] == [0, 0]
@@ -98,6 +99,7 @@ def test_a_damaged_image_of_one_process_ends_all_with_a_checkpoint(place, data, 
     assert saved == ["step-0000003"]
 
 
+@pytest.mark.slow
 def test_a_validation_image_damaged_on_one_machine_ends_all_with_a_checkpoint(data, tmp_path):
     for rank in range(2):
         picture = data.parent / f"validation{rank}.png"

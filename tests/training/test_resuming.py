@@ -87,6 +87,7 @@ def test_what_was_learned_before_a_damaged_image_is_kept(data, tmp_path, capsys)
     assert losses_of(output) == losses_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_exactly(data, tmp_path):
     options = ["--steps", "24", "--save-every", "3", "--batch-size", "3"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -43,9 +43,12 @@ class Inputs:
 
         Raises:
             InputError: an image is damaged.
+            RuntimeError: `views` was read before.
         """
-        taken = zip(self.images, self.views, strict=True)
-        return [patches for _, views in taken for patches in views]
+        views = list(self.views)
+        if len(views) < len(self.images):
+            raise RuntimeError("views were read before, and can be read once; prepare them again")
+        return [patches for image in views for patches in image]
 
     @property
     def spatial_shapes(self) -> list[tuple[int, int]]:

@@ -284,3 +284,10 @@ def test_decoded_images_are_let_go(real, monkeypatch):
     views = list(prompt.views)
     assert len(views) == len(opened) == 2
     assert all(reference() is None for reference in opened)
+
+
+def test_views_that_were_read_are_not_read_again(real):
+    inputs = real(user_message("Hi", [make_picture(40, 40, 1)]))
+    next(inputs.views)
+    with pytest.raises(RuntimeError, match="can be read once"):
+        _ = inputs.pixel_values

@@ -7,7 +7,6 @@ products, and float16 reads prompts 20 to 34 % faster there. Ultra chips up to t
 
 import ctypes
 import os
-import platform
 import re
 import sys
 from dataclasses import dataclass
@@ -76,7 +75,7 @@ def prepare_device(chip: Chip) -> None:
     _process = os.getpid()
     if chip.ultra and chip.generation <= 4:
         os.environ.setdefault(*OPS_PER_BUFFER)
-    if (sys.platform, platform.machine()) == ("linux", "x86_64"):
+    if sys.platform == "linux" and os.uname().machine == "x86_64":
         _flush_denormals()
 
 

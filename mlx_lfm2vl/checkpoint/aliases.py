@@ -1,6 +1,5 @@
 """Short names of the published checkpoints, and the nearest name to a misspelt one."""
 
-import difflib
 import re
 from dataclasses import dataclass
 
@@ -43,6 +42,8 @@ def similar_name(model: str) -> str | None:
 
     A page of the Hub stands for its repo. Owner and case do not matter.
     """
+    import difflib  # only a mistake needs it
+
     page = re.match(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)", model)
     if page:
         return page[1]

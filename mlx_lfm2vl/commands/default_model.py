@@ -1,7 +1,6 @@
 """The model of a command that names none: from the environment, or from a small file."""
 
 import os
-import tomllib
 from pathlib import Path
 
 from ..checkpoint.aliases import full_name
@@ -36,6 +35,8 @@ def chosen_model(given: str | None) -> str:
 
 
 def _from_settings() -> str | None:
+    import tomllib  # most commands name their model
+
     path = settings_file()
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))

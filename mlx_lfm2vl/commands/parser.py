@@ -1,7 +1,6 @@
 """The parser of every command: exact option names, and mistakes in one line with the way out."""
 
 import argparse
-import difflib
 import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -57,6 +56,8 @@ class Parser(argparse.ArgumentParser):
 
 def nearest(word: str, known: Sequence[str] | Any) -> str | None:
     """Return the known word that is most like a word, or None if none is."""
+    import difflib  # only a mistake needs it
+
     found = difflib.get_close_matches(word, list(known), 1, 0.6)
     if found or not word.startswith("--"):
         return found[0] if found else None

@@ -1,6 +1,5 @@
 """Known keys of messages, parts and rows. Others are refused by name, never ignored."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -40,6 +39,8 @@ def is_empty(value: object) -> bool:
 
 def unknown(what: str, name: object, known: Iterable[str]) -> InputError:
     """Return the error for an unknown name. It tells the nearest known one, or all."""
+    import difflib  # only a mistake needs it
+
     known = tuple(known)
     near = difflib.get_close_matches(str(name).lower()[:100], known, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"expected {', '.join(known)}"

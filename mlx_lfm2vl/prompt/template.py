@@ -161,12 +161,11 @@ def guard_specials(value: Any, specials: Collection[str]) -> tuple[Any, str]:
         InputError: the value holds something other than plain data and valid text.
     """
     guard = _unused_character(value)
-    split_whole = _whole_splitter(specials, guard)
     split_beginning = _beginning_splitter(specials, guard)
 
     def guarded(item: Any) -> Any:
         if isinstance(item, str):
-            return split_beginning(split_whole(item))
+            return split_beginning(_split_whole(item, specials, guard))
         if isinstance(item, dict):
             return {guarded(key): guarded(entry) for key, entry in item.items()}
         if isinstance(item, (list, tuple)):
@@ -192,16 +191,17 @@ def _unused_character(value: Any) -> str:
     return guard
 
 
-def _whole_splitter(specials: Collection[str], guard: str) -> Callable[[str], str]:
-    """Make a function that splits every special token in a string, after its first character.
+def _split_whole(text: str, specials: Collection[str], guard: str) -> str:
+    """Split every special token in a string, after its first character.
 
     With `|` as the guard, "Bye.<eos>" becomes "Bye.<|eos>".
     """
-    longest_first = sorted(specials, key=len, reverse=True)
-    rests = "|".join(re.escape(token[1:]) for token in longest_first)
-    heads = "".join(sorted({re.escape(token[0]) for token in specials}))
-    pattern = re.compile(f"([{heads}])(?={rests})")
-    return lambda text: pattern.sub(rf"\1{guard}", text)
+    # A pattern of all the hundreds of tokens takes longer to compile than a short prompt to answer.
+    found = [re.escape(token) for token in specials if token in text]
+    if not found:
+        return text
+    # Looking ahead finds tokens that overlap, too.
+    return re.sub(f"(?={'|'.join(found)})(.)", rf"\1{guard}", text, flags=re.DOTALL)
 
 
 def _beginning_splitter(specials: Collection[str], guard: str) -> Callable[[str], str]:

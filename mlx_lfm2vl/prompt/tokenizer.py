@@ -96,11 +96,6 @@ class Tokenizer:
         """The text of every special token."""
         return self._special
 
-    @cached_property
-    def _special_pattern(self) -> re.Pattern[str]:
-        longest_first = sorted(self._special, key=len, reverse=True)
-        return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
-
     def encode_plain(self, text: str) -> list[int]:
         """Encode text in which nothing is special.
 
@@ -130,7 +125,10 @@ class Tokenizer:
         """
         self._check_length(text)
         ids: list[int] = []
-        for i, part in enumerate(self._special_pattern.split(text)):
+        # A pattern of all the hundreds of tokens takes longer to compile than to use.
+        found = sorted((token for token in self._special if token in text), key=len, reverse=True)
+        parts = re.split(f"({'|'.join(map(re.escape, found))})", text) if found else [text]
+        for i, part in enumerate(parts):
             if i % 2:
                 ids.append(self._special[part])
             elif part:

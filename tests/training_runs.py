@@ -11,7 +11,7 @@ from pictures import make_picture
 
 from mlx_lfm2vl.commands.train import main as train
 from mlx_lfm2vl.training.batches import make_batch
-from mlx_lfm2vl.training.trainer import _on_device, loss_sum
+from mlx_lfm2vl.training.loss import loss_sum, on_device
 
 TINY = golden("new_names").folder
 ALL_PARTS = ("language", "connector", "vision")
@@ -36,7 +36,7 @@ MIXED = [
 def losses(model, maker, rows) -> float:
     """The training loss of a batch of conversations, summed."""
     batch = make_batch([maker(row) for row in rows], model)
-    return loss_sum(model, *_on_device(batch), batch.grids).item()
+    return loss_sum(model, *on_device(batch), batch.grids).item()
 
 
 def write_rows(path: Path, rows: list) -> Path:

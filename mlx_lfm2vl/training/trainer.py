@@ -24,10 +24,10 @@ from ..prompt.template import Message
 from .batches import Batch, UpdateOrder, make_batch
 from .checkpoints import load_state, newest, save_state
 from .log import add_to_log, start_log
+from .loss import as_float, loss_sum, mean_loss, on_device
+from .optimizer import learning_rate, make_optimizer, set_learning_rate
 from .settings import TrainSettings
 
-BETAS = (0.9, 0.99)  # of AdamW; runs are short, so squares are averaged over only 100 updates
-MUON_RATE = 10  # ratio of Muon's learning rate to AdamW's
 MAX_COMPILED = 64  # MLX never frees a compiled graph: further batch shapes run uncompiled
 
 Rows = Sequence[Sequence[Message]]
@@ -35,83 +35,6 @@ Rows = Sequence[Sequence[Message]]
 
 class BadSampleError(InputError):
     """A conversation cannot be turned into a sample; the training up to it stays valid."""
-
-
-def loss_sum(
-    model: Lfm2VL,
-    input_ids: mx.array,
-    index: mx.array,
-    positions: mx.array,
-    targets: mx.array,
-    weights: mx.array,
-    pixel_values: Sequence[mx.array],
-    grids: Sequence[tuple[int, int]],
-) -> mx.array:
-    """Sum of the cross entropies of the assistant's tokens; the arguments are fields of `Batch`.
-
-    The output head runs only on the positions to learn, not on the whole prompt.
-    """
-    views = zip(pixel_values, grids, strict=True)
-    features = [model.encode_views(patches, grid) for patches, grid in views]
-    joined = mx.concatenate(features) if features else None
-    hidden = model.language_model(model.join(input_ids, joined, index))
-    logits = model.head(hidden.flatten(0, 1)[positions]).astype(mx.float32)
-    return (nn.losses.cross_entropy(logits, targets) * weights).sum()
-
-
-def learning_rate(settings: TrainSettings, step: int) -> float:
-    """The rate of a step: linear warmup to the peak, then cosine decay to the final fraction."""
-    if step < settings.warmup_steps:
-        return settings.learning_rate * (step + 1) / settings.warmup_steps
-    rest = max(1, settings.steps - settings.warmup_steps)
-    progress = min(1.0, (step - settings.warmup_steps) / rest)
-    low = settings.final_fraction
-    return settings.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-class DecayingMuon(optim.Muon):
-    """Muon with weight decay that acts on the weights.
-
-    MLX's Muon adds the decay to the gradient, and then orthogonalizes the sum, which discards its
-    size. The weights would grow without limit, until updates no longer change the network.
-    """
-
-    def __init__(self, learning_rate: float, decay: float) -> None:
-        super().__init__(learning_rate=learning_rate, weight_decay=0.0)
-        self.decay = decay
-
-    def apply_single(
-        self, gradient: mx.array, parameter: mx.array, state: dict[str, mx.array]
-    ) -> mx.array:
-        kept = 1 - self.decay * self.learning_rate.astype(parameter.dtype)
-        return super().apply_single(gradient, kept * parameter, state)
-
-
-def make_optimizer(settings: TrainSettings) -> optim.Optimizer:
-    """AdamW for everything, or Muon for the layers' matrices and AdamW for the rest."""
-    adamw = optim.AdamW(
-        learning_rate=settings.learning_rate,
-        betas=list(BETAS),
-        weight_decay=settings.weight_decay,
-        bias_correction=True,  # without it the first steps are up to three times as long
-    )
-    if settings.optimizer == "adamw":
-        return adamw
-    muon = DecayingMuon(settings.learning_rate, settings.weight_decay)
-    return optim.MultiOptimizer([muon, adamw], [_is_hidden_matrix])
-
-
-def _is_hidden_matrix(path: str, parameter: mx.array) -> bool:
-    return parameter.ndim == 2 and "embed" not in path and "lm_head" not in path
-
-
-def set_learning_rate(optimizer: optim.Optimizer, rate: float) -> None:
-    """Set AdamW's rate, and Muon's, whose updates are scaled differently, to MUON_RATE times it."""
-    if isinstance(optimizer, optim.MultiOptimizer):
-        muon, adamw = optimizer.optimizers
-        muon.learning_rate, adamw.learning_rate = MUON_RATE * rate, rate
-    else:
-        optimizer.learning_rate = rate
 
 
 class Trainer:
@@ -252,7 +175,7 @@ class Trainer:
         self.optimizer.update(self.model, grads)
         loss = self._over_all(total) / tokens
         mx.eval(loss, norm, self.model.trainable_parameters(), self.optimizer.state)
-        if not math.isfinite(cast_float(loss)):
+        if not math.isfinite(as_float(loss)):
             raise InputError(
                 f"the loss of update {step + 1} is {loss.item()}: use a lower --learning-rate or "
                 "--dtype float32"
@@ -262,13 +185,13 @@ class Trainer:
             "loss": loss.item(),
             "grad_norm": norm.item(),
             "learning_rate": rate,
-            "tokens": int(cast_float(tokens)),
+            "tokens": int(as_float(tokens)),
             "seconds": round(time.perf_counter() - started, 4),
         }
 
     def _loss_and_gradient(self, batch: Batch) -> tuple[mx.array, Any]:
         run = self._runner(batch.shape_key, batch.grids)
-        return run(*_on_device(batch))
+        return run(*on_device(batch))
 
     def _runner(self, key: tuple[object, ...], grids: tuple[tuple[int, int], ...]) -> Any:
         """The gradient function of one batch shape; the first MAX_COMPILED shapes are compiled."""
@@ -328,13 +251,8 @@ class Trainer:
 
     def validate(self) -> float:
         """Mean loss of the assistant's tokens over the validation rows."""
-        self.model.eval()
-        total, tokens = 0.0, 0
-        for number in range(len(self.validation)):
-            batch = make_batch([self._sample(self.validation, number)], self.model)
-            loss = loss_sum(self.model, *_on_device(batch), batch.grids)
-            total, tokens = total + cast_float(loss), tokens + batch.tokens
-        return total / tokens
+        numbers = range(len(self.validation))
+        return mean_loss(self.model, (self._sample(self.validation, n) for n in numbers))
 
     def _save(self, done: int) -> None:
         if self.is_first:
@@ -372,24 +290,3 @@ def interrupts_deferred() -> Iterator[Callable[[], bool]]:
         yield lambda: pressed
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-def _on_device(
-    batch: Batch,
-) -> tuple[mx.array, mx.array, mx.array, mx.array, mx.array, list[mx.array]]:
-    """The arrays of a batch, in the order that `loss_sum` takes them."""
-    return (
-        mx.array(batch.input_ids),
-        mx.array(batch.index),
-        mx.array(batch.positions),
-        mx.array(batch.targets),
-        mx.array(batch.weights),
-        [mx.array(patches) for patches in batch.pixel_values],
-    )
-
-
-def cast_float(value: mx.array) -> float:
-    """The value of a scalar array as a Python float."""
-    number = value.item()
-    assert isinstance(number, (int, float))
-    return float(number)

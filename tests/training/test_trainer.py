@@ -16,15 +16,14 @@ from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.prompt.samples import Sample, SampleMaker
 from mlx_lfm2vl.training.adapters import train_fully
 from mlx_lfm2vl.training.batches import make_batch
-from mlx_lfm2vl.training.settings import TRAINED_PARTS, TrainSettings
-from mlx_lfm2vl.training.trainer import (
+from mlx_lfm2vl.training.loss import loss_sum, on_device
+from mlx_lfm2vl.training.optimizer import (
     DecayingMuon,
-    _on_device,
     learning_rate,
-    loss_sum,
     make_optimizer,
     set_learning_rate,
 )
+from mlx_lfm2vl.training.settings import TRAINED_PARTS, TrainSettings
 
 
 def test_gradients_are_the_references_for_every_parameter(model_and_processor):
@@ -37,7 +36,7 @@ def test_gradients_are_the_references_for_every_parameter(model_and_processor):
     batch = make_batch([sample], model)
     model.train()
     model.unfreeze()
-    loss, gradients = nn.value_and_grad(model, loss_sum)(model, *_on_device(batch), batch.grids)
+    loss, gradients = nn.value_and_grad(model, loss_sum)(model, *on_device(batch), batch.grids)
     expected = load_tensors(GOLDEN / "new_names" / "gradients.safetensors")
     assert loss.item() / 8 == pytest.approx(float(expected.pop("loss")), rel=1e-5)
     ours = named_arrays(gradients)
@@ -68,11 +67,11 @@ def test_recomputing_gradients_changes_nothing_but_memory(model_and_processor):
     model.unfreeze()
     batch = make_batch([SampleMaker(processor, {2})(MIXED[0])], model)
     gradient = nn.value_and_grad(model, loss_sum)
-    _, expected = gradient(model, *_on_device(batch), batch.grids)
+    _, expected = gradient(model, *on_device(batch), batch.grids)
     mx.eval(expected)
     model.language_model.recompute_gradients()
     model.vision_tower.encoder.recompute_gradients()
-    _, again = gradient(model, *_on_device(batch), batch.grids)
+    _, again = gradient(model, *on_device(batch), batch.grids)
     for name, value in named_arrays(expected).items():
         assert np.allclose(named_arrays(again)[name], value, rtol=1e-4, atol=1e-6), name
 

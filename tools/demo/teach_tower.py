@@ -28,8 +28,8 @@ from mlx_lfm2vl.images.patches import process_image
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 from mlx_lfm2vl.saving import save_checkpoint
 from mlx_lfm2vl.training.adapters import train_fully
+from mlx_lfm2vl.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 from mlx_lfm2vl.training.settings import TrainSettings
-from mlx_lfm2vl.training.trainer import learning_rate, make_optimizer, set_learning_rate
 
 KINDS = {"shapes": 3, "text": 7, "mixed": 2}
 WORLD = replace(TRAIN_WORLD, large=0.0)  # one view

@@ -1,0 +1,64 @@
+"""The loss: cross entropy of what the assistant says."""
+
+from collections.abc import Iterable, Sequence
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..model.lfm2vl import Lfm2VL
+from ..prompt.samples import Sample
+from .batches import Batch, make_batch
+
+
+def loss_sum(
+    model: Lfm2VL,
+    input_ids: mx.array,
+    index: mx.array,
+    positions: mx.array,
+    targets: mx.array,
+    weights: mx.array,
+    pixel_values: Sequence[mx.array],
+    grids: Sequence[tuple[int, int]],
+) -> mx.array:
+    """Sum of the cross entropies of the assistant's tokens; the arguments are fields of `Batch`.
+
+    The output head runs only on the positions to learn, not on the whole prompt.
+    """
+    views = zip(pixel_values, grids, strict=True)
+    features = [model.encode_views(patches, grid) for patches, grid in views]
+    joined = mx.concatenate(features) if features else None
+    hidden = model.language_model(model.join(input_ids, joined, index))
+    logits = model.head(hidden.flatten(0, 1)[positions]).astype(mx.float32)
+    return (nn.losses.cross_entropy(logits, targets) * weights).sum()
+
+
+def on_device(
+    batch: Batch,
+) -> tuple[mx.array, mx.array, mx.array, mx.array, mx.array, list[mx.array]]:
+    """The arrays of a batch, in the order that `loss_sum` takes them."""
+    return (
+        mx.array(batch.input_ids),
+        mx.array(batch.index),
+        mx.array(batch.positions),
+        mx.array(batch.targets),
+        mx.array(batch.weights),
+        [mx.array(patches) for patches in batch.pixel_values],
+    )
+
+
+def mean_loss(model: Lfm2VL, samples: Iterable[Sample]) -> float:
+    """Mean cross entropy of the assistant's tokens in some samples, in nats."""
+    model.eval()
+    total, tokens = 0.0, 0
+    for sample in samples:  # one at a time: no larger than what is trained on
+        batch = make_batch([sample], model)
+        loss = loss_sum(model, *on_device(batch), batch.grids)
+        total, tokens = total + as_float(loss), tokens + batch.tokens
+    return total / tokens
+
+
+def as_float(value: mx.array) -> float:
+    """The value of a scalar array as a Python float."""
+    number = value.item()
+    assert isinstance(number, (int, float))
+    return float(number)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
-from dataclasses import fields
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from ..errors import InputError, Lfm2VLError
-from ..options import SAMPLING_KEYS, AnswerOptions, ImageOptions, Sampling
+from ..options import SAMPLING_KEYS, AnswerOptions, Sampling
 from .answer_output import (
     describe_device,
     describe_plan,
@@ -27,6 +26,7 @@ from .answer_output import (
 )
 from .common import run_command, stage
 from .generate_options import build_parser
+from .image_options import chosen_image_options
 from .question import complete_question, read_sources
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
@@ -47,10 +47,6 @@ def _generate(options: argparse.Namespace) -> int:
     return _plan(options) if options.plan else _answer(options)
 
 
-def _image_options(options: argparse.Namespace) -> ImageOptions:
-    return ImageOptions(**{f.name: getattr(options, f.name) for f in fields(ImageOptions)})
-
-
 def _limits(options: argparse.Namespace) -> ImageLimits:
     from ..images.source import ImageLimits
 
@@ -68,7 +64,7 @@ def _answer_options(options: argparse.Namespace) -> AnswerOptions:
         stop=[unescaped(text) for text in options.stop],
         **{name: getattr(options, name) for name in SAMPLING_KEYS},
         seed=options.seed,
-        image_options=_image_options(options),
+        image_options=chosen_image_options(options),
         lookup=options.lookup,
     )
     for name in ("cache_limit", "wired_limit"):
@@ -133,7 +129,7 @@ def _plan(options: argparse.Namespace) -> int:
     sources = read_sources(options, limits)
     folder = find_checkpoint(options.model, options.revision, with_weights=False)
     read_model_config(folder)  # rejects other models
-    config = load_image_config(folder).with_options(_image_options(options))
+    config = load_image_config(folder).with_options(chosen_image_options(options))
     plans = [plan_image(*open_image(source, limits).size, config) for source in sources]
     named = list(zip(options.image, plans, strict=True))
     if options.json:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from .common import add_model_options
+from .image_options import add_image_options
 from .parser import Parser
 
 EPILOG = """\
@@ -55,33 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     image = parser.add_argument_group("images (default: the checkpoint's settings)")
     add = image.add_argument
     add("--allow-url", action="store_true", help="let --image fetch http and https URLs")
-    add("--min-image-tokens", type=int, metavar="N", help="enlarge images with fewer tokens")
-    add(
-        "--max-image-tokens",
-        type=int,
-        metavar="N",
-        help="most tokens per view; a larger image is shrunk or split into tiles",
-    )
-    add(
-        "--image-splitting",
-        action=argparse.BooleanOptionalAction,
-        dest="do_image_splitting",
-        help="split large images into tiles",
-    )
-    add("--min-tiles", type=int, metavar="N", help="fewest tiles of an image that is split")
-    add("--max-tiles", type=int, metavar="N", help="most tiles of an image; fewer are faster")
-    add(
-        "--thumbnail",
-        action=argparse.BooleanOptionalAction,
-        dest="use_thumbnail",
-        help="also show the model a small copy of an image that is split",
-    )
-    add(
-        "--jpeg-draft",
-        action=argparse.BooleanOptionalAction,
-        help="decode a JPEG at 1/2, 1/4 or 1/8 of its size if the model needs no more: several "
-        "times faster for huge ones, and pixel values differ by about 0.5 of 255; default: yes",
-    )
+    add_image_options(image)
     add(
         "--max-megapixels",
         type=float,

@@ -6,152 +6,27 @@ Exit codes: 0 trained, 1 failed, 2 wrong use or bad data, 130 interrupted (--res
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import sys
-from collections.abc import Sequence
-from dataclasses import fields
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..options import DType
-from ..training.settings import METHODS, OPTIMIZERS, TRAINED_PARTS, TrainSettings
-from .common import add_model_options, run_command
-from .parser import Parser
+from ..training.settings import TRAINED_PARTS, TrainSettings, steps_of
+from .common import run_command
+from .image_options import chosen_image_options
+from .train_options import build_parser
 
-DEFAULTS = TrainSettings()
-EPILOG = """\
-examples:
-  mlx_lfm2vl train -m 450m --data plants.jsonl --show 1
-  mlx_lfm2vl train -m 450m --data plants.jsonl --output plants --steps 200
-  mlx_lfm2vl train -m 450m --data plants.jsonl --method dora --output dora
+if TYPE_CHECKING:  # heavy imports wait until the arguments are right
+    from ..model.lfm2vl import Lfm2VL
+    from ..prompt.processor import Processor
+    from ..prompt.samples import SampleMaker
+    from ..training.trainer import Rows, Trainer
 
-data: JSON Lines, a JSON array, Parquet, or a folder with metadata.jsonl.
-Image paths are relative to the file. Rows of TRL, LLaMA-Factory, LLaVA and
-ShareGPT are read, too, and:
-  {"messages": [
-    {"role": "user", "content": [{"type": "image", "image": "a.jpg"},
-      {"type": "text", "text": "What is it?"}]},
-    {"role": "assistant", "content": "A fern."}]}
-or in short form:
-  {"image": "a.jpg", "prompt": "What is it?", "answer": "A fern."}
-several machines or processes: mlx.launch -n 2 -- python -m mlx_lfm2vl.train ...
-"""
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="mlx_lfm2vl train",
-        usage="mlx_lfm2vl train --data JSONL [options]",
-        description="Fine-tune a checkpoint on your own images and answers. Writes an adapter\n"
-        "(in mlx-lm's format), a log, a plot of the loss, and checkpoints to resume from.",
-        epilog=EPILOG,
-    )
-    add_model_options(parser)
-    add = parser.add_argument_group("data and output").add_argument
-    add("--data", required=True, type=Path, metavar="JSONL", help="conversations to train on")
-    add("--validation", type=Path, metavar="JSONL", help="conversations to measure the loss on")
-    add("--output", type=Path, default=Path("adapter"), help="folder to write; default: adapter")
-    add("--resume", action="store_true", help="continue from the newest checkpoint in --output")
-    add("--show", type=int, metavar="N", help="print N samples, learned parts in ⟦ ⟧, and stop")
-    add = parser.add_argument_group("method").add_argument
-    add(
-        "--method",
-        choices=METHODS,
-        default=DEFAULTS.method,
-        help="lora and dora train an adapter; full trains all weights of --parts, in float32 "
-        "unless --dtype is bfloat16; default: lora",
-    )
-    add(
-        "--parts",
-        nargs="+",
-        choices=TRAINED_PARTS,
-        metavar="PART",
-        default=list(DEFAULTS.parts),
-        help=f"what to train, of {', '.join(TRAINED_PARTS)}; default: language connector",
-    )
-    add("--rank", type=int, default=DEFAULTS.rank, help="rank of the adapter; default: 16")
-    add(
-        "--scale",
-        type=float,
-        default=DEFAULTS.scale,
-        help="factor on the adapter's update; default: 2",
-    )
-    add(
-        "--dropout",
-        type=float,
-        default=DEFAULTS.dropout,
-        help="share of the adapter's inputs to drop during training; default: 0",
-    )
-    add = parser.add_argument_group("schedule").add_argument
-    add(
-        "--steps",
-        type=int,
-        default=DEFAULTS.steps,
-        metavar="N",
-        help=f"number of updates; default: {DEFAULTS.steps}",
-    )
-    add("--batch-size", type=int, default=DEFAULTS.batch_size, help="samples per batch; default: 1")
-    add(
-        "--accumulate", type=int, default=DEFAULTS.accumulate, help="batches per update; default: 1"
-    )
-    add(
-        "--optimizer",
-        choices=OPTIMIZERS,
-        default=DEFAULTS.optimizer,
-        help="muon is faster when training from scratch; default: adamw",
-    )
-    add(
-        "--learning-rate",
-        type=float,
-        default=DEFAULTS.learning_rate,
-        help="peak learning rate; default: 1e-4",
-    )
-    add(
-        "--warmup-steps",
-        type=int,
-        default=DEFAULTS.warmup_steps,
-        help="updates until the learning rate reaches its peak; default: 10",
-    )
-    add(
-        "--weight-decay",
-        type=float,
-        default=DEFAULTS.weight_decay,
-        help="weight decay, multiplied by the learning rate; default: 0",
-    )
-    add(
-        "--max-grad-norm",
-        type=float,
-        default=DEFAULTS.max_grad_norm,
-        help="scale larger gradients down to this norm; default: 1",
-    )
-    add(
-        "--validate-every",
-        type=int,
-        default=DEFAULTS.validate_every,
-        metavar="STEPS",
-        help="updates between two validations; default: 100",
-    )
-    add(
-        "--save-every",
-        type=int,
-        default=DEFAULTS.save_every,
-        metavar="STEPS",
-        help="updates between two checkpoints; default: 100",
-    )
-    add(
-        "--seed",
-        type=int,
-        default=DEFAULTS.seed,
-        help="seed of the data order and the adapter's initial weights; default: 0",
-    )
-    add = parser.add_argument_group("memory and speed").add_argument
-    add("--recompute", action="store_true", help="gradient checkpointing: less memory, slower")
-    add(
-        "--compile",
-        action=argparse.BooleanOptionalAction,
-        help="compile the update; default: yes on a GPU without --recompute",
-    )
-    return parser
+MAX_ANSWER = 128  # tokens of a sample answer
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -162,34 +37,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(options: argparse.Namespace) -> int:
     import mlx.core as mx
 
-    from ..drawing import dark_name, describe_origin
     from ..loading import load
     from ..prompt.rows import read_rows
     from ..prompt.samples import SampleMaker
-    from ..training.adapters import make_trainable, save_adapter
-    from ..training.checkpoints import identify, newest
-    from ..training.plot import plot_log
+    from ..training.adapters import make_trainable
+    from ..training.checkpoints import identify
     from ..training.trainer import Trainer
 
-    if options.compile is None:
-        options.compile = mx.metal.is_available() and not options.recompute
-    options.parts = tuple(part for part in TRAINED_PARTS if part in options.parts)
-    names = [field.name for field in fields(TrainSettings) if field.name in options]
-    settings = TrainSettings(**{name: getattr(options, name) for name in names})
-    rows = read_rows(options.data)
-    validation = read_rows(options.validation) if options.validation else []
-    if options.show is not None and options.show < 1:
-        raise InputError(f"--show is {options.show}, expected 1 or more")
-    if (options.output / "checkpoints").exists() and not options.resume and not options.show:
-        raise InputError(
-            f"{options.output} already holds a run: add --resume, or choose another --output"
-        )
-    model, processor = load(options.model, revision=options.revision, dtype=_dtype(options))
-    maker = SampleMaker(processor, set(model.config.eos_token_ids))
+    settings, dtype = _settings(options)
+    rows, validation, test = (
+        read_rows(path) if path else [] for path in (options.data, options.validation, options.test)
+    )
+    _check(options)
+    model, processor = load(options.model, revision=options.revision, dtype=dtype)
+    maker = SampleMaker(processor, set(model.config.eos_token_ids), settings.image_options)
     if options.show:
         for row in rows[: options.show]:
             print(maker.show(row), end="\n\n")
         return 0
+    rows, validation, test = (
+        _short_enough(maker, part, settings) for part in (rows, validation, test)
+    )
+    if not rows:
+        raise InputError(f"no conversation has at most {settings.max_length} tokens (--max-length)")
+    if options.epochs is not None:
+        update = settings.batch_size * settings.accumulate * mx.distributed.init().size()
+        settings = replace(settings, steps=steps_of(options.epochs, len(rows), update))
     identity = identify(model, options.data)
     mx.random.seed(settings.seed)
     adapter = make_trainable(model, settings)
@@ -199,33 +72,140 @@ def _train(options: argparse.Namespace) -> int:
         rows,
         settings,
         options.output,
+        adapter=adapter,
         validation=validation,
         identity=identity,
         report=_Progress(settings.steps),
+        answers=_sampler(model, processor, validation[: options.sample_answers], settings),
     )
-    if options.resume and trainer.is_first and newest(options.output / "checkpoints") is None:
-        print(f"{options.output} has no checkpoint: starting at update 1", file=sys.stderr)
+    maker.lengths(test, "the test data")  # reports bad rows now, not at the end
     trainer.train(resume=options.resume)
     if trainer.is_first:
-        save_adapter(model, options.output, adapter)
-        picture = options.output / "loss.png"
-        origin = describe_origin(options.model, str(mx.device_info()["device_name"]))
-        plot_log(options.output / "log.jsonl", picture, origin)
-        written = f"log.jsonl, {picture.name} and {dark_name(picture).name}"
-        print(f"{options.output}: adapter, {written}", file=sys.stderr)
+        _conclude(options, trainer, test)
     return 0
 
 
-def _dtype(options: argparse.Namespace) -> DType | None:
+def _settings(options: argparse.Namespace) -> tuple[TrainSettings, DType | None]:
+    """The settings and number type that were given, on top of the defaults or of the run's."""
+    import mlx.core as mx
+
+    from ..training.checkpoints import newest, saved_settings
+
+    checkpoint = newest(options.output / "checkpoints") if options.resume else None
+    if options.resume and checkpoint is None:
+        print(f"{options.output} has no checkpoint: starting at update 1", file=sys.stderr)
+    base, dtype = (TrainSettings(), None) if checkpoint is None else saved_settings(checkpoint)
+    names = [field.name for field in fields(TrainSettings) if field.name in options]
+    given = {name: getattr(options, name) for name in names}
+    if "parts" in given:
+        given["parts"] = tuple(part for part in TRAINED_PARTS if part in given["parts"])
+    images = {k: v for k, v in asdict(chosen_image_options(options)).items() if v is not None}
+    settings = replace(base, image_options=replace(base.image_options, **images), **given)
+    if checkpoint is None and "compile" not in given:
+        use = mx.metal.is_available() and not settings.recompute
+        settings = replace(settings, compile=use)
+    return settings, _dtype(options.dtype or dtype, settings)
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.show is not None and options.show < 1:
+        raise InputError(f"--show is {options.show}, expected 1 or more")
+    if options.sample_answers < 0:
+        raise InputError(f"--sample-answers is {options.sample_answers}, expected 0 or more")
+    if options.sample_answers and not options.validation:
+        raise InputError("--sample-answers needs --validation")
+    if (options.output / "checkpoints").exists() and not options.resume and not options.show:
+        raise InputError(
+            f"{options.output} already holds a run: add --resume, or choose another --output"
+        )
+
+
+def _short_enough(maker: SampleMaker, rows: Rows, settings: TrainSettings) -> Rows:
+    """Leave out the conversations that are longer than `--max-length`."""
+    if settings.max_length is None or not rows:
+        return rows
+    kept = maker.up_to(settings.max_length, rows)
+    if len(kept) < len(rows):
+        out = f"{len(rows) - len(kept)} of {len(rows)} conversations are left out"
+        print(f"note: {out}: longer than {settings.max_length} tokens", file=sys.stderr)
+    return kept
+
+
+def _sampler(
+    model: Lfm2VL, processor: Processor, rows: Rows, settings: TrainSettings
+) -> Callable[[], list[dict[str, str]]] | None:
+    """Make a function that answers the last question of some conversations."""
+    from ..generation.engine import Engine
+
+    if not rows:
+        return None
+    engine = Engine(model, processor)
+
+    def answers() -> list[dict[str, str]]:
+        found = []
+        for row in rows:
+            place = max(i for i, message in enumerate(row) if message["role"] == "assistant")
+            result = engine.generate(
+                row[:place],
+                temperature=0.0,
+                max_tokens=MAX_ANSWER,
+                image_options=settings.image_options,
+            )
+            found.append({"answer": result.text, "expected": _text(row[place]["content"])})
+        return found
+
+    return answers
+
+
+def _text(content: Any) -> str:
+    parts = [content] if isinstance(content, str) else [p.get("text", "") for p in content or []]
+    return " ".join(parts)
+
+
+def _conclude(options: argparse.Namespace, trainer: Trainer, test: Rows) -> None:
+    """Write the adapter and the plot, and measure the loss on the test data."""
+    import mlx.core as mx
+
+    from ..drawing import dark_name, describe_origin
+    from ..training.adapters import save_adapter
+    from ..training.loss import mean_loss
+    from ..training.plot import plot_log
+    from ..training.trainer import BEST
+    from ..whole_folder import new_file
+
+    save_adapter(trainer.model, options.output, dict(trainer.adapter))
+    picture = options.output / "loss.png"
+    origin = describe_origin(options.model, str(mx.device_info()["device_name"]))
+    plot_log(options.output / "log.jsonl", picture, origin)
+    written = f"log.jsonl, {picture.name} and {dark_name(picture).name}"
+    print(f"{options.output}: adapter, {written}", file=sys.stderr)
+    if math.isfinite(trainer.best):
+        best = options.output / BEST
+        print(
+            f"{best}: adapter with the lowest validation loss, {trainer.best:.4f}", file=sys.stderr
+        )
+    if test:
+        loss = mean_loss(trainer.model, map(trainer.maker, test))
+        found = {"conversations": len(test), "loss": loss, "perplexity": math.exp(min(loss, 700))}
+        with new_file(options.output / "test.json") as path:
+            path.write_text(json.dumps(found, indent=2) + "\n")
+        print(
+            f"test: loss {loss:.4f}, perplexity {found['perplexity']:.4g}, "
+            f"{len(test)} conversations",
+            file=sys.stderr,
+        )
+
+
+def _dtype(given: DType | None, settings: TrainSettings) -> DType | None:
     """The type to load the model in.
 
     Full training defaults to float32: 16 bits lose small updates and squares of small gradients.
     """
-    if options.method != "full":
-        return options.dtype
-    if options.dtype == "float16":
+    if settings.method != "full":
+        return given
+    if given == "float16":
         raise InputError("--method full cannot train in float16: use float32 or bfloat16")
-    return options.dtype or "float32"
+    return given or "float32"
 
 
 class _Progress:
@@ -246,3 +226,6 @@ class _Progress:
             print(f"\r\033[K{text}", end="\n" if last else "", file=sys.stderr, flush=True)
         elif validated:
             print(text, file=sys.stderr)
+        for sample in entry.get("answers", ()):
+            print(f"  answer {sample['answer']!r}", file=sys.stderr)
+            print(f"  expected {sample['expected']!r}", file=sys.stderr)

@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import CheckpointError, InputError
 from ..images.geometry import plan_image
 from ..images.source import open_image, read_size
+from ..options import ImageOptions
 from .processor import Processor
 from .rows import bad_rows, is_data
 from .template import Message
@@ -69,8 +70,17 @@ def assistant_mask(ids: Sequence[int], header: Sequence[int], end_ids: set[int])
 class SampleMaker:
     """Turns conversations into samples, using one processor."""
 
-    def __init__(self, processor: Processor, end_ids: set[int]) -> None:
+    def __init__(
+        self, processor: Processor, end_ids: set[int], options: ImageOptions | None = None
+    ) -> None:
+        """
+        Args:
+            processor: of the checkpoint.
+            end_ids: ids that end a turn.
+            options: changes to the checkpoint's image settings.
+        """
         self.processor = processor
+        self.options = options or ImageOptions()
         self.end_ids = end_ids
         self.header = self._assistant_header()
 
@@ -94,11 +104,25 @@ class SampleMaker:
         Raises:
             InputError: an image cannot be read, or the template rejects the messages.
         """
-        inputs = self.processor(messages, add_generation_prompt=False)
+        inputs = self.processor(messages, options=self.options, add_generation_prompt=False)
         is_answer = assistant_mask(inputs.input_ids, self.header, self.end_ids)
         if not is_answer.any():
             raise InputError("the chat template keeps no assistant text to learn")
         return Sample(inputs.input_ids, is_answer, inputs.pixel_values, inputs.spatial_shapes)
+
+    def up_to(self, most: int, rows: Sequence[Sequence[Message]]) -> list[Sequence[Message]]:
+        """Return the conversations of at most so many tokens. Images are not decoded.
+
+        Raises:
+            InputError: as for `lengths`.
+        """
+        self.lengths(rows, "the data")  # lists all bad rows, not only the first
+
+        def length(messages: Sequence[Message]) -> int:
+            inputs = self.processor(messages, options=self.options, add_generation_prompt=False)
+            return len(inputs.input_ids)
+
+        return [row for row in rows if length(row) <= most]
 
     def lengths(self, rows: Sequence[Sequence[Message]], name: str) -> list[int]:
         """Estimate the ids of each conversation, without tokenizing or decoding.
@@ -123,7 +147,8 @@ class SampleMaker:
 
     def _length(self, messages: Sequence[Message]) -> int:
         text, _, sources = self.processor.render(messages, None, add_generation_prompt=False)
-        limits, config = self.processor.limits, self.processor.image_config
+        limits = self.processor.limits
+        config = self.processor.image_config.with_options(self.options)
         sizes = [
             read_size(source, limits) or CAMERA
             if isinstance(source, (str, Path)) and not is_data(source)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import mlx.core as mx
@@ -27,6 +28,7 @@ from ..whole_folder import new_file
 from .settings import TrainSettings
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
+FULLY_TRAINED = MappingProxyType({"fine_tune_type": "full", "num_layers": 0})
 MAX_RANK = 2**14
 PREFIXES = {"language": DECODER_LAYERS, "connector": CONNECTOR, "vision": TOWER_LAYERS}
 
@@ -50,7 +52,7 @@ def make_trainable(model: Lfm2VL, settings: TrainSettings) -> dict[str, Any]:
     """
     if settings.method == "full":
         train_fully(model, settings.parts)
-        return {"fine_tune_type": "full", "num_layers": 0}
+        return dict(FULLY_TRAINED)
     paths = adapted_paths(model, settings.parts)
     rank, scale, dropout = settings.rank, settings.scale, settings.dropout
     add_adapter(
@@ -164,6 +166,25 @@ def load_adapter(model: Lfm2VL, folder: Path) -> None:
     weights = _adapter_weights(folder)
     if method != "full":
         _add_layers(model, folder, config, weights)
+    _adopt(model, folder, weights)
+    model.eval()
+    mx.eval(model.parameters())  # here, because no other thread can compute this one's arrays
+
+
+def load_trained(model: Lfm2VL, folder: Path) -> None:
+    """Restore what a run has trained, in place, on a model that is trainable in the same way.
+
+    Raises:
+        CheckpointError: a file is missing or broken, or does not fit the model.
+    """
+    weights = _adapter_weights(folder)
+    missing = sorted(set(named_arrays(model.trainable_parameters())) - set(weights))
+    if missing:
+        raise CheckpointError(f"{folder} is incomplete: it has no {', '.join(missing[:3])}")
+    _adopt(model, folder, weights)
+
+
+def _adopt(model: Lfm2VL, folder: Path, weights: dict[str, mx.array]) -> None:
     have = named_arrays(model.parameters())
     for name, value in weights.items():
         if name not in have or have[name].shape != value.shape:
@@ -173,8 +194,6 @@ def load_adapter(model: Lfm2VL, folder: Path) -> None:
     # Fully trained parameters get the type the model was loaded in, not the type of the training.
     adopted = [(name, value.astype(have[name].dtype)) for name, value in weights.items()]
     model.load_weights(adopted, strict=False)
-    model.eval()
-    mx.eval(model.parameters())  # here, because no other thread can compute this one's arrays
 
 
 def _adapter_weights(folder: Path) -> dict[str, mx.array]:

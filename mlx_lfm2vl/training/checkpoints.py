@@ -1,13 +1,18 @@
-"""Checkpoints of a training run: written completely or not at all, and resumed exactly."""
+"""Checkpoints of a training run: written completely or not at all, and resumed exactly.
+
+Each is an adapter, too, which `--adapter` takes.
+"""
 
 import hashlib
 import json
+import logging
 import shutil
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_unflatten
@@ -16,11 +21,17 @@ from ..arrays import dtype_name, named_arrays, save_arrays
 from ..checkpoint.json_file import read_json
 from ..errors import CheckpointError, InputError
 from ..model.lfm2vl import Lfm2VL
+from ..options import DTYPES, DType, ImageOptions
 from ..prompt.data_files import find_data
 from ..whole_folder import new_folder
+from .adapters import load_trained, save_adapter
+from .settings import TrainSettings
 
-KEPT = 2  # number of newest checkpoints kept on disk
+OPTIMIZER, RUN = "optimizer.safetensors", "run.json"
 IDENTIFYING = 16  # elements of every parameter that enter the model's fingerprint
+# The saved state belongs to these. Everything else may be changed when a run goes on.
+FIXED = ("model", "dtype", "method", "parts", "optimizer", "rank", "scale")
+log = logging.getLogger(__name__)
 
 
 def identify(model: Lfm2VL, data: Path) -> dict[str, str]:
@@ -43,7 +54,12 @@ def identify(model: Lfm2VL, data: Path) -> dict[str, str]:
 
 
 def save_state(
-    folder: Path, step: int, model: nn.Module, optimizer: optim.Optimizer, run: dict[str, Any]
+    folder: Path,
+    step: int,
+    model: Lfm2VL,
+    optimizer: optim.Optimizer,
+    run: Mapping[str, Any],
+    adapter: Mapping[str, Any],
 ) -> None:
     """Write `folder/step-N` completely or not at all, even if the process is killed.
 
@@ -53,6 +69,7 @@ def save_state(
         model: its trainable parameters are stored.
         optimizer: its state is stored.
         run: settings and identity of the run, which `load_state` compares.
+        adapter: the content of `adapter_config.json`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{step:07d}"
@@ -60,15 +77,11 @@ def save_state(
         shutil.rmtree(left, ignore_errors=True)
     shutil.rmtree(final, ignore_errors=True)
     with new_folder(final, overwrite=False) as partial:
-        _save(partial / "weights.safetensors", named_arrays(model.trainable_parameters()))
-        _save(partial / "optimizer.safetensors", named_arrays(optimizer.state))
-        (partial / "run.json").write_text(json.dumps({"step": step, **run}, indent=2) + "\n")
-    for old in sorted(folder.glob("step-*"))[:-KEPT]:
+        save_adapter(model, partial, dict(adapter))
+        save_arrays(partial / OPTIMIZER, named_arrays(optimizer.state), {"format": "mlx"})
+        (partial / RUN).write_text(json.dumps({"step": step, **run}, indent=2) + "\n")
+    for old in sorted(folder.glob("step-*"))[: -run["keep"]]:
         shutil.rmtree(old)
-
-
-def _save(path: Path, arrays: dict[str, mx.array]) -> None:
-    save_arrays(path, arrays, {"format": "mlx"})
 
 
 def newest(folder: Path) -> Path | None:
@@ -76,27 +89,46 @@ def newest(folder: Path) -> Path | None:
     return max(folder.glob("step-*"), default=None)
 
 
+def saved_settings(checkpoint: Path) -> tuple[TrainSettings, DType]:
+    """Return the settings of the run that wrote a checkpoint, and its model's number type.
+
+    Raises:
+        CheckpointError: they are missing or broken.
+    """
+    saved = read_json(checkpoint / RUN)
+    names = [field.name for field in fields(TrainSettings)]
+    try:
+        values = {name: saved[name] for name in names}
+        values["parts"] = tuple(values["parts"])
+        values["image_options"] = ImageOptions(**values["image_options"])
+        return TrainSettings(**values), DTYPES[DTYPES.index(saved["dtype"])]
+    except (KeyError, TypeError, ValueError, InputError) as error:
+        raise CheckpointError(f"{checkpoint / RUN} is not of this version: {error}") from None
+
+
 def load_state(
-    checkpoint: Path, model: nn.Module, optimizer: optim.Optimizer, run: dict[str, Any]
+    checkpoint: Path, model: Lfm2VL, optimizer: optim.Optimizer, run: Mapping[str, Any]
 ) -> int:
     """Restore model and optimizer in place; returns the number of updates done.
 
     Raises:
-        InputError: the checkpoint's run had other settings.
+        InputError: the checkpoint's run had settings that its state does not fit.
         CheckpointError: a file is missing or broken.
     """
-    saved = read_json(checkpoint / "run.json")
+    saved = read_json(checkpoint / RUN)
     step = saved.pop("step")
     run = json.loads(json.dumps(run))
     changed = sorted(key for key in {*saved, *run} if saved.get(key) != run.get(key))
-    if changed:
-        values = ", ".join(f"{key} was {saved.get(key)!r}" for key in changed)
+    values = [f"{key} was {saved.get(key)!r}" for key in changed if key in FIXED]
+    if values:
         raise InputError(
-            f"cannot resume with other settings ({values}): use these, or another --output"
+            f"cannot resume with other settings ({', '.join(values)}): use these, or another "
+            "--output"
         )
-    weights = _load(checkpoint / "weights.safetensors")
-    model.load_weights(list(weights.items()), strict=False)
-    state = _load(checkpoint / "optimizer.safetensors")
+    if changed:
+        log.warning("the run goes on with other settings than before: %s", ", ".join(changed))
+    load_trained(model, checkpoint)
+    state = _load(checkpoint / OPTIMIZER)
     optimizer.state = tree_unflatten(list(state.items()))
     mx.eval(model.parameters(), optimizer.state)
     return step

@@ -18,12 +18,17 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def start_log(path: Path, done: int) -> None:
-    """Drop the entries after update `done`, which a killed run may have written."""
+def start_log(path: Path, done: int) -> list[dict[str, Any]]:
+    """Drop the entries after update `done`, which a killed run may have written.
+
+    Returns:
+        The entries that remain.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = [entry for entry in read_log(path) if entry["step"] <= done]
     with new_file(path) as partial:
         partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+    return kept
 
 
 def add_to_log(path: Path, entry: dict[str, Any]) -> None:

@@ -12,13 +12,18 @@ MUON_RATE = 10  # ratio of Muon's learning rate to AdamW's
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
-    """The rate of a step: linear warmup to the peak, then cosine decay to the final fraction."""
+    """The rate of a step: linear warmup to the peak, then the schedule to the final fraction."""
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / settings.warmup_steps
     rest = max(1, settings.steps - settings.warmup_steps)
     progress = min(1.0, (step - settings.warmup_steps) / rest)
+    left = {
+        "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
+        "linear": 1 - progress,
+        "constant": 1.0,
+    }[settings.schedule]
     low = settings.final_fraction
-    return settings.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
+    return settings.learning_rate * (low + (1 - low) * left)
 
 
 class DecayingMuon(optim.Muon):

@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..model.lfm2vl import Lfm2VL
 from ..prompt.samples import Sample, SampleMaker
 from ..prompt.template import Message
+from .adapters import FULLY_TRAINED, save_adapter
 from .batches import Batch, UpdateOrder, make_batch
 from .checkpoints import load_state, newest, save_state
 from .log import add_to_log, start_log
@@ -29,6 +30,8 @@ from .optimizer import learning_rate, make_optimizer, set_learning_rate
 from .settings import TrainSettings
 
 MAX_COMPILED = 64  # MLX never frees a compiled graph: further batch shapes run uncompiled
+
+BEST = "best"  # folder in the output: the adapter with the lowest validation loss
 
 Rows = Sequence[Sequence[Message]]
 
@@ -48,9 +51,11 @@ class Trainer:
         settings: TrainSettings,
         output: Path,
         *,
+        adapter: Mapping[str, Any] = FULLY_TRAINED,
         validation: Rows = (),
         identity: Mapping[str, str] = MappingProxyType({}),
         report: Callable[[dict[str, Any]], None] = lambda _: None,
+        answers: Callable[[], list[dict[str, str]]] | None = None,
     ) -> None:
         """
         Args:
@@ -59,12 +64,16 @@ class Trainer:
             rows: conversations to train on.
             settings: how to train.
             output: folder for the log and the checkpoints.
+            adapter: the content of `adapter_config.json`, from `make_trainable`.
             validation: conversations to measure the loss on.
             identity: identifies the model and the data; a run resumes only with the same ones.
             report: called with every log entry.
+            answers: called at each validation, for sample answers that go into the log.
         """
         self.model, self.maker, self.rows, self.settings = model, maker, rows, settings
         self.validation, self.output, self.report = validation, output, report
+        self.adapter, self.answers = adapter, answers
+        self.best = math.inf  # validation loss
         self.group = mx.distributed.init()
         lengths = maker.lengths(rows, "the training data")
         maker.lengths(validation, "the validation data")  # reports bad rows now, not at step 100
@@ -103,7 +112,8 @@ class Trainer:
         self._begin_together(done)
         first = done
         if self.is_first:
-            start_log(self.output / "log.jsonl", done)
+            entries = start_log(self.output / "log.jsonl", done)
+            self.best = min((e.get("validation_loss", math.inf) for e in entries), default=math.inf)
         with ThreadPoolExecutor(1) as pool, interrupts_deferred() as pressed:
             batches = self._prefetched(pool, done)
             for step in range(done, self.settings.steps):
@@ -243,6 +253,9 @@ class Trainer:
         if is_due:
             try:
                 entry["validation_loss"] = self.validate()
+                self._keep_best(entry["validation_loss"])
+                if self.answers and self.is_first:
+                    entry["answers"] = self.answers()
             except BadSampleError as error:
                 failure = error
         self._log(entry)
@@ -254,10 +267,16 @@ class Trainer:
         numbers = range(len(self.validation))
         return mean_loss(self.model, (self._sample(self.validation, n) for n in numbers))
 
+    def _keep_best(self, loss: float) -> None:
+        """Write the adapter to `best` if no validation before had a loss as low."""
+        if self.is_first and loss < self.best:
+            self.best = loss
+            save_adapter(self.model, self.output / BEST, dict(self.adapter))
+
     def _save(self, done: int) -> None:
         if self.is_first:
             folder = self.output / "checkpoints"
-            save_state(folder, done, self.model, self.optimizer, self.run)
+            save_state(folder, done, self.model, self.optimizer, self.run, self.adapter)
 
     def _log(self, entry: dict[str, Any]) -> None:
         if self.is_first:

@@ -1,0 +1,43 @@
+"""The options that change a checkpoint's image settings."""
+
+import argparse
+from dataclasses import fields
+
+from ..options import ImageOptions
+
+
+def add_image_options(group: argparse._ArgumentGroup) -> None:
+    """Add the fields of `ImageOptions` to a group of options."""
+    add = group.add_argument
+    add("--min-image-tokens", type=int, metavar="N", help="enlarge images with fewer tokens")
+    add(
+        "--max-image-tokens",
+        type=int,
+        metavar="N",
+        help="most tokens per view; a larger image is shrunk or split into tiles",
+    )
+    add(
+        "--image-splitting",
+        action=argparse.BooleanOptionalAction,
+        dest="do_image_splitting",
+        help="split large images into tiles",
+    )
+    add("--min-tiles", type=int, metavar="N", help="fewest tiles of an image that is split")
+    add("--max-tiles", type=int, metavar="N", help="most tiles of an image; fewer are faster")
+    add(
+        "--thumbnail",
+        action=argparse.BooleanOptionalAction,
+        dest="use_thumbnail",
+        help="also show the model a small copy of an image that is split",
+    )
+    add(
+        "--jpeg-draft",
+        action=argparse.BooleanOptionalAction,
+        help="decode a JPEG at 1/2, 1/4 or 1/8 of its size if the model needs no more: several "
+        "times faster for huge ones, and pixel values differ by about 0.5 of 255; default: yes",
+    )
+
+
+def chosen_image_options(options: argparse.Namespace) -> ImageOptions:
+    """The image settings that were given."""
+    return ImageOptions(**{f.name: getattr(options, f.name) for f in fields(ImageOptions)})

@@ -8,7 +8,7 @@
 - No layer looks at columns from `offset` on, so `trim` need not clear them.
 - A fork and its original never change each other. They share memory until one of them writes.
 - A window has no history, so `trim` undoes only positions of the last step. A `DecodeStep` or a
-  fork leaves nothing that can be trimmed.
+  fork leaves nothing that can be trimmed. `rewind.rewind` goes back to any position.
 - `state` and `meta_state` hold everything that `from_state` needs to continue in another process.
   These names and `trim` are those of mlx-lm's prompt caches.
 """
@@ -118,6 +118,17 @@ class KeyValueCache:
         return [mx.pad(x, [(0, 0), (0, 0), (columns - x.shape[2], 0), (0, 0)]) for x in cut]
 
 
+class _ReadOnly(KeyValueCache):
+    """Keys and values that a second reading of the same positions uses and does not write."""
+
+    def update(self, keys: mx.array, values: mx.array, column: int) -> tuple[mx.array, mx.array]:
+        """Return the stored keys and values up to the end of these positions, not the new ones."""
+        del values
+        end = column + keys.shape[2]
+        all_keys, all_values = self.arrays
+        return all_keys[:, :, :end], all_values[:, :, :end]
+
+
 class ConvCache:
     """The last inputs of one short convolution, one fewer than it has taps.
 
@@ -224,6 +235,38 @@ class Cache:
         for layer in self.layers:
             if count and isinstance(layer, ConvCache):
                 layer.trim(count)
+
+    @property
+    def windows(self) -> list[Window]:
+        """The window of every convolution. With them, `back` returns to this position."""
+        return [layer.window for layer in self.layers if isinstance(layer, ConvCache)]
+
+    def back(self, to: int, windows: Sequence[Window]) -> None:
+        """Return to an earlier position.
+
+        Args:
+            to: the position, at most `offset`.
+            windows: that the convolutions had there.
+        """
+        if not 0 <= to <= self.offset:
+            raise ValueError(f"cannot go back from position {self.offset} to {to}")
+        self.offset = to
+        layers = [layer for layer in self.layers if isinstance(layer, ConvCache)]
+        for layer, window in zip(layers, windows, strict=True):
+            layer.step(window)
+
+    def reread(self, begin: int) -> "Cache":
+        """Return a cache in which positions from `begin` on can be read again.
+
+        Attention uses this cache's keys and values and writes none. The windows begin empty.
+        """
+        again = Cache(self._layer_types, self._taps)
+        again.offset = begin
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer, KeyValueCache):
+                again.layers[i] = kept = _ReadOnly()
+                kept.arrays = layer.arrays
+        return again
 
     def fork(self) -> "Cache":
         """Return a second cache that continues from here independently.

@@ -1,0 +1,88 @@
+"""What a cache has read: token ids, and which image stands where.
+
+Two prompts share a prefix as far as their ids are equal and their images are the same images. Image
+tokens are all alike, so each image is identified by a hash of what the vision tower sees of it.
+"""
+
+import hashlib
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import numpy as np
+
+Span = tuple[int, int]  # begin and end of an image in a prompt, its markers included
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """A sequence of tokens with images.
+
+    Attributes:
+        ids: token ids.
+        spans: where each image stands; the ids there are markers and image tokens.
+        keys: `image_key` of each image.
+    """
+
+    ids: Sequence[int]
+    spans: Sequence[Span] = ()
+    keys: Sequence[bytes] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def common(self, other: "Prefix") -> int:
+        """Return the number of positions, from the first on, that are equal in both."""
+        length = min(len(self), len(other))
+        ours, theirs = (np.asarray(p.ids[:length], np.int64) for p in (self, other))
+        different = np.flatnonzero(ours != theirs)
+        length = int(different[0]) if different.size else length
+        for span, mine, (_, its) in zip(
+            self.spans, self.keys, zip(other.spans, other.keys, strict=True), strict=False
+        ):
+            if span[0] < length and mine != its:
+                return span[0]
+        return length
+
+    def until(self, end: int) -> "Prefix":
+        """Return the positions before `end`."""
+        kept = len(list(takewhile(lambda span: span[0] < end, self.spans)))
+        return Prefix(self.ids[:end], self.spans[:kept], self.keys[:kept])
+
+
+def image_key(views: Sequence[np.ndarray], shapes: Sequence[tuple[int, int]]) -> bytes:
+    """Return what identifies an image: a hash of the patches of its views, and of their grids.
+
+    It covers the decoded pixels after EXIF turning and resizing, so that a file that was replaced,
+    or other image options, give another key.
+    """
+    found = hashlib.blake2b(repr(list(shapes)).encode(), digest_size=32)
+    for patches in views:
+        found.update(np.ascontiguousarray(patches).data)
+    return found.digest()
+
+
+def segment_ends(prefix: Prefix, end_ids: Container[int], chunk: int) -> list[int]:
+    """Return where the reading of a prompt is cut: at the end of images and of messages.
+
+    A prompt is always cut at the same places, whatever is cached, so that a run that continues from
+    a cut repeats the calls of one that began at 0. Longer segments are cut every `chunk` positions,
+    counted from their begin.
+
+    Args:
+        prefix: the prompt.
+        end_ids: ids that end a message.
+        chunk: most positions of one segment.
+
+    Returns:
+        Ends of the segments in ascending order; the last is the prompt's length.
+    """
+    ends = {end for _, end in prefix.spans}
+    ends |= {i + 1 for i, token in enumerate(prefix.ids) if token in end_ids}
+    ends.add(len(prefix))
+    cuts: list[int] = []
+    begin = 0
+    for end in sorted(ends):
+        cuts += [*range(begin + chunk, end, chunk), end]
+        begin = end
+    return cuts

@@ -1,0 +1,152 @@
+"""What was read before, kept for prompts that begin in the same way.
+
+- A branch is a cache with the tokens and images that it has read. Several are kept, so that another
+  conversation does not push an image out; the one unused for longest goes first.
+- Snapshots are the convolutions' windows at the ends of segments. At any other position, windows
+  come back by reading a few tokens again; see `model.rewind`.
+- Image features are kept apart, so that an image in another prompt skips the vision tower.
+- A branch is never written again. A prompt that continues it gets a fork.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+
+from ..model.cache import Cache, Window
+from ..model.lfm2vl import Lfm2VL
+from ..model.rewind import reach, rewind
+from .prefix import Prefix
+
+PREFIX_BYTES = 512 * 2**20
+FEATURE_BYTES = 128 * 2**20
+
+
+@dataclass
+class Branch:
+    """A cache and what it has read.
+
+    Attributes:
+        prefix: tokens and images; no more of them than the cache has positions.
+        cache: of a single sequence.
+        snapshots: the windows at some positions.
+    """
+
+    prefix: Prefix
+    cache: Cache
+    snapshots: dict[int, list[Window]] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of keys, values, windows and snapshots, in bytes."""
+        snapshots = (row for windows in self.snapshots.values() for w in windows for row in w)
+        return self.cache.nbytes + sum(row.nbytes for row in snapshots)
+
+
+class PrefixStore:
+    """Branches and image features of one model, each with a limit in bytes.
+
+    Attributes:
+        branches: the one used last comes last.
+        features: (F, C) by `image_key`; the ones used last come last.
+    """
+
+    def __init__(
+        self, prefix_bytes: int = PREFIX_BYTES, feature_bytes: int = FEATURE_BYTES
+    ) -> None:
+        self.prefix_bytes, self.feature_bytes = prefix_bytes, feature_bytes
+        self.branches: list[Branch] = []
+        self.features: OrderedDict[bytes, mx.array] = OrderedDict()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of everything that is kept, in bytes. Memory that branches share counts twice."""
+        branches = sum(branch.nbytes for branch in self.branches)
+        return branches + sum(rows.nbytes for rows in self.features.values())
+
+    def clear(self) -> None:
+        """Forget everything, because the model has changed or the memory is needed."""
+        self.branches.clear()
+        self.features.clear()
+
+    def common(self, prefix: Prefix) -> int:
+        """Return how many positions of a prompt, from the first on, some branch has read."""
+        return max((branch.prefix.common(prefix) for branch in self.branches), default=0)
+
+    def continued(self, model: Lfm2VL, prefix: Prefix) -> Branch:
+        """Return a branch of its own that ends where a prompt continues.
+
+        At least one position of the prompt is left to read, which gives the first logits. If a
+        snapshot is so near that going back to it costs no more than reading tokens again, the
+        branch ends there, and the run repeats the calls of one that began at 0.
+
+        Args:
+            model: that filled the caches.
+            prefix: the whole prompt.
+        """
+        best, length = None, 0
+        for branch in self.branches:
+            shared = min(branch.prefix.common(prefix), len(prefix) - 1)
+            if shared >= length and shared:
+                best, length = branch, shared
+        if best is None:
+            return Branch(Prefix([]), model.make_cache())
+        self.branches.remove(best)
+        self.branches.append(best)
+        near = max((end for end in best.snapshots if end <= length), default=0)
+        cache = best.cache.fork()
+        steps = reach(model.language_model)
+        again = None if length - near <= steps else self._embeds(model, best.prefix, length, steps)
+        if again is None:
+            length = near
+            empty = model.make_cache()
+            if not near:
+                return Branch(Prefix([]), empty)
+            cache.back(near, best.snapshots[near])
+        else:
+            rewind(model.language_model, cache, length, again)
+        kept = {end: windows for end, windows in best.snapshots.items() if end <= length}
+        return Branch(prefix.until(length), cache, kept)
+
+    def _embeds(self, model: Lfm2VL, prefix: Prefix, to: int, steps: int) -> mx.array | None:
+        """Return what was read before a position; None if features of an image there are gone."""
+        begin = max(0, to - steps)
+        token = model.config.image_token_id
+        rows: list[mx.array] = []
+        for (first, end), key in zip(prefix.spans, prefix.keys, strict=True):
+            if end <= begin or first >= to:
+                continue
+            features = self.features.get(key)
+            if features is None:
+                return None
+            before = sum(i == token for i in prefix.ids[first : max(first, begin)])
+            count = sum(i == token for i in prefix.ids[max(first, begin) : min(end, to)])
+            rows.append(features[before : before + count])
+        joined = mx.concatenate(rows) if rows else None
+        return model.embed(prefix.ids[begin:to], joined)
+
+    def keep(self, branch: Branch) -> None:
+        """Keep a branch; those that it continues go, with their snapshots taken over."""
+        for old in list(self.branches):
+            shared = branch.prefix.common(old.prefix)
+            if shared == len(old.prefix):
+                branch.snapshots = {**old.snapshots, **branch.snapshots}
+                self.branches.remove(old)
+            elif shared == len(branch.prefix):
+                return  # it says nothing new
+        self.branches.append(branch)
+        while self.branches and sum(b.nbytes for b in self.branches) > self.prefix_bytes:
+            self.branches.pop(0)
+
+    def keep_features(self, features: Mapping[bytes, mx.array]) -> None:
+        """Keep image features by their image's key."""
+        self.features.update(features)
+        while self.features and sum(f.nbytes for f in self.features.values()) > self.feature_bytes:
+            self.features.popitem(last=False)
+
+    def features_of(self, key: bytes) -> mx.array | None:
+        """Return the features of an image, or None."""
+        if key in self.features:
+            self.features.move_to_end(key)
+        return self.features.get(key)

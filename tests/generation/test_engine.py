@@ -157,6 +157,25 @@ def test_a_long_prefill_tells_how_far_it_is(engine, monkeypatch):
     assert {whole for _, whole in seen} == {total}
 
 
+@pytest.mark.parametrize("together", [False, True], ids=["alone", "batch"])
+def test_encoding_tells_how_many_image_tokens_are_done(engine, together, monkeypatch):
+    monkeypatch.setattr("mlx_lfm2vl.model.lfm2vl.MAX_PATCHES", 1)  # one view at a time
+    seen = []
+    hooks = {"on_encode": lambda done, total: seen.append((done, total))}
+    if together:
+        ((_, result),) = engine.stream_batch([MESSAGES], GREEDY, **hooks)
+    else:
+        result = engine.generate(MESSAGES, GREEDY, **hooks)
+    views = [tokens for plan in result.images for tokens in plan.view_tokens]
+    assert len(result.images) == 2
+    assert len(seen) == len(views) > 2
+    assert seen == [(sum(views[: n + 1]), result.image_tokens) for n in range(len(views))]
+
+
+def test_text_alone_tells_nothing_of_images(engine):
+    engine.generate("Hello", GREEDY, on_encode=lambda *_: pytest.fail("there is no image"))
+
+
 def test_memory_limits_are_those_asked_for(engine, monkeypatch):
     told = []
     monkeypatch.setattr(module, "set_limits", told.append)

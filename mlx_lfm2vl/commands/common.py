@@ -19,7 +19,7 @@ from .start import INTERRUPTED, quit_at_once
 
 SCHEMA = 1  # of the objects that --json prints; docs/json.md describes them
 SILENT_SECONDS = 5.0  # of work after which a log gets a line
-
+MOMENT = 0.5  # seconds of work after which a terminal shows it
 
 MODEL_HELP = (
     "450m, 1.6b, 3b, a Hub repo id, a folder, or demo (the tiny model in this package); default: "
@@ -68,28 +68,41 @@ def progress_line(label: str) -> Callable[[int, int], None]:
     return show
 
 
+def is_watched() -> bool:
+    """Return whether stderr is a terminal, on which a line can be rewritten."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 @contextlib.contextmanager
-def stage(label: str) -> Iterator[None]:
+def stage(label: str) -> Iterator[Callable[[str, int, int], None]]:
     """Show what happens meanwhile, if it takes longer than a moment.
 
     A terminal shows the label until the stage ends. A log gets one line.
+
+    Yields:
+        A function that changes the line of a terminal: it takes a label, the tokens done and all.
     """
-    if sys.stderr is None:
-        yield
-        return
-    terminal = sys.stderr.isatty()
+    line = f"{label} ..."
+    terminal = is_watched()
     start, end = ("\r\033[K", "") if terminal else ("", "\n")
 
     def show() -> None:
-        print(f"{start}{label} ...", end=end, file=sys.stderr, flush=True)
+        if sys.stderr is not None:
+            print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
         shown.set()
 
+    def tell(label: str, done: int, total: int) -> None:
+        nonlocal line
+        line = f"{label}: {done:,} of {total:,} tokens"
+        if terminal and shown.is_set():
+            show()
+
     shown = threading.Event()
-    timer = threading.Timer(0.5 if terminal else SILENT_SECONDS, show)
+    timer = threading.Timer(MOMENT if terminal else SILENT_SECONDS, show)
     timer.daemon = True
     timer.start()
     try:
-        yield
+        yield tell
     finally:
         timer.cancel()
         if terminal and shown.is_set():

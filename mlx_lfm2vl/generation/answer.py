@@ -59,6 +59,7 @@ class Result:
     drafted_tokens: int = 0  # tokens drafted by prompt lookup
     accepted_tokens: int = 0  # drafted tokens that were right
     logprobs: list[float] | None = None  # natural logarithm, per token; None if not requested
+    cached_tokens: int = 0  # tokens of the prompt that an earlier answer had read
 
     def __str__(self) -> str:
         return self.text
@@ -74,6 +75,7 @@ class Result:
             "token_ids": self.token_ids,
             "prompt_tokens": self.prompt_tokens,
             "image_tokens": self.image_tokens,
+            "cached_tokens": self.cached_tokens,
             "completion_tokens": len(self.token_ids),
             "finish_reason": self.finish_reason,
             "lookup": {"drafted": self.drafted_tokens, "accepted": self.accepted_tokens},
@@ -214,7 +216,13 @@ class StopStrings:
 
 
 def make_result(
-    answer: Answer, prompt: Inputs, sampling: Sampling, seed: int, timings: Timings, drafts: Drafts
+    answer: Answer,
+    prompt: Inputs,
+    sampling: Sampling,
+    seed: int,
+    timings: Timings,
+    drafts: Drafts,
+    cached: int = 0,
 ) -> Result:
     """Return the result of a finished answer.
 
@@ -225,6 +233,7 @@ def make_result(
         seed: used for it.
         timings: of its stages.
         drafts: counts of prompt lookup.
+        cached: tokens of the prompt that were not read again.
     """
     assert answer.finish_reason is not None
     return Result(
@@ -233,6 +242,7 @@ def make_result(
         finish_reason=answer.finish_reason,
         prompt_tokens=len(prompt.input_ids),
         image_tokens=prompt.image_tokens,
+        cached_tokens=cached,
         images=prompt.images,
         sampling=sampling,
         seed=seed,

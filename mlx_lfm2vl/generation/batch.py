@@ -16,7 +16,8 @@ from ..prompt.processor import Inputs, Processor
 from .answer import Answer, Clock, Result, Timings, make_result
 from .device_thread import Signal, Steps
 from .loop import CLEAR_EVERY, Drafts
-from .prepare import embed_prompt, read_prompt
+from .prefix_store import PrefixStore
+from .prepare import Ready, embed_prompt, read_prompt
 from .sampling import Drawn, Sampler
 
 BATCH_SIZE = 8
@@ -30,30 +31,41 @@ class _Row:
 
     number: int  # of the conversation, from 0
     prompt: Inputs
-    embeds: mx.array  # (1, L, C); emptied when the model has read them
+    ready: Ready
     answer: Answer
     seed: int
     clock: Clock
     preparing: float  # seconds, without decoding images
-    decoding: float  # seconds of decoding images
     first: float = 0.0  # seconds from `preparing` to the first token, with decoding images
 
     def result(self, sampler: Sampler) -> Result:
         """Return the result of a finished row; it reads the clock, so call it once."""
-        first = self.first - self.decoding
-        timings = Timings(self.preparing + self.decoding, first, self.clock.lap())
-        return make_result(self.answer, self.prompt, sampler.sampling, self.seed, timings, Drafts())
+        decoding = self.ready.decoding
+        timings = Timings(self.preparing + decoding, self.first - decoding, self.clock.lap())
+        return make_result(
+            self.answer,
+            self.prompt,
+            sampler.sampling,
+            self.seed,
+            timings,
+            Drafts(),
+            self.ready.cached,
+        )
 
 
 def stream_answers(
-    model: Lfm2VL, processor: Processor, options: AnswerOptions, batch_size: int
+    model: Lfm2VL,
+    processor: Processor,
+    options: AnswerOptions,
+    batch_size: int,
+    store: PrefixStore | None = None,
 ) -> Steps[tuple[int, Result | Lfm2VLError]]:
     """Answer conversations, which the generator is sent, as a batch; see `Engine.stream_batch`."""
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}, expected at least 1")
     if options.lookup:
         raise InputError("lookup serves one conversation at a time, not a batch; set it to 0")
-    batch = _Batch(model, options)
+    batch = _Batch(model, options, store)
     numbers, is_more = count(), True
     mx.reset_peak_memory()
     while True:
@@ -65,7 +77,7 @@ def stream_answers(
                 continue
             number = next(numbers)
             try:
-                arrived.append(_prepare(model, processor, number, conversation, options))
+                arrived.append(_prepare(model, processor, number, conversation, options, store))
             except Lfm2VLError as error:
                 yield number, error
         batch.take(arrived)
@@ -81,15 +93,16 @@ def _prepare(
     number: int,
     messages: Conversation,
     options: AnswerOptions,
+    store: PrefixStore | None,
 ) -> _Row:
     clock = Clock()
     prompt = read_prompt(model, processor, messages, options)
     preparing = clock.lap()
-    embeds, decoding = embed_prompt(model, prompt, options.on_encode)
-    mx.async_eval(embeds)
+    ready = embed_prompt(model, prompt, store, options.on_encode)
+    mx.async_eval(ready.embeds)
     answer = Answer(processor.tokenizer, model.config.eos_token_ids, options)
     seed = options.drawn_seed()
-    return _Row(number, prompt, embeds, answer, seed, clock, preparing, decoding)
+    return _Row(number, prompt, ready, answer, seed, clock, preparing)
 
 
 class _Batch:
@@ -100,8 +113,8 @@ class _Batch:
         sampler: for these rows.
     """
 
-    def __init__(self, model: Lfm2VL, options: AnswerOptions) -> None:
-        self._model, self._options = model, options
+    def __init__(self, model: Lfm2VL, options: AnswerOptions, store: PrefixStore | None) -> None:
+        self._model, self._options, self._store = model, options, store
         self._sampling = options.sampling_over(model.config.sampling)
         self._decode = decode_step(model)
         self.sampler = self._make_sampler([])
@@ -131,14 +144,19 @@ class _Batch:
         self.rows = [self.rows[i] for i in kept]
         for group in _equally_long(arrived):
             sampler, cache = self._make_sampler(group), self._model.make_cache()
-            embeds = mx.concatenate([row.embeds for row in group])
-            queued.append(sampler(prefill(self._model, embeds, cache, self._options.on_prefill)))
+            ends, reached = (), None
+            if len(group) == 1:  # reads as `stream_answer` does, and may continue what is cached
+                ready = group[0].ready
+                cache, ends, reached = ready.branch.cache, ready.ends, ready.reached
+            embeds = mx.concatenate([row.ready.taken() for row in group])
+            logits = prefill(self._model, embeds, cache, self._options.on_prefill, ends, reached)
+            if self._store and reached:
+                self._store.keep(group[0].ready.read([]))  # the batch goes on with a copy
+            queued.append(sampler(logits))
             mx.async_eval(queued[-1], cache.arrays)
             parts.append(Rows(cache, range(len(group))))
             samplers.append((sampler, range(len(group))))
             self.rows += group
-        for row in arrived:
-            row.embeds = mx.array([])
         if self.rows:
             self._cache, self.sampler = Cache.joined(parts), Sampler.joined(samplers)
             self._queued = Drawn.joined(queued)
@@ -167,10 +185,10 @@ class _Batch:
 
 
 def _equally_long(rows: Sequence[_Row]) -> Iterator[list[_Row]]:
-    """Group rows by the number of tokens in their prompts."""
+    """Group rows by the number of tokens in their prompts; what continues a cache is alone."""
 
-    def length(row: _Row) -> int:
-        return len(row.prompt.input_ids)
+    def length(row: _Row) -> tuple[int, int]:
+        return len(row.prompt.input_ids), row.number if row.ready.cached else -1
 
     for _, group in groupby(sorted(rows, key=length), key=length):
         yield list(group)

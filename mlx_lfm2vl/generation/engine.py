@@ -21,6 +21,7 @@ from ..prompt.sources import ImageLike, as_images
 from .answer import Piece, Result
 from .batch import BATCH_SIZE, Conversation, stream_answers
 from .device_thread import Steps, in_turn, in_turn_async
+from .prefix_store import PrefixStore
 from .stream import stream_answer
 
 Image = ImageLike | Sequence[ImageLike]
@@ -36,10 +37,14 @@ class Engine:
     Attributes:
         model: from `load`.
         processor: from `load`.
+        store: keeps what answers have read, for prompts that begin in the same way; None keeps
+            nothing.
     """
 
-    def __init__(self, model: Lfm2VL, processor: Processor) -> None:
-        self.model, self.processor = model, processor
+    def __init__(
+        self, model: Lfm2VL, processor: Processor, *, store: PrefixStore | None = None
+    ) -> None:
+        self.model, self.processor, self.store = model, processor, store
 
     def __repr__(self) -> str:
         return f"Engine({self.processor!r})"
@@ -171,13 +176,14 @@ class Engine:
             TypeError: a keyword is not a field of `AnswerOptions`.
         """
         chosen = merged(options, changes)
-        steps = stream_answers(self.model, self.processor, chosen, batch_size)
+        steps = stream_answers(self.model, self.processor, chosen, batch_size, self.store)
         return in_turn(steps, conversations)
 
     def _steps(
         self, messages: Sequence[Message] | str, image: Image | None, options: AnswerOptions
     ) -> Steps[Piece]:
-        return stream_answer(self.model, self.processor, _with_image(messages, image), options)
+        asked = _with_image(messages, image)
+        return stream_answer(self.model, self.processor, asked, options, self.store)
 
 
 def generate(

@@ -3,7 +3,7 @@
 It knows a model, a cache and a sampler. It knows nothing of text or of when an answer ends.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, cast
 
@@ -64,6 +64,8 @@ def generate_step(
     drafter: Drafter | None = None,
     drafts: Drafts | None = None,
     on_prefill: Callable[[int, int], object] | None = None,
+    ends: Sequence[int] = (),
+    reached: Callable[[], object] | None = None,
 ) -> Iterator[Token]:
     """Yield `max_tokens` tokens of an answer, also after an end token, unless the caller stops.
 
@@ -79,6 +81,8 @@ def generate_step(
         drafter: must have the tokens of the prompt; requires a greedy sampler.
         drafts: counts drafted tokens; updated in place.
         on_prefill: the `report` of `prefill`.
+        ends: see `prefill`.
+        reached: see `prefill`.
     """
     drafts = drafts if drafts is not None else Drafts()
 
@@ -87,7 +91,7 @@ def generate_step(
         mx.async_eval(drawn, *cache.arrays)
         return drawn
 
-    queued = draw(prefill(model, inputs_embeds, cache, on_prefill))
+    queued = draw(prefill(model, inputs_embeds, cache, on_prefill, ends, reached))
     del inputs_embeds
     step, left, cleared = decode_step(model), max_tokens, cache.offset
     while left:

@@ -62,27 +62,19 @@ def image_key(views: Sequence[np.ndarray], shapes: Sequence[tuple[int, int]]) ->
     return found.digest()
 
 
-def segment_ends(prefix: Prefix, end_ids: Container[int], chunk: int) -> list[int]:
+def segment_ends(ids: Sequence[int], spans: Sequence[Span], end_ids: Container[int]) -> list[int]:
     """Return where the reading of a prompt is cut: at the end of images and of messages.
 
     A prompt is always cut at the same places, whatever is cached, so that a run that continues from
-    a cut repeats the calls of one that began at 0. Longer segments are cut every `chunk` positions,
-    counted from their begin.
+    a cut repeats the calls of one that began at 0.
 
     Args:
-        prefix: the prompt.
+        ids: the prompt.
+        spans: where its images stand.
         end_ids: ids that end a message.
-        chunk: most positions of one segment.
 
     Returns:
         Ends of the segments in ascending order; the last is the prompt's length.
     """
-    ends = {end for _, end in prefix.spans}
-    ends |= {i + 1 for i, token in enumerate(prefix.ids) if token in end_ids}
-    ends.add(len(prefix))
-    cuts: list[int] = []
-    begin = 0
-    for end in sorted(ends):
-        cuts += [*range(begin + chunk, end, chunk), end]
-        begin = end
-    return cuts
+    messages = {i for i, token in enumerate(ids, 1) if token in end_ids}
+    return sorted({len(ids)} | {end for _, end in spans} | messages)

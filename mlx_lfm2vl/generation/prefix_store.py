@@ -9,11 +9,13 @@
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import is_
 
 import mlx.core as mx
 
+from ..arrays import named_arrays
 from ..model.cache import Cache, Window
 from ..model.lfm2vl import Lfm2VL
 from ..model.rewind import reach, rewind
@@ -58,6 +60,14 @@ class PrefixStore:
         self.prefix_bytes, self.feature_bytes = prefix_bytes, feature_bytes
         self.branches: list[Branch] = []
         self.features: OrderedDict[bytes, mx.array] = OrderedDict()
+        self._weights: list[mx.array] = []
+
+    def serve(self, model: Lfm2VL) -> None:
+        """Forget everything if a weight is not the one that has filled the store."""
+        weights = list(named_arrays(model.parameters()).values())
+        if len(weights) != len(self._weights) or not all(map(is_, weights, self._weights)):
+            self.clear()
+            self._weights = weights
 
     @property
     def nbytes(self) -> int:
@@ -120,8 +130,8 @@ class PrefixStore:
             features = self.features.get(key)
             if features is None:
                 return None
-            before = sum(i == token for i in prefix.ids[first : max(first, begin)])
-            count = sum(i == token for i in prefix.ids[max(first, begin) : min(end, to)])
+            before = list(prefix.ids[first : max(first, begin)]).count(token)
+            count = list(prefix.ids[max(first, begin) : min(end, to)]).count(token)
             rows.append(features[before : before + count])
         joined = mx.concatenate(rows) if rows else None
         return model.embed(prefix.ids[begin:to], joined)
@@ -139,9 +149,9 @@ class PrefixStore:
         while self.branches and sum(b.nbytes for b in self.branches) > self.prefix_bytes:
             self.branches.pop(0)
 
-    def keep_features(self, features: Mapping[bytes, mx.array]) -> None:
-        """Keep image features by their image's key."""
-        self.features.update(features)
+    def keep_features(self, key: bytes, parts: Sequence[mx.array]) -> None:
+        """Keep the features of an image by its key."""
+        self.features[key] = mx.concatenate(list(parts)) if len(parts) > 1 else parts[0]
         while self.features and sum(f.nbytes for f in self.features.values()) > self.feature_bytes:
             self.features.popitem(last=False)
 

@@ -2,13 +2,17 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import mlx.core as mx
+import numpy as np
 
 from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerOptions
 from ..prompt.messages import Message
 from ..prompt.processor import Inputs, Processor
+from .prefix import Prefix, image_key, segment_ends
+from .prefix_store import Branch, PrefixStore
 
 
 def read_prompt(
@@ -35,34 +39,145 @@ def read_prompt(
     return processor(messages, options=options.image_options, tools=options.tools, max_length=limit)
 
 
+@dataclass
+class Ready:
+    """A prompt as the loop reads it.
+
+    Attributes:
+        prefix: the whole prompt.
+        branch: what is cached of it; its cache is this prompt's own.
+        embeds: (1, L, C), the positions still to read, at least one.
+        ends: where the reading is cut, counted from the first of them.
+        decoding: seconds spent on decoding images.
+    """
+
+    prefix: Prefix
+    branch: Branch
+    embeds: mx.array
+    ends: list[int]
+    decoding: float
+
+    @property
+    def cached(self) -> int:
+        """Number of positions that need not be read."""
+        return len(self.branch.prefix)
+
+    def taken(self) -> mx.array:
+        """Return the embeddings, which are no longer held here."""
+        embeds, self.embeds = self.embeds, self.embeds[:, :0]
+        return embeds
+
+    def read(self, answer: Sequence[int]) -> Branch:
+        """Return what the cache has read of the prompt and of the answer's tokens."""
+        cache = self.branch.cache
+        ids = [*self.prefix.ids, *answer]
+        if len(ids) >= cache.offset:
+            self.branch.snapshots[cache.offset] = cache.windows
+        whole = Prefix(ids, self.prefix.spans, self.prefix.keys)
+        return Branch(whole.until(cache.offset), cache, self.branch.snapshots)
+
+    def reached(self) -> None:
+        """Take a snapshot of the cache at the end of a segment."""
+        self.branch.snapshots[self.branch.cache.offset] = self.branch.cache.windows
+
+
 def embed_prompt(
-    model: Lfm2VL, prompt: Inputs, report: Callable[[int, int], object] | None = None
-) -> tuple[mx.array, float]:
-    """Embed a prompt. The device encodes each image while the host decodes the next one.
+    model: Lfm2VL,
+    prompt: Inputs,
+    store: PrefixStore | None = None,
+    report: Callable[[int, int], object] | None = None,
+) -> Ready:
+    """Embed what is not cached of a prompt.
+
+    The device encodes each image while the host decodes the next one.
 
     Args:
         model: the network.
         prompt: from `read_prompt`; its images are decoded here.
+        store: what was read before; None reads everything and hashes no image.
         report: called with the image tokens encoded so far and all of them. With it, the host waits
             for the encoder.
-
-    Returns:
-        (1, L, C) embeddings, and the seconds spent on decoding images.
 
     Raises:
         InputError: an image is damaged.
     """
-    features: list[mx.array] = []
+    if store:
+        store.serve(model)
+    images = _Images(model, prompt, store)
     seconds, start = 0.0, time.perf_counter()
-    for plan, pixel_values in zip(prompt.images, prompt.views, strict=True):
+    for pixel_values in prompt.views:
         seconds += time.perf_counter() - start
-        features += model.encode_batches(pixel_values, plan.spatial_shapes)
+        images.add(pixel_values)
         start = time.perf_counter()
+    prefix = Prefix(prompt.input_ids, prompt.spans, images.keys)
+    branch = store.continued(model, prefix) if store else Branch(Prefix([]), model.make_cache())
+    begin = len(branch.prefix)
+    features = images.from_position(begin)
     if report:
-        done = 0
+        done, total = 0, sum(rows.shape[0] for rows in features)
         for rows in features:
             mx.eval(rows)
             done += rows.shape[0]
-            report(done, prompt.image_tokens)
+            report(done, total)
     joined = mx.concatenate(features) if len(features) > 1 else next(iter(features), None)
-    return model.embed(prompt.input_ids, joined), seconds
+    ends = segment_ends(prompt.input_ids, prompt.spans, model.config.eos_token_ids)
+    return Ready(
+        prefix,
+        branch,
+        model.embed(prompt.input_ids[begin:], joined),
+        [end - begin for end in ends if end > begin],
+        seconds,
+    )
+
+
+class _Images:
+    """The images of a prompt: encoded at once, unless a store may have read them.
+
+    Attributes:
+        keys: `image_key` of each image; empty without a store.
+    """
+
+    def __init__(self, model: Lfm2VL, prompt: Inputs, store: PrefixStore | None) -> None:
+        self._model, self._prompt, self._store = model, prompt, store
+        self._encoded: list[list[mx.array]] = []  # of each image; empty if it waits
+        self._waiting: dict[int, list[np.ndarray]] = {}
+        self.keys: list[bytes] = []
+
+    def add(self, pixel_values: list[np.ndarray]) -> None:
+        """Take the views of the next image."""
+        number = len(self._encoded)
+        self._encoded.append([])
+        if self._store is None:
+            self._encode(number, pixel_values)
+            return
+        self.keys.append(image_key(pixel_values, self._prompt.images[number].spatial_shapes))
+        _, end = self._prompt.spans[number]
+        spans = self._prompt.spans[: number + 1]
+        if self._store.common(Prefix(self._prompt.input_ids[:end], spans, self.keys)) == end:
+            self._waiting[number] = pixel_values
+        else:
+            self._encode(number, pixel_values)
+
+    def _encode(self, number: int, pixel_values: list[np.ndarray]) -> None:
+        known = self._store.features_of(self.keys[number]) if self._store else None
+        if known is not None:
+            self._encoded[number] = [known]
+            return
+        shapes = self._prompt.images[number].spatial_shapes
+        self._encoded[number] = self._model.encode_batches(pixel_values, shapes)
+        if self._store:
+            self._store.keep_features(self.keys[number], self._encoded[number])
+
+    def from_position(self, begin: int) -> list[mx.array]:
+        """Return the features of the image tokens from a position on, in parts."""
+        rows: list[mx.array] = []
+        token = self._model.config.image_token_id
+        for number, (first, end) in enumerate(self._prompt.spans):
+            if end <= begin:
+                continue
+            if number in self._waiting:
+                self._encode(number, self._waiting[number])
+            before = self._prompt.input_ids[first : max(first, begin)].count(token)
+            parts = self._encoded[number]
+            rows += [mx.concatenate(parts)[before:]] if before else parts
+        return rows

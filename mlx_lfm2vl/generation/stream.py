@@ -12,6 +12,7 @@ from .answer import Answer, Clock, Piece, Timings, make_result
 from .device_thread import Steps
 from .lookup import Lookup
 from .loop import Drafts, generate_step
+from .prefix_store import PrefixStore
 from .prepare import embed_prompt, read_prompt
 from .sampling import Sampler
 
@@ -21,20 +22,30 @@ def stream_answer(
     processor: Processor,
     messages: Sequence[Message] | str,
     options: AnswerOptions,
+    store: PrefixStore | None = None,
 ) -> Steps[Piece]:
-    """Answer a conversation; see `Engine.stream`."""
+    """Answer a conversation; see `Engine.stream`.
+
+    Args:
+        model: the network.
+        processor: of the same checkpoint.
+        messages: the conversation.
+        options: of the answer.
+        store: what was read before; what this answer reads is added.
+    """
     clock = Clock()
     sampling, seed = options.sampling_over(model.config.sampling), options.drawn_seed()
     answer = Answer(processor.tokenizer, model.config.eos_token_ids, options)
     prompt = read_prompt(model, processor, messages, options)
     mx.reset_peak_memory()
     reading = clock.lap()
-    embeds, decoding = embed_prompt(model, prompt, options.on_encode)
+    ready = embed_prompt(model, prompt, store, options.on_encode)
+    cached = ready.cached
     drafts = Drafts()
     tokens = generate_step(
         model,
-        embeds,
-        model.make_cache(),
+        ready.taken(),
+        ready.branch.cache,
         Sampler(
             sampling,
             [prompt.input_ids],
@@ -46,18 +57,24 @@ def stream_answer(
         drafter=Lookup(prompt.input_ids, options.lookup) if options.lookup else None,
         drafts=drafts,
         on_prefill=options.on_prefill,
+        ends=ready.ends,
+        reached=ready.reached,
     )
-    del embeds
-
     first, pending, text = 0.0, 0, ""
-    for token in tokens:
-        first = first or clock.lap()
-        text = answer.add(token.id, token.logprob)
-        if answer.finish_reason:
-            break
-        if text:
-            yield answer.piece(text, pending)
-            pending = len(answer.token_ids)
-    timings = Timings(reading + decoding, first - decoding, clock.lap())
-    result = make_result(answer, prompt, sampling, seed, timings, drafts)
+    said: list[int] = []
+    try:
+        for token in tokens:
+            first = first or clock.lap()
+            said.append(token.id)
+            text = answer.add(token.id, token.logprob)
+            if answer.finish_reason:
+                break
+            if text:
+                yield answer.piece(text, pending)
+                pending = len(answer.token_ids)
+    finally:  # also what was read for an answer that is stopped
+        if store:
+            store.keep(ready.read(said))
+    timings = Timings(reading + ready.decoding, first - ready.decoding, clock.lap())
+    result = make_result(answer, prompt, sampling, seed, timings, drafts, cached)
     yield answer.piece(text, pending, result)

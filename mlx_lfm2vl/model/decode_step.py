@@ -13,7 +13,7 @@
 
 import operator
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -36,6 +36,8 @@ def prefill(
     inputs_embeds: mx.array,
     cache: Cache,
     report: Callable[[int, int], object] | None = None,
+    ends: Sequence[int] = (),
+    reached: Callable[[], object] | None = None,
 ) -> mx.array:
     """Read prompts, and apply the output head to their last position only.
 
@@ -45,20 +47,26 @@ def prefill(
         cache: of what came before the prompts; updated in place.
         report: called after every pass with the positions read so far and L. With it, the host
             waits for each pass.
+        ends: positions at which passes end, ascending, the last one L; none reads without cuts.
+        reached: called when the passes up to an end are queued.
 
     Returns:
         (B, vocab_size) logits of the token after each prompt.
     """
     length = inputs_embeds.shape[1]
     chunk = max(1, PREFILL_CHUNK // inputs_embeds.shape[0])
-    last = (length - 1) // chunk * chunk
-    for start in range(0, last, chunk):
-        model.language_model(inputs_embeds[:, start : start + chunk], cache)
-        mx.async_eval(*cache.arrays)
-        if report:
-            mx.eval(cache.arrays)
-            report(start + chunk, length)
-    hidden = model.language_model(inputs_embeds[:, last:], cache)
+    begin, hidden = 0, inputs_embeds
+    for end in ends or [length]:
+        for stop in [*range(begin + chunk, end, chunk), end]:
+            hidden = model.language_model(inputs_embeds[:, begin:stop], cache)
+            begin = stop
+            if stop < length:
+                mx.async_eval(*cache.arrays)
+                if report:
+                    mx.eval(cache.arrays)
+                    report(stop, length)
+        if reached:
+            reached()
     logits = model.head(hidden[:, -1])
     if report:
         mx.eval(logits, cache.arrays)

@@ -28,6 +28,7 @@ class Inputs:
     Attributes:
         input_ids: token ids, with one image token per image feature.
         images: plan of each image.
+        spans: where each image stands in `input_ids`, its markers included: (begin, end).
         views: for each image, the (N, patch_size * patch_size * 3) uint8 patches of its views.
             Iterating decodes the images one by one and frees each, so it works once. A damaged
             image raises InputError.
@@ -35,6 +36,7 @@ class Inputs:
 
     input_ids: list[int]
     images: list[ImagePlan]
+    spans: list[tuple[int, int]]
     views: Iterator[list[np.ndarray]]
 
     @cached_property
@@ -124,14 +126,14 @@ class Processor:
         config = self.image_config.with_options(options or ImageOptions())
         opened = [open_image(source, self.limits) for source in sources]
         images = [plan_image(*image.size, config) for image in opened]
-        input_ids = self._expand(ids, images)
+        input_ids, spans = self._expand(ids, images)
         if max_length is not None and len(input_ids) > max_length:
             raise InputError(
                 f"the prompt has {len(input_ids)} tokens "
                 f"({sum(plan.image_tokens for plan in images)} of images), at most {max_length} "
                 "leave room for the answer; use fewer or smaller images, or a lower max_tokens"
             )
-        return Inputs(input_ids, images, _decode(opened, images, config))
+        return Inputs(input_ids, images, spans, _decode(opened, images, config))
 
     def render(
         self,
@@ -190,16 +192,21 @@ class Processor:
                         "put it into the content as text, or leave it out"
                     )
 
-    def _expand(self, ids: list[int], images: list[ImagePlan]) -> list[int]:
-        """Replace each placeholder with the markers and image tokens of its image."""
+    def _expand(
+        self, ids: list[int], images: list[ImagePlan]
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """Replace each placeholder with its image's markers and tokens; return where they are."""
         remaining = iter(images)
         expanded: list[int] = []
+        spans: list[tuple[int, int]] = []
         for token in ids:
             if token == self.tokenizer.image_token_id:
+                begin = len(expanded)
                 expanded += self.image_ids(next(remaining))
+                spans.append((begin, len(expanded)))
             else:
                 expanded.append(token)
-        return expanded
+        return expanded, spans
 
     def image_ids(self, plan: ImagePlan) -> list[int]:
         """Return the ids of one image: start, labeled tiles, thumbnail, end.

@@ -105,7 +105,7 @@ class Processor:
         Args:
             messages: `{"role": ..., "content": ...}`; the content is text, or a list of
                 `{"type": "text", "text": ...}` and `{"type": "image", "image": ...}`, where the
-                image is what `read_source` takes: a path, a URL, a data URI, a PIL image, bytes, an
+                image is what `open_image` takes: a path, a URL, a data URI, a PIL image, bytes, an
                 open file or an array of pixels. The spellings of `read_part` and Ollama's `images`
                 also work.
             options: changes to the checkpoint's image settings.

@@ -181,7 +181,7 @@ WRONG = {
     "videos": ({"videos": ["a.mp4"]}, "unknown key 'videos'"),
     "tools": ({"tools": [{"name": "f"}]}, "unknown key 'tools'"),
     "two columns": ({"image": "a.png", "images": ["b.png"]}, "both image and images; expected one"),
-    "a number": ({"image": 7}, "holds 7, expected a path"),
+    "a number": ({"image": 7}, "an image is of type int, expected a path"),
     "too few": (
         {"images": ["a.png"], "prompt": "<image><image>"},
         "<image> marks in the text: 2, images: 1",

@@ -12,15 +12,11 @@ from typing import TYPE_CHECKING, TextIO
 
 from ..checkpoint.aliases import DEMO
 from ..errors import InputError
+from ..images.endings import images_in, is_image_name
 
 if TYPE_CHECKING:
     from ..images.source import ImageLimits, ImageSource
 
-# Endings of the files in a folder that are images.
-ENDINGS = (
-    *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
-    *(".heic", ".heif", ".jp2", ".ppm", ".pgm", ".tga"),
-)
 MAX_PROMPT_BYTES = 16 * 2**20  # of stdin, far more than any context holds
 
 
@@ -67,7 +63,7 @@ def names_image(word: str) -> bool:
     """Whether a word is an image: a file, or what can only be meant as one."""
     if word in ("-", DEMO) or re.match(r"(?i)(https?|file)://|data:", word):
         return True
-    if word.lower().endswith(ENDINGS) or ("/" in word and not re.search(r"\s", word)):
+    if is_image_name(word) or ("/" in word and not re.search(r"\s", word)):
         return True
     return _exists(word) or bool(re.search(r"[*[]", word) and glob(word))
 
@@ -104,8 +100,7 @@ def expand_images(names: Sequence[str], *, each: bool) -> list[str]:
 def _in_folder(name: str, *, each: bool) -> list[str]:
     if not each:
         raise InputError(f"{name} is a folder; --each --image {name} asks about each image in it")
-    files = sorted(Path(name).expanduser().iterdir())
-    found = [str(path) for path in files if path.suffix.lower() in ENDINGS and path.is_file()]
+    found = [str(path) for path in images_in(Path(name).expanduser())]
     if not found:
         raise InputError(f"there are no images in {name}")
     return found

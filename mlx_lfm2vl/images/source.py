@@ -87,13 +87,13 @@ def read_size(path: str | Path, limits: ImageLimits) -> tuple[int, int] | None:
         with open(path, "rb") as file:
             if is_heic(file.read(HEAD)):
                 return None
-        with pillow_rules(limits), Image.open(path, formats=PLAIN_FORMATS) as image:
-            return image.height, image.width
-    except DECODE_ERRORS:  # or a kind that needs a closer look
-        pass
-    try:
-        return open_image(path, limits).size
-    except InputError:
+            file.seek(0)
+            try:
+                with pillow_rules(limits), Image.open(file, formats=PLAIN_FORMATS) as image:
+                    return image.height, image.width
+            except DECODE_ERRORS:  # a kind that needs a closer look
+                return open_image(file, limits).size
+    except (OSError, ValueError, InputError):
         return None
 
 

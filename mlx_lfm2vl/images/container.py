@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ..errors import InputError
 from .heic import heic_to_tiff
 from .jpeg import START, examine_jpeg
+from .jpeg2000 import BOX_START, STREAM_START, examine_jpeg2000
 from .limits import ImageLimits
 from .png import SIGNATURE, mend_png
 from .tiff import PHOTOMETRIC, WHITE_IS_ZERO, find_page, raw_photo
@@ -50,7 +51,6 @@ HEADER_BYTES = 4096  # that are searched for what a file is
 WEBP_COST = 24  # bytes per pixel that the decoder takes, as soon as the file is opened
 PIXEL_COST = 8  # bytes per pixel that every limit on pixels allows for
 MAX_BLOCKS = 1_000_000  # of a GIF
-MAX_BOXES = 10_000  # of a JPEG 2000 file
 MAX_SLOW_BYTES = 2**23  # of kinds of BMP and PPM that Pillow decodes in Python, 1 MB a second
 MAX_SLOW_PIXELS = 2**24
 
@@ -110,8 +110,8 @@ def examine(data: bytes, name: str, limits: ImageLimits) -> ImageFile:
         file.is_series = _gif_is_series(data, name)
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         _check_webp(data, name, limits)
-    elif data[4:8] == b"jP  ":
-        _check_boxes(data, name)
+    elif data.startswith((BOX_START, STREAM_START)):
+        examine_jpeg2000(data, name)
     elif data[:2] == b"BM":
         _check_bmp(data, name)
     elif re.match(rb"P[1-6fFy]\s", data):
@@ -219,20 +219,6 @@ def _check_webp(data: bytes, name: str, limits: ImageLimits) -> None:
     else:
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", head, 6))
     check_pixels(name, width, height, WEBP_COST, limits)
-
-
-def _check_boxes(data: bytes, name: str) -> None:
-    at = 0
-    for _ in range(MAX_BOXES):
-        if at + 8 > len(data):
-            return
-        length, kind = struct.unpack_from(">I4s", data, at)
-        if kind == b"jp2h":
-            length = 8  # the boxes in it follow its header
-        if length == 0 or kind == b"jp2c":
-            return
-        at += max(length, 8)
-    raise InputError(f"{name} is a JPEG 2000 file of more than {MAX_BOXES} boxes")
 
 
 def _check_bmp(data: bytes, name: str) -> None:

@@ -10,7 +10,8 @@ from .jpeg import START, examine_jpeg
 from .jpeg2000 import BOX_START, STREAM_START, examine_jpeg2000
 from .limits import ImageLimits
 from .png import SIGNATURE, mend_png
-from .tiff import PHOTOMETRIC, WHITE_IS_ZERO, find_page, raw_photo
+from .raw import find_preview
+from .tiff import PHOTOMETRIC, WHITE_IS_ZERO, Directory, find_page, raw_photo
 
 # Not EPS and PDF, whose decoders start other programs, nor ICO, which decodes as it is opened.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA")
@@ -68,6 +69,7 @@ class ImageFile:
         profile: color profile that was taken out of the data.
         is_series: whether there are more frames or pages.
         is_ended: whether the marker is there that ends a JPEG.
+        orientation: how the picture has to be turned, as in EXIF; 0 if its own data say so.
         notes: what is wrong with the file, although it can be decoded.
     """
 
@@ -79,6 +81,7 @@ class ImageFile:
     profile: bytes | None = None
     is_series: bool = False
     is_ended: bool = True
+    orientation: int = 0
     notes: list[str] = field(default_factory=list)
 
 
@@ -102,10 +105,7 @@ def examine(data: bytes, name: str, limits: ImageLimits) -> ImageFile:
     elif data.startswith(RAW_STARTS):
         raise raw_photo(name)
     elif data.startswith(TIFF_STARTS) and len(data) > 8:
-        file.is_tiff = True
-        file.page, file.is_series, directory = find_page(data, name)
-        if directory.is_deep and directory.first(PHOTOMETRIC) == WHITE_IS_ZERO:
-            file.data, file.is_inverted = directory.as_black_is_zero(data), True
+        _examine_tiff(file)
     elif data[:4] == b"GIF8":
         file.is_series = _gif_is_series(data, name)
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -119,6 +119,27 @@ def examine(data: bytes, name: str, limits: ImageLimits) -> ImageFile:
     else:
         _refuse_others(data, name)
     return file
+
+
+def _examine_tiff(file: ImageFile) -> None:
+    page = find_page(file.data, file.name)
+    if page.raw_parts:
+        _use_preview(file, page.raw_parts)
+        return
+    file.is_tiff, file.page, file.is_series = True, page.number, page.is_series
+    directory = page.directory
+    if directory.is_deep and directory.first(PHOTOMETRIC) == WHITE_IS_ZERO:
+        file.data, file.is_inverted = directory.as_black_is_zero(file.data), True
+
+
+def _use_preview(file: ImageFile, parts: list[Directory]) -> None:
+    """Take the JPEG that a camera made of a raw photo, if it is large enough."""
+    preview = find_preview(file.data, parts, file.name)
+    if preview is None:
+        raise raw_photo(file.name)
+    file.data, file.orientation = preview.data, preview.orientation
+    width, height = preview.size
+    file.notes.append(f"a raw photo; its embedded preview of {width} x {height} pixels is used")
 
 
 def is_heic(head: bytes) -> bool:

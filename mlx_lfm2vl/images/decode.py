@@ -83,7 +83,7 @@ class OpenedImage:
             raise InputError(f"{self.name} is damaged or not supported: {_reason(error)}") from None
         width, height = image.size
         check_pixels(self.name, width, height, cost, limits)
-        self._orientation = self._read_orientation()
+        self._orientation = file.orientation or self._read_orientation()
         # Pillow gives a TIFF the right way up already.
         self._turn = None if image.format == "TIFF" else UPRIGHT.get(self._orientation)
         sideways = self._turn is not None and self._orientation in SIDEWAYS

@@ -68,9 +68,15 @@ def names_image(word: str) -> bool:
     return _exists(word) or bool(re.search(r"[*[]", word) and glob(word))
 
 
+def _path(word: str) -> Path:
+    """The path of a word. A file whose name begins with ~ comes before a home folder."""
+    path = Path(word)
+    return path if path.exists() else path.expanduser()
+
+
 def _exists(word: str) -> bool:
     try:
-        return bool(word) and (Path(word).exists() or Path(word).expanduser().exists())
+        return bool(word) and _path(word).exists()
     except (OSError, ValueError, RuntimeError):  # too long, or no home
         return False
 
@@ -90,7 +96,7 @@ def expand_images(names: Sequence[str], *, each: bool) -> list[str]:
         if not _exists(name):
             found = sorted(glob(str(Path(name)))) if re.search(r"[*?[]", name) else []
             expanded += [path for path in found if Path(path).is_file()] or [name]
-        elif name not in ("-", DEMO) and Path(name).expanduser().is_dir():
+        elif name not in ("-", DEMO) and _path(name).is_dir():
             expanded += _in_folder(name, each=each)
         else:
             expanded.append(name)
@@ -100,7 +106,7 @@ def expand_images(names: Sequence[str], *, each: bool) -> list[str]:
 def _in_folder(name: str, *, each: bool) -> list[str]:
     if not each:
         raise InputError(f"{name} is a folder; --each --image {name} asks about each image in it")
-    found = [str(path) for path in images_in(Path(name).expanduser())]
+    found = [str(path) for path in images_in(_path(name))]
     if not found:
         raise InputError(f"there are no images in {name}")
     return found

@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from pictures import make_picture
+from PIL import Image
 
 from mlx_lfm2vl import Engine, batch_generate, generate, stream_batch, stream_generate
 from mlx_lfm2vl.errors import InputError
@@ -110,3 +111,14 @@ def test_what_is_no_image_is_refused_by_every_function(entry, name, tiny):
     question = user_message("What?", [source])
     ((_, error),) = stream_batch(*tiny, [question], OPTIONS)
     assert str(error) == str(caught.value)
+
+
+def test_a_pil_image_whose_file_was_closed_is_an_error_for_its_number(tiny, tmp_path):
+    PICTURE.save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as closed:
+        pass
+    questions = [user_message("What?", [image]) for image in (PICTURE, closed, PICTURE)]
+    found = dict(stream_batch(*tiny, questions, OPTIONS))
+    assert isinstance(found[1], InputError)
+    assert "its file was closed" in str(found[1])
+    assert found[0].token_ids == found[2].token_ids

@@ -308,6 +308,19 @@ def test_an_image_that_is_no_file_is_named_by_its_line(name, why, tmp_path):
     assert len(line) < 200
 
 
+def test_an_image_whose_name_begins_with_a_tilde_is_beside_the_file_or_at_home(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("~a.png", "home/b.png"):
+        make_picture(8, 8, 1).save(tmp_path / name)
+    for name, path in (("~a.png", "~a.png"), ("~/b.png", "home/b.png")):
+        row = {"image": name, "prompt": "x", "answer": "y"}
+        ((user, _),) = read_rows(write_rows(tmp_path / "d.jsonl", [row]))
+        assert user["content"][0]["image"] == str(tmp_path / path)
+
+
 def test_an_image_url_item_is_a_path_beside_the_file(tmp_path):
     make_picture(8, 8, 1).save(tmp_path / "a.png")
     item = {"type": "image_url", "image_url": {"url": "a.png"}}

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 
-from ..errors import Lfm2VLError
+from ..errors import Lfm2VLError, printable
 from .default_model import chosen_model
 from .start import INTERRUPTED, quit_at_once
 
@@ -133,7 +133,7 @@ def run_command(
         return 1
     except (OSError, RuntimeError, MemoryError) as error:
         # A full disk, or a device out of memory: a traceback would not help the user.
-        return _fail(f"{type(error).__name__}: {error}", 1, as_json="--json" in given)
+        return _fail(printable(f"{type(error).__name__}: {error}"), 1, as_json="--json" in given)
     finally:
         if is_program:
             signal.signal(signal.SIGINT, quit_at_once)

@@ -22,6 +22,7 @@ def run_program(module: str) -> NoReturn:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else started to ignore it
         signal.signal(signal.SIGINT, quit_at_once)
     open_missing()
+    forget_missing_folders()
     try:
         code = import_module(module).main()
     except KeyboardInterrupt:  # at the very end of a command
@@ -48,6 +49,16 @@ def open_missing() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     if sys.stderr is None:  # `print` would write notes and errors to standard output
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115  for the life of the process
+
+
+def forget_missing_folders() -> None:
+    """Forget places for temporary files that do not exist, as Python's own modules do.
+
+    On Linux, MLX compiles in the first of them, and fails.
+    """
+    for name in ("TMPDIR", "TMP", "TEMP", "TEMPDIR"):
+        if not os.path.isdir(os.environ.get(name, "/")):
+            del os.environ[name]
 
 
 def leave(code: int) -> NoReturn:

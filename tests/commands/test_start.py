@@ -98,6 +98,20 @@ def test_a_closed_stdout_is_still_an_error(question):
     assert done.stderr == "error: standard output is closed: nowhere to write the answer\n"
 
 
+def test_a_place_for_temporary_files_that_is_missing_changes_no_answer(question, monkeypatch):
+    expected = run(question)
+    for name in ("TMPDIR", "TEMP"):
+        monkeypatch.setenv(name, "/no/such/folder")
+    done = run(question)
+    assert (done.returncode, done.stdout, done.stderr) == (0, expected.stdout, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_a_full_disk_behind_the_version_is_one_line():
+    done = run("mlx_lfm2vl --version >/dev/full")
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
+
+
 def test_other_commands_bear_a_closed_stdin(tmp_path):
     done = run(f'mlx_lfm2vl.convert --model "{TINY}" --output "{tmp_path / "copy"}" <&-')
     assert done.returncode == 0, done.stderr

@@ -13,11 +13,12 @@ from collections.abc import Callable
 import mlx.core as mx
 from mlx_lm.models import lfm2
 from mlx_lm.models.cache import make_prompt_cache
-from op_counts import ATTENTION_LAYERS, PROMPT, compiling, make_model, metal_view
+from op_counts import ATTENTION_LAYERS, make_model
 
 from mlx_lfm2vl import Sampling
 from mlx_lfm2vl.generation.sampling import Sampler
 from mlx_lfm2vl.model.decode_step import DecodeStep
+from mlx_lfm2vl.speed.launches import PROMPT, compiling, metal_view
 
 STEPS = 40  # in one answer, whose graph grows with each step
 ROUNDS = 15

@@ -1,4 +1,6 @@
-"""Whether this machine's GPU computes what its CPU computes, on drawn pictures and a text.
+"""Whether this machine's GPU computes what its CPU computes, and how much it is asked to do.
+
+Both are found on drawn pictures and a text.
 
 The tests hold the CPU path to the reference, so an agreement here reaches the GPU. The CPU path
 runs in a process of its own, in which MLX has no GPU: a module chooses its path when it is
@@ -16,12 +18,17 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from .arrays import dtype_name
 from .errors import Lfm2VLError
+from .generation.engine import Engine
 from .generation.loop import generate_step
 from .generation.sampling import draw_greedily
 from .loading import load
-from .options import DType
+from .options import DType, Sampling
+from .prompt.template import Message
 from .quantize.drawn_samples import sample_conversations
+from .speed.host_syncs import HostSyncs
+from .speed.launches import decode_step, image_embeddings
 
 PICTURES = 3  # of the drawn ones; the text comes last
 POSITIONS = 32  # of each prompt whose logits are compared
@@ -39,6 +46,31 @@ np.savez(sys.argv[2], **observe(sys.argv[1], "float32"))
 """
 
 Observed = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Work:
+    """How often a model starts kernels on the GPU, and how often the host waits for a result.
+
+    Attributes:
+        dtype: name of the number type in use.
+        views: of the picture.
+        token_kernels: kernels of one more token of an answer.
+        token_chain: how many of them must run one after the other.
+        image_kernels: the same for encoding the picture.
+        image_chain: the same for encoding the picture.
+        token_reads: times the host waits, for each token.
+        image_reads: times the host waits, for the picture.
+    """
+
+    dtype: str
+    views: int
+    token_kernels: int
+    token_chain: int
+    image_kernels: int
+    image_chain: int
+    token_reads: float
+    image_reads: int
 
 
 @dataclass(frozen=True)
@@ -120,6 +152,36 @@ def observe_on_cpu(model: str) -> dict[str, np.ndarray]:
             raise Lfm2VLError(f"the CPU path failed: {last}")
         with np.load(target) as values:
             return dict(values)
+
+
+def count_work(model: str) -> Work:
+    """Count kernels and waits, on any machine; without a GPU, the kernels that Metal would have."""
+    network, processor = load(model)
+    picture, *_, text = sample_conversations()
+    inputs = processor(picture)
+    token = decode_step(network, Sampling())
+    image = image_embeddings(network, inputs.spatial_shapes)
+    engine = Engine(network, processor)
+    of_image, _ = _waits(engine, picture, 1)
+    of_text, _ = _waits(engine, text, 1)
+    of_more, tokens = _waits(engine, text, GREEDY_TOKENS)
+    return Work(
+        dtype=dtype_name(network.vision_tower.post_layernorm.weight.dtype),
+        views=len(inputs.spatial_shapes),
+        token_kernels=token.kernels.total(),
+        token_chain=token.chain,
+        image_kernels=image.kernels.total(),
+        image_chain=image.chain,
+        token_reads=(of_more - of_text) / (tokens - 1) if tokens > 1 else of_text,
+        image_reads=of_image - of_text,
+    )
+
+
+def _waits(engine: Engine, messages: list[Message], most: int) -> tuple[int, int]:
+    """Return how often the host waits during a greedy answer, and the tokens it waits for."""
+    with HostSyncs() as syncs:
+        result = engine.generate(messages, max_tokens=most, sampling=Sampling())
+    return syncs.total, len(result.token_ids) + (result.finish_reason == "stop")
 
 
 def compare(ours: Observed, reference: Observed) -> Agreement:

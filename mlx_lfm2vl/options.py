@@ -102,7 +102,8 @@ class AnswerOptions:
     # Hooks
     logits_processors: Sequence[LogitsProcessor] = ()  # applied in this order, before sampling
     logprobs: bool = False  # report each token's log-probability before penalty and temperature
-    on_prefill: Callable[[int, int], object] | None = None  # called with tokens read and in total
+    on_encode: Callable[[int, int], object] | None = None  # told image tokens encoded, and all
+    on_prefill: Callable[[int, int], object] | None = None  # told prompt tokens read, and all
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
@@ -190,6 +191,7 @@ class AnswerChanges(TypedDict, total=False):
     lookup: int
     logits_processors: Sequence[LogitsProcessor]
     logprobs: bool
+    on_encode: Callable[[int, int], object] | None
     on_prefill: Callable[[int, int], object] | None
 
 

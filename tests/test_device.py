@@ -7,8 +7,7 @@ import sys
 import mlx.core as mx
 import pytest
 
-from mlx_lfm2vl import device as chip
-from mlx_lfm2vl import loading
+from mlx_lfm2vl import device, loading
 from mlx_lfm2vl.device import Chip, Limits, choose_limits, prepare_device, read_chip, set_limits
 from mlx_lfm2vl.errors import InputError
 
@@ -43,7 +42,7 @@ def test_numbers_too_small_for_float32_cost_nothing():
     ],
 )
 def test_the_brand_tells_the_chip(monkeypatch, brand, expected):
-    monkeypatch.setattr(chip, "cpu_brand", lambda: brand)
+    monkeypatch.setattr(device, "cpu_brand", lambda: brand)
     assert read_chip() == expected
 
 

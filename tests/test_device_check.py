@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from conftest import golden
 
-from mlx_lfm2vl.device_check import PICTURES, Agreement, compare, observe, observe_on_cpu
+from mlx_lfm2vl.device_check import (
+    PICTURES,
+    Agreement,
+    compare,
+    count_work,
+    observe,
+    observe_on_cpu,
+)
 from mlx_lfm2vl.errors import Lfm2VLError
 
 TINY = str(golden("new_names").folder)
@@ -51,3 +58,12 @@ def test_greedy_tokens_count_up_to_the_first_different_one():
 def test_a_cpu_path_that_fails_says_why():
     with pytest.raises(Lfm2VLError, match="the CPU path failed: .*neither a folder"):
         observe_on_cpu("nowhere")
+
+
+def test_the_work_of_a_token_is_that_of_its_layers_on_any_machine():
+    work = count_work(TINY)
+    assert work.token_reads == 1
+    assert work.image_reads == 0
+    assert 30 < work.token_chain < work.token_kernels < 60  # four layers
+    assert work.image_chain < work.image_kernels
+    assert work.dtype == "float32"

@@ -9,6 +9,7 @@ from ..errors import CheckpointError, InputError
 from ..options import ImageOptions
 from .json_file import MAX_NUMBER, Section, read_json, read_optional_json, shown
 from .names import some
+from .redownload import download_again
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +126,8 @@ def read_image_config(folder: Path) -> ImageConfig:
     legacy = read_optional_json(folder / "preprocessor_config.json")
     if not outer and not legacy:
         raise CheckpointError(
-            f"{folder} has no processor_config.json: image settings are missing; download it again"
+            f"{folder} has no processor_config.json: image settings are missing; "
+            f"{download_again(folder, 'processor_config.json')}"
         )
     nested = outer.get("image_processor") or {}
     if not isinstance(nested, dict):

@@ -12,6 +12,7 @@ from ..errors import CheckpointError
 from .json_file import MAX_INTEGER, read_json, shown
 from .names import some
 from .plain_file import plain_file
+from .redownload import download_again
 
 logger = logging.getLogger(__name__)
 
@@ -59,14 +60,17 @@ def weight_files(folder: Path) -> list[Path]:
         missing = sorted(name for name in names if not (folder / name).is_file())
         if missing:
             raise CheckpointError(
-                f"{folder} lacks {some(missing)}, named in {INDEX}; download it again"
+                f"{folder} lacks {some(missing)}, named in {INDEX}; "
+                f"{download_again(folder, *missing)}"
             )
         return [folder / name for name in sorted(names)]
     files = [path for path in _safetensors(folder) if "adapter" not in path.name]
     if not files:
         others = [p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".gguf")]
-        hint = f"; {others[0]} is not read, only safetensors files" if others else ""
-        raise CheckpointError(f"{folder} has no weights (*.safetensors){hint}")
+        hint = f"{others[0]} is not read, only safetensors files; " if others else ""
+        raise CheckpointError(
+            f"{folder} has no weights (*.safetensors); {hint}{download_again(folder)}"
+        )
     return files
 
 
@@ -123,12 +127,14 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
             for name, (dtype, shape, (first, _)) in entries.items()
         }
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise CheckpointError(f"{path} is not a safetensors file") from None
+        again = download_again(path.parent, path.name)
+        raise CheckpointError(f"{path} is not a safetensors file; {again}") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     if 8 + length + end > size:
         raise CheckpointError(
-            f"{path} is cut off: it has {size} of {8 + length + end} bytes; download it again"
+            f"{path} is cut off: it has {size} of {8 + length + end} bytes; "
+            f"{download_again(path.parent, path.name)}"
         )
     return tensors, metadata
 

@@ -13,13 +13,13 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 
-from ..errors import Lfm2VLError, printable
+from ..errors import InputError, Lfm2VLError, printable
 from .default_model import chosen_model
 from .start import INTERRUPTED, quit_at_once
 
 SCHEMA = 1  # of the objects that --json prints; docs/json.md describes them
 SILENT_SECONDS = 5.0  # of work after which a log gets a line
-
+MOMENT = 0.5  # seconds of work after which a terminal shows it
 
 MODEL_HELP = (
     "450m, 1.6b, 3b, a Hub repo id, a folder, or demo (the tiny model in this package); default: "
@@ -68,28 +68,41 @@ def progress_line(label: str) -> Callable[[int, int], None]:
     return show
 
 
+def is_watched() -> bool:
+    """Return whether stderr is a terminal, on which a line can be rewritten."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 @contextlib.contextmanager
-def stage(label: str) -> Iterator[None]:
+def stage(label: str) -> Iterator[Callable[[str, int, int], None]]:
     """Show what happens meanwhile, if it takes longer than a moment.
 
     A terminal shows the label until the stage ends. A log gets one line.
+
+    Yields:
+        A function that changes the line of a terminal: it takes a label, the tokens done and all.
     """
-    if sys.stderr is None:
-        yield
-        return
-    terminal = sys.stderr.isatty()
+    line = f"{label} ..."
+    terminal = is_watched()
     start, end = ("\r\033[K", "") if terminal else ("", "\n")
 
     def show() -> None:
-        print(f"{start}{label} ...", end=end, file=sys.stderr, flush=True)
+        if sys.stderr is not None:
+            print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
         shown.set()
 
+    def tell(label: str, done: int, total: int) -> None:
+        nonlocal line
+        line = f"{label}: {done:,} of {total:,} tokens"
+        if terminal and shown.is_set():
+            show()
+
     shown = threading.Event()
-    timer = threading.Timer(0.5 if terminal else SILENT_SECONDS, show)
+    timer = threading.Timer(MOMENT if terminal else SILENT_SECONDS, show)
     timer.daemon = True
     timer.start()
     try:
-        yield
+        yield tell
     finally:
         timer.cancel()
         if terminal and shown.is_set():
@@ -118,6 +131,7 @@ def run_command(
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
         options = parser.parse_args(given)
+        _check_folder()
         if "model" in options:
             options.model = chosen_model(options.model)
         return command(options)
@@ -133,7 +147,7 @@ def run_command(
         return 1
     except (OSError, RuntimeError, MemoryError) as error:
         # A full disk, or a device out of memory: a traceback would not help the user.
-        return _fail(printable(f"{type(error).__name__}: {error}"), 1, as_json="--json" in given)
+        return _fail(printable(_reason(error)), 1, as_json="--json" in given)
     finally:
         if is_program:
             signal.signal(signal.SIGINT, quit_at_once)
@@ -153,6 +167,20 @@ class _Once(logging.Filter):
         is_new = text not in self._passed
         self._passed.add(text)
         return is_new
+
+
+def _check_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError:  # every program that is started would complain
+        raise InputError("the current folder no longer exists: change to another one") from None
+
+
+def _reason(error: BaseException) -> str:
+    """Say what an error of the system or of MLX is."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return f"{type(error).__name__}: {error}"
 
 
 def _fail(text: str, code: int, *, as_json: bool) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from .answer_output import (
     say,
     say_costs,
 )
-from .common import run_command, stage
+from .common import is_watched, run_command, stage
 from .generate_options import build_parser
 from .image_options import chosen_image_options
 from .question import complete_question, read_sources
@@ -190,10 +191,17 @@ def _answer_one(
     """Answer one prompt about all images, piece by piece."""
     from ..prompt.messages import user_message
 
-    pieces = engine.stream(user_message(options.prompt, sources, options.system), answer)
+    messages = user_message(options.prompt, sources, options.system)
     text, token_ids, result = "", [], None
     try:
-        with stage("reading the prompt"):
+        with stage("reading the prompt") as tell:
+            if is_watched():  # the host waits for what is reported
+                reports = {
+                    "on_encode": partial(tell, "encoding images"),
+                    "on_prefill": partial(tell, "reading the prompt"),
+                }
+                answer = answer.changed(reports)
+            pieces = engine.stream(messages, answer)
             first = next(pieces)
         for piece in chain([first], pieces):
             text += piece.text
@@ -204,8 +212,8 @@ def _answer_one(
     except KeyboardInterrupt:
         if options.json:
             ids = {"token_ids": token_ids} if options.token_ids else {}
-            partial = {"text": text, **ids, "finish_reason": "interrupted"}
-            print_object({**partial, "model": options.model})
+            begun = {"text": text, **ids, "finish_reason": "interrupted"}
+            print_object({**begun, "model": options.model})
         else:
             print(flush=True)
         return 130

@@ -22,7 +22,7 @@ def run_program(module: str) -> NoReturn:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else started to ignore it
         signal.signal(signal.SIGINT, quit_at_once)
     open_missing()
-    forget_missing_folders()
+    forget_missing_folder()
     try:
         code = import_module(module).main()
     except KeyboardInterrupt:  # at the very end of a command
@@ -51,14 +51,16 @@ def open_missing() -> None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115  for the life of the process
 
 
-def forget_missing_folders() -> None:
-    """Forget places for temporary files that do not exist, as Python's own modules do.
+def forget_missing_folder() -> None:
+    """Use the system's folder of temporary files if TMPDIR names none, as Python itself does.
 
-    On Linux, MLX compiles in the first of them, and fails.
+    MLX would fail instead.
     """
     for name in ("TMPDIR", "TMP", "TEMP", "TEMPDIR"):
-        if not os.path.isdir(os.environ.get(name, "/")):
+        folder = os.environ.get(name)
+        if folder and not os.path.isdir(folder):
             del os.environ[name]
+            print(f"note: {name} is {folder}, where there is no folder: not used", file=sys.stderr)
 
 
 def leave(code: int) -> NoReturn:

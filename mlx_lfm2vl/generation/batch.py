@@ -85,7 +85,7 @@ def _prepare(
     clock = Clock()
     prompt = read_prompt(model, processor, messages, options)
     preparing = clock.lap()
-    embeds, decoding = embed_prompt(model, prompt)
+    embeds, decoding = embed_prompt(model, prompt, options.on_encode)
     mx.async_eval(embeds)
     answer = Answer(processor.tokenizer, model.config.eos_token_ids, options)
     seed = options.drawn_seed()

@@ -1,7 +1,7 @@
 """Preparing a conversation: its prompt's token ids, then their embeddings with encoded images."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
@@ -35,12 +35,16 @@ def read_prompt(
     return processor(messages, options=options.image_options, tools=options.tools, max_length=limit)
 
 
-def embed_prompt(model: Lfm2VL, prompt: Inputs) -> tuple[mx.array, float]:
+def embed_prompt(
+    model: Lfm2VL, prompt: Inputs, report: Callable[[int, int], object] | None = None
+) -> tuple[mx.array, float]:
     """Embed a prompt. The device encodes each image while the host decodes the next one.
 
     Args:
         model: the network.
         prompt: from `read_prompt`; its images are decoded here.
+        report: called with the image tokens encoded so far and all of them. With it, the host waits
+            for the encoder.
 
     Returns:
         (1, L, C) embeddings, and the seconds spent on decoding images.
@@ -52,7 +56,13 @@ def embed_prompt(model: Lfm2VL, prompt: Inputs) -> tuple[mx.array, float]:
     seconds, start = 0.0, time.perf_counter()
     for plan, pixel_values in zip(prompt.images, prompt.views, strict=True):
         seconds += time.perf_counter() - start
-        features.append(model.encode_images(pixel_values, plan.spatial_shapes))
+        features += model.encode_batches(pixel_values, plan.spatial_shapes)
         start = time.perf_counter()
+    if report:
+        done = 0
+        for rows in features:
+            mx.eval(rows)
+            done += rows.shape[0]
+            report(done, prompt.image_tokens)
     joined = mx.concatenate(features) if len(features) > 1 else next(iter(features), None)
     return model.embed(prompt.input_ids, joined), seconds

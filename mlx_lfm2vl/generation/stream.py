@@ -29,7 +29,7 @@ def stream_answer(
     prompt = read_prompt(model, processor, messages, options)
     mx.reset_peak_memory()
     reading = clock.lap()
-    embeds, decoding = embed_prompt(model, prompt)
+    embeds, decoding = embed_prompt(model, prompt, options.on_encode)
     drafts = Drafts()
     tokens = generate_step(
         model,

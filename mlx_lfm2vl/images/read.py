@@ -255,7 +255,10 @@ def _look(name: str) -> str:
 
 def _fetched(url: str, limits: ImageLimits) -> bytes:
     if not limits.allow_url:
-        raise InputError(f"{url} is a URL; allow fetching it with --allow-url (allow_url=True)")
+        raise InputError(
+            f"{url} is a URL; allow fetching it with --allow-url, in Python with "
+            "load(..., limits=ImageLimits(allow_url=True))"
+        )
     from .fetch import fetch  # imports TLS, which local files do not need
 
     return fetch(url, limits.max_bytes)

@@ -16,6 +16,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import mlx.core as mx
 
@@ -310,24 +311,37 @@ class Cache:
             ValueError: the two do not belong together, or are not of a cache.
         """
         try:
-            cache = cls(json.loads(meta_state["layer_types"]), int(meta_state["taps"]))
-            cache.offset = int(meta_state["offset"])
-            cache.starts = [int(start) for start in json.loads(meta_state["starts"])]
-            for i, layer in enumerate(cache.layers if cache.offset else ()):
+            layer_types, starts = (
+                json.loads(meta_state[name]) for name in ("layer_types", "starts")
+            )
+            taps, offset = (int(meta_state[name]) for name in ("taps", "offset"))
+            _check_meta(layer_types, taps, offset, starts)
+            cache = cls(layer_types, taps)
+            cache.offset, cache.starts = offset, starts
+            for i, layer in enumerate(cache.layers if offset else ()):
                 if isinstance(layer, ConvCache):
-                    layer.window = tuple(state[f"{i}.window.{k}"] for k in range(cache._taps - 1))
+                    layer.window = tuple(state[f"{i}.window.{k}"] for k in range(taps - 1))
                 else:
                     layer.arrays = [state[f"{i}.keys"][...], state[f"{i}.values"][...]]
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"this is not a saved cache: {error!r}") from None
-        if len(state) != len(cache.arrays) or any(
-            array.shape[2] != cache.offset
-            for layer in cache.layers
-            if isinstance(layer, KeyValueCache)
-            for array in layer.arrays
-        ):
+        if len(state) != len(cache.arrays) or not cache._fits_together():
             raise ValueError("the arrays of the saved cache do not match its metadata")
         return cache
+
+    def _fits_together(self) -> bool:
+        """Whether all arrays are of one batch that has read `offset` columns."""
+        batch = len(self.starts) or next((array.shape[0] for array in self.arrays), 0)
+        for layer in self.layers:
+            shapes = {array.shape for array in layer.arrays}
+            if isinstance(layer, KeyValueCache):
+                fits = all(len(shape) == 4 and shape[2] == self.offset for shape in shapes)
+            else:
+                fits = all(len(shape) == 2 for shape in shapes)
+            # Keys are as large as values, and the rows of a window as large as each other.
+            if not fits or len(shapes) > 1 or any(shape[0] != batch for shape in shapes):
+                return False
+        return True
 
     @property
     def arrays(self) -> list[mx.array]:
@@ -338,3 +352,19 @@ class Cache:
     def nbytes(self) -> int:
         """Memory of all arrays in bytes, with columns that are not in use."""
         return sum(array.nbytes for array in self.arrays)
+
+
+def _check_meta(layer_types: object, taps: int, offset: int, starts: object) -> None:
+    """Check the metadata of a saved cache.
+
+    Raises:
+        ValueError: a value cannot be of a cache.
+    """
+    kinds = cast(list[object], layer_types) if isinstance(layer_types, list) else [None]
+    if not set(kinds) <= {"full_attention", "conv"}:
+        raise ValueError(f"layer_types is {layer_types!r:.60}")
+    if taps < 1 or offset < 0:
+        raise ValueError(f"taps is {taps} and offset is {offset}")
+    columns = cast(list[object], starts) if isinstance(starts, list) else [None]
+    if not all(type(column) is int and 0 <= column < offset for column in columns):
+        raise ValueError(f"starts is {starts!r:.60}")

@@ -58,8 +58,9 @@ def _power_of_two(whole: mx.array) -> mx.array:
 
 @mx.custom_function
 def _exp_by_parts(x: mx.array) -> mx.array:
-    """Return exp of float32 numbers with a relative error of 2e-7.
+    """Return exp of float32 numbers, within 3e-7 of MLX's own exp (relative, as below).
 
+    Both differ from the true value by up to 3e-7 between -1 and 1, and by up to 4e-6 near 87.
     exp(x) = 2**(x * log2(e)) = 2**whole * 2**rest, where a polynomial gives 2**rest. MLX's CPU
     build computes exp one number at a time, but these operations on many. Numbers outside -87 to 87
     are clipped.
@@ -79,6 +80,6 @@ def _exp_gradient(_x: mx.array, cotangent: mx.array, output: mx.array) -> mx.arr
 def exp(x: mx.array) -> mx.array:
     """Return exp of floats in the way that is fastest on the device.
 
-    On a CPU float32 numbers are clipped to -87 to 87, and the relative error is up to 2e-7.
+    On a CPU float32 numbers are clipped to -87 to 87; `_exp_by_parts` says how exact the result is.
     """
     return mx.exp(x) if GPU or x.dtype != mx.float32 else cast(mx.array, _exp_by_parts(x))

@@ -78,8 +78,6 @@ class Lfm2VL(nn.Module):
     ) -> mx.array:
         """Turn views of any sizes into image features, without waiting for the device.
 
-        Consecutive views of equal size are encoded together, without padding.
-
         Args:
             pixel_values: (N, patch_size * patch_size * 3) patches of each view, at least one view.
             spatial_shapes: (rows, columns) of each view's grid of patches; rows * columns = N.
@@ -90,6 +88,16 @@ class Lfm2VL(nn.Module):
         Raises:
             ValueError: the downsample factor does not divide a grid, or the arguments differ in
                 length.
+        """
+        features = self.encode_batches(pixel_values, spatial_shapes)
+        return mx.concatenate(features) if len(features) > 1 else features[0]
+
+    def encode_batches(
+        self, pixel_values: Sequence[np.ndarray], spatial_shapes: Sequence[tuple[int, int]]
+    ) -> list[mx.array]:
+        """Return the features of `encode_images` in parts, which the device computes in turn.
+
+        Consecutive views of equal size are encoded together, without padding.
         """
         features: list[mx.array] = []
         views = zip(spatial_shapes, pixel_values, strict=True)
@@ -102,7 +110,7 @@ class Lfm2VL(nn.Module):
                 # Start now, or all batches may be evaluated, and hold their memory, at once.
                 mx.async_eval(rows)
                 features.append(rows)
-        return mx.concatenate(features) if len(features) > 1 else features[0]
+        return features
 
     def _normalize(self, patches: mx.array) -> mx.array:
         weight = self.vision_tower.post_layernorm.weight

@@ -56,7 +56,8 @@ def read_entries(path: Path) -> list[tuple[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8-sig")  # some editors begin with a byte-order mark
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be read: {reason}") from None
     whole = _parsed(text)
     if isinstance(whole, list):
         return [(f"row {number}", row) for number, row in enumerate(whole, 1)]

@@ -121,7 +121,8 @@ class Processor:
 
         Raises:
             InputError: an image cannot be read, there are too many images, options contradict each
-                other, the prompt is too long, or the chat template rejects the messages.
+                other, the prompt is too long, or the chat template rejects the messages or leaves
+                out the tools.
             NetworkError: an image URL cannot be fetched.
         """
         text, guard, sources = self.render(messages, tools, add_generation_prompt)
@@ -150,7 +151,8 @@ class Processor:
             The text, the guard character in it (see `guard_specials`), and the image sources.
 
         Raises:
-            InputError: there are too many images, or the chat template rejects the messages.
+            InputError: there are too many images, or the chat template rejects the messages or
+                leaves out the tools.
         """
         plain, sources = split_images(messages)
         self._check_keys(plain)
@@ -162,6 +164,11 @@ class Processor:
         text = self.template.render(
             guarded[0], tools=guarded[1], add_generation_prompt=add_generation_prompt
         )
+        if tools and text == self._without_tools(guarded[0], add_generation_prompt):
+            raise InputError(
+                "this checkpoint's chat template does not use tools here; describe them in the "
+                "system message, or leave them out"
+            )
         placeholders = text.count(self.tokenizer.image_token)
         if placeholders != len(sources):
             raise InputError(
@@ -179,6 +186,15 @@ class Processor:
             if self.look:
                 self.look(pixels)
             yield process_image(pixels, plan, config.resample)
+
+    def _without_tools(
+        self, messages: Sequence[Message], add_generation_prompt: bool
+    ) -> str | None:
+        """Render a conversation as if there were no tools; None if the template refuses that."""
+        try:
+            return self.template.render(messages, add_generation_prompt=add_generation_prompt)
+        except InputError:
+            return None
 
     def _check_keys(self, messages: Sequence[Message]) -> None:
         """Refuse what a message says in keys that this checkpoint's template does not read."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..checkpoint.json_file import read_json, read_optional_json
 from ..checkpoint.plain_file import read_bytes
+from ..checkpoint.redownload import download_again
 from ..errors import CheckpointError, InputError
 
 Message = dict[str, Any]
@@ -66,7 +67,8 @@ class ChatTemplate:
         else:
             source = read_optional_json(folder / "tokenizer_config.json").get("chat_template")
         if not isinstance(source, str):
-            raise CheckpointError(f"{folder} has no chat template (chat_template.jinja)")
+            again = download_again(folder, path.name)
+            raise CheckpointError(f"{folder} has no chat template ({path.name}); {again}")
         return cls(source, bos_token, eos_token)
 
     def names(self, key: str) -> bool:

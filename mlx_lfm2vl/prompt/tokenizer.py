@@ -12,6 +12,7 @@ from tokenizers.models import BPE
 
 from ..checkpoint.json_file import read_optional_json
 from ..checkpoint.plain_file import read_bytes
+from ..checkpoint.redownload import download_again
 from ..errors import CheckpointError, InputError
 from .growth import growth
 
@@ -44,7 +45,8 @@ class Tokenizer:
         try:
             data = read_bytes(path, MAX_FILE_BYTES)
         except FileNotFoundError:
-            raise CheckpointError(f"{folder} has no tokenizer.json") from None
+            again = download_again(folder, path.name)
+            raise CheckpointError(f"{folder} has no tokenizer.json; {again}") from None
         with _library_errors(f"{path} cannot be read"):
             self._rust = RustTokenizer.from_buffer(data)
         self._most_bytes = MAX_BYTES // _checked_growth(self._rust)

@@ -17,7 +17,7 @@ from ..checkpoint.names import part_of
 from ..checkpoint.packing import Scheme
 from ..errors import InputError
 from ..generation.loop import generate_step
-from ..generation.sampling import draw_greedily
+from ..generation.sampling import Drawn, draw_greedily
 from ..loading import load
 from ..model.lfm2vl import Lfm2VL
 from ..prompt.processor import Inputs
@@ -52,15 +52,23 @@ class Observation:
 
 
 def with_answer(model: Lfm2VL, inputs: Inputs, end_ids: set[int]) -> Sample:
-    """Append the model's own greedy answer to a prompt."""
+    """Append the model's own greedy answer to a prompt.
+
+    An image token in the answer would ask for a feature that no image has, so there is none.
+    """
     features = (
         model.encode_images(inputs.pixel_values, inputs.spatial_shapes)
         if inputs.pixel_values
         else None
     )
     embeds = model.embed(inputs.input_ids, features)
+    barred = mx.arange(model.config.text.vocab_size) == model.config.image_token_id
+
+    def draw_words(logits: mx.array) -> Drawn:
+        return draw_greedily(mx.where(barred, -mx.inf, logits))
+
     answer = []
-    for token in generate_step(model, embeds, model.make_cache(), draw_greedily, ANSWER_TOKENS):
+    for token in generate_step(model, embeds, model.make_cache(), draw_words, ANSWER_TOKENS):
         answer.append(token.id)
         if token.id in end_ids:
             break

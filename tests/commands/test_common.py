@@ -37,7 +37,8 @@ def test_an_error_is_one_line_and_its_exit_code(error, code, capsys):
     out, err = capsys.readouterr()
     assert not out
     assert err.startswith("error: ")
-    assert str(error) in err
+    assert error.args[-1] in err
+    assert "Errno" not in err
     assert err.count("\n") == 1
 
 
@@ -117,6 +118,24 @@ def test_a_stage_is_wiped_from_a_terminal(monkeypatch, capsys):
     with stage("loading x"):
         time.sleep(0.8)
     assert capsys.readouterr().err == "\r\033[Kloading x ...\r\033[K"
+
+
+def test_a_stage_that_lasts_tells_how_far_it_is_on_a_terminal_only(monkeypatch, capsys):
+    monkeypatch.setattr(common, "SILENT_SECONDS", 0.01)
+    with stage("reading") as tell:
+        time.sleep(0.2)
+        tell("reading", 1, 2000)
+    assert capsys.readouterr().err == "reading ...\n"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(common, "MOMENT", 0.1)
+    with stage("reading") as tell:
+        tell("encoding", 1, 2000)
+        assert capsys.readouterr().err == ""
+        time.sleep(0.3)
+        tell("reading", 1500, 2000)
+    start = "\r\033[K"
+    lines = ["encoding: 1 of 2,000 tokens", "reading: 1,500 of 2,000 tokens", ""]
+    assert capsys.readouterr().err == start + start.join(lines)
 
 
 @pytest.mark.parametrize("code", [0, 2])

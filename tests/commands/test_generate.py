@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -39,6 +40,30 @@ def test_the_answer_is_all_that_is_on_stdout(picture, capsys):
     text = golden_text(ids)
     assert out == text + "\n"
     assert err == ""
+
+
+def test_a_terminal_sees_how_far_a_slow_prompt_is(picture, monkeypatch, capsys):
+    class AtOnce(threading.Timer):
+        def start(self) -> None:
+            self.function()
+
+    monkeypatch.setattr(threading, "Timer", AtOnce)
+    monkeypatch.setattr("mlx_lfm2vl.model.decode_step.PREFILL_CHUNK", 40)
+    assert answer("--image", picture, *GREEDY) == 0
+    expected, log = capsys.readouterr()
+    assert log.splitlines() == [f"loading {TINY} ...", "reading the prompt ..."]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert answer("--image", picture, *GREEDY) == 0
+    out, err = capsys.readouterr()
+    assert out == expected
+    told = [line for line in err.split("\r\033[K") if line]
+    assert told[:2] == [f"loading {TINY} ...", "reading the prompt ..."]
+    total = len(golden("new_names").expected("tiled", "input_ids"))
+    encoded = [f"encoding images: {done} of 42 tokens" for done in (36, 42)]
+    read = [
+        f"reading the prompt: {done} of {total} tokens" for done in (*range(40, total, 40), total)
+    ]
+    assert told[2:] == [*encoded, *read]
 
 
 def golden_text(ids: list[int]) -> str:

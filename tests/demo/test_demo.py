@@ -20,10 +20,10 @@ from PIL import Image
 from score import score
 
 from mlx_lfm2vl import Sampling, cli, generate, load
-from mlx_lfm2vl.checkpoint import find as hub
+from mlx_lfm2vl.checkpoint import find
 from mlx_lfm2vl.checkpoint.find import DEMO_FOLDER, find_checkpoint, find_image
 from mlx_lfm2vl.errors import CheckpointError, InputError
-from mlx_lfm2vl.model import decode_step as decoding
+from mlx_lfm2vl.model import decode_step
 from mlx_lfm2vl.prompt.messages import user_message
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +78,7 @@ def test_demo_is_the_model_in_the_package_whatever_is_beside(tmp_path, monkeypat
 
 
 def test_an_installation_without_the_model_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, "DEMO_FOLDER", tmp_path / "demo")
+    monkeypatch.setattr(find, "DEMO_FOLDER", tmp_path / "demo")
     with pytest.raises(CheckpointError, match="built-in model is missing .* install mlx-lfm2vl"):
         load("demo")
 
@@ -203,7 +203,7 @@ def test_the_large_picture_is_cut_into_tiles(demo):
 
 @pytest.mark.parametrize("chunk", [pytest.param(7, marks=pytest.mark.slow), 64])
 def test_reading_the_prompt_in_chunks_changes_no_answer(demo, answers, monkeypatch, chunk):
-    monkeypatch.setattr(decoding, "PREFILL_CHUNK", chunk)
+    monkeypatch.setattr(decode_step, "PREFILL_CHUNK", chunk)
     for row in ROWS:
         assert ask(demo, row).token_ids == answers[row["id"]].token_ids
 

@@ -94,7 +94,7 @@ def test_the_token_in_the_middle_of_a_shape_tells_what_it_is_and_where():
             code = told[int(y * GRID[0]), int(x * GRID[1])]
             assert word(code, "shape", scenes.SHAPES) == item.shape
             assert word(code, "size", scenes.SIZES) == item.size
-            assert word(code, "colour", scenes.COLOURS) == item.colour
+            assert word(code, "color", scenes.COLORS) == item.color
             first_of_each = codes.field(code, "box").reshape(6, -1)[:, 0]
             coordinates = np.arccos(first_of_each / codes.HEIGHT) / np.pi
             assert coordinates == pytest.approx([*item.box, x, y], abs=1e-3)

@@ -20,7 +20,7 @@ def matching(scene, phrase):
     return [
         item
         for item in scene.objects
-        if all(word in (item.size, item.colour, item.shape) for word in words)
+        if all(word in (item.size, item.color, item.shape) for word in words)
     ]
 
 
@@ -55,10 +55,10 @@ def test_attributes_are_true_of_the_only_thing_named():
         if name == "background":
             assert value == scene.background
         elif name == "text":
-            assert value == scene.text.colour
+            assert value == scene.text.color
         else:
             item = only(scene, name)
-            assert value in (item.size, item.colour, item.shape)
+            assert value in (item.size, item.color, item.shape)
             assert value not in name
 
 
@@ -100,7 +100,7 @@ def test_lessons_about_places_are_true():
             forms.add("list")
             names = re.findall(r"\b[Aa]n? ([^,.]+?)(?=,| and |\.)", answer)
             downward = sorted(scene.objects, key=lambda item: item.centre[1])
-            assert names == [f"{item.size} {item.colour} {item.shape}" for item in downward]
+            assert names == [f"{item.size} {item.color} {item.shape}" for item in downward]
         elif answer.endswith(("higher.", "lower.")):
             forms.add("higher")
             name, word = re.fullmatch(r"The (.+) is (higher|lower)\.", answer).groups()
@@ -145,7 +145,7 @@ def test_text_answers_are_what_is_printed():
 
 def test_box_answers_are_json_with_the_boxes_of_the_scene():
     for scene, question in asked("box"):
-        known = [(f"{item.colour} {item.shape}", item.box) for item in scene.objects]
+        known = [(f"{item.color} {item.shape}", item.box) for item in scene.objects]
         known += [("text", scene.text.box)] if scene.text else []
         for row in json.loads(question.answer):
             assert any(
@@ -163,7 +163,7 @@ def test_descriptions_name_every_object_once():
         named = sum(numbers.get(word.lower(), 0) for word in re.sub('"[^"]*"', "", listed).split())
         assert named == len(scene.objects)
         for item in scene.objects:
-            assert f"{item.size} {item.colour} {item.shape}" in question.answer.lower()
+            assert f"{item.size} {item.color} {item.shape}" in question.answer.lower()
 
 
 def test_comparisons_are_true():

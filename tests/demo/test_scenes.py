@@ -90,11 +90,11 @@ def test_objects_and_text_keep_apart_and_inside():
             assert not any(score.intersection_over_union(box, other) for other in boxes[:index])
 
 
-def test_colours_stand_out_from_every_background():
+def test_colors_stand_out_from_every_background():
     for background in scenes.BACKGROUNDS:
-        objects = [colour for colour in scenes.COLOURS if scenes.is_distinct(colour, background)]
+        objects = [color for color in scenes.COLORS if scenes.is_distinct(color, background)]
         assert len(objects) >= 5
-        assert any(scenes.is_legible(colour, background) for colour in scenes.COLOURS)
+        assert any(scenes.is_legible(color, background) for color in scenes.COLORS)
     assert not scenes.is_distinct("black", "black")
     assert not scenes.is_legible("yellow", "white")
 

@@ -14,6 +14,8 @@ import mlx_lfm2vl
 from mlx_lfm2vl import AnswerOptions, Engine, ImageOptions, InputError, Sampling, user_message
 from mlx_lfm2vl.device import Limits
 from mlx_lfm2vl.generation import engine as module
+from mlx_lfm2vl.prompt.processor import Processor
+from mlx_lfm2vl.prompt.template import ChatTemplate
 
 GREEDY = AnswerOptions(max_tokens=12, sampling=Sampling())
 MESSAGES = golden("new_names").messages("two_images")
@@ -78,12 +80,26 @@ def test_image_settings_alone_are_options(engine):
         engine.generate("Hi", "greedy")
 
 
-def test_tools_reach_the_template_in_batches_too(engine):
-    tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+
+
+def test_tools_reach_the_template_in_batches_too(tiny):
+    model, processor = tiny
+    old = processor.template
+    listing = ChatTemplate("{{ tools | tojson if tools }}" + old.source, old.bos_token, "")
+    engine = Engine(model, Processor(processor.tokenizer, listing, processor.image_config))
     plain = engine.generate("Hi", GREEDY).prompt_tokens
-    alone = engine.generate("Hi", GREEDY, tools=tools)
-    ((_, together),) = engine.stream_batch(["Hi"], GREEDY, tools=tools)
-    assert together.prompt_tokens == alone.prompt_tokens >= plain
+    alone = engine.generate("Hi", GREEDY, tools=TOOLS)
+    ((_, together),) = engine.stream_batch(["Hi"], GREEDY, tools=TOOLS)
+    assert together.prompt_tokens == alone.prompt_tokens > plain
+
+
+def test_tools_that_the_template_would_drop_are_refused(engine):
+    with pytest.raises(InputError, match="template does not use tools here"):
+        engine.generate("Hi", GREEDY, tools=TOOLS)
+    ((_, outcome),) = engine.stream_batch(["Hi"], GREEDY, tools=TOOLS)
+    assert "template does not use tools here" in str(outcome)
+    assert engine.generate("Hi", GREEDY, tools=[]).prompt_tokens > 0
 
 
 def test_lookup_in_a_batch_is_refused(engine):
@@ -141,6 +157,25 @@ def test_a_long_prefill_tells_how_far_it_is(engine, monkeypatch):
     assert {whole for _, whole in seen} == {total}
 
 
+@pytest.mark.parametrize("together", [False, True], ids=["alone", "batch"])
+def test_encoding_tells_how_many_image_tokens_are_done(engine, together, monkeypatch):
+    monkeypatch.setattr("mlx_lfm2vl.model.lfm2vl.MAX_PATCHES", 1)  # one view at a time
+    seen = []
+    hooks = {"on_encode": lambda done, total: seen.append((done, total))}
+    if together:
+        ((_, result),) = engine.stream_batch([MESSAGES], GREEDY, **hooks)
+    else:
+        result = engine.generate(MESSAGES, GREEDY, **hooks)
+    views = [tokens for plan in result.images for tokens in plan.view_tokens]
+    assert len(result.images) == 2
+    assert len(seen) == len(views) > 2
+    assert seen == [(sum(views[: n + 1]), result.image_tokens) for n in range(len(views))]
+
+
+def test_text_alone_tells_nothing_of_images(engine):
+    engine.generate("Hello", GREEDY, on_encode=lambda *_: pytest.fail("there is no image"))
+
+
 def test_memory_limits_are_those_asked_for(engine, monkeypatch):
     told = []
     monkeypatch.setattr(module, "set_limits", told.append)
@@ -164,6 +199,7 @@ def test_a_result_is_plain_data_and_short_to_look_at(engine):
     assert values["images"][0]["size"] == list(result.images[0].size)
     assert repr(replace(result, text="x" * 60)).startswith(f"Result('{'x' * 60}', ")
     assert repr(replace(result, text="x" * 61)).startswith(f"Result('{'x' * 57}...', ")
+    assert replace(result, text="**bold**")._repr_markdown_() == "**bold**"
     assert len(repr(engine)) < 200
 
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from mlx_lfm2vl.errors import InputError, NetworkError
-from mlx_lfm2vl.images import fetch as network
+from mlx_lfm2vl.images import fetch
 
 BODY = b"x" * 1000
 
@@ -76,9 +76,9 @@ def server(monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    real = network._is_public
+    real = fetch._is_public
 
-    monkeypatch.setattr(network, "_is_public", lambda a: str(a) == "127.0.0.1" or real(a))
+    monkeypatch.setattr(fetch, "_is_public", lambda a: str(a) == "127.0.0.1" or real(a))
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
@@ -86,7 +86,7 @@ def server(monkeypatch):
 
 @pytest.mark.parametrize("path", ["/image", "/moved"])
 def test_a_file_is_fetched_also_over_a_redirect(server, path):
-    assert network.fetch(server + path, 1000) == BODY
+    assert fetch.fetch(server + path, 1000) == BODY
 
 
 @pytest.mark.parametrize(
@@ -102,39 +102,39 @@ def test_a_file_is_fetched_also_over_a_redirect(server, path):
 )
 def test_what_goes_wrong_is_said(server, path, error, message):
     with pytest.raises(error, match=message):
-        network.fetch(server + path, 10_000)
+        fetch.fetch(server + path, 10_000)
 
 
 @pytest.mark.parametrize("path", ["/red", "/red-location", "/garbage"])
 def test_a_server_cannot_send_escape_codes_to_a_terminal(server, path):
     with pytest.raises((InputError, NetworkError), match=r"\\x1b.(31mred|0;title)") as error:
-        network.fetch(server + path, 1000)
+        fetch.fetch(server + path, 1000)
     assert str(error.value).isprintable()
 
 
 def test_as_many_redirects_as_the_limit_are_followed_and_not_one_more(server):
-    assert network.fetch(f"{server}/hops/{network.MAX_REDIRECTS}", 1000) == BODY
+    assert fetch.fetch(f"{server}/hops/{fetch.MAX_REDIRECTS}", 1000) == BODY
     with pytest.raises(NetworkError, match="redirects more than 5 times"):
-        network.fetch(f"{server}/hops/{network.MAX_REDIRECTS + 1}", 1000)
+        fetch.fetch(f"{server}/hops/{fetch.MAX_REDIRECTS + 1}", 1000)
 
 
 def test_the_byte_limit_holds(server):
-    assert network.fetch(server + "/image", 1000) == BODY
+    assert fetch.fetch(server + "/image", 1000) == BODY
     with pytest.raises(InputError, match="more than 999 bytes"):
-        network.fetch(server + "/image", 999)
+        fetch.fetch(server + "/image", 999)
 
 
 @pytest.mark.parametrize("path", ["/slow", "/headers"])
 def test_the_time_limit_is_for_the_whole_download(server, monkeypatch, path):
-    monkeypatch.setattr(network, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(fetch, "TIMEOUT_SECONDS", 0.3)
     started = time.monotonic()
     with pytest.raises(NetworkError, match="took more than|timed out|early"):
-        network.fetch(server + path, 1000)
+        fetch.fetch(server + path, 1000)
     assert time.monotonic() - started < 1
 
 
 def test_a_path_with_letters_of_other_scripts_is_quoted(server):
-    assert network.fetch(server + "/é x?q= ", 1000) == BODY
+    assert fetch.fetch(server + "/é x?q= ", 1000) == BODY
 
 
 @pytest.mark.parametrize(
@@ -147,12 +147,12 @@ def test_a_path_with_letters_of_other_scripts_is_quoted(server):
     ],
 )
 def test_special_addresses_are_not_public(address):
-    assert not network._is_public(ipaddress.ip_address(address))
+    assert not fetch._is_public(ipaddress.ip_address(address))
 
 
 def test_ordinary_addresses_are_public():
     for address in ("93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946", "2a00::1"):
-        assert network._is_public(ipaddress.ip_address(address))
+        assert fetch._is_public(ipaddress.ip_address(address))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_ordinary_addresses_are_public():
 )
 def test_private_addresses_are_not_fetched(host):
     with pytest.raises((InputError, NetworkError), match="private or local|cannot be fetched"):
-        network.fetch(f"http://{host}:9/x", 10)
+        fetch.fetch(f"http://{host}:9/x", 10)
 
 
 @pytest.mark.parametrize("public_first", [True, False])
@@ -171,7 +171,7 @@ def test_a_name_with_one_private_address_is_not_fetched(monkeypatch, public_firs
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
     monkeypatch.setattr(socket, "create_connection", lambda *_: pytest.fail("connected"))
     with pytest.raises(InputError, match=r"10\.0\.0\.1, a private or local address"):
-        network.fetch("http://example.com/x", 10)
+        fetch.fetch("http://example.com/x", 10)
 
 
 @pytest.mark.parametrize(
@@ -191,17 +191,17 @@ def test_the_port_is_that_of_the_url_or_of_its_scheme(monkeypatch, url, port):
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     with pytest.raises(NetworkError, match="no network here"):
-        network.fetch(url, 10)
+        fetch.fetch(url, 10)
     assert asked == [("example.com", port)]
 
 
 @pytest.mark.parametrize("url", ["http:///x", "http://host:port/", "ftp://host/x"])
 def test_malformed_urls_are_refused(url):
     with pytest.raises(InputError, match="not a"):
-        network.fetch(url, 10)
+        fetch.fetch(url, 10)
 
 
 def test_an_unreachable_server_is_one_line(server):
     with pytest.raises(NetworkError, match="cannot be fetched"):
-        network.fetch("http://127.0.0.1:1/x", 10)
+        fetch.fetch("http://127.0.0.1:1/x", 10)
     assert server

@@ -113,6 +113,44 @@ def test_what_does_not_belong_together_is_refused(decoder, damage):
         Cache.from_state(state, meta)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("layer_types", '"conv"'),
+        ("layer_types", '["conv", "mamba", "conv", "full_attention"]'),
+        ("layer_types", '["conv", ["conv"], "conv", "full_attention"]'),
+        ("layer_types", '["full_attention", "conv", "full_attention", "conv"]'),
+        ("layer_types", "[" * 100_000),
+        ("taps", "0"),
+        ("taps", "three"),
+        ("offset", "-8"),
+        ("offset", "0"),
+        ("starts", "[0]"),
+        ("starts", "[0, 8]"),
+        ("starts", "[0, -1]"),
+        ("starts", "[0, 1.5]"),
+        ("starts", "[0, true]"),
+        ("starts", "[0, 0, 5]"),
+        ("starts", "5"),
+    ],
+)
+def test_metadata_that_no_cache_has_is_refused(decoder, name, value):
+    batch = Cache.joined([Rows(filled(decoder, ids), [0]) for ids in (IDS, IDS[:3])])
+    meta = {**batch.meta_state, name: value}
+    with pytest.raises(ValueError, match="saved cache"):
+        Cache.from_state(batch.state, meta)
+
+
+@pytest.mark.parametrize("name", ["0.window.1", "1.keys", "1.values", "3.keys"])
+@pytest.mark.parametrize("cut", ["batch", "dimension", "width"])
+def test_an_array_of_another_shape_is_refused(decoder, name, cut):
+    batch = Cache.joined([Rows(filled(decoder, ids), [0]) for ids in (IDS, IDS)])
+    array = batch.state[name]
+    cuts = {"batch": array[:1], "dimension": array[None], "width": array[..., :1]}
+    with pytest.raises(ValueError, match="do not match"):
+        Cache.from_state({**batch.state, name: cuts[cut]}, batch.meta_state)
+
+
 def test_only_the_last_step_can_be_taken_back(decoder):
     cache = filled(decoder)
     read(decoder, [1, 2, 3], cache)

@@ -14,9 +14,8 @@ from mlx_lfm2vl.checkpoint.config import ModelConfig, ProjectorConfig, VisionCon
 from mlx_lfm2vl.checkpoint.image_config import ImageConfig
 from mlx_lfm2vl.generation import sampling
 from mlx_lfm2vl.generation.sampling import Sampler
-from mlx_lfm2vl.model import decode_step as decoding
-from mlx_lfm2vl.model import device_ops as kernels
-from mlx_lfm2vl.model import language
+from mlx_lfm2vl.model import decode_step as decode_step_module
+from mlx_lfm2vl.model import device_ops, language
 from mlx_lfm2vl.model.cache import Cache, Rows
 from mlx_lfm2vl.model.decode_step import DecodeStep, decode_step, prefill
 from mlx_lfm2vl.model.language import LanguageModel, _swiglu
@@ -55,8 +54,8 @@ def model():
 @pytest.fixture
 def compiling(monkeypatch):
     """Compile on this CPU what is compiled on a GPU."""
-    monkeypatch.setattr(kernels, "GPU", True)
-    for module in (decoding, sampling):
+    monkeypatch.setattr(device_ops, "GPU", True)
+    for module in (decode_step_module, sampling):
         monkeypatch.setattr(module, "traced", mx.compile)
     for name in ("_gated_sum", "_swiglu"):
         compiled = mx.compile(getattr(language, name), shapeless=True)
@@ -219,7 +218,7 @@ def test_the_step_is_kept_until_the_weights_change():
     kept = weakref.ref(model)
     del model, layer
     assert kept() is None  # no cycle keeps the weights alive
-    assert number not in decoding._kept
+    assert number not in decode_step_module._kept
 
 
 def test_a_weight_that_is_added_makes_another_step():
@@ -244,7 +243,7 @@ def test_a_decoded_token_cannot_be_taken_back(model):
 def test_a_pass_over_a_batch_has_as_many_positions_as_one_over_a_row(
     model, monkeypatch, chunk, ends
 ):
-    monkeypatch.setattr(decoding, "PREFILL_CHUNK", chunk)
+    monkeypatch.setattr(decode_step_module, "PREFILL_CHUNK", chunk)
     embeds = mx.concatenate([model.embed(range(row, row + 7)) for row in (10, 20)])
     done = []
     logits = prefill(model, embeds, model.make_cache(), lambda *passed: done.append(passed))

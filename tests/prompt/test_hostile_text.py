@@ -85,6 +85,27 @@ def test_markers_in_tools_are_text():
     assert ids == TOKENIZER.encode_plain(json.dumps(tools))
 
 
+@pytest.mark.parametrize(
+    ("source", "used"),
+    [
+        ("{{ tools | tojson }}", True),
+        ("{% if tools %}{{ tools[0].name }}{% else %}none{% endif %}", True),
+        ("{{ tools | length }}", True),  # renders only with tools
+        ("Hi", False),
+        ("{# tools #}{% set tools = 1 %}{{ messages[0].content }}", False),
+        ("{% if tools and messages[0].role == 'system' %}{{ tools }}{% endif %}", False),
+    ],
+)
+def test_tools_are_refused_where_the_prompt_is_the_same_without_them(source, used):
+    processor = Processor(TOKENIZER, ChatTemplate(source, "", ""), PROCESSOR.image_config)
+    messages = [{"role": "user", "content": "Hi"}]
+    if used:
+        assert processor(messages, tools=[{"name": "f"}]).input_ids
+    else:
+        with pytest.raises(InputError, match="does not use tools here"):
+            processor(messages, tools=[{"name": "f"}])
+
+
 def test_text_that_is_not_unicode_is_refused():
     with pytest.raises(InputError, match="not valid Unicode"):
         PROCESSOR(user("\ud800"))

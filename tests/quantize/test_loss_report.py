@@ -6,9 +6,11 @@ import pytest
 from pictures import make_picture
 
 from mlx_lfm2vl.loading import load
+from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 from mlx_lfm2vl.prompt.messages import user_message
 from mlx_lfm2vl.prompt.samples import SampleMaker
 from mlx_lfm2vl.quantize.loss_report import (
+    ANSWER_TOKENS,
     Observation,
     _spread,
     compare,
@@ -36,6 +38,20 @@ def test_a_checkpoint_compared_with_itself_lost_nothing(demo):
     assert quality["perplexity"]["change"] == pytest.approx(0, abs=1e-6)
     assert "features" not in quality
     assert warnings(quality) == []
+
+
+@pytest.mark.parametrize("pictures", [[], [make_picture(90, 90, 1)]], ids=["text", "image"])
+def test_the_models_own_answer_holds_no_image_token(demo, pictures, monkeypatch):
+    model, processor = demo
+    image, head = model.config.image_token_id, Lfm2VL.head
+    likely = 1e4 * (mx.arange(model.config.text.vocab_size) == image)
+    monkeypatch.setattr(Lfm2VL, "head", lambda *inputs: head(*inputs) + likely)
+    inputs = processor(user_message("What is this?", pictures))
+    sample = with_answer(model, inputs, set())
+    answer = np.array(sample.input_ids)[sample.is_answer]
+    assert len(answer) == ANSWER_TOKENS
+    assert image not in answer
+    assert len(observe(model, sample).answer) == ANSWER_TOKENS
 
 
 def test_divergence_and_perplexity_are_what_their_formulas_say():

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, Box, Scene, character_boxes
+from scenes import BACKGROUNDS, COLORS, SHAPES, SIZES, Box, Scene, character_boxes
 from words import CHARACTERS
 
 HIDDEN = 192  # of the decoder
@@ -27,7 +27,7 @@ FIELDS = {  # name -> number of codes
     "background": len(BACKGROUNDS),
     "token": 2 * COORDINATE,
     "is": 2,  # a shape or the print
-    "colour": len(COLOURS),
+    "color": len(COLORS),
     "shape": len(SHAPES),
     "size": len(SIZES),
     "box": 6 * COORDINATE,  # x1, y1, x2, y2, and x, y of the center
@@ -110,13 +110,13 @@ def _told(scene: Scene, slots: int) -> Iterator[tuple[Box, np.ndarray]]:
             image token can describe them all.
     """
     for item in scene.objects:
-        code = _thing(0, item.colour, item.box)
+        code = _thing(0, item.color, item.box)
         code[STARTS["shape"] + SHAPES.index(item.shape)] = 1
         code[STARTS["size"] + list(SIZES).index(item.size)] = 1
         yield item.box, code
     if not scene.text:
         return
-    yield scene.text.box, _thing(1, scene.text.colour, scene.text.box)
+    yield scene.text.box, _thing(1, scene.text.color, scene.text.box)
     places = [(i, j) for i, line in enumerate(scene.text.lines) for j in range(len(line))]
     for (line, place), (character, box) in zip(places, character_boxes(scene), strict=True):
         code = np.zeros(COUNT, np.float32)
@@ -127,10 +127,10 @@ def _told(scene: Scene, slots: int) -> Iterator[tuple[Box, np.ndarray]]:
         yield box, code
 
 
-def _thing(kind: int, colour: str, box: Box) -> np.ndarray:
+def _thing(kind: int, color: str, box: Box) -> np.ndarray:
     code = np.zeros(COUNT, np.float32)
     code[STARTS["is"] + kind] = 1
-    code[STARTS["colour"] + list(COLOURS).index(colour)] = 1
+    code[STARTS["color"] + list(COLORS).index(color)] = 1
     _put(code, "box", waves([*box, (box[0] + box[2]) / 2, (box[1] + box[3]) / 2]))
     return code
 

@@ -58,7 +58,7 @@ def _difference(
 
 def _missing(scene: Scene, ordinal: str, item: Object) -> list[str]:
     """Sentences about an object that only one of two images has."""
-    forms = (("", item.colour, item.shape), (item.size, item.colour, item.shape))
+    forms = (("", item.color, item.shape), (item.size, item.color, item.shape))
     return [
         f"The {noun_phrase(words)} is only in the {ordinal} image."
         for words in forms
@@ -71,7 +71,7 @@ def _changed(
 ) -> list[str]:
     """Sentences about an object that looks different in the second image, in random order."""
     attribute = next(
-        name for name in ("colour", "shape", "size") if getattr(old, name) != getattr(new, name)
+        name for name in ("color", "shape", "size") if getattr(old, name) != getattr(new, name)
     )
     second_names = unique_names(second, new, without=attribute)
     names = [name for name in unique_names(first, old, without=attribute) if name in second_names]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from lettering import lay_out, load_font
 from PIL import Image, ImageDraw, ImageFilter
-from scenes import BACKGROUNDS, COLOURS, OVERSAMPLING, Box, Object, Scene, Text
+from scenes import BACKGROUNDS, COLORS, OVERSAMPLING, Box, Object, Scene, Text
 
 RING = 0.24  # thickness of a ring, as a share of its side
 
@@ -109,15 +109,15 @@ def draw(scene: Scene, style: Style) -> Image.Image:
 def _draw_background(scene: Scene, style: Style) -> Image.Image:
     """The background at `OVERSAMPLING` times the size of the scene."""
     width, height = (side * OVERSAMPLING for side in scene.size)
-    colour = BACKGROUNDS[scene.background]
+    color = BACKGROUNDS[scene.background]
     if style.gradient == (0.0, 0.0):
-        return Image.new("RGB", (width, height), colour)
+        return Image.new("RGB", (width, height), color)
     # The four corners are enough, because the resize between them is linear.
     corners = Image.new("RGB", (2, 2))
     for x in (0, 1):
         for y in (0, 1):
             added = (x - 0.5) * style.gradient[0] + (y - 0.5) * style.gradient[1]
-            shade = tuple(min(255, max(0, round(value + added))) for value in colour)
+            shade = tuple(min(255, max(0, round(value + added))) for value in color)
             corners.putpixel((x, y), shade)
     return corners.resize((width, height), Image.Resampling.BILINEAR, box=(0.5, 0.5, 1.5, 1.5))
 
@@ -127,7 +127,7 @@ def _draw_shape(pen: ImageDraw.ImageDraw, item: Object, box: Box, outline: float
     x1, y1, x2, y2 = box
     side = x2 - x1
     # Black cannot have a darker outline, and a star is too thin for a full one.
-    edge = 0 if item.colour == "black" else round(outline * side)
+    edge = 0 if item.color == "black" else round(outline * side)
     edge = edge // 2 if item.shape == "star" else edge
     rim = tuple(round(value * 0.5) for value in item.tint)
     inner = (x1, y1, x2 - 1, y2 - 1)
@@ -161,4 +161,4 @@ def _draw_text(canvas: Image.Image, text: Text) -> None:
     if text.ink < 1:
         ink = ink.point(lambda cover: round(cover * text.ink))
     place = (round(text.box[0] * canvas.width), round(text.box[1] * canvas.height))
-    canvas.paste(COLOURS[text.colour], place, ink)
+    canvas.paste(COLORS[text.color], place, ink)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import wordings
 from comparisons import ABOUT_ONE
 from places import RELATIONS
-from scenes import COLOURS, SHAPES, SIZES
+from scenes import COLORS, SHAPES, SIZES
 
 THING, THINGS = "[thing]", "[things]"
 SIDE, OPPOSITE = "[side]", "[opposite side]"
@@ -15,7 +15,7 @@ TEMPLATES: dict[str, list[tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "describe": [(wordings.DESCRIBE, ())],
     "count": [(wordings.COUNT, (THINGS,))],
     "attribute": [
-        (wordings.COLOUR, (THING,)),
+        (wordings.COLOR, (THING,)),
         (wordings.SHAPE, (THING,)),
         (wordings.SIZE, (THING,)),
     ],
@@ -54,7 +54,7 @@ def listed() -> str:
             *lines,
             "",
             f"A thing is a {_either(SHAPES)}, or an object, which is any of them.",
-            f"Its name may have a size ({_either(SIZES)}) and a color ({_either(COLOURS)}).",
+            f"Its name may have a size ({_either(SIZES)}) and a color ({_either(COLORS)}).",
             "The text and the background can be things, too.",
             f'A side is {_either(RELATIONS)}; left and right may begin with "to the".',
             f"A line is the {_either(wordings.LINES)} one.",

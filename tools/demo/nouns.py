@@ -2,7 +2,7 @@
 
 import random as stdlib_random
 
-from scenes import COLOURS, SHAPES, SIZES, Object, Scene
+from scenes import COLORS, SHAPES, SIZES, Object, Scene
 
 Words = tuple[str, str, str]  # size, color, shape; an empty word says nothing
 
@@ -10,14 +10,14 @@ Words = tuple[str, str, str]  # size, color, shape; an empty word says nothing
 def unique_names(scene: Scene, item: Object, without: str = "") -> list[str]:
     """Noun phrases that fit only this object, of three words only if no shorter one fits."""
     size = "" if without == "size" else item.size
-    colour = "" if without == "colour" else item.colour
+    color = "" if without == "color" else item.color
     shape = "" if without == "shape" else item.shape
     forms = (
         ("", "", shape),
-        ("", colour, ""),
-        ("", colour, shape),
+        ("", color, ""),
+        ("", color, shape),
         (size, "", shape),
-        (size, colour, shape),
+        (size, color, shape),
     )
     names = [
         noun_phrase(words)
@@ -29,27 +29,25 @@ def unique_names(scene: Scene, item: Object, without: str = "") -> list[str]:
 
 def fits(item: Object, words: Words) -> bool:
     """Whether words describe an object; an empty word says nothing."""
-    size, colour, shape = words
-    return size in ("", item.size) and colour in ("", item.colour) and shape in ("", item.shape)
+    size, color, shape = words
+    return size in ("", item.size) and color in ("", item.color) and shape in ("", item.shape)
 
 
 def some_words(random: stdlib_random.Random, item: Object | None) -> Words:
     """One or two words that describe an object, or random ones if there is none."""
     size = item.size if item else random.choice(list(SIZES))
-    colour = item.colour if item else random.choice(list(COLOURS))
+    color = item.color if item else random.choice(list(COLORS))
     shape = item.shape if item else random.choice(SHAPES)
-    return random.choice(
-        (("", colour, ""), ("", "", shape), ("", colour, shape), (size, "", shape))
-    )
+    return random.choice((("", color, ""), ("", "", shape), ("", color, shape), (size, "", shape)))
 
 
 def noun_phrase(words: Words) -> str:
-    size, colour, shape = words
-    return " ".join(word for word in (size, colour, shape or "shape") if word)
+    size, color, shape = words
+    return " ".join(word for word in (size, color, shape or "shape") if word)
 
 
 def label_of(item: Object) -> str:
-    return f"{item.colour} {item.shape}"
+    return f"{item.color} {item.shape}"
 
 
 def plural(noun: str) -> str:

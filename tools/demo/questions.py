@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from nouns import Words, fits, label_of, noun_phrase, plural, some_words, unique_names
 from places import ask_above, ask_position, ask_relation
-from scenes import COLOURS, SHAPES, SIZES, Box, Scene
+from scenes import COLORS, SHAPES, SIZES, Box, Scene
 from wordings import (
-    COLOUR,
+    COLOR,
     COUNT,
     DESCRIBE,
     DETECT,
@@ -68,7 +68,7 @@ def boxes_json(boxes: tuple[tuple[str, Box], ...]) -> str:
 
 
 def _describe(random: stdlib_random.Random, scene: Scene) -> tuple[str, str]:
-    kinds = Counter((item.size, item.colour, item.shape) for item in scene.objects)
+    kinds = Counter((item.size, item.color, item.shape) for item in scene.objects)
     parts = [
         f"a {' '.join(kind)}" if number == 1 else f"{NUMBERS[number]} {plural(' '.join(kind))}"
         for kind, number in kinds.items()
@@ -104,17 +104,17 @@ def _attribute(random: stdlib_random.Random, scene: Scene) -> tuple[str, str] | 
     forms = ["background"] + ["text"] * bool(scene.text) + ["object"] * (5 * bool(scene.objects))
     form = random.choice(forms)
     if form == "background":
-        question = random.choice(COLOUR).format("background")
+        question = random.choice(COLOR).format("background")
         return question, f"The background is {scene.background}."
     if form == "text" and scene.text:
-        return random.choice(COLOUR).format("text"), f"The text is {scene.text.colour}."
-    attribute = random.choice(("colour", "shape", "size"))
+        return random.choice(COLOR).format("text"), f"The text is {scene.text.color}."
+    attribute = random.choice(("color", "shape", "size"))
     item = random.choice(scene.objects)
     names = unique_names(scene, item, without=attribute)
     if not names:
         return None
     name, value = random.choice(names), getattr(item, attribute)
-    templates = {"colour": COLOUR, "shape": SHAPE, "size": SIZE}[attribute]
+    templates = {"color": COLOR, "shape": SHAPE, "size": SIZE}[attribute]
     question = random.choice(templates).format(as_object(name))
     return question, f"The {name} is {'a ' if attribute == 'shape' else ''}{value}."
 
@@ -141,15 +141,15 @@ def _present(random: stdlib_random.Random, scene: Scene) -> Words | None:
 def _absent(random: stdlib_random.Random, scene: Scene) -> Words | None:
     """Words that fit nothing in the scene; mostly only one word is wrong."""
     for _ in range(20):
-        size, colour, shape = _present(random, scene) or some_words(random, None)
+        size, color, shape = _present(random, scene) or some_words(random, None)
         if random.random() < 0.3:
-            size, colour, shape = some_words(random, None)
-        elif colour and (not shape or random.random() < 0.5):
-            colour = random.choice(list(COLOURS))
+            size, color, shape = some_words(random, None)
+        elif color and (not shape or random.random() < 0.5):
+            color = random.choice(list(COLORS))
         else:
             shape = random.choice(SHAPES)
-        if not any(fits(item, (size, colour, shape)) for item in scene.objects):
-            return size, colour, shape
+        if not any(fits(item, (size, color, shape)) for item in scene.objects):
+            return size, color, shape
     return None
 
 

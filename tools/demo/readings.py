@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from questions import Question, ask
-from scenes import COLOURS, SHAPES, SIZES, Scene, World, make_scene
+from scenes import COLORS, SHAPES, SIZES, Scene, World, make_scene
 from words import CHARACTERS
 
 PAIRS = 0.1  # share of lessons that are pairs
 TURNS = (6, 10)  # fewest and most questions about one scene
 KINDS = {"shapes": 5, "mixed": 3, "text": 2}  # of scenes, and their shares
-WORDS = [*COLOURS, *SHAPES, *SIZES, *CHARACTERS, *CHARACTERS]
+WORDS = [*COLORS, *SHAPES, *SIZES, *CHARACTERS, *CHARACTERS]
 
 
 def make_reading(
@@ -50,10 +50,10 @@ def _told(random: stdlib_random.Random, scene: Scene) -> str:
     """Everything a scene holds, in random order, with centers and boxes."""
     facts = [f"{scene.background} background"]
     for item in scene.objects:
-        facts.append(f"{item.size} {item.colour} {item.shape} {_place(item.box)}")
+        facts.append(f"{item.size} {item.color} {item.shape} {_place(item.box)}")
     if scene.text:
         lines = " / ".join(scene.text.lines)
-        facts.append(f"{scene.text.colour} text {lines} {_place(scene.text.box)}")
+        facts.append(f"{scene.text.color} text {lines} {_place(scene.text.box)}")
     random.shuffle(facts)
     return f"Seen: {'; '.join(facts)}."
 

@@ -9,11 +9,11 @@ from lettering import PLAIN_FONTS, SHIFT_FONTS, TRAIN_FONTS, lay_out, load_font
 from words import make_text
 
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2 as shares of the width and height
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 SIZES = {"small": (0.16, 0.20), "large": (0.31, 0.38)}  # side, as a share of the canvas unit
-COLOURS: dict[str, Colour] = {
+COLORS: dict[str, Color] = {
     "red": (215, 35, 40),
     "green": (35, 155, 60),
     "blue": (35, 80, 220),
@@ -23,7 +23,7 @@ COLOURS: dict[str, Colour] = {
     "black": (18, 18, 18),
     "white": (250, 250, 250),
 }
-BACKGROUNDS: dict[str, Colour] = {
+BACKGROUNDS: dict[str, Color] = {
     "white": (248, 248, 248),
     "light gray": (205, 205, 205),
     "light blue": (185, 215, 245),
@@ -55,11 +55,11 @@ class Object:
     """
 
     shape: str
-    colour: str
+    color: str
     size: str
     centre: tuple[float, float]
     box: Box
-    tint: Colour
+    tint: Color
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Text:
     """
 
     lines: tuple[str, ...]
-    colour: str
+    color: str
     font: str
     letter_height: float
     centred: bool
@@ -193,21 +193,21 @@ def character_boxes(scene: Scene) -> list[tuple[str, Box]]:
     return boxes
 
 
-def is_distinct(colour: str, background: str) -> bool:
+def is_distinct(color: str, background: str) -> bool:
     """Whether an object of this color is easy to see on this background."""
-    return math.dist(COLOURS[colour], BACKGROUNDS[background]) >= DISTINCT
+    return math.dist(COLORS[color], BACKGROUNDS[background]) >= DISTINCT
 
 
-def is_legible(colour: str, background: str) -> bool:
+def is_legible(color: str, background: str) -> bool:
     """Whether print of this color is easy to read on this background."""
-    light, dark = sorted((_luminance(COLOURS[colour]), _luminance(BACKGROUNDS[background])))[::-1]
+    light, dark = sorted((_luminance(COLORS[color]), _luminance(BACKGROUNDS[background])))[::-1]
     return (light + 0.05) / (dark + 0.05) >= LEGIBLE
 
 
-def _luminance(colour: Colour) -> float:
+def _luminance(color: Color) -> float:
     red, green, blue = (
         (value / 255 / 12.92) if value <= 10 else ((value / 255 + 0.055) / 1.055) ** 2.4
-        for value in colour
+        for value in color
     )
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
@@ -232,8 +232,8 @@ def _make_text(random: stdlib_random.Random, scene: Scene, line_count: int, worl
     lines = tuple(
         make_text(random, held_out=world.held_out, repeats=world.repeats) for _ in range(line_count)
     )
-    colours = [colour for colour in COLOURS if is_legible(colour, scene.background)]
-    colour, font = random.choice(colours), random.choice(world.fonts)
+    colors = [color for color in COLORS if is_legible(color, scene.background)]
+    color, font = random.choice(colors), random.choice(world.fonts)
     centred = random.random() < 0.5
     angle = random.uniform(-world.tilt, world.tilt)
     width, height = scene.size
@@ -251,35 +251,35 @@ def _make_text(random: stdlib_random.Random, scene: Scene, line_count: int, worl
     x = column * cell[0] + random.uniform(GAP, cell[0] - GAP - size[0])
     y = row * cell[1] + random.uniform(GAP, cell[1] - GAP - size[1])
     box = (x / width, y / height, (x + size[0]) / width, (y + size[1]) / height)
-    ink = _ink(random, colour, scene.background, world.fade)
-    return Text(lines, colour, font, letter_height, centred, angle, box, ink)
+    ink = _ink(random, color, scene.background, world.fade)
+    return Text(lines, color, font, letter_height, centred, angle, box, ink)
 
 
-def _ink(random: stdlib_random.Random, colour: str, background: str, fade: float) -> float:
+def _ink(random: stdlib_random.Random, color: str, background: str, fade: float) -> float:
     """Opacity of print: half of it is faint, if its color can still be recognized then."""
     # Draw no number if nothing fades, so that the test set does not change.
     ink = random.uniform(1 - fade, 1) if fade and random.random() < 0.5 else 1.0
-    pairs = zip(COLOURS[colour], BACKGROUNDS[background], strict=True)
+    pairs = zip(COLORS[color], BACKGROUNDS[background], strict=True)
     seen = [ink * over + (1 - ink) * under for over, under in pairs]
-    nearest = min(COLOURS, key=lambda name: math.dist(COLOURS[name], seen))
-    return ink if nearest == colour else 1.0
+    nearest = min(COLORS, key=lambda name: math.dist(COLORS[name], seen))
+    return ink if nearest == color else 1.0
 
 
 def _make_objects(random: stdlib_random.Random, scene: Scene, count: int) -> tuple[Object, ...]:
     """Invent up to `count` objects, as many as find room, sorted from left to right."""
-    colours = [colour for colour in COLOURS if is_distinct(colour, scene.background)]
+    colors = [color for color in COLORS if is_distinct(color, scene.background)]
     shapes: Sequence[str] = SHAPES
     if random.random() < 0.6:  # fewer kinds, so that there are equal things to count
-        colours = random.sample(colours, 2)
+        colors = random.sample(colors, 2)
     if random.random() < 0.6:
         shapes = random.sample(SHAPES, 2)
     objects: list[Object] = []
     taken = [scene.text.box] if scene.text else []
     for _ in range(count):
-        shape, colour = random.choice(shapes), random.choice(colours)
+        shape, color = random.choice(shapes), random.choice(colors)
         size = "large" if random.random() < (0.5 if count < 4 else 0.35) else "small"
-        item = _place(random, scene, shape, colour, size, taken)
-        item = item or _place(random, scene, shape, colour, "small", taken)
+        item = _place(random, scene, shape, color, size, taken)
+        item = item or _place(random, scene, shape, color, "small", taken)
         if item:
             objects.append(item)
             taken.append(item.box)
@@ -290,7 +290,7 @@ def _place(
     random: stdlib_random.Random,
     scene: Scene,
     shape: str,
-    colour: str,
+    color: str,
     size: str,
     taken: list[Box],
 ) -> Object | None:
@@ -302,7 +302,7 @@ def _place(
         y = random.uniform(GAP, height - GAP - side)
         box = (x / width, y / height, (x + side) / width, (y + side) / height)
         if not any(_meet(box, other, scene.size) for other in taken):
-            return Object(shape, colour, size, _centre(box), box, _tint(random, colour))
+            return Object(shape, color, size, _centre(box), box, _tint(random, color))
     return None
 
 
@@ -317,9 +317,9 @@ def _meet(one: Box, other: Box, size: tuple[int, int]) -> bool:
     )
 
 
-def _tint(random: stdlib_random.Random, colour: str) -> Colour:
+def _tint(random: stdlib_random.Random, color: str) -> Color:
     red, green, blue = (
-        min(255, max(0, value + random.randint(-14, 14))) for value in COLOURS[colour]
+        min(255, max(0, value + random.randint(-14, 14))) for value in COLORS[color]
     )
     return red, green, blue
 
@@ -337,7 +337,7 @@ def _centre(box: Box) -> tuple[float, float]:
 def _change(random: stdlib_random.Random, scene: Scene, index: int) -> Object:
     """Object `index` of the scene, in another color, shape or size."""
     item = scene.objects[index]
-    attribute = random.choice(("colour", "shape", "size"))
+    attribute = random.choice(("color", "shape", "size"))
     if attribute == "shape":
         return replace(item, shape=random.choice([name for name in SHAPES if name != item.shape]))
     if attribute == "size":
@@ -346,9 +346,9 @@ def _change(random: stdlib_random.Random, scene: Scene, index: int) -> Object:
         inside = all(0 <= edge <= 1 for edge in resized.box)
         if inside and not any(_meet(resized.box, other, scene.size) for other in others):
             return resized
-    colours = [name for name in COLOURS if is_distinct(name, scene.background)]
-    colour = random.choice([name for name in colours if name != item.colour])
-    return replace(item, colour=colour, tint=_tint(random, colour))
+    colors = [name for name in COLORS if is_distinct(name, scene.background)]
+    color = random.choice([name for name in colors if name != item.color])
+    return replace(item, color=color, tint=_tint(random, color))
 
 
 def _resize(random: stdlib_random.Random, scene: Scene, item: Object) -> Object:

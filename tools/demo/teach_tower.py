@@ -128,7 +128,7 @@ def loss(
     words = sum(confusion(*pair) for pair in zip(logits, characters, strict=True))
     guess = taught.under(seen)
     helping = (field(guess, "box") - field(under, "box")).square().sum(-1).mean()
-    for name in ("is", "background", "colour", "shape", "size", "place", "line", "character"):
+    for name in ("is", "background", "color", "shape", "size", "place", "line", "character"):
         helping = helping + confusion(field(guess, name), field(under, name))
     return main + words + HELP * helping
 
@@ -158,7 +158,7 @@ def measure(model: Lfm2VL, pictures: Sequence[Picture], codes: np.ndarray) -> di
         true = picture.tokens.astype(np.float32)
         is_shape = true[:, STARTS["is"]] > 0
         right["shapes found"].append(((told[:, STARTS["is"]] > 0.5) == is_shape).all())
-        for name in ("colour", "shape", "size"):
+        for name in ("color", "shape", "size"):
             guess, word = (field(values[is_shape], name).argmax(-1) for values in (told, true))
             right[name].extend(guess == word)
         missed = field(told[is_shape], "box") - field(true[is_shape], "box")

@@ -20,7 +20,7 @@ COUNT = (
     "How many {} do you see?",
     "Count the {}.",
 )
-COLOUR = (
+COLOR = (
     "What color is the {}?",
     "What is the color of the {}?",
     "Which color does the {} have?",

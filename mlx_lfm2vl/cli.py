@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from . import __version__
-from .commands.start import run_program
 from .commands.table import COMMANDS
 
 USAGE = f"""\
@@ -56,8 +55,3 @@ def _print(text: str) -> int:
         print(f"error: {error.strerror}", file=sys.stderr)
         return 1
     return 0
-
-
-def run() -> None:
-    """Run the `mlx_lfm2vl` program and exit."""
-    run_program("mlx_lfm2vl.cli")

@@ -6,6 +6,9 @@ class Lfm2VLError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
 
 class CheckpointError(Lfm2VLError):
     """A checkpoint is broken, incomplete or of a kind this package does not run."""
@@ -19,3 +22,8 @@ class InputError(Lfm2VLError):
     """The input is bad: an unreadable image, a prompt that does not fit, a wrong setting."""
 
     exit_code = 2
+
+
+def printable(text: str) -> str:
+    """Spell out what a terminal would obey or hide: servers and files can put it into messages."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)

@@ -42,7 +42,8 @@ def find_checkpoint(model: str, revision: str | None = None, *, with_weights: bo
     if model == DEMO:
         return _built_in(revision)
     try:
-        path = Path(model).expanduser()
+        path = Path(model)
+        path = path if path.exists() else path.expanduser()
         is_folder, exists = path.is_dir(), path.exists()
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{model[:200]} is not a usable path: {error}") from None

@@ -135,6 +135,8 @@ def _check_early(options: argparse.Namespace) -> None:
     for name in ("tokens", "repeats"):
         if getattr(options, name) < 1:
             raise InputError(f"--{name} is {getattr(options, name)}, expected 1 or more")
+    if options.plot and options.plot.suffix.lower() not in ("", ".png"):
+        raise InputError(f"--plot {options.plot}: expected a name that ends in .png")
     if options.plot and not options.plot.absolute().parent.is_dir():
         raise InputError(f"--plot {options.plot}: there is no folder {options.plot.parent}")
     if options.image:

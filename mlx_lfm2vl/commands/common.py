@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 
-from ..errors import Lfm2VLError
+from ..errors import InputError, Lfm2VLError, printable
 from .default_model import chosen_model
 from .start import INTERRUPTED, quit_at_once
 
@@ -131,6 +131,7 @@ def run_command(
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
         options = parser.parse_args(given)
+        _check_folder()
         if "model" in options:
             options.model = chosen_model(options.model)
         return command(options)
@@ -146,7 +147,7 @@ def run_command(
         return 1
     except (OSError, RuntimeError, MemoryError) as error:
         # A full disk, or a device out of memory: a traceback would not help the user.
-        return _fail(f"{type(error).__name__}: {error}", 1, as_json="--json" in given)
+        return _fail(printable(_reason(error)), 1, as_json="--json" in given)
     finally:
         if is_program:
             signal.signal(signal.SIGINT, quit_at_once)
@@ -166,6 +167,20 @@ class _Once(logging.Filter):
         is_new = text not in self._passed
         self._passed.add(text)
         return is_new
+
+
+def _check_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError:  # every program that is started would complain
+        raise InputError("the current folder no longer exists: change to another one") from None
+
+
+def _reason(error: BaseException) -> str:
+    """Say what an error of the system or of MLX is."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return f"{type(error).__name__}: {error}"
 
 
 def _fail(text: str, code: int, *, as_json: bool) -> int:

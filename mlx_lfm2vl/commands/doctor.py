@@ -38,8 +38,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="mlx_lfm2vl doctor",
         description="Report versions, chip, memory and limits. Then run a model on three drawn\n"
-        "pictures and a text, compare the GPU's numbers with the CPU's, and count the kernels\n"
-        "and waits of a token and a picture.",
+        "pictures and a text, compare the GPU's numbers with the CPU's, and count kernels\n"
+        "and waits.",
         epilog=EPILOG,
     )
     add = parser.add_argument

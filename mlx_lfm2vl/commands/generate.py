@@ -13,6 +13,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from ..checkpoint.aliases import DEMO
 from ..errors import InputError, Lfm2VLError
 from ..options import SAMPLING_KEYS, AnswerOptions, Sampling
 from .answer_output import (
@@ -31,9 +32,12 @@ from .image_options import chosen_image_options
 from .question import complete_question, read_sources
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
+    from PIL import Image
+
     from ..generation.answer import Result
     from ..generation.engine import Engine
     from ..images.source import ImageLimits, ImageSource
+    from ..prompt.processor import Processor
 
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
@@ -104,17 +108,19 @@ def _check_images(sources: Sequence[ImageSource], limits: ImageLimits) -> None:
         open_image(source, limits)
 
 
-def _warn_of_photos(sources: Sequence[ImageSource], limits: ImageLimits) -> None:
+def _note_photos(processor: Processor) -> None:
     """Say, once, what the demo model knows if it is asked about what looks like a photo."""
     from ..images.photo import looks_like_photo
-    from ..images.source import is_url, open_image
 
-    files = [source for source in sources if not is_url(source)]
-    if any(looks_like_photo(open_image(source, limits).decode()) for source in files):
-        say(
-            "note: the demo model knows drawn shapes and printed capitals, nothing else; "
-            "for photos use --model LiquidAI/LFM2.5-VL-450M"
-        )
+    def look(image: Image.Image) -> None:
+        if looks_like_photo(image):
+            processor.look = None
+            say(
+                "note: the demo model knows drawn shapes and printed capitals, nothing else; "
+                "for photos use --model LiquidAI/LFM2.5-VL-450M"
+            )
+
+    processor.look = look
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -148,8 +154,6 @@ def _answer(options: argparse.Namespace) -> int:
     answer = _answer_options(options)
     if not options.each:
         _check_images(sources, limits)
-        if options.model == "demo":
-            _warn_of_photos(sources, limits)
         if len(sources) > 1:
             say(f"note: {len(sources)} images in one prompt; --each asks about each by itself")
     engine = _engine(options, limits, answer)
@@ -168,6 +172,8 @@ def _engine(options: argparse.Namespace, limits: ImageLimits, answer: AnswerOpti
             from ..training.adapters import load_adapter
 
             load_adapter(model, options.adapter)
+    if options.model == DEMO:
+        _note_photos(processor)
     engine = Engine(model, processor)
     chosen = engine.limit_memory(_bytes(options.cache_limit), _bytes(options.wired_limit))
     if options.verbose:

@@ -35,6 +35,10 @@ class Parser(argparse.ArgumentParser):
             return self.parse_intermixed_args(args, values)
         return super().parse_args(args, values)
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print the help. Argparse would say nothing of a full disk."""
+        print(message, end="", file=file, flush=True)
+
     def error(self, message: str) -> NoReturn:
         """Raise the mistake as an error of one line."""
         raise InputError(f"{' '.join(message.split())}; see {self.prog} --help")

@@ -12,15 +12,11 @@ from typing import TYPE_CHECKING, TextIO
 
 from ..checkpoint.aliases import DEMO
 from ..errors import InputError
+from ..images.endings import images_in, is_image_name
 
 if TYPE_CHECKING:
     from ..images.source import ImageLimits, ImageSource
 
-# Endings of the files in a folder that are images.
-ENDINGS = (
-    *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
-    *(".heic", ".heif", ".jp2", ".ppm", ".pgm", ".tga"),
-)
 MAX_PROMPT_BYTES = 16 * 2**20  # of stdin, far more than any context holds
 
 
@@ -67,14 +63,20 @@ def names_image(word: str) -> bool:
     """Whether a word is an image: a file, or what can only be meant as one."""
     if word in ("-", DEMO) or re.match(r"(?i)(https?|file)://|data:", word):
         return True
-    if word.lower().endswith(ENDINGS) or ("/" in word and not re.search(r"\s", word)):
+    if is_image_name(word) or ("/" in word and not re.search(r"\s", word)):
         return True
     return _exists(word) or bool(re.search(r"[*[]", word) and glob(word))
 
 
+def _path(word: str) -> Path:
+    """The path of a word. A file whose name begins with ~ comes before a home folder."""
+    path = Path(word)
+    return path if path.exists() else path.expanduser()
+
+
 def _exists(word: str) -> bool:
     try:
-        return bool(word) and (Path(word).exists() or Path(word).expanduser().exists())
+        return bool(word) and _path(word).exists()
     except (OSError, ValueError, RuntimeError):  # too long, or no home
         return False
 
@@ -94,7 +96,7 @@ def expand_images(names: Sequence[str], *, each: bool) -> list[str]:
         if not _exists(name):
             found = sorted(glob(str(Path(name)))) if re.search(r"[*?[]", name) else []
             expanded += [path for path in found if Path(path).is_file()] or [name]
-        elif name not in ("-", DEMO) and Path(name).expanduser().is_dir():
+        elif name not in ("-", DEMO) and _path(name).is_dir():
             expanded += _in_folder(name, each=each)
         else:
             expanded.append(name)
@@ -104,8 +106,7 @@ def expand_images(names: Sequence[str], *, each: bool) -> list[str]:
 def _in_folder(name: str, *, each: bool) -> list[str]:
     if not each:
         raise InputError(f"{name} is a folder; --each --image {name} asks about each image in it")
-    files = sorted(Path(name).expanduser().iterdir())
-    found = [str(path) for path in files if path.suffix.lower() in ENDINGS and path.is_file()]
+    found = [str(path) for path in images_in(_path(name))]
     if not found:
         raise InputError(f"there are no images in {name}")
     return found

@@ -22,6 +22,7 @@ def run_program(module: str) -> NoReturn:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else started to ignore it
         signal.signal(signal.SIGINT, quit_at_once)
     open_missing()
+    forget_missing_folder()
     try:
         code = import_module(module).main()
     except KeyboardInterrupt:  # at the very end of a command
@@ -48,6 +49,18 @@ def open_missing() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     if sys.stderr is None:  # `print` would write notes and errors to standard output
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115  for the life of the process
+
+
+def forget_missing_folder() -> None:
+    """Use the system's folder of temporary files if TMPDIR names none, as Python itself does.
+
+    MLX would fail instead.
+    """
+    for name in ("TMPDIR", "TMP", "TEMP", "TEMPDIR"):
+        folder = os.environ.get(name)
+        if folder and not os.path.isdir(folder):
+            del os.environ[name]
+            print(f"note: {name} is {folder}, where there is no folder: not used", file=sys.stderr)
 
 
 def leave(code: int) -> NoReturn:

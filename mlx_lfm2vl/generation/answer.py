@@ -68,6 +68,10 @@ class Result:
         text = self.text if len(self.text) <= 60 else f"{self.text[:57]}..."
         return f"Result({text!r}, {len(self.token_ids)} tokens, {self.finish_reason})"
 
+    def _repr_markdown_(self) -> str:
+        """Show the answer as text in a notebook."""
+        return self.text
+
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain data; sizes of images are [height, width] in pixels."""
         values = {

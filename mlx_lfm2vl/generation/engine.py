@@ -13,18 +13,19 @@ from typing import Unpack
 from ..arrays import named_arrays
 from ..device import Limits, choose_limits, set_limits
 from ..errors import InputError, Lfm2VLError
+from ..images.source import ImageSource
 from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerChanges, AnswerOptions, ImageOptions
 from ..prompt.messages import Message, user_message
 from ..prompt.processor import Processor
-from ..prompt.sources import ImageLike, as_images
+from ..prompt.sources import as_images
 from .answer import Piece, Result
 from .batch import BATCH_SIZE, Conversation, stream_answers
 from .device_thread import Steps, in_turn, in_turn_async
 from .prefix_store import PrefixStore
 from .stream import stream_answer
 
-Image = ImageLike | Sequence[ImageLike]
+Image = ImageSource | Sequence[ImageSource]
 Options = AnswerOptions | ImageOptions | None
 
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from ..errors import InputError
 from .heic import heic_to_tiff
 from .jpeg import START, examine_jpeg
+from .jpeg2000 import BOX_START, STREAM_START, examine_jpeg2000
 from .limits import ImageLimits
 from .png import SIGNATURE, mend_png
-from .tiff import PHOTOMETRIC, WHITE_IS_ZERO, find_page, raw_photo
+from .raw import find_preview
+from .tiff import PHOTOMETRIC, WHITE_IS_ZERO, Directory, find_page, raw_photo
 
 # Not EPS and PDF, whose decoders start other programs, nor ICO, which decodes as it is opened.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA")
@@ -50,7 +52,6 @@ HEADER_BYTES = 4096  # that are searched for what a file is
 WEBP_COST = 24  # bytes per pixel that the decoder takes, as soon as the file is opened
 PIXEL_COST = 8  # bytes per pixel that every limit on pixels allows for
 MAX_BLOCKS = 1_000_000  # of a GIF
-MAX_BOXES = 10_000  # of a JPEG 2000 file
 MAX_SLOW_BYTES = 2**23  # of kinds of BMP and PPM that Pillow decodes in Python, 1 MB a second
 MAX_SLOW_PIXELS = 2**24
 
@@ -68,6 +69,7 @@ class ImageFile:
         profile: color profile that was taken out of the data.
         is_series: whether there are more frames or pages.
         is_ended: whether the marker is there that ends a JPEG.
+        orientation: how the picture has to be turned, as in EXIF; 0 if its own data say so.
         notes: what is wrong with the file, although it can be decoded.
     """
 
@@ -79,6 +81,7 @@ class ImageFile:
     profile: bytes | None = None
     is_series: bool = False
     is_ended: bool = True
+    orientation: int = 0
     notes: list[str] = field(default_factory=list)
 
 
@@ -102,16 +105,13 @@ def examine(data: bytes, name: str, limits: ImageLimits) -> ImageFile:
     elif data.startswith(RAW_STARTS):
         raise raw_photo(name)
     elif data.startswith(TIFF_STARTS) and len(data) > 8:
-        file.is_tiff = True
-        file.page, file.is_series, directory = find_page(data, name)
-        if directory.is_deep and directory.first(PHOTOMETRIC) == WHITE_IS_ZERO:
-            file.data, file.is_inverted = directory.as_black_is_zero(data), True
+        _examine_tiff(file)
     elif data[:4] == b"GIF8":
         file.is_series = _gif_is_series(data, name)
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         _check_webp(data, name, limits)
-    elif data[4:8] == b"jP  ":
-        _check_boxes(data, name)
+    elif data.startswith((BOX_START, STREAM_START)):
+        examine_jpeg2000(data, name)
     elif data[:2] == b"BM":
         _check_bmp(data, name)
     elif re.match(rb"P[1-6fFy]\s", data):
@@ -119,6 +119,27 @@ def examine(data: bytes, name: str, limits: ImageLimits) -> ImageFile:
     else:
         _refuse_others(data, name)
     return file
+
+
+def _examine_tiff(file: ImageFile) -> None:
+    page = find_page(file.data, file.name)
+    if page.raw_parts:
+        _use_preview(file, page.raw_parts)
+        return
+    file.is_tiff, file.page, file.is_series = True, page.number, page.is_series
+    directory = page.directory
+    if directory.is_deep and directory.first(PHOTOMETRIC) == WHITE_IS_ZERO:
+        file.data, file.is_inverted = directory.as_black_is_zero(file.data), True
+
+
+def _use_preview(file: ImageFile, parts: list[Directory]) -> None:
+    """Take the JPEG that a camera made of a raw photo, if it is large enough."""
+    preview = find_preview(file.data, parts, file.name)
+    if preview is None:
+        raise raw_photo(file.name)
+    file.data, file.orientation = preview.data, preview.orientation
+    width, height = preview.size
+    file.notes.append(f"a raw photo; its embedded preview of {width} x {height} pixels is used")
 
 
 def is_heic(head: bytes) -> bool:
@@ -219,20 +240,6 @@ def _check_webp(data: bytes, name: str, limits: ImageLimits) -> None:
     else:
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", head, 6))
     check_pixels(name, width, height, WEBP_COST, limits)
-
-
-def _check_boxes(data: bytes, name: str) -> None:
-    at = 0
-    for _ in range(MAX_BOXES):
-        if at + 8 > len(data):
-            return
-        length, kind = struct.unpack_from(">I4s", data, at)
-        if kind == b"jp2h":
-            length = 8  # the boxes in it follow its header
-        if length == 0 or kind == b"jp2c":
-            return
-        at += max(length, 8)
-    raise InputError(f"{name} is a JPEG 2000 file of more than {MAX_BOXES} boxes")
 
 
 def _check_bmp(data: bytes, name: str) -> None:

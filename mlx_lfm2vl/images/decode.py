@@ -2,13 +2,12 @@
 
 import io
 import logging
-import os
 import struct
 import threading
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from PIL import Image
 
@@ -16,6 +15,7 @@ from ..errors import InputError
 from .colors import ColorReader, check_meaning
 from .container import ImageFile, check_pixels
 from .jpeg import END
+from .libtiff import libtiff_only, silent_libtiff
 from .limits import ImageLimits
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class OpenedImage:
             raise InputError(f"{self.name} is damaged or not supported: {_reason(error)}") from None
         width, height = image.size
         check_pixels(self.name, width, height, cost, limits)
-        self._orientation = self._read_orientation()
+        self._orientation = file.orientation or self._read_orientation()
         # Pillow gives a TIFF the right way up already.
         self._turn = None if image.format == "TIFF" else UPRIGHT.get(self._orientation)
         sideways = self._turn is not None and self._orientation in SIDEWAYS
@@ -145,7 +145,7 @@ class OpenedImage:
         if is_jpeg and not self._file.is_ended:
             self._load_unended(draft)
         else:
-            with _silent_stderr(image.format == "TIFF"):
+            with silent_libtiff() if image.format == "TIFF" else nullcontext():
                 image.load()
         self._colors.restore_transparency(image, self._file.data if self._ours else None)
         return size
@@ -196,12 +196,9 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def pillow_rules(limits: ImageLimits, is_tiff: bool = False) -> Iterator[None]:
-    """Replace Pillow's global pixel limit by ours and silence its warnings and log lines.
-
-    libtiff decodes every TIFF that is opened so: Pillow's own code for unpacked ones is wrong for
-    channels that are stored one after the other.
-    """
-    with _pillow_globals, warnings.catch_warnings(), _silent_log(), _libtiff(is_tiff):
+    """Replace Pillow's global pixel limit by ours and silence its warnings and log lines."""
+    rules = libtiff_only() if is_tiff else nullcontext()
+    with _pillow_globals, warnings.catch_warnings(), _silent_log(), rules:
         warnings.simplefilter("ignore")
         saved, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, limits.max_pixels
         try:
@@ -221,37 +218,3 @@ def _silent_log() -> Iterator[None]:
     finally:
         pillow.removeHandler(nowhere)
         pillow.propagate = saved
-
-
-@contextmanager
-def _libtiff(is_tiff: bool) -> Iterator[None]:
-    if not is_tiff:
-        yield
-        return
-    from PIL import TiffImagePlugin
-
-    saved, TiffImagePlugin.READ_LIBTIFF = TiffImagePlugin.READ_LIBTIFF, True
-    try:
-        yield
-    finally:
-        TiffImagePlugin.READ_LIBTIFF = saved
-
-
-@contextmanager
-def _silent_stderr(is_needed: bool) -> Iterator[None]:
-    """Keep back what libtiff writes to standard error itself; the exception says the same."""
-    try:
-        saved = os.dup(2) if is_needed else None
-    except OSError:  # standard error is closed
-        saved = None
-    if saved is None:
-        yield
-        return
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    os.close(null)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)

@@ -12,7 +12,9 @@ from ..errors import InputError, Lfm2VLError, NetworkError
 
 MAX_REDIRECTS = 5
 TIMEOUT_SECONDS = 30.0  # for the whole download
-NAT64 = ipaddress.ip_network("64:ff9b::/96")
+UNICAST = ipaddress.ip_network("2000::/3")
+DOCUMENTATION = ipaddress.ip_network("3fff::/20")
+RELAYS = ipaddress.ip_network("192.88.99.0/24")  # that were between IPv6 and IPv4
 QUERY_SAFE = "/%:@!$&'()*+,;=~?"
 
 
@@ -50,9 +52,8 @@ def fetch(url: str, max_bytes: int) -> bytes:
         except (OSError, http.client.HTTPException, ValueError) as error:
             if time.monotonic() > deadline:
                 raise NetworkError(f"{url} took more than {TIMEOUT_SECONDS:g} seconds") from None
-            raise NetworkError(
-                f"{url} cannot be fetched: {error or type(error).__name__}"
-            ) from None
+            reason = str(error).strip() or type(error).__name__
+            raise NetworkError(f"{url} cannot be fetched: {reason}") from None
         if time.monotonic() > deadline:  # the timer may have cut the download short
             raise NetworkError(f"{url} took more than {TIMEOUT_SECONDS:g} seconds")
         if isinstance(found, bytes):
@@ -72,18 +73,18 @@ def _answer(connection: http.client.HTTPConnection, url: str, max_bytes: int) ->
     target = quote(parts.path, safe="/%:@!$&'()*+,;=~") or "/"
     target += f"?{quote(parts.query, safe=QUERY_SAFE)}" if parts.query else ""
     connection.request("GET", target, headers={"User-Agent": "mlx-lfm2vl", "Accept": "image/*"})
-    response = connection.getresponse()
-    location = response.getheader("Location")
-    if response.status in (301, 302, 303, 307, 308) and location:
-        return urljoin(url, location)
-    if response.status != 200:
-        raise NetworkError(f"{url} answered {response.status} {response.reason}")
-    body = response.read(max_bytes + 1)
-    if len(body) > max_bytes:
-        raise InputError(f"{url} has more than {max_bytes} bytes, the limit")
-    if response.length:
-        raise NetworkError(f"{url} ended {response.length} bytes early")
-    return body
+    with connection.getresponse() as response:
+        location = response.getheader("Location")
+        if response.status in (301, 302, 303, 307, 308) and location:
+            return urljoin(url, location)
+        if response.status != 200:
+            raise NetworkError(f"{url} answered {response.status} {response.reason}")
+        body = response.read(max_bytes + 1)
+        if len(body) > max_bytes:
+            raise InputError(f"{url} has more than {max_bytes} bytes, the limit")
+        if response.length:
+            raise NetworkError(f"{url} ended {response.length} bytes early")
+        return body
 
 
 def _connect(url: str, deadline: float) -> http.client.HTTPConnection:
@@ -110,12 +111,16 @@ def _public_address(host: str, port: int) -> str:
 
 
 def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Whether an address is public; IPv6 addresses that embed an IPv4 one never count as public."""
-    if isinstance(address, ipaddress.IPv6Address):
-        carries = address.ipv4_mapped or address.sixtofour or address.teredo or address in NAT64
-        if carries or address.is_site_local:
+    """Whether an address is one of the public internet's.
+
+    Of IPv6 these are the unicast addresses that are given out, without those that carry an IPv4
+    address. Every other form that carries one lies outside of them.
+    """
+    if address.version == 6:
+        carries = address.sixtofour or address.teredo
+        if carries or address not in UNICAST or address in DOCUMENTATION:
             return False
-    return address.is_global and not address.is_multicast
+    return address.is_global and not address.is_multicast and address not in RELAYS
 
 
 def _connection(

@@ -6,7 +6,7 @@ import stat
 import threading
 import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from ..errors import InputError, Lfm2VLError
@@ -17,6 +17,13 @@ PIECE = 2**20  # bytes of a pipe read at a time
 SIBLINGS = 10_000  # files of a folder that are compared with a name
 NAME_SHOWN = 200  # letters of a name in a message
 QUOTES = "'\"‘’“”"
+EXPECTED = "expected a path, URL, data URI, PIL image, bytes, an open file or an array of pixels"
+
+
+class OpenFile(Protocol):
+    """A file that is open for reading bytes."""
+
+    def read(self, size: int, /) -> Any: ...
 
 
 class NamedBytes(bytes):
@@ -34,8 +41,8 @@ def read_source(source: Any, limits: ImageLimits) -> tuple[str, bytes]:
     """
     if isinstance(source, NamedBytes):
         name, data = source.name, source
-    elif isinstance(source, (str, Path)):
-        name, data = _read_name(source, limits)
+    elif isinstance(source, str | os.PathLike):
+        name, data = _read_name(source if isinstance(source, str) else _as_path(source), limits)
     elif hasattr(source, "read"):
         name, data = _read_object(source, limits)
     else:
@@ -52,7 +59,7 @@ def read_once(source: Any, limits: ImageLimits) -> Any:
 
     URLs stay as they are: they are fetched when they are needed.
     """
-    if not isinstance(source, (str, Path)) or is_url(source):
+    if not isinstance(source, str | Path) or is_url(source):
         return source
     name, data = read_source(source, limits)
     named = NamedBytes(data)
@@ -75,27 +82,37 @@ def _bytes_of(source: Any) -> bytes:
     try:
         return bytes(memoryview(source))
     except (TypeError, ValueError, BufferError):
-        raise InputError(
-            f"an image is a {type(source).__name__}, expected a path, URL, data URI, bytes, "
-            "an open file, an array or a PIL image"
-        ) from None
+        raise InputError(f"an image is of type {type(source).__name__}, {EXPECTED}") from None
 
 
 def _read_object(file: Any, limits: ImageLimits) -> tuple[str, bytes]:
-    """Read an open file from where it stands."""
+    """Read an open file from its beginning, so that a message can be used again.
+
+    A pipe gives a part at a time, and only once.
+    """
     given = getattr(file, "name", None)
     name = quoted(given) if isinstance(given, str) else "image data"
+    pieces: list[bytes] = []
+    remaining = limits.max_bytes + 1
     try:
-        data = file.read(limits.max_bytes + 1)
+        if getattr(file, "seekable", bool)():
+            file.seek(0)
+        while remaining and (piece := file.read(remaining)):
+            if isinstance(piece, str):
+                raise InputError(f"{name} is open as text; open it with 'rb'")
+            if not isinstance(piece, bytes | bytearray | memoryview):
+                raise InputError(f"{name} gives {type(piece).__name__}, expected bytes")
+            pieces.append(bytes(piece))
+            remaining = max(0, remaining - len(piece))
     except (OSError, ValueError) as error:
         raise InputError(f"{name} cannot be read: {error}") from None
-    if isinstance(data, str):
-        raise InputError(f"{name} is open as text; open it with 'rb'")
-    if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise InputError(f"{name} gives {type(data).__name__}, expected bytes")
-    if not data:
+    if not pieces:
         raise InputError(f"{name} is empty (0 bytes), or was read to its end before")
-    return name, bytes(data)
+    return name, b"".join(pieces)
+
+
+def _as_path(source: os.PathLike[Any]) -> Path:
+    return source if isinstance(source, Path) else Path(os.fsdecode(source))
 
 
 def _read_name(source: str | Path, limits: ImageLimits) -> tuple[str, bytes]:
@@ -238,7 +255,10 @@ def _look(name: str) -> str:
 
 def _fetched(url: str, limits: ImageLimits) -> bytes:
     if not limits.allow_url:
-        raise InputError(f"{url} is a URL; allow fetching it with --allow-url (allow_url=True)")
+        raise InputError(
+            f"{url} is a URL; allow fetching it with --allow-url, in Python with "
+            "load(..., limits=ImageLimits(allow_url=True))"
+        )
     from .fetch import fetch  # imports TLS, which local files do not need
 
     return fetch(url, limits.max_bytes)

@@ -1,8 +1,9 @@
 """Opening images from any source, within limits."""
 
 import io
+import os
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -11,11 +12,27 @@ from ..errors import InputError
 from .container import FORMATS, ImageFile, examine, is_heic
 from .decode import DECODE_ERRORS, OpenedImage, pillow_rules
 from .limits import ImageLimits
-from .read import is_url, read_source
+from .read import EXPECTED, OpenFile, is_url, read_source
 
-__all__ = ["ImageLimits", "ImageSource", "OpenedImage", "is_url", "open_image", "read_size"]
+__all__ = [
+    "EXPECTED",
+    "ImageLimits",
+    "ImageSource",
+    "OpenedImage",
+    "is_url",
+    "open_image",
+    "read_size",
+]
 
-ImageSource = str | Path | bytes | bytearray | BinaryIO | io.BytesIO | np.ndarray | Image.Image
+
+class Array(Protocol):
+    """An array of any library whose arrays NumPy reads."""
+
+    def __array__(self) -> Any: ...
+
+
+BytesLike = bytes | bytearray | memoryview
+ImageSource = str | os.PathLike[str] | BytesLike | OpenFile | Array | Image.Image
 HEAD = 1024  # bytes that tell what kind of file it is
 # Formats whose header Pillow reads as `open_image` does, without the rest of the file.
 PLAIN_FORMATS = ("JPEG", "PNG", "GIF", "BMP")
@@ -28,8 +45,8 @@ def open_image(source: ImageSource, limits: ImageLimits) -> OpenedImage:
 
     Args:
         source: a path (also with `~` or `file://`), an http(s) URL if `limits` allow it, a
-            `data:` URI, the bytes of a file, a file open for reading bytes, a PIL image, or a
-            (H, W, 3) array of uint8.
+            `data:` URI, the bytes of a file, a file open for reading bytes, a PIL image, or an
+            array of uint8, (H, W, 3), (H, W, 4) or (H, W), from any library that NumPy reads.
         limits: on bytes read, pixels decoded and the use of the network.
 
     Raises:
@@ -38,7 +55,7 @@ def open_image(source: ImageSource, limits: ImageLimits) -> OpenedImage:
     """
     if isinstance(source, Image.Image):
         return OpenedImage(source, ImageFile("image", b""), limits, ours=False)
-    if hasattr(source, "__array_interface__") or hasattr(source, "__array__"):
+    if _is_array(source):
         return OpenedImage(_from_array(source), ImageFile("array", b""), limits)
     name, data = read_source(source, limits)
     file = examine(data, name, limits)
@@ -70,20 +87,27 @@ def read_size(path: str | Path, limits: ImageLimits) -> tuple[int, int] | None:
         with open(path, "rb") as file:
             if is_heic(file.read(HEAD)):
                 return None
-        with pillow_rules(limits), Image.open(path, formats=PLAIN_FORMATS) as image:
-            return image.height, image.width
-    except DECODE_ERRORS:  # or a kind that needs a closer look
-        pass
-    try:
-        return open_image(path, limits).size
-    except InputError:
+            file.seek(0)
+            try:
+                with pillow_rules(limits), Image.open(file, formats=PLAIN_FORMATS) as image:
+                    return image.height, image.width
+            except DECODE_ERRORS:  # a kind that needs a closer look
+                return open_image(file, limits).size
+    except (OSError, ValueError, InputError):
         return None
+
+
+def _is_array(source: object) -> bool:
+    """Whether a source holds pixels, and not the bytes of a file."""
+    if isinstance(source, memoryview):
+        return source.ndim > 1
+    return hasattr(source, "__array_interface__") or hasattr(source, "__array__")
 
 
 def _from_array(source: Any) -> Image.Image:
     """Make an image of an array of uint8: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)."""
     try:
-        pixels = np.asarray(source)
+        pixels = np.array(source)  # a copy: callers may reuse the memory of a frame
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"an image array cannot be read: {error}") from None
     shape = pixels.shape

@@ -11,12 +11,17 @@ MAX_STRIPS = 250_000  # strips or tiles of a page, for each of which Pillow make
 
 SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, PHOTOMETRIC = 254, 255, 256, 257, 262
 STRIPS, TILES, SUB_DIRECTORIES, DNG_VERSION = 273, 324, 330, 50706
-BITS = 258
+BITS, COMPRESSION, ORIENTATION, STRIP_LENGTHS = 258, 259, 274, 279
+JPEG_TABLES, JPEG_START, JPEG_LENGTH = 347, 513, 514
 WHITE_IS_ZERO, BLACK_IS_ZERO = 0, 1  # photometric kinds of grey
 COLOR_FILTER_ARRAY, LINEAR_RAW = 32803, 34892  # and of raw photos
 MASK = 4  # bit of SUBFILE
-NUMBERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # formats of the types of tags
-WANTED = {SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, PHOTOMETRIC, SUB_DIRECTORIES, DNG_VERSION}
+# Formats of the types of tags; the last is of bytes without a meaning.
+NUMBERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q", 7: "B"}
+WANTED = {
+    *(SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION),
+    *(STRIPS, STRIP_LENGTHS, JPEG_TABLES, JPEG_START, JPEG_LENGTH, SUB_DIRECTORIES, DNG_VERSION),
+}
 
 
 @dataclass
@@ -54,19 +59,33 @@ class Directory:
         return self.first(PHOTOMETRIC) in (COLOR_FILTER_ARRAY, LINEAR_RAW)
 
 
-def find_page(data: bytes, name: str) -> tuple[int, bool, Directory]:
+@dataclass
+class Page:
+    """The picture of a TIFF file.
+
+    Attributes:
+        number: of the page, from 0.
+        is_series: whether there are other pictures.
+        directory: of the page.
+        raw_parts: all directories of a raw photo, of which the page is a preview only; otherwise
+            none.
+    """
+
+    number: int
+    is_series: bool
+    directory: Directory
+    raw_parts: list[Directory]
+
+
+def find_page(data: bytes, name: str) -> Page:
     """Find the picture among the pages of a TIFF file.
 
     Args:
         data: of the file.
         name: of the file, for messages.
 
-    Returns:
-        The number of the page, from 0, whether there are other pictures, and its directory.
-
     Raises:
-        InputError: it is a raw photo, whose readable part is a preview only, or a page has too
-            many strips.
+        InputError: there is no picture, or a page has too many strips.
     """
     reader = _Reader(data)
     pages = reader.chain()
@@ -77,13 +96,13 @@ def find_page(data: bytes, name: str) -> tuple[int, bool, Directory]:
     page = pages[pictures[0]] if pictures else pages[0]
     hidden = [sub for sub in subs if not sub.is_secondary and sub.pixels > page.pixels]
     is_raw = any(part.is_raw for part in [*pages, *subs])
-    if is_raw or hidden or DNG_VERSION in pages[0].numbers or data[8:10] == b"CR":
-        raise raw_photo(name)
-    if page.strips > MAX_STRIPS:
+    is_raw = is_raw or bool(hidden) or DNG_VERSION in pages[0].numbers or data[8:10] == b"CR"
+    if not is_raw and page.strips > MAX_STRIPS:
         raise InputError(
             f"{name} is a TIFF file of {page.strips} strips, at most {MAX_STRIPS} are read"
         )
-    return pages.index(page), len(pictures) > 1, page
+    parts = [*pages, *subs] if is_raw else []
+    return Page(pages.index(page), len(pictures) > 1, page, parts)
 
 
 def raw_photo(name: str) -> InputError:
@@ -147,8 +166,9 @@ class _Reader:
             directory.kind_at = values
         if count * width > inline:
             values = self._number("Q" if self.is_big else "I", values)
+        most = MAX_PAGES if tag == SUB_DIRECTORIES else 1
         directory.numbers[tag] = [
-            self._number(form, values + i * width) for i in range(min(count, MAX_PAGES))
+            self._number(form, values + i * width) for i in range(min(count, most))
         ]
 
     def _number(self, form: str, at: int) -> int:

@@ -6,14 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..images.endings import is_image_name
 from .keys import unknown
 
 METADATA = "metadata.jsonl"  # the rows of an image folder
 DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"),
-    *(".avif", ".heic", ".heif", ".jp2", ".ppm", ".tga"),
-)
 # Files beside data that hold none, with any ending. Others, such as captions, are refused.
 BESIDE_FILES = ("readme", "license", "licence", "thumbs", "desktop")
 
@@ -37,7 +34,7 @@ def find_data(path: Path) -> list[Path]:
         return [path]
     files = sorted(entry for entry in path.glob("[!.]*") if entry.is_file())
     for file in files:
-        is_known = file.suffix.lower() in (*DATA_SUFFIXES, *IMAGE_SUFFIXES)
+        is_known = file.suffix.lower() in DATA_SUFFIXES or is_image_name(file)
         if not is_known and file.stem.lower() not in BESIDE_FILES:
             kinds = (*DATA_SUFFIXES, "images")
             raise unknown(f"{file} is of the unknown kind", file.suffix or file.name, kinds)
@@ -59,7 +56,8 @@ def read_entries(path: Path) -> list[tuple[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8-sig")  # some editors begin with a byte-order mark
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be read: {reason}") from None
     whole = _parsed(text)
     if isinstance(whole, list):
         return [(f"row {number}", row) for number, row in enumerate(whole, 1)]

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import InputError
-from ..images.source import ImageSource
+from ..images.source import EXPECTED, ImageSource
 from .keys import is_empty, known_values
 from .parts import Part, read_part
-from .sources import EXPECTED, ImageLike, read_path_or_base64
+from .sources import read_path_or_base64
 from .template import Message
 
 # What chat templates read of a message besides its role and content.
@@ -18,7 +18,7 @@ MESSAGE_BESIDE = ("id", "name", "tool_call_id", "status")
 
 
 def user_message(
-    prompt: str, images: Sequence[ImageLike] = (), system: str | None = None
+    prompt: str, images: Sequence[ImageSource] = (), system: str | None = None
 ) -> list[Message]:
     """Make the messages of one question about some images.
 

@@ -1,12 +1,13 @@
 """Turns messages with images into what the model reads: ids, patches and their grids."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ..checkpoint.image_config import ImageConfig, read_image_config, restore_tiling
 from ..checkpoint.tensors import detect_layout
@@ -63,7 +64,11 @@ class Inputs:
 
 
 class Processor:
-    """A checkpoint's tokenizer, chat template and image settings."""
+    """A checkpoint's tokenizer, chat template and image settings.
+
+    Attributes:
+        look: is called with every image as soon as it is decoded, or None.
+    """
 
     def __init__(
         self,
@@ -76,6 +81,7 @@ class Processor:
         self.template = template
         self.image_config = image_config
         self.limits = limits or ImageLimits()
+        self.look: Callable[[Image.Image], None] | None = None
 
     def __repr__(self) -> str:
         image = self.image_config
@@ -107,7 +113,7 @@ class Processor:
         Args:
             messages: `{"role": ..., "content": ...}`; the content is text, or a list of
                 `{"type": "text", "text": ...}` and `{"type": "image", "image": ...}`, where the
-                image is what `read_source` takes: a path, a URL, a data URI, a PIL image, bytes, an
+                image is what `open_image` takes: a path, a URL, a data URI, a PIL image, bytes, an
                 open file or an array of pixels. The spellings of `read_part` and Ollama's `images`
                 also work.
             options: changes to the checkpoint's image settings.
@@ -133,7 +139,7 @@ class Processor:
                 f"({sum(plan.image_tokens for plan in images)} of images), at most {max_length} "
                 "leave room for the answer; use fewer or smaller images, or a lower max_tokens"
             )
-        return Inputs(input_ids, images, spans, _decode(opened, images, config))
+        return Inputs(input_ids, images, spans, self._decode(opened, images, config))
 
     def render(
         self,
@@ -172,6 +178,16 @@ class Processor:
                 "some templates take no images in a system message"
             )
         return text, guard, sources
+
+    def _decode(
+        self, opened: list[OpenedImage], plans: Sequence[ImagePlan], config: ImageConfig
+    ) -> Iterator[list[np.ndarray]]:
+        """Yield the patches of one image at a time, removing each image from `opened`."""
+        for plan in plans:
+            pixels = opened.pop(0).decode(plan.canvas if config.jpeg_draft else None)
+            if self.look:
+                self.look(pixels)
+            yield process_image(pixels, plan, config.resample)
 
     def _without_tools(
         self, messages: Sequence[Message], add_generation_prompt: bool
@@ -250,15 +266,6 @@ class Processor:
         if token is None:
             raise CheckpointError(f"the tokenizer has no {name} token")
         return token
-
-
-def _decode(
-    opened: list[OpenedImage], plans: Sequence[ImagePlan], config: ImageConfig
-) -> Iterator[list[np.ndarray]]:
-    """Yield the patches of one image at a time, removing each image from `opened`."""
-    for plan in plans:
-        pixels = opened.pop(0).decode(plan.canvas if config.jpeg_draft else None)
-        yield process_image(pixels, plan, config.resample)
 
 
 def load_image_config(folder: Path) -> ImageConfig:

@@ -188,7 +188,9 @@ def is_data(source: str | Path) -> bool:
 
 def _existing(name: str, folder: Path) -> Path:
     try:
-        path = folder / Path(_local(name)).expanduser()
+        path = folder / _local(name)
+        if not path.is_file():
+            path = folder / Path(_local(name)).expanduser()
         if path.is_file():
             return path
     except (OSError, RuntimeError, ValueError):  # too long, of an unknown user, or with NUL

@@ -2,82 +2,42 @@
 
 import base64
 import binascii
-import os
+from array import array
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
-
-import numpy as np
-from PIL import Image
+from typing import Any
 
 from ..errors import InputError
-from ..images.source import ImageLimits, ImageSource
+from ..images.source import ImageSource
 from .keys import known_values
 
-EXPECTED = "expected a path, URL or PIL image, bytes, an open file or an array of pixels"
 # Keys of an object that stands for an image. Data sets keep a file's name beside its bytes.
 OBJECT_KEYS = ("url", "path", "bytes", "base64", "data")
 OBJECT_BESIDE = ("type", "detail", "media_type", "mime_type")
 # What the files of PNG, JPEG, GIF, WebP, TIFF and BMP begin with, in base64.
 BASE64_BEGINNINGS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "SUkqA", "TU0AK", "Qk")
-MAX_FILE_BYTES = ImageLimits().max_bytes  # of an open file; a path may have other limits
 SHORTEST_BASE64 = 80  # characters; the smallest images have more, and few file names do
 
 
-@runtime_checkable
-class _File(Protocol):
-    def read(self, size: int, /) -> Any: ...
+ONE_IMAGE = str | bytes | bytearray | memoryview | array  # sequences that are one image
 
 
-@runtime_checkable
-class _SeekableFile(Protocol):
-    def seekable(self) -> bool: ...
-    def seek(self, offset: int, /) -> Any: ...
-
-
-@runtime_checkable
-class _Array(Protocol):
-    def __array__(self) -> Any: ...
-
-
-# One image, as callers may give it.
-ImageLike = ImageSource | os.PathLike[str] | bytearray | memoryview | _File | _Array
-ONE_IMAGE = str | bytes | bytearray | memoryview  # sequences that are one image
-
-
-def as_images(image: ImageLike | Sequence[ImageLike]) -> list[Any]:
+def as_images(image: ImageSource | Sequence[ImageSource]) -> list[Any]:
     """Return one image, or several, as a list."""
     if isinstance(image, ONE_IMAGE) or not isinstance(image, Sequence):
         return [image]
     return list(image)
 
 
-def read_source(value: object) -> ImageSource:
-    """Return the source of an image.
+def read_source(value: Any) -> ImageSource:
+    """Return the source of an image, which `open_image` then reads or refuses.
 
     Args:
-        value: a path, a URL, a data URI or a PIL image; bytes, or an object like bytes; a file
-            that is open for reading bytes; an array of uint8 pixels, (H, W, 3), (H, W, 4) or
-            (H, W), from NumPy or any library whose arrays NumPy reads; or an object with one of
-            the keys `url`, `path`, `bytes` and `base64`.
+        value: a source, or an object with one of the keys `url`, `path`, `bytes` and `base64`.
 
     Raises:
-        InputError: the value is something else.
+        InputError: an object holds something else.
     """
-    if isinstance(value, str | Path | bytes | Image.Image):
-        return value
-    if isinstance(value, Mapping):
-        return _from_object(value)
-    if isinstance(value, os.PathLike):
-        return Path(os.fsdecode(value))
-    if isinstance(value, _File):
-        return _from_file(value)
-    if isinstance(value, _Array):
-        return _from_array(value)
-    if isinstance(value, bytearray | memoryview):
-        view = memoryview(value)
-        return _from_pixels(np.array(view)) if view.ndim > 1 else view.tobytes()
-    raise InputError(f"an image part holds {value!r:.60}, {EXPECTED}")
+    return _from_object(value) if isinstance(value, Mapping) else value
 
 
 def read_base64(text: object) -> ImageSource:
@@ -119,41 +79,3 @@ def _from_object(value: Mapping[str, Any]) -> ImageSource:
     if isinstance(source, Mapping):
         raise InputError(f"the {key} of an image is an object, expected text")
     return read_source(source) if key in ("url", "path") else read_base64(source)
-
-
-def _from_file(file: _File) -> bytes:
-    """Read an open file from its beginning, so that a message can be used again."""
-    data = bytearray()
-    try:
-        if isinstance(file, _SeekableFile) and file.seekable():
-            file.seek(0)
-        while piece := file.read(MAX_FILE_BYTES + 1 - len(data)):  # pipes give a part at a time
-            if not isinstance(piece, bytes | bytearray):
-                kind = type(piece).__name__
-                raise InputError(f"an image's open file gives {kind}, expected bytes; use 'rb'")
-            data += piece
-            if len(data) > MAX_FILE_BYTES:
-                raise InputError(f"an image's open file has over {MAX_FILE_BYTES} bytes")
-    except (OSError, ValueError) as error:
-        raise InputError(f"an image cannot be read from its open file: {error}") from None
-    return bytes(data)
-
-
-def _from_array(value: _Array) -> Image.Image:
-    try:
-        pixels = np.array(value)  # a copy: callers may reuse the memory of a frame
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"an image is an array that cannot be read: {error}") from None
-    return _from_pixels(pixels)
-
-
-def _from_pixels(pixels: np.ndarray) -> Image.Image:
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[..., 0]
-    is_color = pixels.ndim == 3 and pixels.shape[2] in (3, 4)
-    if pixels.dtype != np.uint8 or not (is_color or pixels.ndim == 2) or not pixels.size:
-        raise InputError(
-            f"an image is an array of {pixels.dtype} and shape {pixels.shape}, expected uint8 "
-            "of (height, width, 3), (height, width, 4) or (height, width)"
-        )
-    return Image.fromarray(np.ascontiguousarray(pixels))

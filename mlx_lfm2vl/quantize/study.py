@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import InputError
+from ..images.endings import images_in
 from ..loading import load
 from ..model.lfm2vl import Lfm2VL
-from ..prompt.data_files import IMAGE_SUFFIXES, find_data
+from ..prompt.data_files import find_data
 from ..prompt.messages import user_message
 from ..prompt.processor import Processor
 from ..prompt.rows import read_rows
@@ -106,7 +107,7 @@ def _samples(folder: Path | None, model: Lfm2VL, processor: Processor) -> list[S
 
 
 def _images(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = images_in(folder)
     if not found:
         raise InputError(f"--calibration {folder} contains neither data (*.jsonl) nor images")
     return found

@@ -273,6 +273,7 @@ WRONG = {
     "tokens": (["--tokens", "0"], "--tokens is 0, expected 1 or more"),
     "repeats": (["--repeats", "-1"], "--repeats is -1, expected 1 or more"),
     "plot": (["--plot", "no/such/folder/a.png"], "there is no folder no/such/folder"),
+    "kind of plot": (["--plot", "a.jpg"], "--plot a.jpg: expected a name that ends in .png"),
     "image": (["--image", "gone.png"], "'gone.png' does not exist"),
 }
 

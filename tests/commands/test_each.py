@@ -59,6 +59,13 @@ def test_a_bad_image_does_not_stop_the_others(ask):
     assert last == "2 of 4 images not answered"
 
 
+def test_the_name_of_a_file_is_no_command_to_the_terminal(ask):
+    code, _, err = ask("--each", "-i", "1.png", "\x1b[31m.png")
+    assert code == 1
+    assert err.startswith(r"error: \x1b[31m.png: ")
+    assert err.replace("\n", "").isprintable()
+
+
 def test_more_images_than_a_prompt_may_hold_are_answered(ask):
     code, out, _ = ask("--each", "-i", *NAMES * 11, "--max-tokens", "1")
     assert code == 0

@@ -224,20 +224,6 @@ def test_notes_are_one_line_on_stderr(checkpoint, capsys):
     assert err == "note: ignoring unknown keys in the processor files: mystery\n"
 
 
-def test_the_demo_model_says_once_what_it_knows_if_it_is_shown_photos(tmp_path, capsys):
-    paths = [str(tmp_path / f"{n}.jpg") for n in (1, 2)]
-    for n, path in enumerate(paths):
-        make_picture(90, 120, n).save(path)
-    assert main(["--model", "demo", "--image", *paths, "--prompt", "Hi", "--max-tokens", "1"]) == 0
-    assert capsys.readouterr().err.count("the demo model knows drawn shapes") == 1
-    arguments = ["--image", "demo", "--prompt", "Hi", "--max-tokens", "1"]
-    assert main(["--model", "demo", *arguments]) == 0
-    assert (
-        main(["--model", str(golden("new_names").folder), "--image", paths[0], *arguments[2:]]) == 0
-    )
-    assert not capsys.readouterr().err
-
-
 def test_an_interrupt_keeps_what_was_said(monkeypatch, capsys):
     original = Engine.stream
 
@@ -343,24 +329,6 @@ def test_too_many_tiles_for_the_vocabulary_is_wrong_use(tmp_path, capsys):
 def test_impossible_caps_are_refused(value, capsys):
     assert answer("--max-megapixels", value) == 2
     assert "--max-megapixels" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("extra", [[], ["--plan"]])
-@pytest.mark.parametrize("model", [TINY, "demo"])
-def test_each_image_is_read_once_so_pipes_work(model, extra, picture, tmp_path, monkeypatch):
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    writer = subprocess.Popen(["cp", picture, str(pipe)])
-    opened = []
-    original = Path.open
-    monkeypatch.setattr(
-        Path, "open", lambda self, *a, **k: (opened.append(str(self)), original(self, *a, **k))[1]
-    )
-    arguments = ["--prompt", "Hi", "--max-tokens", "1", "--image", picture, str(pipe), *extra]
-    assert main(["--model", model, *arguments]) == 0
-    assert writer.wait(10) == 0
-    assert opened.count(picture) == 1
-    assert opened.count(str(pipe)) == 1
 
 
 def test_empty_stdin_is_an_empty_image(monkeypatch, capsys):

@@ -134,7 +134,18 @@ def test_patterns_are_expanded_if_no_file_has_that_name(desk):
     assert asked("IMG[1].png", "Hi") == (["IMG[1].png"], "Hi")
 
 
-def test_a_folder_stands_for_its_images_with_each():
+def test_a_name_that_begins_with_a_tilde_is_a_file_if_there_is_one(desk, monkeypatch):
+    monkeypatch.setenv("HOME", str(desk / "pics"))
+    (desk / "~old.png").touch()
+    (desk / "~pics").mkdir()
+    (desk / "~pics" / "3.png").touch()
+    assert asked("~old.png", "./~old.png", "Hi") == (["~old.png", "./~old.png"], "Hi")
+    assert asked("--each", "~pics", "Hi") == (["~pics/3.png"], "Hi")
+    assert asked("~/2.jpg", "Hi") == (["~/2.jpg"], "Hi")
+
+
+def test_a_folder_stands_for_its_images_with_each(desk):
+    (desk / "pics" / "._2.jpg").touch()  # as macOS leaves them on other disks
     assert asked("--each", "pics", "Hi") == (["pics/1.PNG", "pics/2.jpg"], "Hi")
     with pytest.raises(InputError, match="pics is a folder; --each --image pics asks about each"):
         asked("pics", "Hi")

@@ -16,7 +16,9 @@ ROOT = str(Path(mlx_lfm2vl.__file__).parents[1])
 PROGRAMS = ["mlx_lfm2vl", *(f"mlx_lfm2vl.{name}" for name in ("generate", "convert", "train"))]
 
 
-def run(arguments: str, *, first: str | Path = "") -> subprocess.CompletedProcess[str]:
+def run(
+    arguments: str, *, first: str | Path = "", **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run a module by the shell, with the modules of a folder before all others."""
     path = os.pathsep.join([str(first), ROOT] if first else [ROOT])
     return subprocess.run(
@@ -24,7 +26,7 @@ def run(arguments: str, *, first: str | Path = "") -> subprocess.CompletedProces
         capture_output=True,
         text=True,
         timeout=60,
-        env={**os.environ, "PYTHONPATH": path, "MLX_LFM2VL_DEBUG": "0"},
+        env={**os.environ, "PYTHONPATH": path, "MLX_LFM2VL_DEBUG": "0", **variables},
     )
 
 
@@ -102,3 +104,48 @@ def test_other_commands_bear_a_closed_stdin(tmp_path):
     done = run(f'mlx_lfm2vl.convert --model "{TINY}" --output "{tmp_path / "copy"}" <&-')
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "copy" / "config.json").exists()
+
+
+@pytest.mark.parametrize("program", ["__main__", "generate", "convert", "train"])
+def test_nothing_of_the_package_is_imported_before_ctrl_c_is_handled(program):
+    # Until then Python's own start is interrupted, which prints what it wants.
+    code = f"import sys, mlx_lfm2vl.{program}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": ROOT}
+    )
+    ours = {name for name in done.stdout.split() if name.startswith("mlx_lfm2vl")}
+    start = {"mlx_lfm2vl", "mlx_lfm2vl.commands", "mlx_lfm2vl.commands.start"}
+    assert ours == {*start, f"mlx_lfm2vl.{program}"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+@pytest.mark.parametrize(
+    "arguments", ["--version", "--help", "generate --help", "train --help", "completion bash"]
+)
+def test_a_full_disk_is_one_line_and_a_failure(arguments):
+    done = run(f"mlx_lfm2vl {arguments} >/dev/full")
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
+
+
+def test_a_missing_folder_of_temporary_files_is_not_used(question):
+    expected = run(question).stdout
+    done = run(question, TMPDIR="/no/such/folder")
+    assert (done.returncode, done.stdout) == (0, expected)
+    note = "note: TMPDIR is /no/such/folder, where there is no folder: not used\n"
+    assert done.stderr == note
+
+
+def test_a_current_folder_that_is_gone_is_one_line(question, tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    command = f'cd "{gone}" && rmdir "{gone}" && "{sys.executable}" -m {question}'
+    done = subprocess.run(
+        ["sh", "-c", command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": ROOT},
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    message = "error: the current folder no longer exists: change to another one\n"
+    assert done.stderr == message

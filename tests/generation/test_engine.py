@@ -202,6 +202,7 @@ def test_a_result_is_plain_data_and_short_to_look_at(engine):
     assert values["images"][0]["size"] == list(result.images[0].size)
     assert repr(replace(result, text="x" * 60)).startswith(f"Result('{'x' * 60}', ")
     assert repr(replace(result, text="x" * 61)).startswith(f"Result('{'x' * 57}...', ")
+    assert replace(result, text="**bold**")._repr_markdown_() == "**bold**"
     assert len(repr(engine)) < 200
 
 

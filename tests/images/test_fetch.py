@@ -37,6 +37,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(b"X-%d: y\r\n" % count)
                 self.wfile.flush()
                 time.sleep(0.05)
+        elif self.path == "/red":
+            self.send_response(500, "\x1b[31mred\x1b[0m\x07")
+            self.end_headers()
+        elif self.path == "/red-location":
+            self.answer(302, b"", Location="ftp://x/\x1b[31mred")
+        elif self.path == "/garbage":
+            self.wfile.write(b"\x1b]0;title\x07 garbage\r\n")
         elif self.path == "/broken-location":
             self.answer(302, b"", Location="http://[bad")
         elif self.path == "/%C3%A9%20x?q=%20":
@@ -98,6 +105,13 @@ def test_what_goes_wrong_is_said(server, path, error, message):
         fetch.fetch(server + path, 10_000)
 
 
+@pytest.mark.parametrize("path", ["/red", "/red-location", "/garbage"])
+def test_a_server_cannot_send_escape_codes_to_a_terminal(server, path):
+    with pytest.raises((InputError, NetworkError), match=r"\\x1b.(31mred|0;title)") as error:
+        fetch.fetch(server + path, 1000)
+    assert str(error.value).isprintable()
+
+
 def test_as_many_redirects_as_the_limit_are_followed_and_not_one_more(server):
     assert fetch.fetch(f"{server}/hops/{fetch.MAX_REDIRECTS}", 1000) == BODY
     with pytest.raises(NetworkError, match="redirects more than 5 times"):
@@ -125,14 +139,19 @@ def test_a_path_with_letters_of_other_scripts_is_quoted(server):
 
 @pytest.mark.parametrize(
     "address",
-    ["fec0::1", "ff02::1", "2002:7f00:1::", "64:ff9b::7f00:1", "::ffff:10.0.0.1", "224.0.0.1"],
+    [
+        *("fec0::1", "ff02::1", "2002:7f00:1::", "64:ff9b::7f00:1", "::ffff:10.0.0.1", "224.0.0.1"),
+        *("::127.0.0.1", "::7f00:1", "::10.0.0.1", "::a9fe:a9fe", "::8.8.8.8"),
+        *("::ffff:0:127.0.0.1", "64:ff9b:1::7f00:1", "3fff::1", "5f00::1", "192.88.99.1"),
+        *("2001:0:7f00:1::", "2001:db8::1", "fe80::1", "fc00::1", "100::1"),
+    ],
 )
 def test_special_addresses_are_not_public(address):
     assert not fetch._is_public(ipaddress.ip_address(address))
 
 
 def test_ordinary_addresses_are_public():
-    for address in ("93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946"):
+    for address in ("93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946", "2a00::1"):
         assert fetch._is_public(ipaddress.ip_address(address))
 
 

@@ -4,8 +4,10 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from array import array
 from pathlib import Path
 
 import mlx.core as mx
@@ -51,16 +53,80 @@ def test_an_open_file_is_read_no_further_than_the_cap():
     assert file.tell() == 101
 
 
-def test_a_file_read_before_or_open_as_text_says_so():
+def test_an_open_file_is_read_from_its_beginning_so_that_a_message_can_be_used_again():
     file = io.BytesIO(encoded())
     file.read()
-    with pytest.raises(InputError, match="or was read to its end before"):
-        open_image(file, LIMITS)
+    for _ in range(2):
+        np.testing.assert_array_equal(shown(file), PIXELS)
+
+
+def test_a_file_open_as_text_or_closed_says_so():
     with pytest.raises(InputError, match="open it with 'rb'"):
-        open_image(io.StringIO("x"), LIMITS)  # type: ignore[arg-type]
+        open_image(io.StringIO("x"), LIMITS)
+    file = io.BytesIO(encoded())
     file.close()
     with pytest.raises(InputError, match="closed"):
         open_image(file, LIMITS)
+
+
+def test_an_open_pipe_is_read_to_its_end_and_once():
+    data = encoded()
+    reader, writer = os.pipe()
+
+    def write() -> None:
+        with open(writer, "wb", buffering=0) as file:
+            for at in range(0, len(data), 500):
+                file.write(data[at : at + 500])
+                time.sleep(0.005)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    with open(reader, "rb", buffering=0) as file:
+        np.testing.assert_array_equal(shown(file), PIXELS)
+        with pytest.raises(InputError, match="or was read to its end before"):
+            open_image(file, LIMITS)
+    thread.join()
+
+
+class Name:
+    """A path of another library."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+class Frame:
+    """An array of another library."""
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        del dtype, copy
+        return PIXELS
+
+
+def test_paths_files_and_arrays_of_other_libraries_are_images(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded())
+    (entry,) = list(os.scandir(tmp_path))
+    with tempfile.SpooledTemporaryFile() as upload, path.open("rb", buffering=0) as raw:
+        upload.write(encoded())
+        for source in (Name(path), entry, upload, raw, Frame()):
+            np.testing.assert_array_equal(shown(source), PIXELS)
+
+
+def test_a_memoryview_holds_a_file_or_if_it_has_more_axes_pixels():
+    data = encoded()
+    for view in (memoryview(b"__" + data + b"__")[2:-2], memoryview(PIXELS), array("B", data)):
+        np.testing.assert_array_equal(shown(view), PIXELS)
+
+
+def test_an_array_is_copied_so_that_a_frame_can_be_used_again():
+    frame = PIXELS.copy()
+    opened = open_image(frame, LIMITS)
+    frame[:] = 0
+    np.testing.assert_array_equal(np.asarray(opened.decode()), PIXELS)
 
 
 @pytest.mark.parametrize("make", [np.asarray, mx.array], ids=["numpy", "mlx"])
@@ -82,9 +148,10 @@ def test_arrays_of_pixels_are_images(make):
         PIXELS[None],
         np.zeros((0, 4, 3), np.uint8),
         np.zeros(5, np.uint8),
+        np.float32(1),
         np.array(["x"], object),
     ],
-    ids=["float", "channels first", "batch", "empty", "line", "objects"],
+    ids=["float", "channels first", "batch", "empty", "line", "number", "objects"],
 )
 def test_other_arrays_are_refused_with_their_shape(array):
     with pytest.raises(InputError, match=r"an image array has shape \("):
@@ -92,8 +159,9 @@ def test_other_arrays_are_refused_with_their_shape(array):
 
 
 def test_what_is_no_source_is_refused_by_its_type():
-    with pytest.raises(InputError, match="an image is a int, expected a path"):
-        open_image(5, LIMITS)  # type: ignore[arg-type]
+    for source, kind in ((5, "int"), ({1}, "set"), (object(), "object"), ([1, 2], "list")):
+        with pytest.raises(InputError, match=f"^an image is of type {kind}, expected a path.*$"):
+            open_image(source, LIMITS)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_pil_image_whose_file_was_closed_is_an_input_error(tmp_path):

@@ -394,3 +394,10 @@ def test_the_size_is_read_from_the_header_or_not_at_all(tmp_path):
         path.write_bytes(data)
         assert read_size(path, LIMITS) is None
     assert read_size(tmp_path / "gone.png", LIMITS) is None
+
+
+def test_a_url_is_refused_with_the_way_to_allow_it_on_the_command_line_and_in_python():
+    with pytest.raises(InputError) as error:
+        load_image("https://example.com/a.png", ImageLimits())
+    told = "--allow-url, in Python with load(..., limits=ImageLimits(allow_url=True))"
+    assert str(error.value).endswith(told)

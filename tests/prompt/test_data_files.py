@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -141,3 +142,9 @@ def test_a_run_on_a_folder_is_the_run_on_its_file(folder):
     first, second = (folder.parent / f"{folder.name}-{name}" for name in ("one", "two"))
     assert losses_of(first) == losses_of(second)
     assert run(folder, first, "--steps", "2", "--resume") == 0
+
+
+def test_a_missing_file_is_said_without_the_number_of_an_error():
+    with pytest.raises(InputError) as error:
+        read_rows(Path("gone.jsonl"))
+    assert str(error.value) == "gone.jsonl cannot be read: No such file or directory"

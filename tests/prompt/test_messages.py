@@ -145,7 +145,7 @@ WRONG_PARTS = {
     "a number for text": ({"type": "text", "text": 7}, "'text' holds no text"),
     "nothing": ({}, "a content part is empty"),
     "a number": (7, "a content part is 7"),
-    "no image": ({"type": "image"}, "holds no image, expected a path, URL or PIL image"),
+    "no image": ({"type": "image"}, "holds no image, expected a path, URL"),
     "a place": ({"type": "image", "index": 0}, "holds no image"),
 }
 

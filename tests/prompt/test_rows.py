@@ -181,7 +181,7 @@ WRONG = {
     "videos": ({"videos": ["a.mp4"]}, "unknown key 'videos'"),
     "tools": ({"tools": [{"name": "f"}]}, "unknown key 'tools'"),
     "two columns": ({"image": "a.png", "images": ["b.png"]}, "both image and images; expected one"),
-    "a number": ({"image": 7}, "holds 7, expected a path"),
+    "a number": ({"image": 7}, "an image is of type int, expected a path"),
     "too few": (
         {"images": ["a.png"], "prompt": "<image><image>"},
         "<image> marks in the text: 2, images: 1",
@@ -306,6 +306,19 @@ def test_an_image_that_is_no_file_is_named_by_its_line(name, why, tmp_path):
     assert line.strip().startswith("line 1: ")
     assert why in line
     assert len(line) < 200
+
+
+def test_an_image_whose_name_begins_with_a_tilde_is_beside_the_file_or_at_home(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("~a.png", "home/b.png"):
+        make_picture(8, 8, 1).save(tmp_path / name)
+    for name, path in (("~a.png", "~a.png"), ("~/b.png", "home/b.png")):
+        row = {"image": name, "prompt": "x", "answer": "y"}
+        ((user, _),) = read_rows(write_rows(tmp_path / "d.jsonl", [row]))
+        assert user["content"][0]["image"] == str(tmp_path / path)
 
 
 def test_an_image_url_item_is_a_path_beside_the_file(tmp_path):

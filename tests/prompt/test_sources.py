@@ -1,158 +1,57 @@
-"""Images as Python programs hold them: bytes-like objects, open files, arrays of pixels."""
+"""One image or several, and images in the objects and base64 of other tools."""
 
+import base64
 import io
-import os
 import pathlib
-import tempfile
-import threading
-import time
+from array import array
 
-import mlx.core as mx
 import numpy as np
 import pytest
 from pictures import make_picture
-from PIL import Image
 
-from mlx_lfm2vl import generate
 from mlx_lfm2vl.errors import InputError
-from mlx_lfm2vl.images.source import ImageLimits, open_image
-from mlx_lfm2vl.prompt import sources
-from mlx_lfm2vl.prompt.sources import as_images, read_source
+from mlx_lfm2vl.prompt.sources import as_images, read_base64, read_path_or_base64, read_source
 
-PICTURE = make_picture(13, 21, 1)
-PIXELS = np.asarray(PICTURE)
 FILE = io.BytesIO()
-PICTURE.save(FILE, "png")
+make_picture(13, 21, 1).save(FILE, "png")
 DATA = FILE.getvalue()
+TEXT = base64.b64encode(DATA).decode()
+ONE = [DATA, bytearray(DATA), array("B", DATA), np.ones((4, 5, 3)), pathlib.Path("a"), "a", FILE]
 
 
-class Name:
-    """A path of another library."""
-
-    def __init__(self, path) -> None:
-        self.path = path
-
-    def __fspath__(self) -> str:
-        return str(self.path)
-
-
-class Frame:
-    """An array of another library."""
-
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        del dtype, copy
-        return PIXELS
+@pytest.mark.parametrize("image", ONE, ids=lambda image: type(image).__name__)
+def test_one_image_is_a_list_of_one(image):
+    (found,) = as_images(image)
+    assert found is image
+    for several in ([image, image], (image, image)):
+        assert all(one is image for one in as_images(several))
+        assert len(as_images(several)) == 2
 
 
-SOURCES = {
-    "bytes": DATA,
-    "a bytearray": bytearray(DATA),
-    "a memoryview": memoryview(DATA),
-    "part of a memoryview": memoryview(b"__" + DATA + b"__")[2:-2],
-    "a stream": io.BytesIO(DATA),
-    "a NumPy array": PIXELS,
-    "a view of a NumPy array": np.flip(np.flip(PIXELS, 1).copy(), 1),
-    "a NumPy array with opacity": np.dstack([PIXELS, np.full((13, 21), 255, np.uint8)]),
-    "a memoryview of pixels": memoryview(PIXELS),
-    "an MLX array": mx.array(PIXELS),
-    "an array of another library": Frame(),
-}
-
-
-@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
-def test_every_source_gives_the_pixels_of_the_image(source):
-    for _ in range(2):  # a message can be used again
-        found = open_image(read_source(source), ImageLimits()).decode()
-        np.testing.assert_array_equal(np.asarray(found), PIXELS)
-
-
-def test_open_files_and_paths_give_the_pixels_of_the_image(tmp_path):
-    path = tmp_path / "a.png"
-    path.write_bytes(DATA)
-    spooled = tempfile.SpooledTemporaryFile
-    with path.open("rb") as file, path.open("rb", buffering=0) as raw, spooled() as upload:
-        upload.write(DATA)
-        for source in (Name(path), file, raw, upload):
-            found = open_image(read_source(source), ImageLimits()).decode()
-            np.testing.assert_array_equal(np.asarray(found), PIXELS)
-
-
-def test_a_gray_array_has_two_axes_or_one_channel():
-    gray = PIXELS[..., 0]
-    for array in (gray, gray[..., None]):
-        found = read_source(array)
-        assert isinstance(found, Image.Image)
-        assert found.mode == "L"
-        np.testing.assert_array_equal(np.asarray(found), gray)
-
-
-def test_an_array_is_copied_so_that_a_frame_can_be_used_again():
-    frame = PIXELS.copy()
-    source = read_source(frame)
-    frame[:] = 0
-    np.testing.assert_array_equal(np.asarray(source), PIXELS)
+def test_an_object_stands_for_the_one_source_it_holds():
+    assert read_source({"url": "a.png"}) == read_source({"path": "a.png"}) == "a.png"
+    assert read_source({"bytes": DATA, "path": "a.png"}) == DATA
+    assert read_source({"base64": TEXT}) == read_source({"data": TEXT}) == DATA
+    assert read_source({"data": f"data:image/png;base64,{TEXT}"}).startswith("data:")
 
 
 WRONG = {
-    "channels first": (PIXELS.transpose(2, 0, 1), r"uint8 and shape \(3, 13, 21\), expected uint8"),
-    "floats": (PIXELS / 255, "array of float64"),
-    "whole numbers": (PIXELS.astype(int), "array of int64"),
-    "a batch": (PIXELS[None], r"shape \(1, 13, 21, 3\)"),
-    "no pixels": (PIXELS[:0], r"shape \(0, 21, 3\)"),
-    "one number": (np.float32(1), r"shape \(\)"),
-    "text": (io.StringIO("x"), "gives str, expected bytes; use 'rb'"),
-    "a number": (7, "holds 7, expected a path"),
-    "a set": ({1}, "holds .1., expected a path"),
+    "nothing": ({}, "an image is empty; expected one of url, path"),
+    "two": ({"url": "a", "base64": TEXT}, "an image holds url and base64; expected one"),
+    "an object": ({"url": {"url": "a"}}, "the url of an image is an object"),
+    "another key": ({"file": "a"}, "unknown key 'file'"),
 }
 
 
-@pytest.mark.parametrize(("source", "why"), WRONG.values(), ids=WRONG)
-def test_other_objects_are_refused_in_a_line(source, why):
-    with pytest.raises(InputError, match=why) as error:
-        read_source(source)
-    assert "\n" not in str(error.value)
-    assert len(str(error.value)) < 200
+@pytest.mark.parametrize(("value", "why"), WRONG.values(), ids=WRONG)
+def test_other_objects_are_refused(value, why):
+    with pytest.raises(InputError, match=why):
+        read_source(value)
 
 
-def test_a_closed_file_is_refused():
-    file = io.BytesIO(DATA)
-    file.close()
-    with pytest.raises(InputError, match="cannot be read from its open file: I/O operation"):
-        read_source(file)
-
-
-def test_a_pipe_is_read_to_its_end():
-    reader, writer = os.pipe()
-    with open(reader, "rb", buffering=0) as file:
-        thread = threading.Thread(target=write_slowly, args=(writer,))
-        thread.start()
-        assert read_source(file) == DATA
-        thread.join()
-
-
-def write_slowly(descriptor: int) -> None:
-    with open(descriptor, "wb", buffering=0) as file:
-        file.write(DATA[:100])
-        time.sleep(0.05)
-        file.write(DATA[100:])
-
-
-@pytest.mark.timeout(60)
-def test_an_endless_file_is_refused(monkeypatch):
-    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 1000)
-    with open("/dev/zero", "rb") as file, pytest.raises(InputError, match="over 1000 bytes"):
-        read_source(file)
-
-
-@pytest.mark.parametrize("image", [DATA, bytearray(DATA), PIXELS, pathlib.Path("a"), "a", FILE])
-def test_one_image_is_a_list_of_one(image):
-    assert as_images(image) == [image] or as_images(image)[0] is image
-    assert len(as_images([image, image])) == len(as_images((image, image))) == 2
-
-
-def test_a_question_goes_with_an_array(tiny):
-    answers = [
-        generate(*tiny, "What?", image=image, max_tokens=3, temperature=0).token_ids
-        for image in (PICTURE, PIXELS, io.BytesIO(DATA), [bytearray(DATA)])
-    ]
-    assert all(answer == answers[0] for answer in answers)
+def test_long_base64_may_stand_where_a_path_does():
+    assert len(TEXT) > 80
+    assert read_path_or_base64(TEXT) == read_base64(TEXT[:50] + "\n" + TEXT[50:]) == DATA
+    assert read_path_or_base64(TEXT[:20]) == TEXT[:20]
+    with pytest.raises(InputError, match="not valid base64"):
+        read_base64("a.png")

@@ -1,0 +1,22 @@
+"""Image files told by the endings of their names."""
+
+from pathlib import Path
+
+# Not those of raw photos, which often lie beside the JPEG of the same picture.
+IMAGE_ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".avif", ".heic", ".heif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
+)
+
+
+def is_image_name(name: str | Path) -> bool:
+    """Whether a name ends as those of image files do, in any case."""
+    return str(name).lower().endswith(IMAGE_ENDINGS)
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Return the image files of a folder, sorted. Hidden ones are left out.
+
+    On disks of cameras, macOS keeps a hidden `._IMG_1.JPG` beside `IMG_1.JPG`, which is no image.
+    """
+    return sorted(p for p in folder.glob("[!.]*") if is_image_name(p) and p.is_file())

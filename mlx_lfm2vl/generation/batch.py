@@ -59,8 +59,12 @@ def stream_answers(
     options: AnswerOptions,
     batch_size: int,
     store: PrefixStore | None = None,
+    keys: Sequence[bytes] = (),
 ) -> Steps[tuple[int, Result | Lfm2VLError]]:
-    """Answer conversations, which the generator is sent, as a batch; see `Engine.stream_batch`."""
+    """Answer conversations, which the generator is sent, as a batch; see `Engine.stream_batch`.
+
+    `keys` are those of the images of each conversation, if all have the same ones.
+    """
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}, expected at least 1")
     if options.lookup:
@@ -77,7 +81,9 @@ def stream_answers(
                 continue
             number = next(numbers)
             try:
-                arrived.append(_prepare(model, processor, number, conversation, options, store))
+                arrived.append(
+                    _prepare(model, processor, number, conversation, options, store, keys)
+                )
             except Lfm2VLError as error:
                 yield number, error
         batch.take(arrived)
@@ -94,11 +100,12 @@ def _prepare(
     messages: Conversation,
     options: AnswerOptions,
     store: PrefixStore | None,
+    keys: Sequence[bytes],
 ) -> _Row:
     clock = Clock()
     prompt = read_prompt(model, processor, messages, options)
     preparing = clock.lap()
-    ready = embed_prompt(model, prompt, store, options.on_encode)
+    ready = embed_prompt(model, prompt, store, options.on_encode, keys)
     mx.async_eval(ready.embeds)
     answer = Answer(processor.tokenizer, model.config.eos_token_ids, options)
     seed = options.drawn_seed()

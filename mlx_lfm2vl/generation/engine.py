@@ -13,6 +13,7 @@ from typing import Unpack
 from ..arrays import named_arrays
 from ..device import Limits, choose_limits, set_limits
 from ..errors import InputError, Lfm2VLError
+from ..images.read import read_once
 from ..images.source import ImageSource
 from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerChanges, AnswerOptions, ImageOptions
@@ -23,6 +24,7 @@ from .answer import Piece, Result
 from .batch import BATCH_SIZE, Conversation, stream_answers
 from .device_thread import Steps, in_turn, in_turn_async
 from .prefix_store import PrefixStore
+from .seen import Seen, read_images
 from .stream import stream_answer
 
 Image = ImageSource | Sequence[ImageSource]
@@ -99,6 +101,46 @@ class Engine:
         """
         chosen = merged(options, changes)
         return in_turn(self._steps(messages, image, chosen))
+
+    def streamed(
+        self, messages: Sequence[Message], options: AnswerOptions, *, keys: Sequence[bytes]
+    ) -> Iterator[Piece]:
+        """Do what `stream` does, about images whose keys are known (see `Seen`)."""
+        return in_turn(self._steps(messages, None, options, keys))
+
+    def see(
+        self,
+        images: Image,
+        options: Options = None,
+        *,
+        system: str | None = None,
+        **changes: Unpack[AnswerChanges],
+    ) -> Seen:
+        """Read images once, to ask about them many times.
+
+        >>> photo = engine.see("photo.jpg")
+        >>> photo.ask("What is this?")
+        >>> photo.ask(["Which colors are there?", "How many people?"], max_tokens=40)
+
+        Args:
+            images: one image or several, as for `stream`. Files are read here, once.
+            options: defaults of the answers, as for `stream`.
+            system: a system message; None has none.
+            changes: fields of `AnswerOptions` that override `options`.
+
+        Raises:
+            InputError: an image cannot be read.
+            NetworkError: an image URL cannot be fetched.
+        """
+        chosen = merged(options, changes)
+        self.store = self.store or PrefixStore()
+        held = [read_once(image, self.processor.limits) for image in as_images(images)]
+        if not held:
+            raise InputError("there are no images to see")
+        messages = user_message("", held, system)
+        steps = read_images(self.model, self.processor, messages, chosen, self.store)
+        ((keys, tokens),) = in_turn(steps)
+        return Seen(self, held, system, chosen, keys, tokens)
 
     def generate(
         self,
@@ -180,11 +222,32 @@ class Engine:
         steps = stream_answers(self.model, self.processor, chosen, batch_size, self.store)
         return in_turn(steps, conversations)
 
+    def answered(
+        self,
+        conversations: Iterable[Conversation],
+        options: AnswerOptions,
+        *,
+        batch_size: int = BATCH_SIZE,
+        keys: Sequence[bytes] = (),
+    ) -> list[Result]:
+        """Answer conversations as a batch; see `batch_generate`, and `Seen` for the keys."""
+        steps = stream_answers(self.model, self.processor, options, batch_size, self.store, keys)
+        results: dict[int, Result] = {}
+        for number, result in in_turn(steps, conversations):
+            if isinstance(result, Lfm2VLError):
+                raise result
+            results[number] = result
+        return [results[number] for number in sorted(results)]
+
     def _steps(
-        self, messages: Sequence[Message] | str, image: Image | None, options: AnswerOptions
+        self,
+        messages: Sequence[Message] | str,
+        image: Image | None,
+        options: AnswerOptions,
+        keys: Sequence[bytes] = (),
     ) -> Steps[Piece]:
         asked = _with_image(messages, image)
-        return stream_answer(self.model, self.processor, asked, options, self.store)
+        return stream_answer(self.model, self.processor, asked, options, self.store, keys)
 
 
 def generate(
@@ -242,14 +305,8 @@ def batch_generate(
         NetworkError: an image URL cannot be fetched.
         TypeError: a keyword is not a field of `AnswerOptions`.
     """
-    results: dict[int, Result] = {}
-    engine = Engine(model, processor)
-    answers = engine.stream_batch(conversations, options, batch_size=batch_size, **changes)
-    for number, result in answers:
-        if isinstance(result, Lfm2VLError):
-            raise result
-        results[number] = result
-    return [results[number] for number in sorted(results)]
+    chosen = merged(options, changes)
+    return Engine(model, processor).answered(conversations, chosen, batch_size=batch_size)
 
 
 def stream_batch(

@@ -86,6 +86,7 @@ def embed_prompt(
     prompt: Inputs,
     store: PrefixStore | None = None,
     report: Callable[[int, int], object] | None = None,
+    keys: Sequence[bytes] = (),
 ) -> Ready:
     """Embed what is not cached of a prompt.
 
@@ -97,6 +98,7 @@ def embed_prompt(
         store: what was read before; None reads everything and hashes no image.
         report: called with the image tokens encoded so far and all of them. With it, the host waits
             for the encoder.
+        keys: of the images, if they are known: they are not decoded if the store holds them.
 
     Raises:
         InputError: an image is damaged.
@@ -105,7 +107,12 @@ def embed_prompt(
         store.serve(model)
     images = _Images(model, prompt, store)
     seconds, start = 0.0, time.perf_counter()
-    for pixel_values in prompt.views:
+    known = Prefix(prompt.input_ids, prompt.spans, keys) if keys else None
+    if known and store and store.common(known) >= prompt.spans[-1][1]:
+        images.keys = list(keys)
+    else:
+        known = None
+    for pixel_values in () if known else prompt.views:
         seconds += time.perf_counter() - start
         images.add(pixel_values)
         start = time.perf_counter()

@@ -23,6 +23,7 @@ def stream_answer(
     messages: Sequence[Message] | str,
     options: AnswerOptions,
     store: PrefixStore | None = None,
+    keys: Sequence[bytes] = (),
 ) -> Steps[Piece]:
     """Answer a conversation; see `Engine.stream`.
 
@@ -32,6 +33,7 @@ def stream_answer(
         messages: the conversation.
         options: of the answer.
         store: what was read before; what this answer reads is added.
+        keys: of the images, if they are known.
     """
     clock = Clock()
     sampling, seed = options.sampling_over(model.config.sampling), options.drawn_seed()
@@ -39,7 +41,7 @@ def stream_answer(
     prompt = read_prompt(model, processor, messages, options)
     mx.reset_peak_memory()
     reading = clock.lap()
-    ready = embed_prompt(model, prompt, store, options.on_encode)
+    ready = embed_prompt(model, prompt, store, options.on_encode, keys)
     cached = ready.cached
     drafts = Drafts()
     tokens = generate_step(

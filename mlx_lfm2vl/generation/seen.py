@@ -1,0 +1,100 @@
+"""Images that are read once and asked about many times."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Unpack, overload
+
+import mlx.core as mx
+
+from ..images.source import ImageSource
+from ..model.decode_step import prefill
+from ..model.lfm2vl import Lfm2VL
+from ..options import AnswerChanges, AnswerOptions
+from ..prompt.messages import Message, user_message
+from ..prompt.processor import Inputs, Processor
+from .answer import Piece, Result
+from .device_thread import Steps
+from .prefix_store import PrefixStore
+from .prepare import embed_prompt
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+
+class Seen:
+    """Images that an engine has read, to ask about; from `Engine.see`.
+
+    A question reads only its own tokens, as long as the engine's store holds the images. If it no
+    longer does, they are read again. Answers are those of `Engine.generate` for the same messages.
+
+    Attributes:
+        tokens: number of prompt tokens up to the end of the last image.
+    """
+
+    def __init__(
+        self,
+        engine: "Engine",
+        images: Sequence[ImageSource],
+        system: str | None,
+        options: AnswerOptions,
+        keys: Sequence[bytes],
+        tokens: int,
+    ) -> None:
+        self._engine, self._images, self._system = engine, images, system
+        self._options, self._keys = options, keys
+        self.tokens = tokens
+
+    def messages(self, question: str) -> list[Message]:
+        """Return the conversation of a question about the images."""
+        return user_message(question, self._images, self._system)
+
+    @overload
+    def ask(self, question: str, **changes: Unpack[AnswerChanges]) -> Result: ...
+
+    @overload
+    def ask(self, question: Sequence[str], **changes: Unpack[AnswerChanges]) -> list[Result]: ...
+
+    def ask(
+        self, question: str | Sequence[str], **changes: Unpack[AnswerChanges]
+    ) -> Result | list[Result]:
+        """Answer a question, or several at a time as a batch.
+
+        Args:
+            question: one, or a list of them.
+            changes: fields of `AnswerOptions`.
+
+        Returns:
+            The result, or a list of results in the order of the questions.
+
+        Raises:
+            InputError: an option is out of range, or the prompt is too long.
+        """
+        if isinstance(question, str):
+            *_, last = self.stream(question, **changes)
+            assert last.result is not None
+            return last.result
+        options = self._options.changed(changes)
+        return self._engine.answered(map(self.messages, question), options, keys=self._keys)
+
+    def stream(self, question: str, **changes: Unpack[AnswerChanges]) -> Iterator[Piece]:
+        """Answer a question piece by piece; see `Engine.stream`."""
+        options = self._options.changed(changes)
+        return self._engine.streamed(self.messages(question), options, keys=self._keys)
+
+
+def read_images(
+    model: Lfm2VL,
+    processor: Processor,
+    messages: Sequence[Message],
+    options: AnswerOptions,
+    store: PrefixStore,
+) -> Steps[tuple[list[bytes], int]]:
+    """Read a conversation up to its last image into a store; yield the images' keys, and tokens."""
+    whole = processor(messages, options=options.image_options, add_generation_prompt=False)
+    tokens = whole.spans[-1][1]
+    prompt = Inputs(whole.input_ids[:tokens], whole.images, whole.spans, whole.views)
+    ready = embed_prompt(model, prompt, store, options.on_encode)
+    cache = ready.branch.cache
+    prefill(model, ready.taken(), cache, options.on_prefill, ready.ends, ready.reached)
+    mx.eval(cache.arrays)
+    store.keep(ready.read([]))
+    yield list(ready.prefix.keys), tokens

@@ -9,6 +9,7 @@ from PIL import Image, ImageChops, ImageStat
 
 from ..errors import InputError
 from .container import ImageFile
+from .damage import DamageError
 
 BITS, PHOTOMETRIC, SUBSAMPLING, COMPRESSION, SAMPLE_FORMAT = 258, 262, 530, 259, 339  # TIFF tags
 MEANINGS = (BITS, PHOTOMETRIC, SUBSAMPLING, COMPRESSION, SAMPLE_FORMAT)
@@ -117,7 +118,7 @@ class ColorReader:
         """Convert all pixels; the image itself is returned if they are 8-bit RGB already.
 
         Raises:
-            ValueError: the values lie outside every range in use.
+            DamageError: the values lie outside every range in use.
         """
         if image.mode == "RGB" and self._profile is None and not image.has_transparency_data:
             return image
@@ -206,7 +207,7 @@ class ColorReader:
         ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
         white = next((white for white in ranges if high <= white), 0.0)
         if not white or low < -white / 10 or (low < 0 and image.mode == "I"):
-            raise ValueError(f"its values range from {low:g} to {high:g}, expected 0 to 65535")
+            raise DamageError(f"its values range from {low:g} to {high:g}, expected 0 to 65535")
         return white
 
     def _eight_bit(self, image: Image.Image) -> Image.Image:

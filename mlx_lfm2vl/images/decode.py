@@ -3,10 +3,8 @@
 import io
 import logging
 import os
-import struct
 import threading
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +13,7 @@ from PIL import Image
 from ..errors import InputError
 from .colors import ColorReader, check_meaning, has_fine_detail
 from .container import ImageFile, check_pixels
+from .damage import DECODE_ERRORS, DamageError, reason
 from .jpeg import END, reduction
 from .limits import ImageLimits
 
@@ -36,23 +35,6 @@ DECODER_COSTS = {"AVIF": 12, "JPEG2000": 20}  # bytes per pixel, where it is mor
 # are codes of values other than zero in most tables, where the decoder itself fills in zeros.
 JUNK = b"\x6d\xb6\xdb" * 400
 MISSING_END = "the end of the file is missing"
-# Errors that Pillow's decoders raise on damaged files.
-DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    TypeError,
-    AttributeError,
-    AssertionError,  # of a PIL image whose file was closed
-    LookupError,
-    ArithmeticError,
-    RuntimeError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 _pillow_globals = threading.Lock()
 
 
@@ -81,7 +63,7 @@ class OpenedImage:
                 check_meaning(image, self.name)
                 self._colors = ColorReader(image, file)
         except DECODE_ERRORS as error:
-            raise InputError(f"{self.name} is damaged or not supported: {_reason(error)}") from None
+            raise InputError(f"{self.name} is damaged or not supported: {reason(error)}") from None
         width, height = image.size
         check_pixels(self.name, width, height, cost, limits)
         self._orientation = self._read_orientation()
@@ -125,7 +107,7 @@ class OpenedImage:
                 size = self._load(needed)
             image = self._to_rgb()
         except DECODE_ERRORS as error:
-            raise InputError(f"{self.name} is damaged or not supported: {_reason(error)}") from None
+            raise InputError(f"{self.name} is damaged or not supported: {reason(error)}") from None
         if (image.height, image.width) != size:
             raise InputError(
                 f"{self.name} is damaged: it decodes to {image.width} x {image.height} pixels, "
@@ -182,7 +164,7 @@ class OpenedImage:
             images.append(image)
         first, second = (image.tobytes() for image in images)
         if first != second:
-            raise OSError("the file is cut off")
+            raise DamageError("the file is cut off")
         if MISSING_END not in self._file.notes:
             self._file.notes.append(MISSING_END)
         return images[0]
@@ -202,14 +184,6 @@ def _reduce(image: Image.Image, scale: int) -> None:
     """Tell a JPEG's decoder to divide the sides of the picture."""
     if scale > 1:
         image.draft(None, (image.width // scale, image.height // scale))
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, AssertionError):
-        return "its file was closed before it was decoded"
-    if isinstance(error, MemoryError):
-        return "there is not enough memory"
-    return str(error).partition("\n")[0][:200] or type(error).__name__
 
 
 @contextmanager

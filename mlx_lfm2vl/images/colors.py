@@ -170,7 +170,7 @@ class ColorReader:
                 return "white"
             weights = alpha.histogram()
             drawn += sum(level * count for level, count in enumerate(weights))
-            shade = colors.convert("L").point(lambda level: 0 if level >= LIGHT else 255)
+            shade = colors.convert("L").point([255] * LIGHT + [0] * (256 - LIGHT))
             levels = ImageChops.darker(alpha, shade).histogram()
             dark += sum(level * count for level, count in enumerate(levels))
             if dark > FEW * most:

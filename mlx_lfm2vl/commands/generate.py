@@ -150,6 +150,8 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _answer(options: argparse.Namespace) -> int:
     limits = _limits(options)
+    if not options.each:
+        limits.check_count(len(options.image))
     sources = read_sources(options, limits)
     answer = _answer_options(options)
     if not options.each:

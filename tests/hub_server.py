@@ -119,7 +119,11 @@ class Handler(BaseHTTPRequestHandler):
         return self.answer(status, data[start:], headers)
 
     def answer(
-        self, status: int, data: bytes, headers: dict[str, str] | None = None, cut: int | None = None
+        self,
+        status: int,
+        data: bytes,
+        headers: dict[str, str] | None = None,
+        cut: int | None = None,
     ) -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():

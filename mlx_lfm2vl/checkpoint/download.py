@@ -55,7 +55,9 @@ class HubFile:
         """Whether all bytes are there and, if asked to hash them, are those that the Hub has."""
         if _size(self.partial) != self.nbytes:
             return False
-        if not hashed or not re.fullmatch("[0-9a-f]{64}", self.blob.name):  # a small file's is no SHA-256
+        if not hashed or not re.fullmatch(
+            "[0-9a-f]{64}", self.blob.name
+        ):  # a small file's is no SHA-256
             return True
         digest = hashlib.sha256()
         with self.partial.open("rb") as data:

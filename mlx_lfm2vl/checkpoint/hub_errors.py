@@ -58,7 +58,7 @@ def explain(error: Exception, repo: str, revision: str | None) -> Lfm2VLError:
         way = f" through the proxy {proxy.hostname}:{proxy.port}" if proxy.hostname else ""
         return NetworkError(f"{host} cannot be reached{way} ({_line(error)}): check the network")
     if kinds & {"TransportError", "ConnectionError"}:
-        return NetworkError(f"the connection to {host} was lost: {AGAIN}")
+        return NetworkError(f"the connection to {host} was lost; {AGAIN}")
     if isinstance(error, OSError) and error.errno in FULL:
         return NetworkError(f"no space is left in {constants.HF_HUB_CACHE}; HF_HOME names another")
     if isinstance(error, OSError):
@@ -103,8 +103,8 @@ def _refusal(error: Any, repo: str, revision: str | None) -> Lfm2VLError:
         )
     if status == 403:
         return CheckpointError(
-            f"access to it is forbidden (403): it is private or gated, or the token has no right "
-            f"to read it; {LOG_IN}"
+            f"access to it is forbidden (403): it is private or gated, or the token has no "
+            f"right to it; {LOG_IN}"
         )
     if status == 429:
         wait = response.headers.get("Retry-After", "")

@@ -55,7 +55,7 @@ def _fuse(options: argparse.Namespace) -> int:
 
     target = options.output if options.output.name else options.output.resolve()
     check_target(target, overwrite=options.overwrite, keep=[options.adapter])
-    source = find_checkpoint(options.model, options.revision)
+    source = find_checkpoint(options.model, options.revision, update=options.update)
     check_target(target, overwrite=options.overwrite, keep=[source])
     model, _ = load(source, dtype=options.dtype)
     load_adapter(model, options.adapter)

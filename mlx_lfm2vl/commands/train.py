@@ -184,7 +184,9 @@ def _train(options: argparse.Namespace) -> int:
         raise InputError(
             f"{options.output} already holds a run: add --resume, or choose another --output"
         )
-    model, processor = load(options.model, revision=options.revision, dtype=_dtype(options))
+    model, processor = load(
+        options.model, revision=options.revision, update=options.update, dtype=_dtype(options)
+    )
     maker = SampleMaker(processor, set(model.config.eos_token_ids))
     if options.show:
         for row in rows[: options.show]:

@@ -1,16 +1,19 @@
 """The Hub, as a small server on the loopback plays it: what is fetched, and what goes wrong."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 from conftest import golden
-from huggingface_hub.utils import close_session
 from hub_server import REPO, SILENCE, serving, silence, use_hub
+from huggingface_hub.utils import close_session
 
 from mlx_lfm2vl.checkpoint.cached_copy import repo_folder
 from mlx_lfm2vl.checkpoint.find import find_checkpoint
+from mlx_lfm2vl.checkpoint.hub_cache import describe_hub
+from mlx_lfm2vl.checkpoint.publish import publish
 from mlx_lfm2vl.errors import CheckpointError, InputError, NetworkError
 from mlx_lfm2vl.loading import load
 
@@ -119,7 +122,7 @@ def test_only_repositories_are_updated(model):
 def test_a_dropped_download_continues_on_the_next_run(hub):
     whole = len(hub.files["model.safetensors"])
     hub.left = 60_000
-    with pytest.raises(NetworkError, match="connection to .* was lost: run it again: it continues"):
+    with pytest.raises(NetworkError, match="connection to .* was lost; run it again: it continues"):
         find_checkpoint(REPO)
     hub.left = None
     hub.forget()
@@ -203,8 +206,8 @@ def test_a_refusal_says_what_it_was_and_what_to_do(hub, answer, kind, words):
 @pytest.mark.parametrize("where", ["/resolve/.*tensors", "/cdn/.*tensors"])
 def test_a_refusal_in_the_middle_leaves_what_is_there(hub, status, where):
     hub.refusal, hub.refuses = refusal(status), where
+    find_checkpoint(REPO, with_weights=False)
     with pytest.raises((CheckpointError, NetworkError), match=f"lacks model.*{status}"):
-        find_checkpoint(REPO, with_weights=False)
         find_checkpoint(REPO)
     hub.refusal = None
     hub.forget()
@@ -215,12 +218,15 @@ def test_a_refusal_in_the_middle_leaves_what_is_there(hub, status, where):
 def test_a_bad_token_is_named(hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_old")
     hub.refusal = refusal(401, X_Error_Message="Invalid credentials in Authorization header")
-    with pytest.raises(NetworkError, match=r"token as wrong or expired \(401\): set HF_TOKEN .*hf a"):
+    with pytest.raises(
+        NetworkError, match=r"token as wrong or expired \(401\): set HF_TOKEN .*hf a"
+    ):
         find_checkpoint(REPO)
     assert hub.tokens == {"Bearer hf_old"}
 
 
-def test_a_revision_that_does_not_exist_is_named(hub):
+@pytest.mark.usefixtures("hub")
+def test_a_revision_that_does_not_exist_is_named():
     with pytest.raises(CheckpointError, match="it has no revision v9"):
         find_checkpoint(REPO, "v9")
 
@@ -247,7 +253,8 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch, tmp_path, url, wo
     assert "\n" not in str(caught.value)
 
 
-def test_a_proxy_that_refuses_is_named(hub, monkeypatch):
+@pytest.mark.usefixtures("hub")
+def test_a_proxy_that_refuses_is_named(monkeypatch):
     monkeypatch.setenv("http_proxy", "http://me:secret@127.0.0.1:1")
     monkeypatch.setenv("no_proxy", "")
     close_session()  # proxies are read once
@@ -349,8 +356,18 @@ def test_a_listing_does_not_lead_out_of_the_cache(hub, tmp_path):
     assert not list(tmp_path.rglob("evil.json"))
 
 
+@pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize("revision", ["..", "../../x", "a/../..", "."])
-def test_a_revision_does_not_lead_out_of_the_cache(hub, revision):
+def test_a_revision_does_not_lead_out_of_the_cache(revision):
     filled(golden("new_names").folder)
     with pytest.raises(CheckpointError, match="404|has no revision"):
         find_checkpoint(REPO, revision)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "nowhere"])
+def test_a_hub_out_of_reach_is_a_line_of_the_doctor_and_of_uploads(monkeypatch, tmp_path, url):
+    use_hub(monkeypatch, url, tmp_path)
+    words = "127.0.0.1:1 cannot be reached|HF_ENDPOINT is nowhere"
+    assert re.match(f"not reached: ({words})", describe_hub())
+    with pytest.raises(NetworkError, match=f"is written but .* uploaded to me/new: ({words})"):
+        publish(tmp_path, "me/new")

@@ -1,20 +1,22 @@
 """Free space on disk: asked for before long work, and said in units that people read."""
 
+import errno
 import shutil
 from pathlib import Path
 
 from .errors import InputError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 SPARE_BYTES = 64 * 2**20  # for small files and the file system's own needs
 
 
 def size_text(nbytes: int) -> str:
     """Return a size in the unit that suits it: `1.24 GB`, `24 MB`, `240 kB`, `12 bytes`."""
-    if nbytes >= 1e9:
-        return f"{nbytes / 1e9:.2f} GB"
-    for unit, name in ((1e6, "MB"), (1e3, "kB")):
-        if nbytes >= unit:
-            return f"{nbytes / unit:.3g} {name}" if nbytes < 999.5 * unit else f"{1000} {name}"
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        # Below half a step less, rounding gives 1000 of the next smaller unit.
+        if nbytes >= 0.9995 * unit:
+            number = nbytes / unit
+            return f"{number:.2f} GB" if name == "GB" else f"{number:.3g} {name}"
     return f"{nbytes} bytes"
 
 
@@ -39,6 +41,13 @@ def check_space(target: Path, nbytes: int) -> None:
     free = free_bytes(target)
     if free < nbytes + SPARE_BYTES:
         raise InputError(
-            f"{target} needs {size_text(nbytes + SPARE_BYTES)}, but its disk has only "
-            f"{size_text(free)} free"
+            f"{target} will take {size_text(nbytes)} and needs {size_text(nbytes + SPARE_BYTES)} "
+            f"to be free, but only {size_text(free)} are free there"
         )
+
+
+def write_failure(error: OSError, target: Path) -> str:
+    """Say in words why a file or folder could not be written."""
+    if error.errno not in FULL:
+        return str(error)
+    return f"its disk is full ({size_text(free_bytes(target))} are free)"

@@ -12,7 +12,8 @@ PACKAGE = Path(mlx_lfm2vl.__file__).parent
 # A unit imports units of rows above its own, and nothing of its own row but itself.
 ROWS = [
     {"errors"},
-    {"device", "disk_space", "options", "whole_folder"},
+    {"device", "disk_space", "options"},
+    {"whole_folder"},
     {"arrays", "drawing"},
     {"checkpoint"},
     {"images", "model"},

@@ -1,16 +1,15 @@
 """What a failed request to the Hub means: one line that says what it was and what to do."""
 
-import errno
 import re
 from typing import Any, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+from ..disk_space import FULL
 from ..errors import CheckpointError, Lfm2VLError, NetworkError
 
 LOG_IN = "set HF_TOKEN to a valid one, or run `hf auth login`"
 AGAIN = "run it again: it continues where it stopped"
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def failures() -> tuple[type[Exception], ...]:

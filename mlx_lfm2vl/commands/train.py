@@ -167,7 +167,7 @@ def _train(options: argparse.Namespace) -> int:
     from ..prompt.rows import read_rows
     from ..prompt.samples import SampleMaker
     from ..training.adapters import make_trainable, save_adapter
-    from ..training.checkpoints import identify, newest
+    from ..training.checkpoints import check_room, identify, newest
     from ..training.plot import plot_log
     from ..training.trainer import Trainer
 
@@ -205,6 +205,9 @@ def _train(options: argparse.Namespace) -> int:
         identity=identity,
         report=_Progress(settings.steps),
     )
+    if trainer.is_first:
+        schedule = settings.steps, settings.save_every
+        check_room(options.output, model, trainer.optimizer, *schedule)
     if options.resume and trainer.is_first and newest(options.output / "checkpoints") is None:
         print(f"{options.output} has no checkpoint: starting at update 1", file=sys.stderr)
     trainer.train(resume=options.resume)

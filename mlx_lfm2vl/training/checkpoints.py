@@ -14,6 +14,7 @@ from mlx.utils import tree_unflatten
 
 from ..arrays import dtype_name, named_arrays, save_arrays
 from ..checkpoint.json_file import read_json
+from ..disk_space import check_space
 from ..errors import CheckpointError, InputError
 from ..model.lfm2vl import Lfm2VL
 from ..prompt.data_files import find_data
@@ -65,6 +66,33 @@ def save_state(
         (partial / "run.json").write_text(json.dumps({"step": step, **run}, indent=2) + "\n")
     for old in sorted(folder.glob("step-*"))[:-KEPT]:
         shutil.rmtree(old)
+
+
+def check_room(
+    output: Path, model: nn.Module, optimizer: optim.Optimizer, steps: int, save_every: int
+) -> None:
+    """Check that the disk has room for the files of a run, before it begins.
+
+    Args:
+        output: folder of the run.
+        model: its trainable parameters are what the run writes.
+        optimizer: initialized, so its state is as large as it will be.
+        steps: updates of the run.
+        save_every: updates between two checkpoints.
+
+    Raises:
+        InputError: there is too little free space.
+    """
+    weights = _nbytes(model.trainable_parameters())
+    # The newest is written before the oldest is deleted.
+    most = min(KEPT + 1, -(-steps // save_every))
+    there = len(list((output / "checkpoints").glob("step-*")))
+    checkpoint = weights + _nbytes(optimizer.state)
+    check_space(output, max(most - there, 1) * checkpoint + weights)
+
+
+def _nbytes(tree: Any) -> int:
+    return sum(array.nbytes for array in named_arrays(tree).values())
 
 
 def _save(path: Path, arrays: dict[str, mx.array]) -> None:

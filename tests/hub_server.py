@@ -92,7 +92,8 @@ class Handler(BaseHTTPRequestHandler):
             entry: dict[str, Any] = {"type": "file", "path": name, "size": len(data)}
             entry["oid"] = hashlib.sha1(data).hexdigest()
             if len(data) >= LARGE:
-                entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data)}
+                digest = hashlib.sha256(data).hexdigest()
+                entry["lfs"] = {"oid": digest, "size": len(data), "pointerSize": 130}
             entries.append(entry)
         return entries
 

@@ -9,7 +9,6 @@ from ..disk_space import FULL
 from ..errors import CheckpointError, Lfm2VLError, NetworkError
 
 LOG_IN = "set HF_TOKEN to a valid one, or run `hf auth login`"
-AGAIN = "run it again: it continues where it stopped"
 
 
 def failures() -> tuple[type[Exception], ...]:
@@ -42,7 +41,7 @@ def explain(error: Exception, repo: str, revision: str | None) -> Lfm2VLError:
     if "TimeoutException" in kinds:
         return NetworkError(
             f"{host} has sent nothing for {constants.HF_HUB_DOWNLOAD_TIMEOUT} seconds: check the "
-            f"network; {AGAIN}"
+            "network and run it again"
         )
     if "ProxyError" in kinds:
         return NetworkError(f"the proxy does not connect ({_line(error)}): check HTTPS_PROXY")
@@ -57,7 +56,9 @@ def explain(error: Exception, repo: str, revision: str | None) -> Lfm2VLError:
         way = f" through the proxy {proxy.hostname}:{proxy.port}" if proxy.hostname else ""
         return NetworkError(f"{host} cannot be reached{way} ({_line(error)}): check the network")
     if kinds & {"TransportError", "ConnectionError"}:
-        return NetworkError(f"the connection to {host} was lost; {AGAIN}")
+        return NetworkError(
+            f"the connection to {host} was lost; run it again: it continues where it stopped"
+        )
     if isinstance(error, OSError) and error.errno in FULL:
         return NetworkError(f"no space is left in {constants.HF_HUB_CACHE}; HF_HOME names another")
     if isinstance(error, OSError):

@@ -371,3 +371,21 @@ def test_a_hub_out_of_reach_is_a_line_of_the_doctor_and_of_uploads(monkeypatch, 
     assert re.match(f"not reached: ({words})", describe_hub())
     with pytest.raises(NetworkError, match=f"is written but .* uploaded to me/new: ({words})"):
         publish(tmp_path, "me/new")
+
+
+def test_the_hubs_own_client_and_this_package_share_a_cache(hub):
+    import huggingface_hub
+
+    folder = find_checkpoint(REPO)
+    assert huggingface_hub.snapshot_download(REPO, local_files_only=True) == str(folder)
+    found = huggingface_hub.scan_cache_dir(repo_folder(REPO).parent)
+    assert found.warnings == []
+    assert [repo.repo_id for repo in found.repos] == [REPO]
+    shutil.rmtree(repo_folder(REPO))
+
+    patterns = ["*.json", "*.jinja", "*.safetensors"]
+    folder = huggingface_hub.snapshot_download(REPO, allow_patterns=patterns)
+    assert (repo_folder(REPO) / "trees").is_dir()
+    hub.forget()
+    assert str(find_checkpoint(REPO)) == folder
+    assert hub.requests == []

@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from ..disk_space import free_bytes, size_text
 from ..errors import CheckpointError, InputError, NetworkError
+from ..whole_folder import new_file
 from .cached_copy import READ, marked_absent, repo_folder
 from .hub_errors import explain, failures, is_passing
 from .tensors import expected_weights
@@ -55,9 +56,8 @@ class HubFile:
         """Whether all bytes are there and, if asked to hash them, are those that the Hub has."""
         if _size(self.partial) != self.nbytes:
             return False
-        if not hashed or not re.fullmatch(
-            "[0-9a-f]{64}", self.blob.name
-        ):  # a small file's is no SHA-256
+        is_sha256 = re.fullmatch("[0-9a-f]{64}", self.blob.name)  # a small file's hash is another
+        if not hashed or not is_sha256:
             return True
         digest = hashlib.sha256()
         with self.partial.open("rb") as data:
@@ -124,12 +124,11 @@ def name_commit(repo: str, revision: str | None, commit: str) -> None:
     """Note in the cache which commit a revision is, once its files are there."""
     if revision == commit:
         return
+    reference = repo_folder(repo) / "refs" / (revision or "main")
     with _explained(repo, revision):
-        reference = repo_folder(repo) / "refs" / (revision or "main")
         reference.parent.mkdir(parents=True, exist_ok=True)
-        partial = reference.with_name(f".{reference.name}.partial")
-        partial.write_text(commit)
-        partial.replace(reference)
+        with new_file(reference) as partial:
+            partial.write_text(commit)
 
 
 @contextlib.contextmanager
@@ -287,7 +286,8 @@ def _receive(file: HubFile, out: IO[bytes], bar: Any) -> None:
         utils.hf_raise_for_status(answer)
         if answer.status_code != 206:  # the whole file, whatever was asked for
             bar.update(-out.tell())
-            out.truncate(0)
+            out.seek(0)
+            out.truncate()
         for piece in answer.iter_bytes():
             out.write(piece)
             bar.update(len(piece))

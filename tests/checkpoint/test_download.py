@@ -3,10 +3,12 @@
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from conftest import golden
+from filelock import FileLock
 from hub_server import REPO, SILENCE, serving, silence, use_hub
 from huggingface_hub.utils import close_session
 
@@ -389,3 +391,18 @@ def test_the_hubs_own_client_and_this_package_share_a_cache(hub):
     hub.forget()
     assert str(find_checkpoint(REPO)) == folder
     assert hub.requests == []
+
+
+def test_two_programs_do_not_write_the_same_file(hub, caplog):
+    place = repo_folder(REPO)
+    lock = FileLock(place.parent / ".locks" / place.name / "mlx_lfm2vl.lock")
+    Path(lock.lock_file).parent.mkdir(parents=True)
+    lock.acquire()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(find_checkpoint, REPO)
+        while not caplog.messages:
+            assert not waiting.done()
+        assert caplog.messages == ["another program is downloading me/tiny: waiting for it"]
+        assert hub.sent == {}
+        lock.release()
+        assert waiting.result().is_dir()

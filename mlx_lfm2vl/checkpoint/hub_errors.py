@@ -98,7 +98,7 @@ def _refusal(error: Any, repo: str, revision: str | None) -> Lfm2VLError:
         return NetworkError(f"the Hub refuses the token as wrong or expired (401): {LOG_IN}")
     if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404):
         return CheckpointError(
-            f"the Hub has none of this name, or it is private ({status}): check the spelling; "
+            f"the Hub has no repo of this name, or it is private ({status}): check the spelling; "
             f"for a private one, {LOG_IN}"
         )
     if status == 403:

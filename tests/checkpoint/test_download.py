@@ -177,7 +177,7 @@ def refusal(status, **headers):
 @pytest.mark.parametrize(
     ("answer", "kind", "words"),
     [
-        (refusal(401), CheckpointError, r"none of this name, or it is private \(401\)"),
+        (refusal(401), CheckpointError, r"no repo of this name, or it is private \(401\)"),
         (refusal(403, X_Error_Code="GatedRepo"), CheckpointError, "gated .403.: accept its lic"),
         (refusal(401, X_Error_Code="GatedRepo"), CheckpointError, "hf auth login"),
         (refusal(403), CheckpointError, "forbidden .403.: it is private or gated"),
@@ -186,8 +186,12 @@ def refusal(status, **headers):
             CheckpointError,
             "the Hub has disabled it .403.",
         ),
-        (refusal(404, X_Error_Code="RepoNotFound"), CheckpointError, "none of this name.*spelling"),
-        (refusal(404), CheckpointError, "none of this name.*spelling"),
+        (
+            refusal(404, X_Error_Code="RepoNotFound"),
+            CheckpointError,
+            "no repo of this name.*spelling",
+        ),
+        (refusal(404), CheckpointError, "no repo of this name.*spelling"),
         (refusal(404, X_Error_Code="RevisionNotFound"), CheckpointError, "has no branch main; n"),
         (refusal(429, Retry_After="17"), NetworkError, "too many requests .429.: wait 17 seconds"),
         (refusal(429), NetworkError, "too many requests .429.: wait some minutes"),

@@ -1,5 +1,6 @@
 """Names for arrays: nested parameters as a flat dictionary, dtypes as strings."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -39,4 +40,9 @@ def save_arrays(path: Path, arrays: dict[str, mx.array], metadata: dict[str, str
     """
     # MLX would append its own suffix to a path, and not say why it cannot write there.
     with path.open("wb") as file:
-        mx.save_safetensors(file, arrays, metadata)
+        try:
+            mx.save_safetensors(file, arrays, metadata)
+        except RuntimeError as error:
+            if "Unable to write" not in str(error):
+                raise
+            raise OSError(errno.ENOSPC, str(error)) from None

@@ -161,7 +161,7 @@ def save_both(draw: Callable[[Theme], Canvas], picture: Path) -> None:
     """Write two PNG files: `picture` for light pages and `dark_name(picture)` for dark ones.
 
     Raises:
-        OSError: a file cannot be written.
+        InputError: a file cannot be written.
     """
     for theme, path in ((LIGHT, picture), (DARK, dark_name(picture))):
         with new_file(path) as partial:

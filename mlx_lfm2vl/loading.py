@@ -42,6 +42,7 @@ def load(
     model: str | Path,
     *,
     revision: str | None = None,
+    update: bool = False,
     dtype: DType | None = None,
     limits: ImageLimits | None = None,
 ) -> tuple[Lfm2VL, Processor]:
@@ -50,6 +51,7 @@ def load(
     Args:
         model: a folder, a repo id on the Hub, or "demo" for the built-in model.
         revision: branch, tag or commit of a repo.
+        update: download a newer commit of the repo, if there is one.
         dtype: "float32", "float16" or "bfloat16", for all arrays that are not packed. None
             keeps the file's dtype on a GPU, except that bfloat16 becomes float16 on an M1 or
             M2. On a CPU, where half precision is slow, None means float32.
@@ -59,13 +61,14 @@ def load(
         The model, in evaluation mode with all weights in memory, and its processor.
 
     Raises:
-        InputError: `model` is neither a folder nor a repo id, or `dtype` is unknown.
+        InputError: `model` is neither a folder nor a repo id, a folder is to be updated, or `dtype`
+            is unknown.
         CheckpointError: the checkpoint is broken, incomplete, or of another architecture.
         NetworkError: the checkpoint cannot be downloaded.
     """
     if dtype is not None:
         mlx_dtype(dtype)  # raises before anything is downloaded
-    folder = find_checkpoint(str(model), revision)
+    folder = find_checkpoint(str(model), revision, update=update)
     try:
         processor = Processor.from_folder(folder, limits)
         # A folder given as "." has a name too.

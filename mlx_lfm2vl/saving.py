@@ -14,6 +14,7 @@ from .checkpoint.json_file import read_json, read_optional_json
 from .checkpoint.names import mlx_name
 from .checkpoint.plain_file import plain_file
 from .checkpoint.tensors import INDEX, WRITER_KEY
+from .disk_space import check_space
 from .errors import CheckpointError
 from .model.lfm2vl import Lfm2VL
 from .whole_folder import new_folder
@@ -34,9 +35,10 @@ def save_checkpoint(model: Lfm2VL, source: Path, target: Path, *, overwrite: boo
         overwrite: replace an existing checkpoint folder.
 
     Raises:
-        InputError: the target exists or cannot be written.
+        InputError: the target exists or cannot be written, or its disk has too little free space.
         CheckpointError: a configuration file of the source cannot be read.
     """
+    check_space(target, sum(v.nbytes for v in named_arrays(model.parameters()).values()))
     with new_folder(target, overwrite=overwrite) as folder:
         copy_small_files(source, folder)
         write_weights(model, folder)

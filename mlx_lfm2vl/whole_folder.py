@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from .disk_space import write_failure
 from .errors import InputError
 
 LOCK = ".lock"
@@ -45,7 +46,7 @@ def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     except Timeout:
         raise InputError(f"{target} is being written by another program") from None
     except OSError as error:
-        raise InputError(f"{target} cannot be written: {error}") from None
+        raise _named(error, target) from None
     try:
         _restore(target, old)
         check_target(target, overwrite=overwrite)
@@ -62,7 +63,7 @@ def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
         _sync_entry(target.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        raise InputError(f"{target} cannot be written: {error}") from None
+        raise _named(error, target) from None
     finally:
         _restore(target, old)
         shutil.rmtree(partial, ignore_errors=True)
@@ -104,16 +105,34 @@ def new_file(target: Path) -> Iterator[Path]:
         The path to write to.
 
     Raises:
-        OSError: the file cannot be written.
+        InputError: the file cannot be written.
     """
     partial = target.with_name(f".{target.name}.partial")
     try:
-        yield partial
-        _sync_entry(partial)
-        partial.replace(target)
-        _sync_entry(target.parent)
+        with writing(target):
+            yield partial
+            _sync_entry(partial)
+            partial.replace(target)
+            _sync_entry(target.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Name what was to be written if the block cannot write it.
+
+    Raises:
+        InputError: instead of an OSError, whose text may be "No space left on device" and no more.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _named(error, target) from None
+
+
+def _named(error: OSError, target: Path) -> InputError:
+    return InputError(f"{target} cannot be written: {write_failure(error, target)}")
 
 
 def check_target(target: Path, *, overwrite: bool, keep: Sequence[Path] = ()) -> None:

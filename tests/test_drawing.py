@@ -10,6 +10,7 @@ from PIL import Image
 
 from mlx_lfm2vl import drawing
 from mlx_lfm2vl.drawing import DARK, LIGHT, Canvas, linear_ticks, log_ticks, tick_labels
+from mlx_lfm2vl.errors import InputError
 
 ALWAYS_THE_SAME = settings(derandomize=True, deadline=None)
 RANGES = {
@@ -112,7 +113,7 @@ def test_a_failure_leaves_no_half_picture(tmp_path, monkeypatch):
     drawing.save_both(lambda theme: Canvas(30, 20, theme), picture)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     monkeypatch.setattr(Image.Image, "save", half)
-    with pytest.raises(OSError, match="full"):
+    with pytest.raises(InputError, match="plot.png cannot be written: full"):
         drawing.save_both(lambda theme: Canvas(40, 20, theme), picture)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 

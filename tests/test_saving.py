@@ -13,6 +13,7 @@ from training_runs import TINY
 from mlx_lfm2vl import saving
 from mlx_lfm2vl.arrays import save_arrays
 from mlx_lfm2vl.checkpoint.image_config import read_image_config
+from mlx_lfm2vl.disk_space import FULL
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.prompt.messages import user_message
@@ -129,6 +130,23 @@ def test_a_failed_save_leaves_an_existing_checkpoint_as_it_was(tmp_path, monkeyp
 def test_a_full_disk_is_the_reason_that_is_given():
     with pytest.raises(OSError, match="No space left on device"):
         save_arrays(Path("/dev/full"), {"a": mx.zeros(1000)}, {})
+
+
+def test_a_full_disk_that_only_mlx_noticed_is_one_too(tmp_path, monkeypatch):
+    def unable(*_):
+        raise RuntimeError("[write] Unable to write 240433 bytes to file.")
+
+    monkeypatch.setattr(mx, "save_safetensors", unable)
+    with pytest.raises(OSError, match="Unable to write") as caught:
+        save_arrays(tmp_path / "a.safetensors", {"a": mx.zeros(1000)}, {})
+    assert caught.value.errno in FULL
+
+
+def test_too_little_space_is_said_before_a_checkpoint_is_written(tmp_path, monkeypatch, tiny):
+    monkeypatch.setattr("mlx_lfm2vl.disk_space.free_bytes", lambda _: 1000)
+    with pytest.raises(InputError, match="new will take .* kB and needs .* MB to be free, but onl"):
+        saving.save_checkpoint(tiny[0], TINY, tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_repaired_tiling_is_written_down(tmp_path):

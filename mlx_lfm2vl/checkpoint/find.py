@@ -2,45 +2,46 @@
 
 import logging
 import re
-import sys
 from pathlib import Path
 
-from ..errors import CheckpointError, InputError, NetworkError
+from ..errors import CheckpointError, InputError, Lfm2VLError
 from .aliases import DEMO, full_name, similar_name
-from .tensors import weight_files
+from .names import some
 
 logger = logging.getLogger(__name__)
 
 DEMO_FOLDER = Path(__file__).parents[1] / "demo"
-SMALL_FILES = ["*.json", "*.jinja", "LICENSE*", "README.md"]
-WEIGHT_FILES = ["*.safetensors"]
-NEEDED = (
-    ("config.json",),
-    ("tokenizer.json",),
-    ("processor_config.json", "preprocessor_config.json"),
-    ("chat_template.jinja", "chat_template.json", "tokenizer_config.json"),
-)
 
 
-def find_checkpoint(model: str, revision: str | None = None, *, with_weights: bool = True) -> Path:
+def find_checkpoint(
+    model: str,
+    revision: str | None = None,
+    *,
+    with_weights: bool = True,
+    update: bool = False,
+) -> Path:
     """Return a folder with the checkpoint's files; download them if they are not cached.
 
-    The Hub library's environment variables apply (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, ...).
+    A complete copy in the cache is used without a request. The Hub library's environment variables
+    apply (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, ...).
 
     Args:
         model: `demo` for the built-in model (write `./demo` for a folder of that name), a folder,
             a repo id such as `LiquidAI/LFM2.5-VL-450M`, or its short name, `450m`.
         revision: branch, tag or commit of a repo.
         with_weights: False downloads only the small files.
+        update: ask the Hub for a newer commit of the revision, and download it with its weights.
 
     Raises:
-        InputError: `model` is neither a folder nor a repo id, or it cannot have a revision.
+        InputError: `model` is neither a folder nor a repo id, or it cannot have a revision or be
+            updated.
         CheckpointError: the repo or revision does not exist or is not accessible, or the built-in
             model is missing.
-        NetworkError: the repo is not in the local cache and cannot be downloaded.
+        NetworkError: the repo is not in the local cache, or not completely, and cannot be
+            downloaded.
     """
     if model == DEMO:
-        return _built_in(revision)
+        return _built_in(revision, update)
     try:
         path = Path(model)
         path = path if path.exists() else path.expanduser()
@@ -50,6 +51,8 @@ def find_checkpoint(model: str, revision: str | None = None, *, with_weights: bo
     if is_folder:
         if revision is not None:
             raise InputError(f"{model} is a folder and has no revision {revision!r}")
+        if update:
+            raise InputError(f"{model} is a folder: --update is for repositories of the Hub")
         if not any((path / name).exists() for name in ("config.json", "tokenizer.json")):
             raise CheckpointError(f"there is no checkpoint in {model}: it has no config.json")
         return path
@@ -60,7 +63,7 @@ def find_checkpoint(model: str, revision: str | None = None, *, with_weights: bo
         near = similar_name(model)
         hint = f"; did you mean {near}?" if near else " such as LiquidAI/LFM2.5-VL-450M"
         raise InputError(f"{model[:200]} is neither a folder nor a repo id{hint}")
-    return _cached(model, revision, with_weights) or _download(model, revision, with_weights)
+    return _on_the_hub(model, revision, with_weights or update, update)
 
 
 def find_image(name: str) -> str:
@@ -70,9 +73,11 @@ def find_image(name: str) -> str:
     return name
 
 
-def _built_in(revision: str | None) -> Path:
+def _built_in(revision: str | None, update: bool) -> Path:
     if revision is not None:
         raise InputError(f"{DEMO} is part of this package and has no revision {revision!r}")
+    if update:
+        raise InputError(f"{DEMO} is part of this package: --update is for repositories of the Hub")
     if not (DEMO_FOLDER / "model.safetensors").exists():
         raise CheckpointError(
             f"the built-in model is missing from {DEMO_FOLDER}: install mlx-lfm2vl again "
@@ -81,59 +86,33 @@ def _built_in(revision: str | None) -> Path:
     return DEMO_FOLDER
 
 
-def _cached(repo: str, revision: str | None, with_weights: bool) -> Path | None:
-    """Return the cached copy if it is complete, without asking the Hub for a newer revision."""
-    import huggingface_hub as hub
-    from huggingface_hub import errors
+def _on_the_hub(repo: str, revision: str | None, with_weights: bool, update: bool) -> Path:
+    """Return the cached copy of a repository; fetch what it lacks, or a newer one if asked to.
 
+    What is there is never replaced unasked: what a copy lacks is fetched from its own commit.
+    """
+    from .cached_copy import cached_copy, lacking
+
+    copy = cached_copy(repo, revision)
+    lacks = lacking(copy, with_weights=with_weights) if copy else []
+    if copy and not lacks and not update:
+        return copy
+
+    from .download import download, find_commit, name_commit
+
+    if update:
+        failed = f"{repo} cannot be updated"
+    elif copy:
+        failed = f"{repo} is in the local cache, but lacks {some(lacks)}, which cannot be fetched"
+    else:
+        failed = f"{repo} is not a folder, not in the local cache, and cannot be downloaded"
     try:
-        folder = Path(hub.snapshot_download(repo, revision=revision, local_files_only=True))
-        if with_weights:
-            weight_files(folder)
-        # Another program may have downloaded only some of the files.
-        complete = all(any((folder / name).exists() for name in names) for names in NEEDED)
-        return folder if complete else None
-    except (errors.LocalEntryNotFoundError, errors.HFValidationError, CheckpointError, OSError):
-        return None  # the download's error says what is wrong
-
-
-def _download(repo: str, revision: str | None, with_weights: bool) -> Path:
-    import huggingface_hub as hub
-    from huggingface_hub import constants, errors, utils
-
-    patterns = SMALL_FILES + (WEIGHT_FILES if with_weights else [])
-    if sys.stderr is None or not sys.stderr.isatty():
-        utils.disable_progress_bars()
-        if with_weights and not constants.HF_HUB_OFFLINE:
-            logger.warning("downloading %s from the Hub", repo)  # minutes without another word
-    try:
-        # Hub patterns match across "/". Files in subfolders are other formats of the same model.
-        folder = Path(
-            hub.snapshot_download(
-                repo, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]
-            )
-        )
-    except errors.GatedRepoError:
-        raise CheckpointError(f"{repo} is gated: accept its license and set HF_TOKEN") from None
-    except errors.RepositoryNotFoundError:
-        raise CheckpointError(
-            f"{repo} does not exist on the Hub, or is private: check the spelling or set HF_TOKEN"
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise CheckpointError(f"{repo} has no revision {revision!r}") from None
-    except errors.HFValidationError as error:
-        raise InputError(f"{repo} is not a valid repo id: {error}") from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
-        raise NetworkError(
-            f"{repo} is not a folder, not in the local cache, and the Hub cannot be reached; "
-            "check the spelling, the network, or HF_HUB_OFFLINE"
-        ) from None
-    except (errors.HfHubHTTPError, OSError) as error:
-        raise NetworkError(f"{repo} cannot be downloaded: {str(error).splitlines()[0]}") from None
-    # Without a network the Hub library returns an incomplete cached copy.
-    if with_weights and not any(folder.glob("*.safetensors")):
-        raise NetworkError(
-            f"{repo}: the local cache has no weights and none were downloaded; check the network "
-            "and HF_HUB_OFFLINE, and that the repo has safetensors files"
-        )
+        commit = copy.name if copy and not update else find_commit(repo, revision)
+        folder = download(repo, commit, with_weights=with_weights)
+        name_commit(repo, revision, commit)
+    except Lfm2VLError as error:
+        hint = "; without --update the local copy is used" if copy and not lacks else ""
+        raise type(error)(f"{failed}: {error}{hint}") from None
+    if update and folder == copy:
+        logger.warning("%s has no newer revision", repo)
     return folder

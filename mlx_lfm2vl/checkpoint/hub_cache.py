@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .aliases import PUBLISHED
+from .hub_errors import explain, failures
 
 KINDS = ("lfm2_vl", "lfm2-vl")  # model types that this package runs
 HUB_SECONDS = 5.0  # that the Hub has to answer
@@ -70,12 +71,12 @@ def remove_cached(chosen: Sequence[Cached]) -> None:
 def describe_hub() -> str:
     """Say whether the Hub can be reached."""
     import huggingface_hub as hub
-    from huggingface_hub import constants, errors
+    from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return "not asked: HF_HUB_OFFLINE is set"
     try:
-        hub.model_info(PUBLISHED[0].repo, timeout=HUB_SECONDS)
-    except (OSError, RuntimeError, ValueError, errors.HfHubHTTPError) as error:
-        return f"not reached: {type(error).__name__}"
+        hub.HfApi().model_info(PUBLISHED[0].repo, timeout=HUB_SECONDS)
+    except failures() as error:
+        return f"not reached: {explain(error, PUBLISHED[0].repo, None)}"
     return "reached"

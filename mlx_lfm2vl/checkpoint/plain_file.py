@@ -27,13 +27,25 @@ def plain_file(path: Path) -> Path:
         raise CheckpointError(f"{path} cannot be read: {reason}") from None
     if not is_file:
         raise CheckpointError(f"{path} is not a regular file")
-    in_cache = folder.parent.name == "snapshots" and real.parent == folder.parents[1] / "blobs"
-    if not (real.is_relative_to(folder) or in_cache):
+    if not (real.is_relative_to(folder) or _is_blob(real, folder)):
         raise CheckpointError(
             f"{path} is a link to a file outside of its folder, which is not followed; "
             "copy that file into the folder"
         )
     return real
+
+
+def _is_blob(real: Path, folder: Path) -> bool:
+    """Whether a file is one of the Hub cache's blobs, and its name in a folder of that cache.
+
+    A repository has blobs of its own, `models--NAME/blobs/HASH`. Those that several repositories
+    may have in common are at `blobs/HA/HASH` beside the repositories.
+    """
+    if folder.parent.name != "snapshots":
+        return False
+    repo = folder.parents[1]
+    shared = repo.name.startswith("models--") and real.parent.parent == repo.parent / "blobs"
+    return shared or real.parent == repo / "blobs"
 
 
 def read_bytes(path: Path, most: int) -> bytes:

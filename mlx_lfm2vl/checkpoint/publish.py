@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ..errors import InputError, NetworkError
+from .hub_errors import explain, failures
 
 
 def publish(folder: Path, repo: str) -> str:
@@ -27,8 +28,8 @@ def publish(folder: Path, repo: str) -> str:
         hub.HfApi().upload_folder(repo_id=repo, folder_path=folder)
     except errors.HFValidationError as error:
         raise InputError(f"--upload-repo {repo}: {error}") from None
-    except (errors.HfHubHTTPError, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except failures() as error:
+        reason = explain(error, repo, None)
         raise NetworkError(
             f"{folder} is written but could not be uploaded to {repo}: {reason}"
         ) from None

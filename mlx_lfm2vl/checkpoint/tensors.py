@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,27 +52,49 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         CheckpointError: there are none, or the index is broken or names a missing file.
     """
-    if (folder / INDEX).exists():
-        names = set(_weight_map(folder).values())
-        if SINGLE not in names and (folder / SINGLE).exists():
-            # Also what transformers reads. The index is left over from the model's source.
-            logger.warning("%s is read, not the files that %s names", SINGLE, INDEX)
-            return [folder / SINGLE]
-        missing = sorted(name for name in names if not (folder / name).is_file())
-        if missing:
-            raise CheckpointError(
-                f"{folder} lacks {some(missing)}, named in {INDEX}; "
-                f"{download_again(folder, *missing)}"
-            )
-        return [folder / name for name in sorted(names)]
-    files = [path for path in _safetensors(folder) if "adapter" not in path.name]
-    if not files:
+    expected = expected_weights(folder, {path.name for path in folder.glob("*")})
+    if expected == [SINGLE] and (folder / INDEX).exists() and not _indexes(folder, SINGLE):
+        logger.warning("%s is read, not the files that %s names", SINGLE, INDEX)
+    missing = [name for name in expected if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{folder} lacks {some(missing)}, named in {INDEX}; {download_again(folder, *missing)}"
+        )
+    if not expected:
         others = [p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".gguf")]
         hint = f"{others[0]} is not read, only safetensors files; " if others else ""
         raise CheckpointError(
             f"{folder} has no weights (*.safetensors); {hint}{download_again(folder)}"
         )
-    return files
+    return [folder / name for name in expected]
+
+
+def expected_weights(folder: Path, names: Collection[str]) -> list[str]:
+    """Return which files hold a checkpoint's weights, whether they are there yet or not.
+
+    Args:
+        folder: holds the index, if the checkpoint has one.
+        names: of all files that the checkpoint has.
+
+    Raises:
+        CheckpointError: the index is broken.
+    """
+    if (folder / INDEX).exists():
+        # A single file beside an index that does not name it is what transformers reads, too. The
+        # index is left over from the model's source.
+        if SINGLE in names and not _indexes(folder, SINGLE):
+            return [SINGLE]
+        return sorted(set(_weight_map(folder).values()))
+    return sorted(
+        name
+        for name in names
+        # macOS puts `._` files on foreign disks.
+        if name.endswith(".safetensors") and not name.startswith(".") and "adapter" not in name
+    )
+
+
+def _indexes(folder: Path, name: str) -> bool:
+    return name in _weight_map(folder).values()
 
 
 def _safetensors(folder: Path) -> list[Path]:

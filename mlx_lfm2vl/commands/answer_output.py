@@ -82,7 +82,9 @@ def views_of(plan: ImagePlan) -> str:
 def describe_plan(name: str, plan: ImagePlan) -> str:
     """Describe an image and what it costs in one line."""
     height, width = plan.size
-    return f"{name}: {width} x {height} pixels, {views_of(plan)}, {plan.image_tokens} tokens"
+    parts = [f"{width} x {height} pixels", plan.scaling, views_of(plan)]
+    parts.append(f"{plan.image_tokens} tokens")
+    return f"{name}: {', '.join(part for part in parts if part)}"
 
 
 def describe_device(model: Lfm2VL, limits: Limits) -> str:

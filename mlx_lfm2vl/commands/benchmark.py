@@ -157,7 +157,7 @@ def _measure(options: argparse.Namespace, folder: Path) -> Report:
     from ..speed.peer import find_peer
 
     program = find_peer(options.compare) if options.compare else None
-    source = find_checkpoint(options.model, options.revision)
+    source = find_checkpoint(options.model, options.revision, update=options.update)
     images = _images(options.image, source, folder)
 
     from ..speed.stages import measure_device, measure_image, timed_load

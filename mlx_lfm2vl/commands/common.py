@@ -25,6 +25,7 @@ MODEL_HELP = (
     "450m, 1.6b, 3b, a Hub repo id, a folder, or demo (the tiny model in this package); default: "
     "LFM2VL_MODEL, then model = ... in ~/.config/mlx_lfm2vl/config.toml"
 )
+UPDATE_HELP = "download a newer commit of the Hub repo, if any; default: use the one that is there"
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -33,6 +34,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
     add = group.add_argument
     add("-m", "--model", metavar="MODEL", help=MODEL_HELP)
     add("--revision", help="branch, tag or commit of the Hub repo; default: its main branch")
+    add("--update", action="store_true", help=UPDATE_HELP)
     choices = ["float32", "float16", "bfloat16"]
     add(
         "--dtype",

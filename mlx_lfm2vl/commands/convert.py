@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoint.packing import MODES
 from ..errors import InputError
 from ..quantize.choice import RECIPES, QuantizeOptions
-from .common import MODEL_HELP, progress_line, run_command
+from .common import MODEL_HELP, UPDATE_HELP, progress_line, run_command
 from .parser import Parser
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("model and output").add_argument
     add("-m", "--model", "--hf-path", metavar="MODEL", help=MODEL_HELP)
     add("--revision", help="branch, tag or commit of the Hub repo; default: its main branch")
+    add("--update", action="store_true", help=UPDATE_HELP)
     add(
         "--output",
         "--mlx-path",
@@ -167,7 +168,7 @@ def _convert(options: argparse.Namespace) -> int:
     target = target if target.name else target.resolve()
     needed = [options.calibration] if options.calibration else []
     check_target(target, overwrite=options.overwrite, keep=needed)
-    source = find_checkpoint(options.model, options.revision)
+    source = find_checkpoint(options.model, options.revision, update=options.update)
     check_target(target, overwrite=options.overwrite, keep=[source])
     settings = ConvertOptions(
         quantize=asked,

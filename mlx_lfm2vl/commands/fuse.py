@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fuse(options: argparse.Namespace) -> int:
     from ..checkpoint.find import find_checkpoint
+    from ..checkpoint.tensors import weight_files
+    from ..disk_space import check_space
     from ..loading import load
     from ..saving import save_checkpoint
     from ..training.adapters import fuse_adapter, load_adapter
@@ -55,8 +57,10 @@ def _fuse(options: argparse.Namespace) -> int:
 
     target = options.output if options.output.name else options.output.resolve()
     check_target(target, overwrite=options.overwrite, keep=[options.adapter])
-    source = find_checkpoint(options.model, options.revision)
+    source = find_checkpoint(options.model, options.revision, update=options.update)
     check_target(target, overwrite=options.overwrite, keep=[source])
+    if options.dtype is None and not options.dequantize:  # before the work, as far as it is known
+        check_space(target, sum(path.stat().st_size for path in weight_files(source)))
     model, _ = load(source, dtype=options.dtype)
     load_adapter(model, options.adapter)
     fuse_adapter(model, dequantize=options.dequantize)

@@ -134,7 +134,9 @@ def _plan(options: argparse.Namespace) -> int:
         raise InputError("--plan needs at least one --image")
     limits = _limits(options)
     sources = read_sources(options, limits)
-    folder = find_checkpoint(options.model, options.revision, with_weights=False)
+    folder = find_checkpoint(
+        options.model, options.revision, with_weights=False, update=options.update
+    )
     read_model_config(folder)  # rejects other models
     config = load_image_config(folder).with_options(chosen_image_options(options))
     plans = [plan_image(*open_image(source, limits).size, config) for source in sources]
@@ -150,6 +152,8 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _answer(options: argparse.Namespace) -> int:
     limits = _limits(options)
+    if not options.each:
+        limits.check_count(len(options.image))
     sources = read_sources(options, limits)
     answer = _answer_options(options)
     if not options.each:
@@ -166,7 +170,11 @@ def _engine(options: argparse.Namespace, limits: ImageLimits, answer: AnswerOpti
         from ..loading import load
 
         model, processor = load(
-            options.model, revision=options.revision, dtype=options.dtype, limits=limits
+            options.model,
+            revision=options.revision,
+            update=options.update,
+            dtype=options.dtype,
+            limits=limits,
         )
         if options.adapter:
             from ..training.adapters import load_adapter

@@ -41,7 +41,7 @@ def _train(options: argparse.Namespace) -> int:
     from ..prompt.rows import read_rows
     from ..prompt.samples import SampleMaker
     from ..training.adapters import make_trainable
-    from ..training.checkpoints import identify
+    from ..training.checkpoints import check_room, identify
     from ..training.trainer import Trainer
 
     settings, dtype = _settings(options)
@@ -49,7 +49,9 @@ def _train(options: argparse.Namespace) -> int:
         read_rows(path) if path else [] for path in (options.data, options.validation, options.test)
     )
     _check(options)
-    model, processor = load(options.model, revision=options.revision, dtype=dtype)
+    model, processor = load(
+        options.model, revision=options.revision, update=options.update, dtype=dtype
+    )
     maker = SampleMaker(processor, set(model.config.eos_token_ids), settings.image_options)
     if options.show:
         for row in rows[: options.show]:
@@ -79,6 +81,8 @@ def _train(options: argparse.Namespace) -> int:
         answers=_sampler(model, processor, validation[: options.sample_answers], settings),
     )
     maker.lengths(test, "the test data")  # reports bad rows now, not at the end
+    if trainer.is_first:
+        check_room(options.output, model, trainer.optimizer, settings)
     trainer.train(resume=options.resume)
     if trainer.is_first:
         _conclude(options, trainer, test)

@@ -5,16 +5,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 
 from ..errors import InputError
 from .container import ImageFile
+from .damage import DamageError
 
 BITS, PHOTOMETRIC, SUBSAMPLING, COMPRESSION, SAMPLE_FORMAT = 258, 262, 530, 259, 339  # TIFF tags
 MEANINGS = (BITS, PHOTOMETRIC, SUBSAMPLING, COMPRESSION, SAMPLE_FORMAT)
 WHITE_IS_ZERO, SIGNED = 0, 2
 STRIP_PIXELS = 2**20
 LEVELS = {"L;2": 85, "L;4": 17}  # steps between the levels of 2 and 4 bits
+FINE = 16.0  # root mean square of the difference between neighbors; photos have 5 to 12
+LIGHT = 230  # least level of grey that cannot be told from white
+FEW = 0.01  # share of a picture that does not count
+ON_BLACK = "all that is drawn is light, so it is shown on black"
 # Formats in which some programs write an alpha of zero everywhere and mean opaque.
 EMPTY_ALPHA = ("BMP", "DIB", "TGA")
 
@@ -57,6 +62,21 @@ def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
+def has_fine_detail(image: Image.Image) -> bool:
+    """Whether neighboring pixels differ as much as in text and line art."""
+    squares, count = 0.0, 0
+    for _, strip in strips(image):
+        width, height = strip.size
+        for right, down in ((1, 0), (0, 1)):
+            if width > right and height > down:
+                here = strip.crop((0, 0, width - right, height - down))
+                there = strip.crop((right, down, width, height))
+                difference = ImageStat.Stat(ImageChops.difference(here, there))
+                squares += sum(difference.sum2)
+                count += sum(difference.count)
+    return squares > FINE**2 * count
+
+
 class ColorReader:
     """Converts the decoded pixels of one image, a strip at a time to save memory.
 
@@ -65,6 +85,7 @@ class ColorReader:
 
     def __init__(self, image: Image.Image, file: ImageFile) -> None:
         tags = _tags(image)
+        self._notes = file.notes
         self._format = image.format
         self._bits = _first(tags, BITS, 16)
         self._is_inverted = file.is_inverted or _first(tags, PHOTOMETRIC, 1) == WHITE_IS_ZERO
@@ -97,7 +118,7 @@ class ColorReader:
         """Convert all pixels; the image itself is returned if they are 8-bit RGB already.
 
         Raises:
-            ValueError: the values lie outside every range in use.
+            DamageError: the values lie outside every range in use.
         """
         if image.mode == "RGB" and self._profile is None and not image.has_transparency_data:
             return image
@@ -108,19 +129,60 @@ class ColorReader:
             and not image.getchannel("A").getbbox()
         )
         self._transform = None
+        self._ground = self._find_ground(image)
         converted = Image.new("RGB", image.size)
         for top, strip in strips(image):
             converted.paste(self._to_rgb(strip), (0, top))
         return converted
 
     def _to_rgb(self, image: Image.Image) -> Image.Image:
+        colors, alpha = self._parts(image)
+        if alpha is None:
+            return colors
+        ground = Image.new("RGB", image.size, self._ground)
+        return Image.composite(colors, ground, alpha)
+
+    def _parts(self, image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+        """Return colors in sRGB and, of a picture with transparent pixels, its alpha."""
         if image.mode.startswith(("I", "F")):
             image = self._eight_bit(image)
         if image.mode == "LAB":
-            return self._from_lab(image)
+            return self._from_lab(image), None
         if self._is_opaque:
             image = image.convert("RGB")
-        return self._to_srgb(_over_white(image))
+        if not image.has_transparency_data:
+            return self._to_srgb(image), None
+        if image.mode == "La":
+            image = image.convert("LA")
+        if image.mode not in ("LA", "RGBA"):
+            image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+        return self._to_srgb(image.convert(image.mode[:-1])), alpha
+
+    def _find_ground(self, image: Image.Image) -> str:
+        """The color below transparent pixels: white, or black if all that is drawn is light."""
+        if not self._may_be_transparent(image):
+            return "white"
+        drawn, dark, most = 0, 0, 255 * image.width * image.height
+        for _, strip in strips(image):
+            colors, alpha = self._parts(strip)
+            if alpha is None:
+                return "white"
+            weights = alpha.histogram()
+            drawn += sum(level * count for level, count in enumerate(weights))
+            shade = colors.convert("L").point([255] * LIGHT + [0] * (256 - LIGHT))
+            levels = ImageChops.darker(alpha, shade).histogram()
+            dark += sum(level * count for level, count in enumerate(levels))
+            if dark > FEW * most:
+                return "white"
+        is_light = drawn and dark <= FEW * drawn and drawn <= (1 - FEW) * most
+        if not is_light:
+            return "white"
+        self._notes.append(ON_BLACK)
+        return "black"
+
+    def _may_be_transparent(self, image: Image.Image) -> bool:
+        return image.has_transparency_data and not self._is_opaque
 
     def _numbers(self, image: Image.Image) -> np.ndarray:
         values = np.asarray(image)
@@ -145,7 +207,7 @@ class ColorReader:
         ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
         white = next((white for white in ranges if high <= white), 0.0)
         if not white or low < -white / 10 or (low < 0 and image.mode == "I"):
-            raise ValueError(f"its values range from {low:g} to {high:g}, expected 0 to 65535")
+            raise DamageError(f"its values range from {low:g} to {high:g}, expected 0 to 65535")
         return white
 
     def _eight_bit(self, image: Image.Image) -> Image.Image:
@@ -157,8 +219,9 @@ class ColorReader:
             levels = 255.0 - levels
         key = image.info.get("transparency")
         if isinstance(key, int):
-            levels[values == key] = 255.0
-        return Image.fromarray(np.clip(np.rint(levels), 0, 255).astype(np.uint8), "L")
+            alpha = np.where(values == key, 0, 255)
+            levels = np.stack([levels, alpha], axis=-1)
+        return Image.fromarray(np.clip(np.rint(levels), 0, 255).astype(np.uint8))
 
     def _from_lab(self, image: Image.Image) -> Image.Image:
         from PIL import ImageCms
@@ -171,7 +234,8 @@ class ColorReader:
     def _to_srgb(self, image: Image.Image) -> Image.Image:
         if self._profile is None:
             return image.convert("RGB")
-        if image.mode not in ("RGB", "CMYK", "L"):
+        is_color = image.mode == "L" and self._profile[16:20] == b"RGB "
+        if is_color or image.mode not in ("RGB", "CMYK", "L"):
             image = image.convert("RGB")
         if self._transform is None:
             self._transform = _profile_transform(self._profile, image.mode)
@@ -179,16 +243,6 @@ class ColorReader:
             self._profile = None
             return image.convert("RGB")
         return self._transform.apply(image)
-
-
-def _over_white(image: Image.Image) -> Image.Image:
-    if not image.has_transparency_data:
-        return image
-    if image.mode == "La":
-        image = image.convert("LA")
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
 
 
 def _unlike(key: tuple[int, ...], image: Image.Image, data: bytes) -> Image.Image:
@@ -229,7 +283,7 @@ def _profile_transform(profile: bytes, mode: str) -> Any:
 
 def _probe(mode: str) -> Image.Image:
     """Return an image of at most a few hundred colors, enough to tell a profile from sRGB."""
-    levels = np.linspace(0, 255, 5).astype(np.uint8)
+    levels = np.array([0, 20, 64, 128, 191, 255], np.uint8)  # curves differ most in the dark
     bands = len(Image.new(mode, (1, 1)).getbands())
     colors = np.stack(np.meshgrid(*[levels] * bands), axis=-1).reshape(1, -1, bands)
     return Image.fromarray(colors if bands > 1 else colors[..., 0], mode)

@@ -2,19 +2,18 @@
 
 import io
 import logging
-import struct
 import threading
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 from PIL import Image
 
 from ..errors import InputError
-from .colors import ColorReader, check_meaning
+from .colors import ColorReader, check_meaning, has_fine_detail
 from .container import ImageFile, check_pixels
-from .jpeg import END
+from .damage import DECODE_ERRORS, DamageError, reason
+from .jpeg import END, reduction
 from .libtiff import libtiff_only, silent_libtiff
 from .limits import ImageLimits
 
@@ -35,23 +34,7 @@ DECODER_COSTS = {"AVIF": 12, "JPEG2000": 20}  # bytes per pixel, where it is mor
 # Bits that complete the last blocks of a JPEG. If they change its pixels, it was cut. Groups of 011
 # are codes of values other than zero in most tables, where the decoder itself fills in zeros.
 JUNK = b"\x6d\xb6\xdb" * 400
-# Errors that Pillow's decoders raise on damaged files.
-DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    TypeError,
-    AttributeError,
-    AssertionError,  # of a PIL image whose file was closed
-    LookupError,
-    ArithmeticError,
-    RuntimeError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+MISSING_END = "the end of the file is missing"
 _pillow_globals = threading.Lock()
 
 
@@ -80,7 +63,7 @@ class OpenedImage:
                 check_meaning(image, self.name)
                 self._colors = ColorReader(image, file)
         except DECODE_ERRORS as error:
-            raise InputError(f"{self.name} is damaged or not supported: {_reason(error)}") from None
+            raise InputError(f"{self.name} is damaged or not supported: {reason(error)}") from None
         width, height = image.size
         check_pixels(self.name, width, height, cost, limits)
         self._orientation = file.orientation or self._read_orientation()
@@ -98,7 +81,7 @@ class OpenedImage:
             self._file.notes.append("its EXIF data are damaged, so it may lie on its side")
             return 1
 
-    def decode(self, at_least: tuple[int, int] | None = None) -> Image.Image:
+    def decode(self, needed: tuple[int, int] | None = None) -> Image.Image:
         """Decode the image to RGB as a viewer would show it.
 
         EXIF rotation is applied, transparent pixels are blended over white, values of 16 and 32
@@ -106,8 +89,9 @@ class OpenedImage:
         converted to sRGB, and an animation gives its first frame.
 
         Args:
-            at_least: (height, width) in pixels that suffices. A JPEG may then be decoded at 1/2,
-                1/4 or 1/8 of its size, but not below this. None decodes all pixels.
+            needed: (height, width) in pixels to which the image will be resized. A JPEG may then
+                be decoded at 1/2 or 1/4 of its size, if that is well above this, and if it shows
+                no text or lines. None decodes all pixels.
 
         Returns:
             An RGB image.
@@ -120,10 +104,10 @@ class OpenedImage:
             raise ValueError(f"{self.name} was already decoded; open it again")
         try:
             with pillow_rules(self._limits):
-                size = self._load(at_least)
+                size = self._load(needed)
             image = self._to_rgb()
         except DECODE_ERRORS as error:
-            raise InputError(f"{self.name} is damaged or not supported: {_reason(error)}") from None
+            raise InputError(f"{self.name} is damaged or not supported: {reason(error)}") from None
         if (image.height, image.width) != size:
             raise InputError(
                 f"{self.name} is damaged: it decodes to {image.width} x {image.height} pixels, "
@@ -135,45 +119,55 @@ class OpenedImage:
             logger.warning("%s: %s", self.name, "; ".join(self._file.notes))
         return image
 
-    def _load(self, at_least: tuple[int, int] | None) -> tuple[int, int]:
+    def _load(self, needed: tuple[int, int] | None) -> tuple[int, int]:
         """Decode the stored pixels; return the (height, width) they have when upright."""
-        image, size = self._image, self.size
-        is_jpeg = self._ours and image.format in ("JPEG", "MPO")
-        draft = at_least if is_jpeg else None
-        if draft:
-            size = self._reduce(image, *draft)
-        if is_jpeg and not self._file.is_ended:
-            self._load_unended(draft)
+        scale = 1
+        if not (self._ours and self._image.format in ("JPEG", "MPO")):
+            with silent_libtiff() if self._image.format == "TIFF" else nullcontext():
+                self._image.load()
         else:
-            with silent_libtiff() if image.format == "TIFF" else nullcontext():
-                image.load()
-        self._colors.restore_transparency(image, self._file.data if self._ours else None)
-        return size
+            scale = self._load_jpeg(needed)
+        self._colors.restore_transparency(self._image, self._file.data if self._ours else None)
+        return self.size[0] // scale, self.size[1] // scale
 
-    def _reduce(self, image: Image.Image, height: int, width: int) -> tuple[int, int]:
-        """Tell a JPEG's decoder to reduce it; return the (height, width) after rotation."""
-        sideways = self._orientation in SIDEWAYS
-        image.draft(None, (height, width) if sideways else (width, height))
-        width, height = image.size
-        return (width, height) if sideways else (height, width)
+    def _load_jpeg(self, needed: tuple[int, int] | None) -> int:
+        """Decode a JPEG, reduced if that suffices; return by what its sides were divided."""
+        width, height = self._image.size
+        scale = 1
+        if needed:
+            sideways = self._orientation in SIDEWAYS
+            least = (needed[1], needed[0]) if sideways else needed
+            scale = reduction(self._file.data, (height, width), least)
+        if scale > 1:
+            image = Image.open(io.BytesIO(self._file.data), formats=("JPEG", "MPO"))
+            image = self._decoded_jpeg(image, scale)
+            if not has_fine_detail(image):
+                self._image = image
+                return scale
+        self._image = self._decoded_jpeg(self._image, 1)
+        return 1
 
-    def _load_unended(self, draft: tuple[int, int] | None) -> None:
-        """Decode a JPEG without an end marker if all its rows are there.
+    def _decoded_jpeg(self, image: Image.Image, scale: int) -> Image.Image:
+        """Decode a JPEG, also one without an end marker if all its rows are there.
 
         Anything may follow the last row without changing it, but what follows a cut is decoded.
         """
+        if self._file.is_ended:
+            _reduce(image, scale)
+            image.load()
+            return image
         images, rows = [], self._file.data.rstrip(b"\xff")  # half of a marker
         for ending in (END, JUNK + END):
             image = Image.open(io.BytesIO(rows + ending), formats=("JPEG",))
-            if draft:
-                self._reduce(image, *draft)
+            _reduce(image, scale)
             image.load()
             images.append(image)
         first, second = (image.tobytes() for image in images)
         if first != second:
-            raise OSError("the file is cut off")
-        self._image = images[0]
-        self._file.notes.append("the end of the file is missing")
+            raise DamageError("the file is cut off")
+        if MISSING_END not in self._file.notes:
+            self._file.notes.append(MISSING_END)
+        return images[0]
 
     def _to_rgb(self) -> Image.Image:
         """Turn and convert the loaded pixels. Those of an image of ours are let go of early."""
@@ -186,12 +180,10 @@ class OpenedImage:
         return self._colors.convert(image)
 
 
-def _reason(error: BaseException) -> str:
-    if isinstance(error, AssertionError):
-        return "its file was closed before it was decoded"
-    if isinstance(error, MemoryError):
-        return "there is not enough memory"
-    return str(error).partition("\n")[0][:200] or type(error).__name__
+def _reduce(image: Image.Image, scale: int) -> None:
+    """Tell a JPEG's decoder to divide the sides of the picture."""
+    if scale > 1:
+        image.draft(None, (image.width // scale, image.height // scale))
 
 
 @contextmanager

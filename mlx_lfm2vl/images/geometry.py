@@ -12,6 +12,10 @@ from typing import Any
 from ..checkpoint.image_config import ImageConfig
 from ..errors import InputError
 
+MAX_DISTORTION = (
+    1.5  # times as much one way as the other; the grids for sides of up to 14:1 keep it
+)
+MIN_SCALE = 0.1  # below, no writing on a page can be read
 THIN_FACTOR = 4  # a view of a very thin image may have up to this many times the allowed tokens
 
 
@@ -54,6 +58,18 @@ class ImagePlan:
     def image_tokens(self) -> int:
         """Number of image tokens of all views, without start, end and label tokens."""
         return sum(self.view_tokens)
+
+    @property
+    def scaling(self) -> str:
+        """How the image is scaled if that is unusual: "scaled to 36 % x 13 %"; else empty.
+
+        Width comes first. A tiled image counts by its tiles, which show more than the thumbnail.
+        """
+        height, width = (new / old for new, old in zip(self.canvas, self.size, strict=True))
+        small, large = sorted((height, width))
+        if large <= MAX_DISTORTION * small and small >= MIN_SCALE:
+            return ""
+        return f"scaled to {_percent(width)} x {_percent(height)}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain data; sizes are [height, width] in pixels."""
@@ -107,6 +123,10 @@ def plan_image(height: int, width: int, config: ImageConfig) -> ImagePlan:
             f"{max(plan.view_tokens)} tokens, expected about {config.max_image_tokens}; crop it"
         )
     return plan
+
+
+def _percent(scale: float) -> str:
+    return f"{100 * scale:.{0 if scale >= 0.1 else 1}f} %"
 
 
 def _tile_tokens(config: ImageConfig) -> int:

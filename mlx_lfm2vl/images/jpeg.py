@@ -1,4 +1,4 @@
-"""The segments of a JPEG file: how much work it is, and whether it is whole."""
+"""The segments of a JPEG file: how much work it is, whether it is whole, how far it can shrink."""
 
 import re
 import struct
@@ -13,6 +13,11 @@ NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 SCAN, END_CODE, FILL = 0xDA, 0xD9, 0xFF
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # C4, C8, CC are tables
 ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
+BLOCK = 8  # pixels of a side
+# By what a picture may be divided, if its sides remain so many times what is needed. What is left
+# for the second reduction evens out how much the two differ from one; 8 would keep nothing of a
+# block that tells lines from grey.
+SCALES = ((4, 1.9), (2, 1.3))
 
 
 @dataclass
@@ -68,3 +73,47 @@ def _check_kind(code: int, bits: int, name: str) -> None:
         raise InputError(
             f"{name} is a JPEG with {bits} bits per value, which is not supported; save it as PNG"
         )
+
+
+def reduction(data: bytes, size: tuple[int, int], needed: tuple[int, int]) -> int:
+    """By what the decoder may divide the sides of a picture: 4, 2 or 1.
+
+    A block that lies partly beyond the picture is not reduced: what is there would show at the
+    edge, and a lossless crop leaves pixels of the old picture there.
+
+    Args:
+        data: of the file.
+        size: (height, width) as stored, in pixels.
+        needed: (height, width) to which the picture will be resized.
+    """
+    sampling = _sampling(data)
+    if sampling is None:
+        return 1
+    for scale, left_over in SCALES:
+        # Colors of half the resolution are decoded in full at a scale of 2.
+        units = (1, 1) if scale == 2 and sampling == (2, 2) else sampling
+        is_whole = all(side % (BLOCK * unit) == 0 for side, unit in zip(size, units, strict=True))
+        is_enough = all(
+            side >= left_over * scale * least for side, least in zip(size, needed, strict=True)
+        )
+        if is_whole and is_enough:
+            return scale
+    return 1
+
+
+def _sampling(data: bytes) -> tuple[int, int] | None:
+    """The largest (vertical, horizontal) sampling factors; None if the frame is not found."""
+    at = 2
+    for _ in range(MAX_SEGMENTS):
+        found = NEXT_MARKER.search(data, at)
+        if found is None or found.end() + 8 > len(data):
+            return None
+        code, at = data[found.end() - 1], found.end()
+        if code in FRAMES:
+            factors = data[at + 9 : at + 8 + 3 * data[at + 7] : 3]
+            if not factors:
+                return None
+            return max(factor & 15 for factor in factors), max(factor >> 4 for factor in factors)
+        if code not in ALONE:
+            at += struct.unpack_from(">H", data, at)[0]
+    return None

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ..errors import InputError
+
 
 @dataclass(frozen=True)
 class ImageLimits:
@@ -15,3 +17,12 @@ class ImageLimits:
     max_bytes: int = 256 * 2**20  # of the file
     max_images: int = 32  # per prompt
     allow_url: bool = False  # fetch http and https URLs
+
+    def check_count(self, count: int) -> None:
+        """Refuse a prompt of too many images, before any of them is read.
+
+        Raises:
+            InputError: there are more than `max_images`.
+        """
+        if count > self.max_images:
+            raise InputError(f"the prompt has {count} images, at most {self.max_images} are read")

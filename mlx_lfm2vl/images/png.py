@@ -5,6 +5,7 @@ import zlib
 from dataclasses import dataclass, field
 
 from ..errors import InputError
+from .png_colors import color_profile
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_CHUNKS = 200_000
@@ -12,6 +13,8 @@ MAX_PROFILE = 16 * 2**20  # bytes of a color profile, unpacked
 MAX_TEXT = 2**16  # bytes of a text chunk that may say how the picture is turned
 MAX_UNPACKED_TEXT = 2**20 - 1
 CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+COLORS = (b"cICP", b"sRGB", b"gAMA", b"cHRM")
+MAX_COLORS = 32  # bytes of such a chunk
 # Keywords of text chunks that hold EXIF or XMP data.
 TURNING = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0", b"Raw profile type APP1\0")
 
@@ -21,7 +24,7 @@ class Png:
     """A PNG file made whole: what its pixels need, and what is said about the rest."""
 
     data: bytes
-    profile: bytes | None = None
+    profile: bytes | None = None  # embedded, or made of what other chunks say
     is_animated: bool = False
     notes: list[str] = field(default_factory=list)
 
@@ -37,6 +40,7 @@ def mend_png(data: bytes, name: str) -> Png:
     png = Png(b"")
     view, sides, parts = memoryview(data), [], []
     at, count, is_clean, turning = len(SIGNATURE), 0, True, False
+    colors: dict[bytes, bytes] = {}
     while at + 8 <= len(data):
         count += 1
         if count > MAX_CHUNKS:
@@ -56,6 +60,8 @@ def mend_png(data: bytes, name: str) -> Png:
             png.is_animated = png.is_animated or struct.unpack_from(">I", body)[0] > 1
         if kind == b"iCCP" and is_right and png.profile is None:
             png.profile = _profile(body)
+        if kind in COLORS and is_right and length <= MAX_COLORS:
+            colors.setdefault(kind, bytes(body))
         if kind == b"IEND":
             break
         turns = is_right and not turning and _may_turn(kind, body)
@@ -68,6 +74,8 @@ def mend_png(data: bytes, name: str) -> Png:
         png.notes.append("the end of the file is missing")
     if not is_clean:
         png.notes.append("damaged side chunks were left out")
+    png.profile, note = color_profile(colors, png.profile)
+    png.notes += [note] if note else []
     # What turns the picture comes before its pixels, so that it is known without decoding them.
     png.data = b"".join([SIGNATURE, *parts[:1], *sides, *parts[1:], _chunk(b"IEND", b"")])
     return png

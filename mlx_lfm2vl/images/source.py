@@ -10,7 +10,8 @@ from PIL import Image
 
 from ..errors import InputError
 from .container import FORMATS, ImageFile, examine, is_heic
-from .decode import DECODE_ERRORS, OpenedImage, pillow_rules
+from .damage import DECODE_ERRORS
+from .decode import OpenedImage, pillow_rules
 from .limits import ImageLimits
 from .read import EXPECTED, OpenFile, is_url, read_source
 

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import InputError
 from ..images.source import EXPECTED, ImageSource
 from .keys import is_empty, known_values
-from .parts import Part, read_part
+from .parts import Part, may_be_image, read_part
 from .sources import read_path_or_base64
 from .template import Message
 
@@ -97,6 +97,19 @@ def _images_beside(images: object, where: str) -> list[Part]:
     if not isinstance(images, list | tuple):
         raise InputError(f"{where} has images of type {type(images).__name__}, expected a list")
     return [{"type": "image", "image": read_path_or_base64(image)} for image in images]
+
+
+def count_images(messages: object) -> int:
+    """Count the images in messages before any of them is read."""
+    count = 0
+    for message in messages if isinstance(messages, list | tuple) else ():
+        if isinstance(message, Mapping):
+            content, beside = message.get("content"), message.get("images")
+            is_result = message.get("role") == "tool"  # whose content may be any object
+            parts = content if isinstance(content, list | tuple) else [] if is_result else [content]
+            count += sum(may_be_image(part) for part in parts)
+            count += len(beside) if isinstance(beside, list | tuple) else 0
+    return count
 
 
 def split_images(messages: object) -> tuple[list[Message], list[ImageSource]]:

@@ -47,6 +47,11 @@ def read_part(item: object) -> Part:
     raise unknown("a content part has the unknown type", kind, (*TEXT_TYPES, *IMAGE_TYPES))
 
 
+def may_be_image(item: object) -> bool:
+    """Whether a part holds an image, without a look at it."""
+    return isinstance(item, Mapping) and any(item.get(key) is not None for key in IMAGE_KEYS)
+
+
 def _kind_of_untyped(item: Mapping[str, Any]) -> str:
     """Return the type of a part that names none: an image if it has an image's key, else text."""
     known = ("text", *IMAGE_KEYS)

@@ -1,5 +1,6 @@
 """Turns messages with images into what the model reads: ids, patches and their grids."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +18,11 @@ from ..images.patches import process_image
 from ..images.source import ImageLimits, ImageSource, OpenedImage, open_image
 from ..options import ImageOptions
 from .keys import is_empty
-from .messages import TEMPLATE_KEYS, split_images
+from .messages import TEMPLATE_KEYS, count_images, split_images
 from .template import ChatTemplate, Message, guard_specials
 from .tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,9 @@ class Processor:
         config = self.image_config.with_options(options or ImageOptions())
         opened = [open_image(source, self.limits) for source in sources]
         images = [plan_image(*image.size, config) for image in opened]
+        for image, plan in zip(opened, images, strict=True):
+            if plan.scaling:
+                logger.warning("%s is %s", image.name, plan.scaling)
         input_ids, spans = self._expand(ids, images)
         if max_length is not None and len(input_ids) > max_length:
             raise InputError(
@@ -156,12 +162,9 @@ class Processor:
             InputError: there are too many images, or the chat template rejects the messages or
                 leaves out the tools.
         """
+        self.limits.check_count(count_images(messages))
         plain, sources = split_images(messages)
         self._check_keys(plain)
-        if len(sources) > self.limits.max_images:
-            raise InputError(
-                f"the prompt has {len(sources)} images, at most {self.limits.max_images} are read"
-            )
         guarded, guard = guard_specials([plain, tools], self.tokenizer.special_tokens)
         text = self.template.render(
             guarded[0], tools=guarded[1], add_generation_prompt=add_generation_prompt

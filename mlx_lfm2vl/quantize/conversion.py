@@ -5,7 +5,6 @@ and `loss_report` measure what a conversion loses.
 """
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -22,6 +21,7 @@ from ..checkpoint.json_file import read_json
 from ..checkpoint.names import DECODER, PARTS, mlx_name, part_of
 from ..checkpoint.packing import Scheme, quantization_config
 from ..checkpoint.tensors import WRITER_KEY
+from ..disk_space import check_space
 from ..errors import CheckpointError, InputError
 from ..loading import cast_floats, open_checkpoint
 from ..model.lfm2vl import Lfm2VL
@@ -32,7 +32,6 @@ from .choice import QuantizeOptions
 from .rounding import Packed, round_to_nearest
 from .shards import DTYPE_NAMES, Entry, plan_shards, verify_shards, write_shards
 
-SPARE_BYTES = 64 * 2**20  # for the small files and the file system's own needs
 MATRICES = (nn.Linear, nn.Embedding, nn.QuantizedLinear, nn.QuantizedEmbedding)
 ARRAYS = ("weight", "scales", "biases")  # of a packed matrix
 
@@ -196,15 +195,7 @@ class Conversion:
         Raises:
             InputError: it has too little free space.
         """
-        parent, nbytes = target.absolute().parent, self.plan.nbytes
-        while not parent.exists():
-            parent = parent.parent
-        free = shutil.disk_usage(parent).free
-        if free < nbytes + SPARE_BYTES:
-            raise InputError(
-                f"{target} will take {nbytes / 1e9:.2f} GB, "
-                f"but only {free / 1e9:.2f} GB are free there"
-            )
+        check_space(target, self.plan.nbytes)
 
     def _arrays(
         self, learned: Mapping[str, Packed], report: Callable[[int, int], object]

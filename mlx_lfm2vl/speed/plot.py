@@ -48,7 +48,7 @@ def plot_stages(groups: Sequence[Group], picture: Path, origin: str) -> None:
         origin: model, chip, date or the like, shown below the title.
 
     Raises:
-        OSError: the pictures cannot be written.
+        InputError: the pictures cannot be written.
     """
     save_both(lambda theme: draw_stages(groups, origin, theme), picture)
 

@@ -19,6 +19,7 @@ from mlx.utils import tree_unflatten
 
 from ..arrays import dtype_name, named_arrays, save_arrays
 from ..checkpoint.json_file import read_json
+from ..disk_space import check_space
 from ..errors import CheckpointError, InputError
 from ..model.lfm2vl import Lfm2VL
 from ..options import DTYPES, DType, ImageOptions
@@ -82,6 +83,33 @@ def save_state(
         (partial / RUN).write_text(json.dumps({"step": step, **run}, indent=2) + "\n")
     for old in sorted(folder.glob("step-*"))[: -run["keep"]]:
         shutil.rmtree(old)
+
+
+def check_room(
+    output: Path, model: Lfm2VL, optimizer: optim.Optimizer, settings: TrainSettings
+) -> None:
+    """Check that the disk has room for the files of a run, before it begins.
+
+    Args:
+        output: folder of the run.
+        model: its trainable parameters are what the run writes.
+        optimizer: initialized, so its state is as large as it will be.
+        settings: of the run.
+
+    Raises:
+        InputError: there is too little free space.
+    """
+    weights = _nbytes(model.trainable_parameters())
+    # The newest is written before the oldest is deleted.
+    most = min(settings.keep + 1, -(-settings.steps // settings.save_every))
+    there = len(list((output / "checkpoints").glob("step-*")))
+    checkpoint = weights + _nbytes(optimizer.state)
+    # The last adapter and the best one.
+    check_space(output, max(most - there, 1) * checkpoint + 2 * weights)
+
+
+def _nbytes(tree: Any) -> int:
+    return sum(array.nbytes for array in named_arrays(tree).values())
 
 
 def newest(folder: Path) -> Path | None:

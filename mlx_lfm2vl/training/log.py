@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..whole_folder import new_file
+from ..whole_folder import new_file, writing
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -33,5 +33,5 @@ def start_log(path: Path, done: int) -> list[dict[str, Any]]:
 
 def add_to_log(path: Path, entry: dict[str, Any]) -> None:
     """Append one entry."""
-    with path.open("a") as file:
+    with writing(path), path.open("a") as file:
         file.write(json.dumps(entry) + "\n")

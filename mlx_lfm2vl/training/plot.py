@@ -40,7 +40,7 @@ def plot_log(log: Path, picture: Path, origin: str) -> None:
         origin: model, chip, date or the like, shown below the title.
 
     Raises:
-        OSError: the pictures cannot be written.
+        InputError: the pictures cannot be written.
     """
     entries = read_log(log)
     save_both(lambda theme: draw_losses(entries, origin, theme), picture)

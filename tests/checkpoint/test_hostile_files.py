@@ -154,6 +154,37 @@ def test_the_hub_caches_links_are_followed_and_so_are_links_within_a_folder(tmp_
     load(snapshot)
 
 
+def shared_blob(folder: Path, name: str) -> None:
+    """Put a cached file among the blobs of all repositories, as the Hub's client does by default.
+
+    The repository's own blob is then a link.
+    """
+    blob = (folder / name).resolve()
+    cache = blob.parents[2]
+    place = cache / "blobs" / "c4" / "c4b1"
+    place.parent.mkdir(parents=True)
+    blob.rename(place)
+    blob.symlink_to(Path("../../blobs/c4/c4b1"))
+
+
+def test_the_hub_caches_shared_blobs_are_followed_and_nothing_else_beside_it(tmp_path):
+    cache = tmp_path / "hub"
+    snapshot, blobs = cache / "models--a--b/snapshots/1234", cache / "models--a--b/blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for i, path in enumerate(SOURCE.iterdir()):
+        (blobs / str(i)).write_bytes(path.read_bytes())
+        (snapshot / path.name).symlink_to(Path("../../blobs") / str(i))
+    shared_blob(snapshot, "model.safetensors")
+    load(snapshot)
+    for outside in (cache / "private.json", cache / "blobs" / "private.json"):
+        outside.write_bytes((SOURCE / "config.json").read_bytes())
+        (snapshot / "config.json").unlink()
+        (snapshot / "config.json").symlink_to(outside)
+        with pytest.raises(CheckpointError, match="outside of its folder"):
+            load(snapshot)
+
+
 @pytest.mark.parametrize("name", ["a" * 5000 + ".safetensors", "a\0.safetensors", "\n.safetensors"])
 def test_impossible_names_in_an_index_are_refused(checkpoint, name):
     (checkpoint / "model.safetensors").unlink()

@@ -85,7 +85,7 @@ def test_too_little_space_is_said_before_anything_is_written(wide, tmp_path, mon
     )  # nothing is computed before, either
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 10**6))
     assert main([*convert_command(wide, tmp_path / "q"), "--bits", "4"]) == 2
-    assert "but only 0.00 GB are free" in capsys.readouterr().err
+    assert "but only 1 MB are free there" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

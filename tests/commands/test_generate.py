@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -128,6 +129,20 @@ def test_plan_tells_the_cost_without_weights(picture, checkpoint, capsys):
     plan = json.loads(capsys.readouterr().out)
     assert plan["image_tokens"] == 42
     assert (plan["images"][0]["columns"], plan["images"][0]["rows"]) == (2, 2)
+
+
+def test_a_squeezed_picture_is_named_by_the_plan_and_with_the_answer(tmp_path, capsys):
+    path = str(tmp_path / "page.png")
+    make_picture(1200, 40, 1).save(path)
+    assert main(["--model", TINY, "--plan", "--image", path]) == 0
+    assert re.search(r": 40 x 1200 pixels, scaled to \d+ % x [\d.]+ %, ", capsys.readouterr().out)
+    assert answer("--image", path) == 0
+    assert "page.png' is scaled to" in capsys.readouterr().err
+
+
+def test_too_many_images_are_refused_before_one_is_read(capsys):
+    assert answer("--image", *["gone.png"] * 33) == 2
+    assert "the prompt has 33 images, at most 32 are read" in capsys.readouterr().err
 
 
 def test_options_change_the_plan(picture, capsys):

@@ -187,3 +187,18 @@ def test_every_option_changes_some_plan(field):
     config = LFM25.with_options(ImageOptions(**{field: value}))
     sizes = [(64, 64), (480, 640), (1080, 1920), (3000, 1000)]
     assert [plan_image(*s, config) for s in sizes] != [plan_image(*s, LFM25) for s in sizes]
+
+
+def test_a_squeezed_picture_says_by_how_much():
+    config = ImageConfig(16, 2)
+    assert plan_image(40000, 1440, config).scaling == "scaled to 36 % x 13 %"
+    assert plan_image(1440, 40000, config).scaling == "scaled to 13 % x 36 %"
+    one_view = ImageConfig(16, 2, do_image_splitting=False)
+    assert plan_image(9000, 9000, one_view).scaling == "scaled to 5.7 % x 5.7 %"
+
+
+@pytest.mark.parametrize("aspect", [1, 1.25, 4 / 3, 1.5, 16 / 9, 2.17, 3.5, 6.5, 10, 14])
+@pytest.mark.parametrize("megapixels", [0.3, 2, 12, 48])
+def test_ordinary_pictures_say_nothing(aspect, megapixels):
+    height = round((megapixels * 1e6 / aspect) ** 0.5)
+    assert plan_image(height, round(height * aspect), ImageConfig(16, 2)).scaling == ""

@@ -328,33 +328,34 @@ def photo(width: int, height: int, **options) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("at_least", "size"),
+    ("needed", "size"),
     [
-        ((150, 200), (150, 200)),  # a quarter
-        ((151, 200), (300, 400)),
-        ((75, 50), (75, 100)),  # an eighth
-        ((1, 1), (75, 100)),
-        ((600, 800), (600, 800)),
-        ((900, 100), (600, 800)),
-        (None, (600, 800)),
+        ((78, 105), (160, 200)),  # a quarter, 1.9 times as large as needed
+        ((86, 50), (320, 400)),
+        ((50, 106), (320, 400)),
+        ((246, 300), (320, 400)),
+        ((1, 1), (160, 200)),
+        ((247, 100), (640, 800)),
+        ((640, 800), (640, 800)),
+        (None, (640, 800)),
     ],
 )
-def test_a_jpeg_is_decoded_no_larger_than_it_must_be(at_least, size):
-    opened = open_image(photo(800, 600), ImageLimits())
-    assert opened.size == (600, 800)
-    image = opened.decode(at_least)
+def test_a_jpeg_is_decoded_somewhat_larger_than_it_must_be(needed, size):
+    opened = open_image(photo(800, 640), ImageLimits())
+    assert opened.size == (640, 800)
+    image = opened.decode(needed)
     assert (image.height, image.width) == size
 
 
 def test_a_reduced_jpeg_is_turned_the_right_way_up():
     exif = Image.Exif()
     exif[0x0112] = 6
-    opened = open_image(photo(800, 600, exif=exif), ImageLimits())
-    assert opened.size == (800, 600)
-    image = opened.decode((390, 300))
-    assert (image.height, image.width) == (400, 300)
-    whole = open_image(photo(800, 600, exif=exif), ImageLimits()).decode()
-    difference = np.asarray(image).astype(int) - np.asarray(whole.resize((300, 400)))
+    opened = open_image(photo(800, 640, exif=exif), ImageLimits())
+    assert opened.size == (800, 640)
+    image = opened.decode((210, 160))
+    assert (image.height, image.width) == (400, 320)
+    whole = open_image(photo(800, 640, exif=exif), ImageLimits()).decode()
+    difference = np.asarray(image).astype(int) - np.asarray(whole.resize((320, 400)))
     assert np.abs(difference).mean() < 3
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 import weakref
 
 import numpy as np
@@ -114,6 +115,35 @@ def test_too_many_images_are_refused_before_any_is_read(tiny):
     )
     with pytest.raises(InputError, match="does not exist"):
         generous(messages)
+
+
+class Unread:
+    """An open file that must not be read."""
+
+    def read(self, _: int) -> bytes:
+        raise AssertionError("was read")
+
+
+@pytest.mark.parametrize("key", ["image", "image_url", "url", "base64"])
+def test_images_are_counted_before_open_files_are_read(tiny, key):
+    _, processor = tiny
+    for part in ({"type": "image", key: Unread()}, {key: Unread()}):
+        messages = [{"role": "user", "content": [part] * 20}] * 2
+        with pytest.raises(InputError, match="40 images, at most 32"):
+            processor(messages)
+    beside = [{"role": "user", "content": "Hi", "images": [Unread()] * 33}]
+    with pytest.raises(InputError, match="33 images, at most 32"):
+        processor(beside)
+
+
+def test_a_picture_that_is_squeezed_is_named_in_a_note(tiny, caplog):
+    _, processor = tiny
+    processor(user_message("Hi", [make_picture(40, 1200, 1)]))
+    (record,) = caplog.records
+    assert re.fullmatch(r"image is scaled to [\d.]+ % x [\d.]+ %", record.getMessage())
+    caplog.clear()
+    processor(user_message("Hi", [make_picture(40, 60, 1)]))
+    assert not caplog.records
 
 
 def test_a_prompt_of_exactly_the_longest_length_is_read(tiny):

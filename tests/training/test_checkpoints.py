@@ -5,9 +5,10 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import pytest
 
-from mlx_lfm2vl.errors import CheckpointError
+from mlx_lfm2vl.errors import CheckpointError, InputError
 from mlx_lfm2vl.training.adapters import FULLY_TRAINED
-from mlx_lfm2vl.training.checkpoints import load_state, newest, save_state
+from mlx_lfm2vl.training.checkpoints import check_room, load_state, newest, save_state
+from mlx_lfm2vl.training.settings import TrainSettings
 
 RUN = {"seed": 1, "keep": 2, "parts": ("language",)}
 
@@ -56,3 +57,28 @@ def test_a_broken_checkpoint_is_named(tmp_path, learner, name):
     (tmp_path / "step-0000001" / name).write_bytes(b"no tensors")
     with pytest.raises(CheckpointError, match=f"{name} (is not|cannot be read)"):
         load_state(tmp_path / "step-0000001", *learner, RUN)
+
+
+@pytest.mark.parametrize(
+    ("steps", "there", "written"), [(10, 0, 1), (11, 0, 2), (500, 0, 3), (500, 1, 2), (500, 2, 1)]
+)
+def test_there_must_be_room_for_the_checkpoints_that_will_be_there(
+    tmp_path, learner, monkeypatch, steps, there, written
+):
+    model, optimizer = learner
+    asked = []
+    monkeypatch.setattr(
+        "mlx_lfm2vl.training.checkpoints.check_space", lambda *given: asked.append(given)
+    )
+    for step in range(there):
+        save_state(tmp_path / "checkpoints", step, model, optimizer, RUN, FULLY_TRAINED)
+    check_room(tmp_path, model, optimizer, TrainSettings(steps=steps, save_every=10))
+    weights = 4 * (2 * 3 + 2)
+    moments = 2 * weights + optimizer.state["step"].nbytes + optimizer.state["learning_rate"].nbytes
+    assert asked == [(tmp_path, written * (weights + moments) + 2 * weights)]
+
+
+def test_a_run_begins_only_with_room_for_its_checkpoints(tmp_path, learner, monkeypatch):
+    monkeypatch.setattr("mlx_lfm2vl.disk_space.free_bytes", lambda _: 1000)
+    with pytest.raises(InputError, match="out will take 172 bytes and needs 67.1 MB to be free"):
+        check_room(tmp_path / "out", *learner, TrainSettings(steps=10, save_every=10))

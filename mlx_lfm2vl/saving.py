@@ -21,7 +21,7 @@ from .whole_folder import new_folder
 logger = logging.getLogger(__name__)
 
 REPORT = "quantization_report.json"  # describes one set of weights, so it is never copied
-COPIED = ("*.json", "*.jinja", "LICENSE*")
+COPIED = ("*.json", "*.jinja", "additional_chat_templates/*.jinja", "LICENSE*")
 
 
 def save_checkpoint(model: Lfm2VL, source: Path, target: Path, *, overwrite: bool = False) -> None:
@@ -51,10 +51,13 @@ def copy_small_files(source: Path, folder: Path) -> None:
     """
     for pattern in COPIED:
         for path in source.glob(pattern):
-            if path.name in (INDEX, REPORT) or path.is_dir():
+            # macOS writes `._` files beside all others on foreign disks.
+            if path.name in (INDEX, REPORT) or path.name.startswith(".") or path.is_dir():
                 continue
+            target = folder / path.relative_to(source)
+            target.parent.mkdir(exist_ok=True)
             try:
-                shutil.copyfile(plain_file(path), folder / path.name)
+                shutil.copyfile(plain_file(path), target)
             except (CheckpointError, FileNotFoundError) as error:  # or a private file is published
                 logger.warning("not copied: %s", error)
 

@@ -54,6 +54,19 @@ def test_only_what_describes_the_new_weights_is_written(checkpoint, tmp_path):
     assert index["metadata"]["total_size"] == sum(value.nbytes for value in written.values())
 
 
+def test_a_template_in_a_folder_of_its_own_is_saved_and_companion_files_are_not(
+    checkpoint, tmp_path
+):
+    (checkpoint / "additional_chat_templates").mkdir()
+    template = checkpoint / "additional_chat_templates" / "default.jinja"
+    (checkpoint / "chat_template.jinja").rename(template)
+    (checkpoint / "._config.json").write_bytes(b"\0\5\x16\7")
+    model, processor = load(checkpoint)
+    save_checkpoint(model, checkpoint, tmp_path / "new")
+    assert load(tmp_path / "new")[1].template.source == processor.template.source
+    assert not (tmp_path / "new" / "._config.json").exists()
+
+
 def test_links_are_copied_as_files_and_private_files_are_not(checkpoint, tmp_path, caplog):
     (tmp_path / "private").write_text("secret")
     (checkpoint / "LICENSE-x").symlink_to(tmp_path / "private")

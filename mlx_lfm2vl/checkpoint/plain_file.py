@@ -27,7 +27,10 @@ def plain_file(path: Path) -> Path:
         raise CheckpointError(f"{path} cannot be read: {reason}") from None
     if not is_file:
         raise CheckpointError(f"{path} is not a regular file")
-    in_cache = folder.parent.name == "snapshots" and real.parent == folder.parents[1] / "blobs"
+    in_cache = any(
+        parent.name == "snapshots" and real.parent == parent.parent / "blobs"
+        for parent in folder.parents
+    )
     if not (real.is_relative_to(folder) or in_cache):
         raise CheckpointError(
             f"{path} is a link to a file outside of its folder, which is not followed; "

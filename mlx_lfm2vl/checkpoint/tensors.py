@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from .foreign import LONGEST, refuse_other_kinds
 from .json_file import MAX_INTEGER, read_json, shown
 from .names import some
 from .plain_file import plain_file
@@ -24,6 +25,8 @@ BITS |= {"F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MLX_PREFIXES = ("language_model.model.", "vision_tower.", "model.layers.")  # not on the Hub's
+OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".safetensors")
+TRAINING_STATE = ("optimizer", "scheduler", "scaler", "rng_state", "random_states", "training_args")
 WRITER_KEY = "mlx_lfm2vl"  # metadata of files written by this package
 
 
@@ -47,27 +50,61 @@ class TensorInfo:
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files that make up a checkpoint, sorted by name.
 
+    As for transformers, `model.safetensors` comes before an index that does not name it.
+
     Raises:
         CheckpointError: there are none, or the index is broken or names a missing file.
     """
-    if (folder / INDEX).exists():
-        names = set(_weight_map(folder).values())
-        if SINGLE not in names and (folder / SINGLE).exists():
-            # Also what transformers reads. The index is left over from the model's source.
-            logger.warning("%s is read, not the files that %s names", SINGLE, INDEX)
-            return [folder / SINGLE]
-        missing = sorted(name for name in names if not (folder / name).is_file())
-        if missing:
-            raise CheckpointError(
-                f"{folder} lacks {some(missing)}, named in {INDEX}; download it again"
-            )
-        return [folder / name for name in sorted(names)]
-    files = [path for path in _safetensors(folder) if "adapter" not in path.name]
-    if not files:
-        others = [p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".gguf")]
-        hint = f"; {others[0]} is not read, only safetensors files" if others else ""
-        raise CheckpointError(f"{folder} has no weights (*.safetensors){hint}")
+    files, note = _choose(folder)
+    if note:
+        logger.warning(note)
     return files
+
+
+def _choose(folder: Path) -> tuple[list[Path], str]:
+    """Return the files to read, and a note about others that could be meant."""
+    found = [path.name for path in _safetensors(folder)]
+    named = sorted(set(_weight_map(folder).values())) if (folder / INDEX).exists() else []
+    missing = [name for name in named if not (folder / name).is_file()]
+    if named and not missing and (SINGLE in named or SINGLE not in found):
+        chosen = named
+    elif SINGLE in found:
+        chosen = [SINGLE]
+    elif len(missing) < len(named):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise CheckpointError(
+            f"{folder} lacks {missing[0]}{more} of the {len(named)} files that {INDEX} names; "
+            "download it again"
+        )
+    else:  # no index, or one that was left over from the model's source
+        whole = [name for name in found if name.startswith("model")]
+        chosen = whole or [name for name in found if not _is_state(name)]
+    if not chosen and named:
+        raise CheckpointError(
+            f"{folder} lacks all {len(named)} files that {INDEX} names; download it again"
+        )
+    if not chosen:
+        raise CheckpointError(f"{folder} has no weights (*.safetensors){_hint(folder)}")
+    unread = [name for name in found if name not in chosen]
+    if named and chosen != named:
+        unread.append(f"the files that {INDEX} names")
+    note = f"{some(chosen)} is read, not {some(unread)}" if unread else ""
+    return [folder / name for name in chosen], note
+
+
+def _is_state(name: str) -> bool:
+    """Whether a file is an adapter, or what a training run left, by its name."""
+    return "adapter" in name or name.startswith(TRAINING_STATE)
+
+
+def _hint(folder: Path) -> str:
+    """Return what a folder without weights has instead, as the end of a message."""
+    files = sorted(path.name for path in folder.glob("[!.]*") if path.suffix in OTHER_WEIGHTS)
+    adapter = next((name for name in files if "adapter" in name), None)
+    if adapter:
+        return f"; {adapter} is an adapter: give its folder with --adapter, and its model"
+    other = next(iter(sorted(files, key=_is_state)), None)
+    return f"; {other} is not read, only safetensors files" if other else ""
 
 
 def _safetensors(folder: Path) -> list[Path]:
@@ -104,9 +141,11 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
             says.
     """
     try:
-        real = plain_file(path)
+        real = plain_file(path, is_weights=True)
         size = real.stat().st_size
         with real.open("rb") as file:
+            refuse_other_kinds(path, file.read(LONGEST))
+            file.seek(0)
             (length,) = struct.unpack("<Q", file.read(8))
             if length > min(MAX_HEADER_BYTES, size):
                 raise ValueError
@@ -167,13 +206,15 @@ def detect_layout(folder: Path) -> Layout:
     metadata: object = None
     weight_map = _weight_map(folder) if (folder / INDEX).exists() else {}
     names = set(weight_map)
-    if weight_map and (SINGLE in weight_map.values() or not (folder / SINGLE).exists()):
+    try:
+        files, _ = _choose(folder)
+    except CheckpointError:  # without weights
+        files = []
+    if weight_map and (not files or {path.name for path in files} == set(weight_map.values())):
         metadata = read_json(folder / INDEX).get("metadata")
-    else:
-        single = [folder / SINGLE] if (folder / SINGLE).exists() else _safetensors(folder)
-        for path in single[:1]:
-            entries, metadata = read_header(path)
-            names = set(entries)
+    elif files:
+        entries, metadata = read_header(files[0])
+        names = set(entries)
     is_mlx = any(name.startswith(MLX_PREFIXES) for name in names)
     is_ours = isinstance(metadata, dict) and WRITER_KEY in metadata
     return Layout(is_mlx=is_mlx, is_ours=is_ours)

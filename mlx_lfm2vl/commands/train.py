@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import InputError
 from ..options import DType
 from ..training.settings import METHODS, OPTIMIZERS, TRAINED_PARTS, TrainSettings
-from .common import add_model_options, run_command
+from .common import add_model_options, add_special_tokens, run_command
 from .parser import Parser
 
 DEFAULTS = TrainSettings()
@@ -47,12 +47,14 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
     )
     add_model_options(parser)
-    add = parser.add_argument_group("data and output").add_argument
+    group = parser.add_argument_group("data and output")
+    add = group.add_argument
     add("--data", required=True, type=Path, metavar="JSONL", help="conversations to train on")
     add("--validation", type=Path, metavar="JSONL", help="conversations to measure the loss on")
     add("--output", type=Path, default=Path("adapter"), help="folder to write; default: adapter")
     add("--resume", action="store_true", help="continue from the newest checkpoint in --output")
     add("--show", type=int, metavar="N", help="print N samples, learned parts in ⟦ ⟧, and stop")
+    add_special_tokens(group)
     add = parser.add_argument_group("method").add_argument
     add(
         "--method",
@@ -185,12 +187,14 @@ def _train(options: argparse.Namespace) -> int:
             f"{options.output} already holds a run: add --resume, or choose another --output"
         )
     model, processor = load(options.model, revision=options.revision, dtype=_dtype(options))
-    maker = SampleMaker(processor, set(model.config.eos_token_ids))
+    maker = SampleMaker(processor, set(model.config.eos_token_ids), options.special_tokens)
     if options.show:
         for row in rows[: options.show]:
             print(maker.show(row), end="\n\n")
         return 0
     identity = identify(model, options.data)
+    if options.special_tokens:  # without them the same rows are other ids
+        identity["special_tokens"] = " ".join(sorted(options.special_tokens))
     mx.random.seed(settings.seed)
     adapter = make_trainable(model, settings)
     trainer = Trainer(

@@ -1,6 +1,6 @@
 """Samples: conversations with answers as the model trains or is compared on."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,9 +69,23 @@ def assistant_mask(ids: Sequence[int], header: Sequence[int], end_ids: set[int])
 class SampleMaker:
     """Turns conversations into samples, using one processor."""
 
-    def __init__(self, processor: Processor, end_ids: set[int]) -> None:
+    def __init__(
+        self, processor: Processor, end_ids: set[int], special_tokens: Collection[str] = ()
+    ) -> None:
+        """
+        Args:
+            processor: of the model.
+            end_ids: ids that end a turn.
+            special_tokens: a fine-tune's own, which the text of conversations may hold.
+
+        Raises:
+            CheckpointError: the chat template has no generation prompt.
+            InputError: a special token cannot be allowed.
+        """
+        processor.own_tokens.check(special_tokens)
         self.processor = processor
         self.end_ids = end_ids
+        self.special_tokens = special_tokens
         self.header = self._assistant_header()
 
     def _assistant_header(self) -> list[int]:
@@ -94,7 +108,9 @@ class SampleMaker:
         Raises:
             InputError: an image cannot be read, or the template rejects the messages.
         """
-        inputs = self.processor(messages, add_generation_prompt=False)
+        inputs = self.processor(
+            messages, add_generation_prompt=False, special_tokens=self.special_tokens
+        )
         is_answer = assistant_mask(inputs.input_ids, self.header, self.end_ids)
         if not is_answer.any():
             raise InputError("the chat template keeps no assistant text to learn")
@@ -122,7 +138,7 @@ class SampleMaker:
         return lengths
 
     def _length(self, messages: Sequence[Message]) -> int:
-        text, _, sources = self.processor.render(messages, None, add_generation_prompt=False)
+        text, _, sources = self.processor.render(messages, None, False, self.special_tokens)
         limits, config = self.processor.limits, self.processor.image_config
         sizes = [
             read_size(source, limits) or CAMERA

@@ -1,9 +1,6 @@
 """Files and weights of other tools, recognized by what they hold, to say what to do about them."""
 
 from collections.abc import Iterable
-from pathlib import Path
-
-from ..errors import CheckpointError
 
 BEGINNINGS = {
     b"version https://git-lfs.github.com/spec/": (
@@ -26,21 +23,19 @@ PACKINGS = {
 }
 
 
-def refuse_other_kinds(path: Path, beginning: bytes) -> None:
-    """Refuse a file that no checkpoint holds.
+def other_kind(beginning: bytes) -> str | None:
+    """Return what a file is that is neither a checkpoint's nor data, and what to do about it.
 
     Args:
-        path: of the file.
         beginning: its first `LONGEST` bytes, or more.
 
-    Raises:
-        CheckpointError: it is empty, a pointer, a web page, an archive, or of another program.
+    Returns:
+        The end of a message; None for all other files.
     """
     if not beginning:
-        raise CheckpointError(f"{path} is empty: download it again")
-    for start, what in BEGINNINGS.items():
-        if beginning[:LONGEST].lstrip().lower().startswith(start):
-            raise CheckpointError(f"{path} {what}")
+        return "is empty: download it again"
+    start = beginning[:LONGEST].lstrip().lower()
+    return next((what for known, what in BEGINNINGS.items() if start.startswith(known)), None)
 
 
 def packed_by(names: Iterable[str]) -> str | None:

@@ -8,7 +8,7 @@ be links to files elsewhere, such as on another disk: they are read as numbers, 
 from pathlib import Path
 
 from ..errors import CheckpointError
-from .foreign import refuse_other_kinds
+from .foreign import other_kind
 
 
 def plain_file(path: Path, *, is_weights: bool = False) -> Path:
@@ -65,5 +65,6 @@ def read_bytes(path: Path, most: int) -> bytes:
             data = file.read(most)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
-    refuse_other_kinds(path, data)
+    if kind := other_kind(data):
+        raise CheckpointError(f"{path} {kind}")
     return data

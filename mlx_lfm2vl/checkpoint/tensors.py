@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from .foreign import LONGEST, refuse_other_kinds
+from .foreign import LONGEST, other_kind
 from .json_file import MAX_INTEGER, read_json, shown
 from .names import some
 from .plain_file import plain_file
@@ -144,7 +144,8 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         real = plain_file(path, is_weights=True)
         size = real.stat().st_size
         with real.open("rb") as file:
-            refuse_other_kinds(path, file.read(LONGEST))
+            if kind := other_kind(file.read(LONGEST)):
+                raise CheckpointError(f"{path} {kind}")
             file.seek(0)
             (length,) = struct.unpack("<Q", file.read(8))
             if length > min(MAX_HEADER_BYTES, size):

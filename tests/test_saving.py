@@ -27,8 +27,12 @@ def test_what_is_written_answers_as_what_was_loaded(checkpoint, tmp_path):
     np.testing.assert_array_equal(again(ids), model(ids))
 
 
+LEFT_OVER = ["adapter_config.json", "quantize_config.json", "trainer_state.json"]
+LEFT_OVER += ["consolidated.safetensors.index.json", "pytorch_model.bin.index.json"]
+
+
 def test_only_what_describes_the_new_weights_is_written(checkpoint, tmp_path):
-    for name in (REPORT, "LICENSE.txt"):
+    for name in (REPORT, *LEFT_OVER, "LICENSE.txt"):
         (checkpoint / name).write_text("{}")
     (checkpoint / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"old": "model.safetensors"}, "metadata": {"total_size": 1}})

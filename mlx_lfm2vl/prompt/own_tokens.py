@@ -13,14 +13,16 @@ from .tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-IMAGE_PREFIXES = ("<|img_", "<|image_")  # of the labels of tiles, and other marks
+# Beginnings of the family's own marks of turns, tools and images. A checkpoint's template need not
+# write them all.
+FORMAT = ("<|im_", "<|img_", "<|image_", "<|tool_", "<|startoftext|>", "<|endoftext|>", "<|pad|>")
 
 
 class OwnTokens:
     """The special tokens that text may hold if the user allows it.
 
-    Never among them are those in the chat template, those of images, and the beginning and end of
-    a text: with these, text could pretend to be another turn or an image.
+    Never among them are those in the chat template, those of images and tools, and the beginning
+    and end of a text: with these, text could pretend to be another turn or an image.
 
     Attributes:
         names: text of the tokens.
@@ -40,7 +42,7 @@ class OwnTokens:
             if token_id not in markers
             and name not in (tokenizer.bos_token, tokenizer.eos_token)
             and name not in template.source
-            and not name.startswith(IMAGE_PREFIXES)
+            and not name.startswith(FORMAT)
         }
         longest_first = sorted(self.names, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)))
@@ -57,8 +59,7 @@ class OwnTokens:
                 raise unknown("the tokenizer has no special token", name, sorted(self.names)[:9])
             if name not in self.names:
                 raise InputError(
-                    f"{name} cannot be allowed in text: it belongs to the chat template or to "
-                    "images"
+                    f"{name} cannot be allowed in text: it belongs to the chat format or to images"
                 )
             if name in self._tokenizer.spaced_tokens:
                 raise InputError(f"{name} takes in the spaces beside it, which is not supported")

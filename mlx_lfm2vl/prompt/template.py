@@ -162,7 +162,7 @@ def _default(value: object) -> str | None:
         value = {str(entry.get("name")): entry.get("template") for entry in entries}
     if isinstance(value, dict):
         value = value.get("default")
-    return value if isinstance(value, str) else None
+    return value if isinstance(value, str) and value else None
 
 
 def _read_text(path: Path) -> str:

@@ -207,7 +207,7 @@ def test_special_tokens_reach_a_template_in_an_older_place(tmp_path):
     assert ChatTemplate.from_folder(tmp_path, "B", "E").render([]) == "B!"
 
 
-@pytest.mark.parametrize("value", [[], ["x"], {"rag": "x"}, [{"name": "rag"}], 7])
+@pytest.mark.parametrize("value", [[], ["x"], {"rag": "x"}, [{"name": "rag"}], 7, ""])
 def test_a_checkpoint_with_other_named_templates_has_none(tmp_path, value):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": value}))
     with pytest.raises(CheckpointError, match="no chat template"):

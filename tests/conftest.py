@@ -35,6 +35,7 @@ CASES = [
     "untied_sharded_bf16",
     "real_geometry",
     "odd_constants",
+    "own_head",
 ]
 
 

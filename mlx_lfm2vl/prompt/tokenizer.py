@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class Tokenizer:
 
     Attributes:
         bos_token, eos_token: strings, empty if the checkpoint names none.
+        spaced_tokens: tokens that take in the spaces beside them, or stand as words only.
         image_token_id, image_start_id, image_end_id: ids of the image markers; the latter two
             are None in a vocabulary without markers.
     """
@@ -57,6 +58,9 @@ class Tokenizer:
         self._rust.encode_special_tokens = True
         added = self._rust.get_added_tokens_decoder()
         self._special = {t.content: i for i, t in added.items() if t.special and t.content}
+        self.spaced_tokens = {
+            t.content for t in added.values() if t.lstrip or t.rstrip or t.single_word
+        }
         # Their beginnings are listed, to find those at the end of a user's text.
         if sum(len(text) ** 2 for text in self._special) > MAX_SPECIALS:
             raise CheckpointError(f"{path} has too many special tokens, or too long ones")
@@ -72,6 +76,7 @@ class Tokenizer:
         self.image_start_id = self.id_of(names["image_start_token"])
         self.image_end_id = self.id_of(names["image_end_token"])
         self.image_thumbnail_id = self.id_of(names["image_thumbnail"])
+        self._hidden = frozenset(self._special.values())  # from the text of answers
         # User text could form an image token that is not flagged as special.
         self._special.setdefault(self.image_token, self.image_token_id)
 
@@ -94,8 +99,8 @@ class Tokenizer:
         return max([self._rust.get_vocab_size(with_added_tokens=False) - 1, *added])
 
     @property
-    def special_tokens(self) -> Collection[str]:
-        """The text of every special token."""
+    def special_tokens(self) -> Mapping[str, int]:
+        """The id of every special token, by its text."""
         return self._special
 
     def encode_plain(self, text: str) -> list[int]:
@@ -139,28 +144,34 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Decode ids, without the special ones."""
-        return _decoded(self._rust, list(ids), skip_special_tokens=True)
+        return _decoded(self._rust, [i for i in ids if i not in self._hidden])
 
     def decode_all(self, ids: Iterable[int]) -> str:
         """Decode ids, with special ones spelled out."""
-        return _decoded(self._rust, list(ids), skip_special_tokens=False)
+        return _decoded(self._rust, list(ids))
 
-    def text_stream(self) -> "TextStream":
-        """Return a decoder that takes one id at a time."""
-        return TextStream(self._rust)
+    def text_stream(self, shown: Collection[str] = ()) -> "TextStream":
+        """Return a decoder that takes one id at a time.
+
+        Args:
+            shown: special tokens that are spelled out; others are left out.
+        """
+        return TextStream(self._rust, self._hidden - {self._special[name] for name in shown})
 
 
 class TextStream:
     """Decodes ids one by one, in pieces of text that never split a character."""
 
-    def __init__(self, rust: RustTokenizer) -> None:
-        self._rust = rust
-        self._stream = DecodeStream(skip_special_tokens=True)
+    def __init__(self, rust: RustTokenizer, hidden: Collection[int]) -> None:
+        self._rust, self._hidden = rust, hidden
+        self._stream = DecodeStream(skip_special_tokens=False)
         self._ids: list[int] = []
         self._length = 0  # characters given out
 
     def add(self, token: int) -> str:
         """The text that `token` completes, often empty."""
+        if token in self._hidden:
+            return ""
         self._ids.append(token)
         with _library_errors("tokenizer.json cannot decode an answer"):
             text = self._stream.step(self._rust, token) or ""
@@ -171,7 +182,7 @@ class TextStream:
 
     def finish(self) -> str:
         """Return the rest of the text after the last token; half a character becomes U+FFFD."""
-        rest = _decoded(self._rust, self._ids, skip_special_tokens=True)[self._length :]
+        rest = _decoded(self._rust, self._ids)[self._length :]
         self._length += len(rest)
         return rest
 
@@ -195,9 +206,9 @@ def _library_errors(what: str) -> Iterator[None]:
         raise CheckpointError(f"{what}: the tokenizer library gave up") from None
 
 
-def _decoded(rust: RustTokenizer, ids: list[int], *, skip_special_tokens: bool) -> str:
+def _decoded(rust: RustTokenizer, ids: list[int]) -> str:
     with _library_errors("tokenizer.json cannot decode an answer"):
-        return rust.decode(ids, skip_special_tokens=skip_special_tokens)
+        return rust.decode(ids, skip_special_tokens=False)
 
 
 def _checked_growth(rust: RustTokenizer) -> float:

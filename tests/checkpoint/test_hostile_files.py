@@ -4,6 +4,7 @@ import json
 import os
 import random
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from mlx_lfm2vl.checkpoint.image_config import read_image_config
 from mlx_lfm2vl.checkpoint.json_file import MAX_JSON_BYTES, read_json, shown
 from mlx_lfm2vl.errors import CheckpointError, InputError
 from mlx_lfm2vl.loading import load
+from mlx_lfm2vl.saving import save_checkpoint
 
 CONFIGS = ("config.json", "processor_config.json", "generation_config.json")
 SOURCE = golden("new_names").folder
@@ -118,11 +120,12 @@ def test_a_message_shows_the_beginning_of_a_value():
     assert "\n" not in shown("a\nb")
 
 
-NAMES = ("config.json", "tokenizer.json", "chat_template.jinja", "model.safetensors")
+NAMES = ("config.json", "tokenizer.json", "chat_template.jinja")
+KINDS = ("device", "pipe", "folder", "loop")
+CASES = [*product(NAMES, (*KINDS, "link")), *product(["model.safetensors"], KINDS)]
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", ["device", "pipe", "folder", "link", "loop"])
+@pytest.mark.parametrize(("name", "kind"), CASES)
 def test_only_plain_files_in_the_folder_are_opened(checkpoint, tmp_path, name, kind):
     path = checkpoint / name
     outside = tmp_path / "outside"
@@ -138,6 +141,17 @@ def test_only_plain_files_in_the_folder_are_opened(checkpoint, tmp_path, name, k
     with pytest.raises(CheckpointError) as error:
         load(checkpoint)
     assert name.partition(".")[2] in str(error.value)
+
+
+def test_weights_may_be_links_to_another_disk_and_stay_there(checkpoint, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (checkpoint / "model.safetensors").rename(disk / "weights")
+    (checkpoint / "model.safetensors").symlink_to(disk / "weights")
+    model, _ = load(checkpoint)
+    save_checkpoint(model, checkpoint, tmp_path / "new")
+    assert not (tmp_path / "new" / "model.safetensors").is_symlink()
+    assert (checkpoint / "model.safetensors").is_symlink()
 
 
 def test_the_hub_caches_links_are_followed_and_so_are_links_within_a_folder(tmp_path):

@@ -124,13 +124,6 @@ def test_impossible_quantization_settings_are_one_line(wide, change, message):
         load(wide)
 
 
-def test_other_quantization_methods_are_refused_by_name(checkpoint):
-    settings = {"quant_method": "bitsandbytes"}
-    edit_json(checkpoint / "config.json", quantization_config=settings)
-    with pytest.raises(CheckpointError, match="'bitsandbytes' is not supported"):
-        load(checkpoint)
-
-
 def test_a_quantized_position_table_works():
     config = VisionConfig(
         hidden_size=32,

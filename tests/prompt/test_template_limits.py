@@ -2,18 +2,16 @@
 
 # ruff: noqa: E501  templates read best on one line
 
+import contextlib
 import random
-import resource
-import sys
 import time
 
 import pytest
-from mutations import seeds
+from mutations import peak_bytes, seeds
 
 from mlx_lfm2vl.errors import CheckpointError, InputError
 from mlx_lfm2vl.prompt.template import MAX_BYTES, ChatTemplate
 
-MAC = sys.platform == "darwin"
 MESSAGES = [{"role": "user", "content": "one two three"}, {"role": "assistant", "content": "x"}]
 LONG = "{% set s = 'ab' * 1000000 %}"
 MANY = "{% set xs = range(1000)|list %}"
@@ -87,20 +85,15 @@ ATTACKS = [
 ]
 
 
-def peak() -> float:
-    """The most memory that this process has had, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if MAC else 1024)
-
-
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda source: source[:60])
 def test_what_takes_too_much_is_refused(attack):
-    begun, before = time.process_time(), peak()
+    begun, before = time.process_time(), peak_bytes()
     with pytest.raises((CheckpointError, InputError), match="chat template") as error:
         rendered(attack)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 400
     assert time.process_time() - begun < 10
-    assert peak() - before < 500e6
+    assert peak_bytes() - before < 500e6
 
 
 def test_the_largest_source_compiles_in_time():
@@ -182,18 +175,13 @@ FRAGMENTS = [
 
 
 @seeds(200, 5_000)
-def test_any_template_renders_or_is_refused(cases):
-    """Any exception but the documented ones, and any case over ten seconds, fails."""
+def test_any_template_renders_or_is_refused(bounds, cases):
     for case in range(cases):
         draw = random.Random(case)
         body = "".join(draw.choices(FRAGMENTS, k=draw.randrange(1, 25)))
         source = "{% set s = 'a b' %}{% set x = [s, 1] %}" + body
-        begun = time.process_time()
-        try:
+        with (
+            bounds.case(f"{case}: {source}"),
+            contextlib.suppress(CheckpointError, InputError),
+        ):
             rendered(source)
-        except (CheckpointError, InputError):
-            pass
-        except BaseException as error:
-            error.add_note(f"case {case}: {source}")
-            raise
-        assert time.process_time() - begun < 10, source

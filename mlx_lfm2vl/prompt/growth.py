@@ -36,6 +36,7 @@ FACTORS = {
     "WhitespaceSplit": 1,
 }
 WRITERS = {"Prepend": "prepend", "WordPiece": "prefix", "BPEDecoder": "suffix", "CTC": "pad_token"}
+NEEDED = {"FixedLength": "length", "Prepend": "prepend"}  # values that must not be 0 or empty
 CHAINS = ("normalizers", "pretokenizers", "decoders")
 
 
@@ -71,11 +72,8 @@ def _growth(values: dict[str, Any]) -> float:
     inner = _inner(values)
     if inner is not None:
         return math.prod(map(_growth, inner))
-    # On these the library gives up, with a trace on stderr that Python cannot stop.
-    if (kind == "FixedLength" and not values["length"]) or (kind == "Strip" and values.get("stop")):
-        raise CheckpointError(
-            f"tokenizer.json: the step {kind} with such a length is not supported"
-        )
+    if _gives_up(values):
+        raise CheckpointError(f"tokenizer.json: the step {kind} has a value that is not supported")
     if kind == "Replace":
         pattern, content = values["pattern"], len(values["content"].encode())
         if "String" not in pattern:
@@ -86,3 +84,11 @@ def _growth(values: dict[str, Any]) -> float:
     if kind not in FACTORS:
         raise CheckpointError(f"tokenizer.json: the step {kind} is not supported")
     return FACTORS[kind]
+
+
+def _gives_up(values: dict[str, Any]) -> bool:
+    """Tell whether the library gives up on some texts, with a trace on stderr, at a step."""
+    kind = values["type"]
+    if kind == "Strip":  # of a normalizer, which has no such key, or of a decoder
+        return values.get("stop", 0) > 0
+    return kind in NEEDED and not values[NEEDED[kind]]

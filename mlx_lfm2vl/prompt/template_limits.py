@@ -22,7 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-BASE_UNITS = 2_000_000  # some 2 s; a template of the family takes under 1,000 a message
+BASE_UNITS = 1_000_000  # some 1 s; a template of the family takes under 1,000 a message
 UNITS_PER_INPUT = 64  # work on every unit of the messages
 CHARACTERS = 16  # in a unit
 CALL = 10  # units of a call

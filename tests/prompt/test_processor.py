@@ -134,6 +134,24 @@ def test_as_many_images_as_the_limit_are_read(tiny):
         two(user_message("Hi", [make_picture(13, 21, 1)] * 3))
 
 
+def test_a_template_that_writes_nothing_is_refused(tiny):
+    processor = tiny[1]
+    silent = Processor(processor.tokenizer, ChatTemplate("", "", ""), processor.image_config)
+    with pytest.raises(InputError, match="writes nothing"):
+        silent(user_message("Hi"))
+
+
+def test_text_that_is_read_as_an_image_token_is_refused(checkpoint):
+    values = json.loads((checkpoint / "tokenizer.json").read_text())
+    image = next(token for token in values["added_tokens"] if token["content"] == "<image>")
+    values["added_tokens"].append({**image, "content": "ZZ", "special": False})
+    (checkpoint / "tokenizer.json").write_text(json.dumps(values))
+    processor = Processor.from_folder(checkpoint)
+    assert processor(user_message("Hi")).input_ids
+    with pytest.raises(InputError, match="reads as an image token"):
+        processor(user_message("ZZ"))
+
+
 @pytest.mark.parametrize(
     ("message", "error"),
     [

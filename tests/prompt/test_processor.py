@@ -19,6 +19,7 @@ from mlx_lfm2vl.images.source import ImageLimits, OpenedImage
 from mlx_lfm2vl.options import ImageOptions
 from mlx_lfm2vl.prompt.messages import user_message
 from mlx_lfm2vl.prompt.processor import Processor
+from mlx_lfm2vl.prompt.template import ChatTemplate
 
 
 @pytest.fixture
@@ -143,8 +144,8 @@ def test_a_template_that_writes_nothing_is_refused(tiny):
 
 def test_text_that_is_read_as_an_image_token_is_refused(checkpoint):
     values = json.loads((checkpoint / "tokenizer.json").read_text())
-    image = next(token for token in values["added_tokens"] if token["content"] == "<image>")
-    values["added_tokens"].append({**image, "content": "ZZ", "special": False})
+    values["model"]["vocab"]["ZZ"] = values["model"]["vocab"]["<image>"]
+    values["model"]["merges"].append(["Z", "Z"])
     (checkpoint / "tokenizer.json").write_text(json.dumps(values))
     processor = Processor.from_folder(checkpoint)
     assert processor(user_message("Hi")).input_ids

@@ -184,7 +184,9 @@ def _library_errors(what: str) -> Iterator[None]:
     """Turn what the tokenizer library raises into a CheckpointError.
 
     It raises bare Exceptions. Where its Rust code panics it raises a BaseException, after a trace
-    on stderr that Python cannot stop.
+    on stderr that Python cannot stop. So files that are known to make it panic are refused before
+    (`expressions`, `growth`). A redirection of stderr around every prompt would also swallow what
+    other threads write.
     """
     try:
         yield

@@ -87,7 +87,7 @@ ATTACKS = [
     "{{ n.g|list }}".replace("xs", "range(50000)"),
     "{% set n = namespace(a=1) %}{% for i in range(50000) %}{% set n.a = [n.a] %}{% endfor %}{{ n }}",
     "{% macro f(a=range(90000)|list) %}{% endmacro %}{% for i in range(9999) %}{{ f() }}{% endfor %}",
-    "{% set c = cycler(*range(90000)) %}{{ c.items }}" * 999,
+    "{% set c = cycler(*range(90000)) %}{{ c.items }}" * 99,
     "{{ strftime_now('%999999999d') * 10**9 }}",
     "{{ ('a'|safe) * 10**9 }}",
     "{{ 'ab'[::-1] * 10**7 }}",

@@ -16,7 +16,7 @@ from ..errors import CheckpointError, InputError
 from .expressions import check_expressions
 from .growth import growth, number_of_steps
 
-MAX_FILE_BYTES = 64 * 2**20  # the largest real file has 18 MB
+MAX_FILE_BYTES = 32 * 2**20  # the largest real file has 18 MB
 MAX_BYTES = 8 * 2**20  # of a text once it is normalized: beyond any context, some 8 s and 1 GB
 MAX_GROWTH = 64
 MAX_STEPS = 32  # each is a pass over the text; the family's tokenizers have 2

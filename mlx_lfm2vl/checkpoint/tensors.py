@@ -1,5 +1,6 @@
 """The safetensors files of a checkpoint: which there are, their headers and their layout."""
 
+import itertools
 import json
 import logging
 import math
@@ -174,7 +175,10 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         if not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError
         entries = {name: _checked_entry(entry) for name, entry in header.items()}
-        end = max((last for _, _, (_, last) in entries.values()), default=0)
+        spans = sorted(span for _, _, span in entries.values())
+        if any(first < last for (_, last), (first, _) in itertools.pairwise(spans)):
+            raise ValueError  # two tensors share bytes, which the format does not allow
+        end = spans[-1][1] if spans else 0
         tensors = {
             name: TensorInfo(dtype, shape, 8 + length + first)
             for name, (dtype, shape, (first, _)) in entries.items()

@@ -139,6 +139,8 @@ class Processor:
         """
         text, guard, sources = self.render(messages, tools, add_generation_prompt, special_tokens)
         ids = self.tokenizer.encode_rendered(text, guard)
+        if not ids:
+            raise InputError("the chat template writes nothing for these messages")
         config = self.image_config.with_options(options or ImageOptions())
         opened = [open_image(source, self.limits) for source in sources]
         images = [plan_image(*image.size, config) for image in opened]
@@ -224,6 +226,9 @@ class Processor:
 
     def _expand(self, ids: list[int], images: list[ImagePlan]) -> list[int]:
         """Replace each placeholder with the markers and image tokens of its image."""
+        # Another token can have the image token's id, too.
+        if ids.count(self.tokenizer.image_token_id) != len(images):
+            raise InputError("the text holds what the tokenizer reads as an image token")
         remaining = iter(images)
         expanded: list[int] = []
         for token in ids:

@@ -14,11 +14,13 @@ from ..checkpoint.json_file import read_optional_json
 from ..checkpoint.plain_file import read_bytes
 from ..checkpoint.redownload import download_again
 from ..errors import CheckpointError, InputError
-from .growth import growth
+from .expressions import check_expressions
+from .growth import growth, number_of_steps
 
-MAX_FILE_BYTES = 64 * 2**20  # the largest real file has 18 MB
+MAX_FILE_BYTES = 32 * 2**20  # the largest real file has 18 MB
 MAX_BYTES = 8 * 2**20  # of a text once it is normalized: beyond any context, some 8 s and 1 GB
 MAX_GROWTH = 64
+MAX_STEPS = 32  # each is a pass over the text; the family's tokenizers have 2
 MAX_SPECIALS = 10_000_000  # sum of squared lengths; the family's have 0.3 million
 MAX_PIECE = 2**16  # characters of a token
 MAX_REASON = 200  # characters of a foreign message
@@ -48,9 +50,10 @@ class Tokenizer:
         except FileNotFoundError:
             again = download_again(folder, path.name)
             raise CheckpointError(f"{folder} has no tokenizer.json; {again}") from None
+        check_expressions(data)
         with _library_errors(f"{path} cannot be read"):
             self._rust = RustTokenizer.from_buffer(data)
-        self._most_bytes = MAX_BYTES // _checked_growth(self._rust)
+        self._most_bytes = MAX_BYTES // _checked_work(self._rust)
         # Files saved after a tokenizing with limits keep them, and would cut or pad every prompt.
         self._rust.no_truncation()
         self._rust.no_padding()
@@ -192,7 +195,9 @@ def _library_errors(what: str) -> Iterator[None]:
     """Turn what the tokenizer library raises into a CheckpointError.
 
     It raises bare Exceptions. Where its Rust code panics it raises a BaseException, after a trace
-    on stderr that Python cannot stop.
+    on stderr that Python cannot stop. So files that are known to make it panic are refused before
+    (`expressions`, `growth`). A redirection of stderr around every prompt would also swallow what
+    other threads write.
     """
     try:
         yield
@@ -211,8 +216,8 @@ def _decoded(rust: RustTokenizer, ids: list[int]) -> str:
         return rust.decode(ids, skip_special_tokens=False)
 
 
-def _checked_growth(rust: RustTokenizer) -> float:
-    """Return how many bytes encoding can make of one, and make sure that work has bounds.
+def _checked_work(rust: RustTokenizer) -> float:
+    """Return the bytes that encoding can make of one, times its steps, if this has bounds.
 
     The library's work on a text cannot be interrupted or limited. So only steps are run whose
     growth is known, and only the family's model of tokens: others take quadratic time.
@@ -229,7 +234,10 @@ def _checked_growth(rust: RustTokenizer) -> float:
     factor *= 1 + sum(len((affix or "").encode()) for affix in affixes)
     if max(factor, growth(rust.decoder)) > MAX_GROWTH:
         raise CheckpointError(f"tokenizer.json makes texts more than {MAX_GROWTH} times as long")
-    return factor
+    steps = number_of_steps(rust.normalizer) + number_of_steps(rust.pre_tokenizer)
+    if max(steps, number_of_steps(rust.decoder)) > MAX_STEPS:
+        raise CheckpointError(f"tokenizer.json has more than {MAX_STEPS} steps")
+    return factor * max(1, steps)
 
 
 def _content(token: object) -> str:

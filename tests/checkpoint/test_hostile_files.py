@@ -1,5 +1,6 @@
 """Hostile configurations and weights load or are refused by a documented error, quickly."""
 
+import contextlib
 import json
 import os
 import random
@@ -210,8 +211,7 @@ def test_impossible_names_in_an_index_are_refused(checkpoint, name):
 
 
 @seeds(150, 10_000)
-def test_damaged_checkpoints_load_or_are_refused(checkpoint, cases):
-    """Any exception but the documented ones, and any case over ten seconds, fails."""
+def test_damaged_checkpoints_load_or_are_refused(checkpoint, bounds, cases):
     for case in range(cases):
         draw = random.Random(case)
         name = draw.choice((*CONFIGS, "tokenizer_config.json", "model.safetensors"))
@@ -223,14 +223,7 @@ def test_damaged_checkpoints_load_or_are_refused(checkpoint, cases):
         else:
             at = 6000 if name.endswith(".safetensors") else len(whole)  # the header matters
             path.write_bytes(damage_bytes(whole[:at], draw) + whole[at:])
-        begun = time.process_time()
-        try:
+        with bounds.case(f"{case}: {name}"), contextlib.suppress(CheckpointError, InputError):
             _, processor = load(checkpoint)
             processor([{"role": "user", "content": "Hello"}])
-        except (CheckpointError, InputError):
-            pass
-        except BaseException as error:
-            error.add_note(f"case {case}: {name}")
-            raise
-        assert time.process_time() - begun < 10, case
         path.write_bytes(whole)

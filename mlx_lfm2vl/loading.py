@@ -11,6 +11,7 @@ import mlx.nn as nn
 from .arrays import mlx_dtype, named_arrays
 from .checkpoint.config import ModelConfig, read_model_config
 from .checkpoint.find import find_checkpoint
+from .checkpoint.foreign import packed_by
 from .checkpoint.image_config import ImageConfig
 from .checkpoint.json_file import shown
 from .checkpoint.names import (
@@ -34,8 +35,6 @@ from .prompt.processor import Processor
 from .prompt.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
-
-FOREIGN_PACKING = (".qweight", ".qzeros", ".g_idx", ".weight_packed", ".weight_scale")
 
 
 def load(
@@ -141,6 +140,7 @@ def open_checkpoint(
         logger.warning("the weights have an lm_head of their own, which is used")
         config = replace(config, text=replace(config.text, tie_word_embeddings=False))
     model = Lfm2VL(config, processor.image_config)
+    _refuse_packed(weights, config.quantization or {})
     _quantize_like(model, weights, config.quantization or {})
     expected = {name: value.shape for name, value in named_arrays(model.parameters()).items()}
     droppable = set()
@@ -235,21 +235,34 @@ def _has_own_head(folder: Path, weights: dict[str, mx.array]) -> bool:
     return any(other is None or not mx.array_equal(head, other) for head, other in pairs)
 
 
+def _refuse_packed(weights: dict[str, mx.array], quantization: dict[str, Any]) -> None:
+    """Refuse weights that another tool has packed; the tensors tell, not the config.
+
+    Fine-tuning tools leave the settings of a packed base beside merged weights that are not packed.
+    """
+    tool, method = packed_by(weights), quantization.get("quant_method")
+    matrices = [value for name, value in weights.items() if name.endswith(".weight")]
+    if tool is None and any(value.dtype in (mx.uint8, mx.int8) for value in matrices):
+        tool = "a tool for 8 bits"
+    if tool:
+        raise CheckpointError(
+            f"the weights are packed by {shown(method) if method else tool}, which is not read: "
+            "take the 16-bit model they were made from, and quantize it with mlx_lfm2vl convert"
+        )
+    if method:
+        logger.warning("config.json says quantized by %s, but the weights are not", shown(method))
+
+
 def _quantize_like(
     model: Lfm2VL, weights: dict[str, mx.array], quantization: dict[str, Any]
 ) -> None:
     """Make the layers quantized that have scales in the file, as its config describes them."""
-    method = quantization.get("quant_method")
-    packed_by_others = any(name.endswith(FOREIGN_PACKING) for name in weights)
-    if method or packed_by_others:
-        named = f" by {shown(method)}" if method else ""
-        raise CheckpointError(f"quantization{named} is not supported, only MLX's own")
     scaled = [name.removesuffix(".scales") for name in weights if name.endswith(".scales")]
     if not scaled:
         return
     bare = [path for path in scaled if f"{path}.weight" not in weights]
     if bare:
-        raise CheckpointError(f"{bare[0]} has scales but no weight")
+        raise CheckpointError(f"{bare[0]} has scales but no weight: the file is incomplete")
     ours = {
         our_path(key) if isinstance(value, dict) else key: value
         for key, value in quantization.items()

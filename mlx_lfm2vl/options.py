@@ -95,6 +95,7 @@ class AnswerOptions:
     # Prompt
     image_options: ImageOptions = ImageOptions()
     tools: Sequence[dict[str, Any]] | None = None  # function descriptions for the chat template
+    special_tokens: Sequence[str] = ()  # a fine-tune's own, allowed in messages, shown in answers
 
     # Speed
     lookup: int = 0  # tokens drafted from earlier text and verified in one step; 0 is off
@@ -106,15 +107,11 @@ class AnswerOptions:
     on_prefill: Callable[[int, int], object] | None = None  # told prompt tokens read, and all
 
     def __post_init__(self) -> None:
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        object.__setattr__(self, "stop", stop)
+        for name in ("stop", "special_tokens"):
+            object.__setattr__(self, name, _texts(name, getattr(self, name)))
         _expect_number("max_tokens", self.max_tokens, int)
         if self.max_tokens < 1:
             raise InputError(f"max_tokens is {self.max_tokens}, expected at least 1")
-        if not all(isinstance(text, str) for text in stop):
-            raise InputError(f"stop holds {stop!r:.80}, expected strings")
-        if not all(stop):
-            raise InputError("stop holds an empty string; remove it")
         _expect("sampling", self.sampling, Sampling | None)
         _expect("image_options", self.image_options, ImageOptions)
         for name in SAMPLING_KEYS:
@@ -188,11 +185,22 @@ class AnswerChanges(TypedDict, total=False):
     seed: int | None
     image_options: ImageOptions
     tools: Sequence[dict[str, Any]] | None
+    special_tokens: Sequence[str]
     lookup: int
     logits_processors: Sequence[LogitsProcessor]
     logprobs: bool
     on_encode: Callable[[int, int], object] | None
     on_prefill: Callable[[int, int], object] | None
+
+
+def _texts(name: str, value: str | Sequence[str]) -> tuple[str, ...]:
+    """Return one text or several as a tuple of texts."""
+    texts = (value,) if isinstance(value, str) else tuple(value)
+    if not all(isinstance(text, str) for text in texts):
+        raise InputError(f"{name} holds {texts!r:.80}, expected strings")
+    if not all(texts):
+        raise InputError(f"{name} holds an empty string; remove it")
+    return texts
 
 
 def _expect(name: str, value: object, kind: Any) -> None:

@@ -22,7 +22,9 @@ from .whole_folder import new_folder
 logger = logging.getLogger(__name__)
 
 REPORT = "quantization_report.json"  # describes one set of weights, so it is never copied
-COPIED = ("*.json", "*.jinja", "LICENSE*")
+# They describe other weights; transformers would load the base of an adapter instead.
+NOT_COPIED = (REPORT, "adapter_config.json", "quantize_config.json", "trainer_state.json")
+COPIED = ("*.json", "*.jinja", "additional_chat_templates/*.jinja", "LICENSE*")
 
 
 def save_checkpoint(model: Lfm2VL, source: Path, target: Path, *, overwrite: bool = False) -> None:
@@ -49,14 +51,18 @@ def save_checkpoint(model: Lfm2VL, source: Path, target: Path, *, overwrite: boo
 def copy_small_files(source: Path, folder: Path) -> None:
     """Copy a checkpoint's configuration, processor and tokenizer files and its license.
 
-    The index and the quantization report describe the old weights, so they are not copied.
+    Indexes, and what a quantization, a training or an adapter has left, are not copied.
     """
     for pattern in COPIED:
         for path in source.glob(pattern):
-            if path.name in (INDEX, REPORT) or path.is_dir():
+            is_hidden = path.name.startswith(".")  # macOS writes `._` files on foreign disks
+            is_left_over = path.name in NOT_COPIED or path.name.endswith(".index.json")
+            if is_hidden or is_left_over or path.is_dir():
                 continue
+            target = folder / path.relative_to(source)
+            target.parent.mkdir(exist_ok=True)
             try:
-                shutil.copyfile(plain_file(path), folder / path.name)
+                shutil.copyfile(plain_file(path), target)
             except (CheckpointError, FileNotFoundError) as error:  # or a private file is published
                 logger.warning("not copied: %s", error)
 

@@ -18,6 +18,7 @@ with contextlib.suppress(OSError):  # Linux: some 80 times faster products than 
 import mlx.core as mx
 import numpy as np
 import pytest
+from mutations import MAX_BYTES, Bounds, peak_bytes
 from pictures import make_picture
 
 from mlx_lfm2vl.checkpoint.config import read_model_config
@@ -35,6 +36,7 @@ CASES = [
     "untied_sharded_bf16",
     "real_geometry",
     "odd_constants",
+    "own_head",
 ]
 
 
@@ -85,6 +87,24 @@ def same_random_numbers() -> None:
 def main_thread_alone(monkeypatch) -> None:
     """No thread but the main one has asked for an answer before the test."""
     monkeypatch.setattr(device_thread, "_THREAD", device_thread._DeviceThread())
+
+
+@pytest.fixture
+def bounds(request, record_property):
+    """Watches the cases of a fuzz target. A long run has the process to itself, and reports."""
+    bounds = Bounds()
+    yield bounds
+    if request.node.get_closest_marker("fuzz"):
+        record_property("fuzz", bounds.summary())
+        assert peak_bytes() < MAX_BYTES
+
+
+def pytest_terminal_summary(terminalreporter):
+    reports = terminalreporter.stats.values()
+    for report in (report for kind in reports for report in kind):
+        for name, value in getattr(report, "user_properties", ()):
+            if name == "fuzz" and report.when == "teardown":
+                terminalreporter.write_line(f"{report.nodeid}: {value}")
 
 
 @pytest.fixture

@@ -1,7 +1,12 @@
-"""Random damage to files, for tests that feed hostile checkpoints; the same for the same seed."""
+"""Random damage to files, the same for the same seed, and bounds on what hostile input takes."""
 
+import contextlib
 import copy
 import random
+import resource
+import sys
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -37,6 +42,48 @@ HOSTILE = (
     ["conv"] * 5,
     {"a": {"b": []}},
 )
+
+
+MAX_SECONDS = 10  # of the processor, on all its cores, for one case
+MAX_BYTES = 2e9  # of memory
+
+
+def peak_bytes() -> float:
+    """The most memory that this process has had."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class Bounds:
+    """Times the cases of a fuzz target, and remembers the most that one took."""
+
+    def __init__(self) -> None:
+        self.cases, self.seconds, self.growth = 0, 0.0, 0.0
+        self.slowest: Any = None
+
+    @contextlib.contextmanager
+    def case(self, label: Any) -> Iterator[None]:
+        """Fail if the body raises, or takes more than a case may; the failure names the case."""
+        begun, before = time.process_time(), peak_bytes()
+        try:
+            yield
+        except BaseException as error:
+            error.add_note(f"case {label}")
+            raise
+        seconds, growth = time.process_time() - begun, peak_bytes() - before
+        assert seconds < MAX_SECONDS, label
+        assert growth < MAX_BYTES, label
+        if seconds > self.seconds:
+            self.seconds, self.slowest = seconds, label
+        self.growth = max(self.growth, growth)
+        self.cases += 1
+
+    def summary(self) -> str:
+        return (
+            f"{self.cases} cases, at most {self.seconds:.2f} CPU seconds (case {self.slowest}), "
+            f"memory of the process {peak_bytes() / 1e9:.2f} GB, "
+            f"at most {self.growth / 1e6:.0f} MB of it in one case"
+        )
 
 
 def seeds(short: int, long: int) -> Any:

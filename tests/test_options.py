@@ -31,6 +31,8 @@ def test_a_wrong_name_is_refused_with_the_nearest_right_one():
         ({"max_tokens": True}, "max_tokens is True, expected int"),
         ({"stop": ["a", ""]}, "stop holds an empty string"),
         ({"stop": [3]}, "stop holds"),
+        ({"special_tokens": [""]}, "special_tokens holds an empty string"),
+        ({"special_tokens": [3]}, r"special_tokens holds \(3,\), expected strings"),
         ({"seed": -1}, "seed is -1, expected 0 to"),
         ({"seed": 2**63}, "expected 0 to"),
         ({"lookup": 32}, "lookup is 32, expected 0 to 31"),
@@ -89,6 +91,7 @@ def test_lookup_needs_greedy_sampling_whoever_says_so():
 
 def test_a_single_stop_string_is_a_list_of_one():
     assert AnswerOptions(stop="END").stop == ("END",)
+    assert AnswerOptions(special_tokens="<|leaf|>").special_tokens == ("<|leaf|>",)
 
 
 def test_changes_leave_the_rest():

@@ -28,8 +28,12 @@ def test_what_is_written_answers_as_what_was_loaded(checkpoint, tmp_path):
     np.testing.assert_array_equal(again(ids), model(ids))
 
 
+LEFT_OVER = ["adapter_config.json", "quantize_config.json", "trainer_state.json"]
+LEFT_OVER += ["consolidated.safetensors.index.json", "pytorch_model.bin.index.json"]
+
+
 def test_only_what_describes_the_new_weights_is_written(checkpoint, tmp_path):
-    for name in (REPORT, "LICENSE.txt"):
+    for name in (REPORT, *LEFT_OVER, "LICENSE.txt"):
         (checkpoint / name).write_text("{}")
     (checkpoint / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"old": "model.safetensors"}, "metadata": {"total_size": 1}})
@@ -53,6 +57,19 @@ def test_only_what_describes_the_new_weights_is_written(checkpoint, tmp_path):
     written = mx.load(str(tmp_path / "new" / "model.safetensors"))
     assert set(index["weight_map"]) == set(written)
     assert index["metadata"]["total_size"] == sum(value.nbytes for value in written.values())
+
+
+def test_a_template_in_a_folder_of_its_own_is_saved_and_companion_files_are_not(
+    checkpoint, tmp_path
+):
+    (checkpoint / "additional_chat_templates").mkdir()
+    template = checkpoint / "additional_chat_templates" / "default.jinja"
+    (checkpoint / "chat_template.jinja").rename(template)
+    (checkpoint / "._config.json").write_bytes(b"\0\5\x16\7")
+    model, processor = load(checkpoint)
+    save_checkpoint(model, checkpoint, tmp_path / "new")
+    assert load(tmp_path / "new")[1].template.source == processor.template.source
+    assert not (tmp_path / "new" / "._config.json").exists()
 
 
 def test_links_are_copied_as_files_and_private_files_are_not(checkpoint, tmp_path, caplog):

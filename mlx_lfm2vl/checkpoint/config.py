@@ -16,6 +16,7 @@ ARCHITECTURE = "Lfm2VlForConditionalGeneration"
 # before its weights are read.
 MAX_LAYERS = 1000
 MAX_SIZE = 2**20  # of a hidden or inner layer, and of a table of positions
+MAX_INNER = 2**24  # of an inner layer whose size is worked out
 MAX_VOCABULARY = 2**24
 MAX_HEADS = 2**12
 MAX_PATCH = 2**10  # pixels
@@ -203,9 +204,9 @@ def _read_text(section: Section, config: Section) -> TextConfig:
             f"num_key_value_heads {key_value_heads}"
         )
     tie = True
-    for values in (section.values, config.values):
+    for place in (section, config):
         for key in TIES:
-            tie = tie if values.get(key) is None else values[key]
+            tie = place.flag(key, tie)
     return TextConfig(
         vocab_size=section.integer("vocab_size", most=MAX_VOCABULARY),
         hidden_size=hidden_size,
@@ -218,7 +219,7 @@ def _read_text(section: Section, config: Section) -> TextConfig:
         conv_L_cache=section.integer("conv_L_cache", most=MAX_TAPS),
         rope_theta=_rope_theta(section),
         max_position_embeddings=section.integer("max_position_embeddings"),
-        tie_word_embeddings=bool(tie),
+        tie_word_embeddings=tie,
     )
 
 
@@ -233,6 +234,10 @@ def _feed_forward_size(section: Section) -> int:
         width = int(section.number("block_ffn_dim_multiplier", most=MAX_MULTIPLIER) * width)
         multiple = section.integer("block_multiple_of", most=MAX_SIZE)
         width = -(-width // multiple) * multiple
+    if not 1 <= width <= MAX_INNER:
+        raise CheckpointError(
+            f"text_config: the feed-forward layers have {width} rows, expected 1 to {MAX_INNER}"
+        )
     return width
 
 
@@ -295,7 +300,13 @@ def _read_sampling(
     if given:
         for key in set(given) - {"do_sample"}:
             section.within(key, -MAX_INTEGER, MAX_INTEGER)
-        if not given.pop("do_sample", "temperature" in given):
+        if given.get("top_k", 0) % 1:
+            raise CheckpointError(
+                f"generation_config.json: top_k is {shown(given['top_k'])}, expected int"
+            )
+        is_sampled = section.flag("do_sample", "temperature" in given)
+        given.pop("do_sample", None)
+        if not is_sampled:
             given = {"repetition_penalty": given.get("repetition_penalty", 1.0)}
         else:
             given.setdefault("temperature", 1.0)

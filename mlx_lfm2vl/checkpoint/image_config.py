@@ -68,6 +68,15 @@ class ImageConfig:
             )
         if not all(self.image_std):
             raise InputError("image_std holds a 0, expected numbers other than 0")
+        ends = [0.0, 255 * self.rescale_factor]
+        if any(
+            not abs((end - mean) / std) <= MAX_NUMBER
+            for end in ends
+            for mean, std in zip(self.image_mean, self.image_std, strict=True)
+        ):
+            raise InputError(
+                "rescale_factor, image_mean and image_std give pixel values beyond float32"
+            )
         if self.resample not in (2, 3):
             raise CheckpointError(
                 f"resample {self.resample} is neither 2 (bilinear) nor 3 (bicubic)"

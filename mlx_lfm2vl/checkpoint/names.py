@@ -22,6 +22,7 @@ OLDER_SPELLINGS = ((TOWER, f"{TOWER}vision_model."),)  # ours, the Hub's at firs
 BARE_DECODER = ("embed_tokens.", "layers.", "embedding_norm.")  # as mlx-lm and OptiQ write it
 
 SHAPES_SHOWN = 5
+MAX_SHOWN = 150  # characters of a name in a message
 
 
 def our_name(name: str) -> str:
@@ -107,4 +108,6 @@ def check_names(
 def some(names: list[str]) -> str:
     """Return the first few of some names, and how many more there are."""
     more = f" and {len(names) - SHAPES_SHOWN} more" if len(names) > SHAPES_SHOWN else ""
-    return ", ".join(names[:SHAPES_SHOWN]) + more
+    short = [name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}..." for name in names]
+    text = ", ".join(short[:SHAPES_SHOWN])
+    return (text if text.isprintable() else ascii(text)) + more

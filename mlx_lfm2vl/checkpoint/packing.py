@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from ..errors import CheckpointError, InputError
+from .json_file import shown
 
 Mode = Literal["affine", "mxfp4", "mxfp8", "nvfp4"]
 MODES: dict[
@@ -32,16 +33,16 @@ class Scheme:
     mode: str = "affine"
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise InputError(f"mode {self.mode!r} is not one of {', '.join(MODES)}")
+        if not isinstance(self.mode, str) or self.mode not in MODES:
+            raise InputError(f"mode {shown(self.mode)} is not one of {', '.join(MODES)}")
         bits, groups = MODES[self.mode]
         for name, value, allowed in (
             ("bits", self.bits, bits),
             ("group size", self.group_size, groups),
         ):
-            if value not in allowed:
+            if type(value) is not int or value not in allowed:  # 4.0 and True are not
                 expected = ", ".join(map(str, sorted(allowed)))
-                raise InputError(f"{self.mode} has no {name} {value}, only {expected}")
+                raise InputError(f"{self.mode} has no {name} {shown(value)}, only {expected}")
 
     def packed(self, rows: int, columns: int, dtype: str) -> dict[str, tuple[str, tuple[int, int]]]:
         """Return the arrays that hold a matrix after quantization.
@@ -81,7 +82,7 @@ def written_scheme(path: str, quantization: Mapping[str, Any]) -> Scheme:
     suffixes = [key for key in entries if path == key or path.endswith(f".{key}")]
     source = entries[max(suffixes, key=len)] if suffixes else quantization
     mode = source.get("mode", "affine")
-    bits, group_size = WRITTEN_DEFAULTS.get(mode, (4, 64))
+    bits, group_size = WRITTEN_DEFAULTS.get(str(mode), (4, 64))
     try:
         return Scheme(source.get("bits", bits), source.get("group_size", group_size), mode)
     except InputError as error:

@@ -1,5 +1,6 @@
 """The safetensors files of a checkpoint: which there are, their headers and their layout."""
 
+import itertools
 import json
 import logging
 import math
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from .foreign import LONGEST, other_kind
 from .json_file import MAX_INTEGER, read_json, shown
 from .names import some
 from .plain_file import plain_file
@@ -26,6 +28,8 @@ BITS |= {"F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MLX_PREFIXES = ("language_model.model.", "vision_tower.", "model.layers.")  # not on the Hub's
+OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".safetensors")
+TRAINING_STATE = ("optimizer", "scheduler", "scaler", "rng_state", "random_states", "training_args")
 WRITER_KEY = "mlx_lfm2vl"  # metadata of files written by this package
 
 
@@ -49,23 +53,30 @@ class TensorInfo:
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files that make up a checkpoint, sorted by name.
 
+    As for transformers, `model.safetensors` comes before an index that does not name it.
+
     Raises:
         CheckpointError: there are none, or the index is broken or names a missing file.
     """
-    expected = expected_weights(folder, {path.name for path in folder.glob("*")})
-    if expected == [SINGLE] and (folder / INDEX).exists() and not _indexes(folder, SINGLE):
-        logger.warning("%s is read, not the files that %s names", SINGLE, INDEX)
+    found = [path.name for path in _safetensors(folder)]
+    expected = expected_weights(folder, found)
     missing = [name for name in expected if not (folder / name).is_file()]
     if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        which = "all" if len(missing) == len(expected) else f"{missing[0]}{more} of the"
         raise CheckpointError(
-            f"{folder} lacks {some(missing)}, named in {INDEX}; {download_again(folder, *missing)}"
+            f"{folder} lacks {which} {len(expected)} files that {INDEX} names; "
+            f"{download_again(folder, *missing)}"
         )
     if not expected:
-        others = [p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".gguf")]
-        hint = f"{others[0]} is not read, only safetensors files; " if others else ""
         raise CheckpointError(
-            f"{folder} has no weights (*.safetensors); {hint}{download_again(folder)}"
+            f"{folder} has no weights (*.safetensors); {_hint(folder) or download_again(folder)}"
         )
+    unread = [name for name in found if name not in expected]
+    if (folder / INDEX).exists() and expected != _named(folder):
+        unread.append(f"the files that {INDEX} names")
+    if unread:
+        logger.warning("%s is read, not %s", some(expected), some(unread))
     return [folder / name for name in expected]
 
 
@@ -79,22 +90,39 @@ def expected_weights(folder: Path, names: Collection[str]) -> list[str]:
     Raises:
         CheckpointError: the index is broken.
     """
-    if (folder / INDEX).exists():
-        # A single file beside an index that does not name it is what transformers reads, too. The
-        # index is left over from the model's source.
-        if SINGLE in names and not _indexes(folder, SINGLE):
-            return [SINGLE]
-        return sorted(set(_weight_map(folder).values()))
-    return sorted(
-        name
-        for name in names
-        # macOS puts `._` files on foreign disks.
-        if name.endswith(".safetensors") and not name.startswith(".") and "adapter" not in name
-    )
+    # macOS puts `._` files on foreign disks.
+    found = sorted(n for n in names if n.endswith(".safetensors") and not n.startswith("."))
+    named = _named(folder)
+    lacking = [name for name in named if name not in found]
+    if named and not lacking and (SINGLE in named or SINGLE not in found):
+        return named
+    if SINGLE in found:
+        return [SINGLE]
+    if len(lacking) < len(named):
+        return named
+    # There is no index, or it was left over from the model's source.
+    whole = [name for name in found if name.startswith("model")]
+    return whole or [name for name in found if not _is_state(name)] or named
 
 
-def _indexes(folder: Path, name: str) -> bool:
-    return name in _weight_map(folder).values()
+def _named(folder: Path) -> list[str]:
+    """Return the files that the index names; none if there is no index."""
+    return sorted(set(_weight_map(folder).values())) if (folder / INDEX).exists() else []
+
+
+def _is_state(name: str) -> bool:
+    """Whether a file is an adapter, or what a training run left, by its name."""
+    return "adapter" in name or name.startswith(TRAINING_STATE)
+
+
+def _hint(folder: Path) -> str:
+    """Return what a folder without weights has instead, for a message."""
+    files = sorted(path.name for path in folder.glob("[!.]*") if path.suffix in OTHER_WEIGHTS)
+    adapter = next((name for name in files if "adapter" in name), None)
+    if adapter:
+        return f"{adapter} is an adapter: give its folder with --adapter, and its model"
+    other = next(iter(sorted(files, key=_is_state)), None)
+    return f"{other} is not read, only safetensors files" if other else ""
 
 
 def _safetensors(folder: Path) -> list[Path]:
@@ -131,9 +159,12 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
             says.
     """
     try:
-        real = plain_file(path)
+        real = plain_file(path, is_weights=True)
         size = real.stat().st_size
         with real.open("rb") as file:
+            if kind := other_kind(file.read(LONGEST)):
+                raise CheckpointError(f"{path} {kind}")
+            file.seek(0)
             (length,) = struct.unpack("<Q", file.read(8))
             if length > min(MAX_HEADER_BYTES, size):
                 raise ValueError
@@ -144,7 +175,10 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         if not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError
         entries = {name: _checked_entry(entry) for name, entry in header.items()}
-        end = max((last for _, _, (_, last) in entries.values()), default=0)
+        spans = sorted(span for _, _, span in entries.values())
+        if any(first < last for (_, last), (first, _) in itertools.pairwise(spans)):
+            raise ValueError  # two tensors share bytes, which the format does not allow
+        end = spans[-1][1] if spans else 0
         tensors = {
             name: TensorInfo(dtype, shape, 8 + length + first)
             for name, (dtype, shape, (first, _)) in entries.items()
@@ -196,13 +230,14 @@ def detect_layout(folder: Path) -> Layout:
     metadata: object = None
     weight_map = _weight_map(folder) if (folder / INDEX).exists() else {}
     names = set(weight_map)
-    if weight_map and (SINGLE in weight_map.values() or not (folder / SINGLE).exists()):
+    found = [path.name for path in _safetensors(folder)]
+    expected = expected_weights(folder, found)
+    files = [folder / name for name in expected] if set(expected) <= set(found) else []
+    if weight_map and (not files or {path.name for path in files} == set(weight_map.values())):
         metadata = read_json(folder / INDEX).get("metadata")
-    else:
-        single = [folder / SINGLE] if (folder / SINGLE).exists() else _safetensors(folder)
-        for path in single[:1]:
-            entries, metadata = read_header(path)
-            names = set(entries)
+    elif files:
+        entries, metadata = read_header(files[0])
+        names = set(entries)
     is_mlx = any(name.startswith(MLX_PREFIXES) for name in names)
     is_ours = isinstance(metadata, dict) and WRITER_KEY in metadata
     return Layout(is_mlx=is_mlx, is_ours=is_ours)

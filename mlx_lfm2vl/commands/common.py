@@ -45,6 +45,19 @@ def add_model_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
     return group
 
 
+def add_special_tokens(group: argparse._ArgumentGroup) -> None:
+    """Add the option that allows a fine-tune's own special tokens in text."""
+    group.add_argument(
+        "--special-tokens",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="TOKEN",
+        help="special tokens of a fine-tune that texts may hold, such as '<|leaf|>'; by default "
+        "texts hold only their letters",
+    )
+
+
 def progress_line(label: str) -> Callable[[int, int], None]:
     """Make a progress line: rewritten in place on a terminal, now and then a new one in a log.
 

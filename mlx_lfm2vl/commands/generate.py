@@ -70,6 +70,7 @@ def _answer_options(options: argparse.Namespace) -> AnswerOptions:
         **{name: getattr(options, name) for name in SAMPLING_KEYS},
         seed=options.seed,
         image_options=chosen_image_options(options),
+        special_tokens=options.special_tokens,
         lookup=options.lookup,
     )
     for name in ("cache_limit", "wired_limit"):

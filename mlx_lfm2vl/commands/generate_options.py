@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .common import add_model_options
+from .common import add_model_options, add_special_tokens
 from .image_options import add_image_options
 from .parser import Parser
 
@@ -51,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="ask about each image by itself, several at a time; a folder stands for its images",
     )
     add("--system", help="system message; default: none")
+    add_special_tokens(question)
     add = add_model_options(parser).add_argument
     add("--adapter", type=Path, metavar="DIR", help="folder that `train` wrote for this checkpoint")
     image = parser.add_argument_group("images (default: the checkpoint's settings)")

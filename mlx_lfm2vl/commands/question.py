@@ -47,10 +47,11 @@ def complete_question(options: argparse.Namespace) -> None:
 
 
 def _swallowed(options: argparse.Namespace) -> list[str]:
-    """Take the prompt that --image has taken for a file: `--image a.png "What is this?"`."""
-    if options.prompt is not None or len(options.image) < 2 or not _is_question(options.image[-1]):
-        return []
-    return [options.image.pop()]
+    """Take the prompt that another option has taken: `--image a.png "What is this?"`."""
+    for taken in (options.image, options.special_tokens):
+        if options.prompt is None and len(taken) > 1 and _is_question(taken[-1]):
+            return [taken.pop()]
+    return []
 
 
 def _is_question(word: str) -> bool:

@@ -52,7 +52,9 @@ def _train(options: argparse.Namespace) -> int:
     model, processor = load(
         options.model, revision=options.revision, update=options.update, dtype=dtype
     )
-    maker = SampleMaker(processor, set(model.config.eos_token_ids), settings.image_options)
+    maker = SampleMaker(
+        processor, set(model.config.eos_token_ids), settings.image_options, options.special_tokens
+    )
     if options.show:
         for row in rows[: options.show]:
             print(maker.show(row), end="\n\n")
@@ -66,6 +68,8 @@ def _train(options: argparse.Namespace) -> int:
         update = settings.batch_size * settings.accumulate * mx.distributed.init().size()
         settings = replace(settings, steps=steps_of(options.epochs, len(rows), update))
     identity = identify(model, options.data)
+    if options.special_tokens:  # without them the same rows are other ids
+        identity["special_tokens"] = " ".join(sorted(options.special_tokens))
     mx.random.seed(settings.seed)
     adapter = make_trainable(model, settings)
     trainer = Trainer(

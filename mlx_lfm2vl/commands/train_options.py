@@ -8,7 +8,7 @@ from argparse import SUPPRESS
 from pathlib import Path
 
 from ..training.settings import METHODS, OPTIMIZERS, SCHEDULES, TRAINED_PARTS, TrainSettings
-from .common import add_model_options
+from .common import add_model_options, add_special_tokens
 from .image_options import add_image_options
 from .parser import Parser
 
@@ -42,7 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
     )
     add_model_options(parser)
-    add = parser.add_argument_group("data and output").add_argument
+    data = parser.add_argument_group("data and output")
+    add = data.add_argument
     add("--data", required=True, type=Path, metavar="JSONL", help="conversations to train on")
     add("--validation", type=Path, metavar="JSONL", help="conversations to measure the loss on")
     add("--test", type=Path, metavar="JSONL", help="measure the loss on these at the end")
@@ -61,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
         "here replace them, for example more --steps",
     )
     add("--show", type=int, metavar="N", help="print N samples, learned parts in ⟦ ⟧, and stop")
+    add_special_tokens(data)
     add = parser.add_argument_group("method").add_argument
     add(
         "--method",

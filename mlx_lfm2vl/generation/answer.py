@@ -129,9 +129,10 @@ class Answer:
         Args:
             tokenizer: of the model.
             end_ids: ids that end the answer and do not belong to it.
-            options: for the stop strings, `max_tokens` and `logprobs`.
+            options: for the stop strings, special tokens, `max_tokens` and `logprobs`.
         """
-        self._stream, self._stops = tokenizer.text_stream(), StopStrings(options.stop)
+        self._stream = tokenizer.text_stream(options.special_tokens)
+        self._stops = StopStrings(options.stop)
         self._end_ids, self._options = end_ids, options
         self.token_ids: list[int] = []
         self.logprobs: list[float] = []

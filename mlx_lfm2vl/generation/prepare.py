@@ -36,7 +36,13 @@ def read_prompt(
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
     limit = max(0, model.config.text.max_position_embeddings - options.max_tokens)
-    return processor(messages, options=options.image_options, tools=options.tools, max_length=limit)
+    return processor(
+        messages,
+        options=options.image_options,
+        tools=options.tools,
+        max_length=limit,
+        special_tokens=options.special_tokens,
+    )
 
 
 @dataclass

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.foreign import LONGEST, other_kind
 from ..errors import InputError
 from ..images.endings import is_image_name
 from .keys import unknown
@@ -51,6 +52,7 @@ def read_entries(path: Path) -> list[tuple[str, Any]]:
     Raises:
         InputError: the file cannot be read.
     """
+    _refuse_other_kinds(path)
     if path.suffix.lower() == ".parquet":
         return [(f"row {number}", row) for number, row in enumerate(_parquet_rows(path), 1)]
     try:
@@ -69,6 +71,16 @@ def read_entries(path: Path) -> list[tuple[str, Any]]:
     return [(f"line {number}", _parsed(line)) for number, line in lines if line.strip()]
 
 
+def _refuse_other_kinds(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(LONGEST)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    if beginning and (kind := other_kind(beginning)):
+        raise InputError(f"{path} {kind}")
+
+
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
@@ -85,5 +97,5 @@ def _parquet_rows(path: Path) -> list[dict[str, Any]]:
         ) from None
     try:
         return parquet.read_table(path).to_pylist()
-    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+    except (OSError, ValueError, TypeError, NotImplementedError) as error:  # pyarrow's are of these
         raise InputError(f"{path} cannot be read: {error}") from None

@@ -5,6 +5,7 @@ replace "a" by "aa" never end. Its work cannot be interrupted, so the chain is j
 """
 
 import json
+import math
 from typing import Any
 
 from ..errors import CheckpointError
@@ -35,6 +36,7 @@ FACTORS = {
     "WhitespaceSplit": 1,
 }
 WRITERS = {"Prepend": "prepend", "WordPiece": "prefix", "BPEDecoder": "suffix", "CTC": "pad_token"}
+NEEDED = {"FixedLength": "length", "Prepend": "prepend"}  # values that must not be 0 or empty
 CHAINS = ("normalizers", "pretokenizers", "decoders")
 
 
@@ -50,13 +52,28 @@ def growth(step: Any) -> float:
     return 1 if step is None else _growth(json.loads(step.__getstate__()))
 
 
+def number_of_steps(step: Any) -> int:
+    """Return how many steps a normalizer, pre-tokenizer or decoder consists of."""
+    return 0 if step is None else _number(json.loads(step.__getstate__()))
+
+
+def _number(values: dict[str, Any]) -> int:
+    inner = _inner(values)
+    return 1 if inner is None else sum(map(_number, inner))
+
+
+def _inner(values: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """Return the steps of a chain; None if it is a single step."""
+    return next((values[key] for key in CHAINS if key in values), None)
+
+
 def _growth(values: dict[str, Any]) -> float:
     kind = values["type"]
-    if kind == "Sequence":
-        factor = 1.0
-        for step in next(values[key] for key in CHAINS if key in values):
-            factor *= _growth(step)
-        return factor
+    inner = _inner(values)
+    if inner is not None:
+        return math.prod(map(_growth, inner))
+    if _gives_up(values):
+        raise CheckpointError(f"tokenizer.json: the step {kind} has a value that is not supported")
     if kind == "Replace":
         pattern, content = values["pattern"], len(values["content"].encode())
         if "String" not in pattern:
@@ -67,3 +84,11 @@ def _growth(values: dict[str, Any]) -> float:
     if kind not in FACTORS:
         raise CheckpointError(f"tokenizer.json: the step {kind} is not supported")
     return FACTORS[kind]
+
+
+def _gives_up(values: dict[str, Any]) -> bool:
+    """Tell whether the library gives up on some texts, with a trace on stderr, at a step."""
+    kind = values["type"]
+    if kind == "Strip":  # of a normalizer, which has no such key, or of a decoder
+        return values.get("stop", 0) > 0
+    return kind in NEEDED and not values[NEEDED[kind]]

@@ -105,8 +105,10 @@ def count_images(messages: object) -> int:
     for message in messages if isinstance(messages, list | tuple) else ():
         if isinstance(message, Mapping):
             content, beside = message.get("content"), message.get("images")
-            is_result = message.get("role") == "tool"  # whose content may be any object
-            parts = content if isinstance(content, list | tuple) else [] if is_result else [content]
+            role = message.get("role")
+            if isinstance(role, str) and role == "tool":
+                continue  # its content may be any object
+            parts = content if isinstance(content, list | tuple) else [content]
             count += sum(may_be_image(part) for part in parts)
             count += len(beside) if isinstance(beside, list | tuple) else 0
     return count

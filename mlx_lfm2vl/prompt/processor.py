@@ -1,7 +1,7 @@
 """Turns messages with images into what the model reads: ids, patches and their grids."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from ..images.source import ImageLimits, ImageSource, OpenedImage, open_image
 from ..options import ImageOptions
 from .keys import is_empty
 from .messages import TEMPLATE_KEYS, count_images, split_images
+from .own_tokens import OwnTokens
 from .template import ChatTemplate, Message, guard_specials
 from .tokenizer import Tokenizer
 
@@ -86,6 +87,11 @@ class Processor:
         self.limits = limits or ImageLimits()
         self.look: Callable[[Image.Image], None] | None = None
 
+    @cached_property
+    def own_tokens(self) -> OwnTokens:
+        """The checkpoint's special tokens that text may hold if it is allowed."""
+        return OwnTokens(self.tokenizer, self.template)
+
     def __repr__(self) -> str:
         image = self.image_config
         tiles = f"up to {image.max_tiles} tiles" if image.do_image_splitting else "no tiles"
@@ -110,6 +116,7 @@ class Processor:
         tools: Sequence[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
         max_length: int | None = None,
+        special_tokens: Collection[str] = (),
     ) -> Inputs:
         """Prepare a conversation. Its images are decoded when their pixels are first read.
 
@@ -123,15 +130,19 @@ class Processor:
             tools: function descriptions for the chat template.
             add_generation_prompt: end with the header of the assistant's turn.
             max_length: limit of the prompt in tokens, checked before any image is decoded.
+            special_tokens: a fine-tune's own special tokens, which the text of all messages may
+                hold; see `OwnTokens`. Others are read as letters.
 
         Raises:
             InputError: an image cannot be read, there are too many images, options contradict each
-                other, the prompt is too long, or the chat template rejects the messages or leaves
-                out the tools.
+                other, the prompt is too long, the chat template rejects the messages or leaves out
+                the tools, or a special token cannot be allowed.
             NetworkError: an image URL cannot be fetched.
         """
-        text, guard, sources = self.render(messages, tools, add_generation_prompt)
+        text, guard, sources = self.render(messages, tools, add_generation_prompt, special_tokens)
         ids = self.tokenizer.encode_rendered(text, guard)
+        if not ids:
+            raise InputError("the chat template writes nothing for these messages")
         config = self.image_config.with_options(options or ImageOptions())
         opened = [open_image(source, self.limits) for source in sources]
         images = [plan_image(*image.size, config) for image in opened]
@@ -152,6 +163,7 @@ class Processor:
         messages: Sequence[Message],
         tools: Sequence[dict[str, Any]] | None,
         add_generation_prompt: bool,
+        special_tokens: Collection[str] = (),
     ) -> tuple[str, str, list[ImageSource]]:
         """Render a conversation with the chat template, with one placeholder per image.
 
@@ -159,13 +171,16 @@ class Processor:
             The text, the guard character in it (see `guard_specials`), and the image sources.
 
         Raises:
-            InputError: there are too many images, or the chat template rejects the messages or
-                leaves out the tools.
+            InputError: there are too many images, the chat template rejects the messages or leaves
+                out the tools, or a special token cannot be allowed.
         """
+        self.own_tokens.check(special_tokens)
         self.limits.check_count(count_images(messages))
         plain, sources = split_images(messages)
         self._check_keys(plain)
-        guarded, guard = guard_specials([plain, tools], self.tokenizer.special_tokens)
+        self.own_tokens.note_letters(plain, special_tokens)
+        letters = self.tokenizer.special_tokens.keys() - set(special_tokens)
+        guarded, guard = guard_specials([plain, tools], letters)
         text = self.template.render(
             guarded[0], tools=guarded[1], add_generation_prompt=add_generation_prompt
         )
@@ -215,6 +230,9 @@ class Processor:
         self, ids: list[int], images: list[ImagePlan]
     ) -> tuple[list[int], list[tuple[int, int]]]:
         """Replace each placeholder with its image's markers and tokens; return where they are."""
+        # Another token can have the image token's id, too.
+        if ids.count(self.tokenizer.image_token_id) != len(images):
+            raise InputError("the text holds what the tokenizer reads as an image token")
         remaining = iter(images)
         expanded: list[int] = []
         spans: list[tuple[int, int]] = []

@@ -28,6 +28,7 @@ GROUPS = (CONVERSATION_KEYS, QUESTION_KEYS, ANSWER_KEYS, CAPTION_KEYS, IMAGE_KEY
 ROW_KEYS = tuple(key for group in GROUPS for key in group)
 # They say where a row comes from, and nothing to the model.
 ROW_BESIDE = ("id", "question_id", "image_id", "source", "dataset", "split", "metadata")
+PANDAS_INDEX = "__index_level_0__"  # a column of Parquet files that pandas writes
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
 SHAREGPT_ROLES |= {role: role for role in ("system", "user", "assistant")}
 
@@ -85,7 +86,7 @@ def _conversation(row: object, folder: Path) -> list[Message]:
         raise row
     if not isinstance(row, Mapping):
         raise InputError(f"a {type(row).__name__}, expected an object")
-    given = known_values(row, ROW_KEYS, ROW_BESIDE, "the row")
+    given = known_values(row, ROW_KEYS, (*ROW_BESIDE, PANDAS_INDEX), "the row")
     parts = _Row(*(_only(given, group) for group in GROUPS))
     messages = read_messages(_messages(parts))
     messages = place_images(messages, _images(parts.images))

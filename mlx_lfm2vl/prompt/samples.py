@@ -1,6 +1,6 @@
 """Samples: conversations with answers as the model trains or is compared on."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from ..errors import CheckpointError, InputError
 from ..images.geometry import plan_image
 from ..images.source import open_image, read_size
 from ..options import ImageOptions
-from .processor import Processor
+from .processor import Inputs, Processor
 from .rows import bad_rows, is_data
 from .template import Message
 
@@ -71,17 +71,28 @@ class SampleMaker:
     """Turns conversations into samples, using one processor."""
 
     def __init__(
-        self, processor: Processor, end_ids: set[int], options: ImageOptions | None = None
+        self,
+        processor: Processor,
+        end_ids: set[int],
+        options: ImageOptions | None = None,
+        special_tokens: Collection[str] = (),
     ) -> None:
         """
         Args:
             processor: of the checkpoint.
             end_ids: ids that end a turn.
             options: changes to the checkpoint's image settings.
+            special_tokens: a fine-tune's own, which the text of conversations may hold.
+
+        Raises:
+            CheckpointError: the chat template has no generation prompt.
+            InputError: a special token cannot be allowed.
         """
+        processor.own_tokens.check(special_tokens)
         self.processor = processor
         self.options = options or ImageOptions()
         self.end_ids = end_ids
+        self.special_tokens = special_tokens
         self.header = self._assistant_header()
 
     def _assistant_header(self) -> list[int]:
@@ -104,11 +115,19 @@ class SampleMaker:
         Raises:
             InputError: an image cannot be read, or the template rejects the messages.
         """
-        inputs = self.processor(messages, options=self.options, add_generation_prompt=False)
+        inputs = self._inputs(messages)
         is_answer = assistant_mask(inputs.input_ids, self.header, self.end_ids)
         if not is_answer.any():
             raise InputError("the chat template keeps no assistant text to learn")
         return Sample(inputs.input_ids, is_answer, inputs.pixel_values, inputs.spatial_shapes)
+
+    def _inputs(self, messages: Sequence[Message]) -> Inputs:
+        return self.processor(
+            messages,
+            options=self.options,
+            add_generation_prompt=False,
+            special_tokens=self.special_tokens,
+        )
 
     def up_to(self, most: int, rows: Sequence[Sequence[Message]]) -> list[Sequence[Message]]:
         """Return the conversations of at most so many tokens. Images are not decoded.
@@ -119,8 +138,7 @@ class SampleMaker:
         self.lengths(rows, "the data")  # lists all bad rows, not only the first
 
         def length(messages: Sequence[Message]) -> int:
-            inputs = self.processor(messages, options=self.options, add_generation_prompt=False)
-            return len(inputs.input_ids)
+            return len(self._inputs(messages).input_ids)
 
         return [row for row in rows if length(row) <= most]
 
@@ -146,7 +164,7 @@ class SampleMaker:
         return lengths
 
     def _length(self, messages: Sequence[Message]) -> int:
-        text, _, sources = self.processor.render(messages, None, add_generation_prompt=False)
+        text, _, sources = self.processor.render(messages, None, False, self.special_tokens)
         limits = self.processor.limits
         config = self.processor.image_config.with_options(self.options)
         sizes = [

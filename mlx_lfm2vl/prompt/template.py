@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.json_file import read_json, read_optional_json
+from ..checkpoint.json_file import read_optional_json
 from ..checkpoint.plain_file import read_bytes
 from ..checkpoint.redownload import download_again
 from ..errors import CheckpointError, InputError
@@ -17,6 +17,8 @@ from ..errors import CheckpointError, InputError
 Message = dict[str, Any]
 
 MAX_BYTES = 2**17  # the largest templates in use have 30 kB
+
+TEMPLATE_FILES = ("chat_template.jinja", "additional_chat_templates/default.jinja")
 
 MAX_REASON = 300  # characters of a template's own message
 
@@ -49,27 +51,12 @@ class ChatTemplate:
 
     @classmethod
     def from_folder(cls, folder: Path, bos_token: str, eos_token: str) -> "ChatTemplate":
-        """Read the template of a checkpoint folder.
+        """Read the template of a checkpoint folder; see `find_template`.
 
         Raises:
-            CheckpointError: the folder has none.
+            CheckpointError: the folder has none, or it cannot be read.
         """
-        path = folder / "chat_template.jinja"
-        if path.exists():
-            try:
-                # As a text file is read: every kind of line end becomes "\n".
-                text = io.StringIO(read_bytes(path, MAX_BYTES).decode(), newline=None).read()
-                return cls(text, bos_token, eos_token)
-            except UnicodeDecodeError as error:
-                raise CheckpointError(f"{path} cannot be read: {error}") from None
-        if (folder / "chat_template.json").exists():
-            source = read_json(folder / "chat_template.json").get("chat_template")
-        else:
-            source = read_optional_json(folder / "tokenizer_config.json").get("chat_template")
-        if not isinstance(source, str):
-            again = download_again(folder, path.name)
-            raise CheckpointError(f"{folder} has no chat template ({path.name}); {again}")
-        return cls(source, bos_token, eos_token)
+        return cls(find_template(folder), bos_token, eos_token)
 
     def names(self, key: str) -> bool:
         """Whether the template mentions a key of messages."""
@@ -144,6 +131,48 @@ class ChatTemplate:
             ) from None
         finally:
             METER.reset(token)
+
+
+def find_template(folder: Path) -> str:
+    """Return the source of a checkpoint's chat template.
+
+    The places are tried in the order of transformers 5.24: those of its processor, and then the
+    tokenizer's, which its processor does not read. Of several named templates, the one named
+    `default` is used, with tools and without.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
+    for name in ("processor_config.json", "chat_template.json"):
+        source = _default(read_optional_json(folder / name).get("chat_template"))
+        if source is not None:
+            return source
+    for name in TEMPLATE_FILES:
+        if (folder / name).exists():
+            return _read_text(folder / name)
+    source = _default(read_optional_json(folder / "tokenizer_config.json").get("chat_template"))
+    if source is None:
+        again = download_again(folder, TEMPLATE_FILES[0])
+        raise CheckpointError(f"{folder} has no chat template ({TEMPLATE_FILES[0]}); {again}")
+    return source
+
+
+def _default(value: object) -> str | None:
+    """Return the default of a template or of several, by name or listed; None if there is none."""
+    if isinstance(value, list):
+        entries = [entry for entry in value if isinstance(entry, dict)]
+        value = {str(entry.get("name")): entry.get("template") for entry in entries}
+    if isinstance(value, dict):
+        value = value.get("default")
+    return value if isinstance(value, str) and value else None
+
+
+def _read_text(path: Path) -> str:
+    """Read a template as a text file is read: every kind of line end becomes "\\n"."""
+    try:
+        return io.StringIO(read_bytes(path, MAX_BYTES).decode(), newline=None).read()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
 
 
 def guard_specials(value: Any, specials: Collection[str]) -> tuple[Any, str]:

@@ -22,10 +22,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-BASE_UNITS = 2_000_000  # some 2 s; a template of the family takes under 1,000 a message
+BASE_UNITS = 1_000_000  # some 1 s; a template of the family takes under 1,000 a message
 UNITS_PER_INPUT = 64  # work on every unit of the messages
 CHARACTERS = 16  # in a unit
 CALL = 10  # units of a call
+LOOKUP = 2  # and of looking up a key or an attribute
 MAX_BITS = 4096  # of an integer
 MAX_WIDTH = 1000  # of a padded string
 MAX_INDENT = 8
@@ -117,6 +118,14 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         result = super().call(__context, __obj, *args, **kwargs)
         spend(weight(result))
         return result
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        spend(LOOKUP)  # filters look up long paths, item by item
+        return super().getitem(obj, argument)
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        spend(LOOKUP)
+        return super().getattr(obj, attribute)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         spend(1)

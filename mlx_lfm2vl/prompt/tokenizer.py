@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -14,11 +14,13 @@ from ..checkpoint.json_file import read_optional_json
 from ..checkpoint.plain_file import read_bytes
 from ..checkpoint.redownload import download_again
 from ..errors import CheckpointError, InputError
-from .growth import growth
+from .expressions import check_expressions
+from .growth import growth, number_of_steps
 
-MAX_FILE_BYTES = 64 * 2**20  # the largest real file has 18 MB
+MAX_FILE_BYTES = 32 * 2**20  # the largest real file has 18 MB
 MAX_BYTES = 8 * 2**20  # of a text once it is normalized: beyond any context, some 8 s and 1 GB
 MAX_GROWTH = 64
+MAX_STEPS = 32  # each is a pass over the text; the family's tokenizers have 2
 MAX_SPECIALS = 10_000_000  # sum of squared lengths; the family's have 0.3 million
 MAX_PIECE = 2**16  # characters of a token
 MAX_REASON = 200  # characters of a foreign message
@@ -36,6 +38,7 @@ class Tokenizer:
 
     Attributes:
         bos_token, eos_token: strings, empty if the checkpoint names none.
+        spaced_tokens: tokens that take in the spaces beside them, or stand as words only.
         image_token_id, image_start_id, image_end_id: ids of the image markers; the latter two
             are None in a vocabulary without markers.
     """
@@ -47,9 +50,10 @@ class Tokenizer:
         except FileNotFoundError:
             again = download_again(folder, path.name)
             raise CheckpointError(f"{folder} has no tokenizer.json; {again}") from None
+        check_expressions(data)
         with _library_errors(f"{path} cannot be read"):
             self._rust = RustTokenizer.from_buffer(data)
-        self._most_bytes = MAX_BYTES // _checked_growth(self._rust)
+        self._most_bytes = MAX_BYTES // _checked_work(self._rust)
         # Files saved after a tokenizing with limits keep them, and would cut or pad every prompt.
         self._rust.no_truncation()
         self._rust.no_padding()
@@ -57,6 +61,9 @@ class Tokenizer:
         self._rust.encode_special_tokens = True
         added = self._rust.get_added_tokens_decoder()
         self._special = {t.content: i for i, t in added.items() if t.special and t.content}
+        self.spaced_tokens = {
+            t.content for t in added.values() if t.lstrip or t.rstrip or t.single_word
+        }
         # Their beginnings are listed, to find those at the end of a user's text.
         if sum(len(text) ** 2 for text in self._special) > MAX_SPECIALS:
             raise CheckpointError(f"{path} has too many special tokens, or too long ones")
@@ -72,6 +79,7 @@ class Tokenizer:
         self.image_start_id = self.id_of(names["image_start_token"])
         self.image_end_id = self.id_of(names["image_end_token"])
         self.image_thumbnail_id = self.id_of(names["image_thumbnail"])
+        self._hidden = frozenset(self._special.values())  # from the text of answers
         # User text could form an image token that is not flagged as special.
         self._special.setdefault(self.image_token, self.image_token_id)
 
@@ -94,8 +102,8 @@ class Tokenizer:
         return max([self._rust.get_vocab_size(with_added_tokens=False) - 1, *added])
 
     @property
-    def special_tokens(self) -> Collection[str]:
-        """The text of every special token."""
+    def special_tokens(self) -> Mapping[str, int]:
+        """The id of every special token, by its text."""
         return self._special
 
     def encode_plain(self, text: str) -> list[int]:
@@ -139,28 +147,34 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Decode ids, without the special ones."""
-        return _decoded(self._rust, list(ids), skip_special_tokens=True)
+        return _decoded(self._rust, [i for i in ids if i not in self._hidden])
 
     def decode_all(self, ids: Iterable[int]) -> str:
         """Decode ids, with special ones spelled out."""
-        return _decoded(self._rust, list(ids), skip_special_tokens=False)
+        return _decoded(self._rust, list(ids))
 
-    def text_stream(self) -> "TextStream":
-        """Return a decoder that takes one id at a time."""
-        return TextStream(self._rust)
+    def text_stream(self, shown: Collection[str] = ()) -> "TextStream":
+        """Return a decoder that takes one id at a time.
+
+        Args:
+            shown: special tokens that are spelled out; others are left out.
+        """
+        return TextStream(self._rust, self._hidden - {self._special[name] for name in shown})
 
 
 class TextStream:
     """Decodes ids one by one, in pieces of text that never split a character."""
 
-    def __init__(self, rust: RustTokenizer) -> None:
-        self._rust = rust
-        self._stream = DecodeStream(skip_special_tokens=True)
+    def __init__(self, rust: RustTokenizer, hidden: Collection[int]) -> None:
+        self._rust, self._hidden = rust, hidden
+        self._stream = DecodeStream(skip_special_tokens=False)
         self._ids: list[int] = []
         self._length = 0  # characters given out
 
     def add(self, token: int) -> str:
         """The text that `token` completes, often empty."""
+        if token in self._hidden:
+            return ""
         self._ids.append(token)
         with _library_errors("tokenizer.json cannot decode an answer"):
             text = self._stream.step(self._rust, token) or ""
@@ -171,7 +185,7 @@ class TextStream:
 
     def finish(self) -> str:
         """Return the rest of the text after the last token; half a character becomes U+FFFD."""
-        rest = _decoded(self._rust, self._ids, skip_special_tokens=True)[self._length :]
+        rest = _decoded(self._rust, self._ids)[self._length :]
         self._length += len(rest)
         return rest
 
@@ -181,7 +195,9 @@ def _library_errors(what: str) -> Iterator[None]:
     """Turn what the tokenizer library raises into a CheckpointError.
 
     It raises bare Exceptions. Where its Rust code panics it raises a BaseException, after a trace
-    on stderr that Python cannot stop.
+    on stderr that Python cannot stop. So files that are known to make it panic are refused before
+    (`expressions`, `growth`). A redirection of stderr around every prompt would also swallow what
+    other threads write.
     """
     try:
         yield
@@ -195,13 +211,13 @@ def _library_errors(what: str) -> Iterator[None]:
         raise CheckpointError(f"{what}: the tokenizer library gave up") from None
 
 
-def _decoded(rust: RustTokenizer, ids: list[int], *, skip_special_tokens: bool) -> str:
+def _decoded(rust: RustTokenizer, ids: list[int]) -> str:
     with _library_errors("tokenizer.json cannot decode an answer"):
-        return rust.decode(ids, skip_special_tokens=skip_special_tokens)
+        return rust.decode(ids, skip_special_tokens=False)
 
 
-def _checked_growth(rust: RustTokenizer) -> float:
-    """Return how many bytes encoding can make of one, and make sure that work has bounds.
+def _checked_work(rust: RustTokenizer) -> float:
+    """Return the bytes that encoding can make of one, times its steps, if this has bounds.
 
     The library's work on a text cannot be interrupted or limited. So only steps are run whose
     growth is known, and only the family's model of tokens: others take quadratic time.
@@ -218,7 +234,10 @@ def _checked_growth(rust: RustTokenizer) -> float:
     factor *= 1 + sum(len((affix or "").encode()) for affix in affixes)
     if max(factor, growth(rust.decoder)) > MAX_GROWTH:
         raise CheckpointError(f"tokenizer.json makes texts more than {MAX_GROWTH} times as long")
-    return factor
+    steps = number_of_steps(rust.normalizer) + number_of_steps(rust.pre_tokenizer)
+    if max(steps, number_of_steps(rust.decoder)) > MAX_STEPS:
+        raise CheckpointError(f"tokenizer.json has more than {MAX_STEPS} steps")
+    return factor * max(1, steps)
 
 
 def _content(token: object) -> str:

@@ -187,6 +187,13 @@ def test_all_end_ids_are_read(checkpoint):
     assert read_model_config(checkpoint).eos_token_ids == (2, 7)
 
 
+ADJUSTED = {
+    "text_config__block_auto_adjust_ff_dim": True,
+    "text_config__block_ffn_dim_multiplier": 1024,
+    "text_config__block_multiple_of": 1,
+}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -206,6 +213,11 @@ def test_all_end_ids_are_read(checkpoint):
             {"text_config__rope_parameters": {"partial_rotary_factor": 0.5, "rope_theta": 1e6}},
             "partial_rotary_factor 0.5",
         ),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false', expected bool"),
+        ({"text_config__tie_embedding": [False]}, "tie_embedding is .False., expected bool"),
+        ({**ADJUSTED, "text_config__block_ff_dim": 1}, "have 0 rows"),
+        ({**ADJUSTED, "text_config__block_ffn_dim_multiplier": 1e-30}, "have 0 rows"),
+        ({**ADJUSTED, "text_config__block_ff_dim": 2**20}, "rows, expected 1 to"),
     ],
 )
 def test_values_of_a_wrong_kind_are_named(checkpoint, changes, message):
@@ -232,6 +244,15 @@ def test_what_is_implemented_may_be_said(checkpoint):
         },
     )
     assert read_model_config(checkpoint).text.rope_theta == theta
+
+
+@pytest.mark.parametrize(
+    "values", [{"top_k": 1.5}, {"do_sample": "yes"}, {"do_sample": []}, {"do_sample": 1}]
+)
+def test_sampling_settings_of_a_wrong_kind_are_named(checkpoint, values):
+    edit_json(checkpoint / "generation_config.json", **{"temperature": 0.5, **values})
+    with pytest.raises(CheckpointError, match=next(iter(values))):
+        read_model_config(checkpoint)
 
 
 @pytest.mark.parametrize("ids", ["7", [[7]], 7.5])

@@ -73,7 +73,7 @@ def test_messages_about_a_repo_name_the_repo(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     repo = cached_repo(tmp_path, golden("new_names").folder)
     (tmp_path / "hub/models--me--tiny/snapshots/abc/model.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="^me/tiny/model.safetensors is not"):
+    with pytest.raises(CheckpointError, match="^me/tiny/model.safetensors is empty"):
         load(repo)
 
 

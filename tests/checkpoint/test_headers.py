@@ -48,6 +48,14 @@ def test_a_file_one_byte_short_is_cut_off_and_one_byte_long_is_not(path):
     read_header(written(path, HEADER, DATA + b"\0"))
 
 
+def test_tensors_that_share_bytes_are_refused(path):
+    for span in ([0, 24], [8, 32], [20, 44]):
+        with pytest.raises(CheckpointError, match="not a safetensors file"):
+            read_header(written(path, {"a": ENTRY, "b": {**ENTRY, "data_offsets": span}}))
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [24, 24]}
+    assert len(read_header(written(path, {**HEADER, "c": empty}))[0]) == 3
+
+
 def test_the_longest_header_is_refused_before_it_is_read(path):
     with path.open("wb") as file:
         file.write(struct.pack("<Q", MAX_HEADER_BYTES + 1))

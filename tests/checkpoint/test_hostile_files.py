@@ -1,9 +1,11 @@
 """Hostile configurations and weights load or are refused by a documented error, quickly."""
 
+import contextlib
 import json
 import os
 import random
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from mlx_lfm2vl.checkpoint.image_config import read_image_config
 from mlx_lfm2vl.checkpoint.json_file import MAX_JSON_BYTES, read_json, shown
 from mlx_lfm2vl.errors import CheckpointError, InputError
 from mlx_lfm2vl.loading import load
+from mlx_lfm2vl.saving import save_checkpoint
 
 CONFIGS = ("config.json", "processor_config.json", "generation_config.json")
 SOURCE = golden("new_names").folder
@@ -118,11 +121,12 @@ def test_a_message_shows_the_beginning_of_a_value():
     assert "\n" not in shown("a\nb")
 
 
-NAMES = ("config.json", "tokenizer.json", "chat_template.jinja", "model.safetensors")
+NAMES = ("config.json", "tokenizer.json", "chat_template.jinja")
+KINDS = ("device", "pipe", "folder", "loop")
+CASES = [*product(NAMES, (*KINDS, "link")), *product(["model.safetensors"], KINDS)]
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", ["device", "pipe", "folder", "link", "loop"])
+@pytest.mark.parametrize(("name", "kind"), CASES)
 def test_only_plain_files_in_the_folder_are_opened(checkpoint, tmp_path, name, kind):
     path = checkpoint / name
     outside = tmp_path / "outside"
@@ -138,6 +142,17 @@ def test_only_plain_files_in_the_folder_are_opened(checkpoint, tmp_path, name, k
     with pytest.raises(CheckpointError) as error:
         load(checkpoint)
     assert name.partition(".")[2] in str(error.value)
+
+
+def test_weights_may_be_links_to_another_disk_and_stay_there(checkpoint, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (checkpoint / "model.safetensors").rename(disk / "weights")
+    (checkpoint / "model.safetensors").symlink_to(disk / "weights")
+    model, _ = load(checkpoint)
+    save_checkpoint(model, checkpoint, tmp_path / "new")
+    assert not (tmp_path / "new" / "model.safetensors").is_symlink()
+    assert (checkpoint / "model.safetensors").is_symlink()
 
 
 def test_the_hub_caches_links_are_followed_and_so_are_links_within_a_folder(tmp_path):
@@ -196,8 +211,7 @@ def test_impossible_names_in_an_index_are_refused(checkpoint, name):
 
 
 @seeds(150, 10_000)
-def test_damaged_checkpoints_load_or_are_refused(checkpoint, cases):
-    """Any exception but the documented ones, and any case over ten seconds, fails."""
+def test_damaged_checkpoints_load_or_are_refused(checkpoint, bounds, cases):
     for case in range(cases):
         draw = random.Random(case)
         name = draw.choice((*CONFIGS, "tokenizer_config.json", "model.safetensors"))
@@ -209,14 +223,7 @@ def test_damaged_checkpoints_load_or_are_refused(checkpoint, cases):
         else:
             at = 6000 if name.endswith(".safetensors") else len(whole)  # the header matters
             path.write_bytes(damage_bytes(whole[:at], draw) + whole[at:])
-        begun = time.process_time()
-        try:
+        with bounds.case(f"{case}: {name}"), contextlib.suppress(CheckpointError, InputError):
             _, processor = load(checkpoint)
             processor([{"role": "user", "content": "Hello"}])
-        except (CheckpointError, InputError):
-            pass
-        except BaseException as error:
-            error.add_note(f"case {case}: {name}")
-            raise
-        assert time.process_time() - begun < 10, case
         path.write_bytes(whole)

@@ -122,6 +122,8 @@ def test_a_right_mlx_repository_passes_without_a_note(published, caplog, name):
         ({"image_processor__image_std": [0, 1, 1]}, "image_std holds a 0"),
         ({"image_processor__rescale_factor": 0}, "rescale_factor is 0"),
         ({"image_processor__max_tiles": 5000}, "max_tiles 5000"),
+        ({"image_processor__image_std": [1e-320] * 3}, "pixel values beyond float32"),
+        ({"image_processor__rescale_factor": 1e29}, "pixel values beyond float32"),
     ],
 )
 def test_more_impossible_image_settings_are_refused(checkpoint, changes, message):

@@ -124,3 +124,10 @@ def test_a_name_survives_every_layout_and_stays_in_its_part(place, words):
     layouts = [ours, names.mlx_name(ours), hub_name(ours), hub_name(ours, vision_model=False)]
     assert [names.our_name(name) for name in layouts] == [ours] * 4
     assert names.part_of(ours) == PLACES[place]
+
+
+def test_a_message_shows_only_the_beginning_of_names_on_one_line():
+    text = names.some(["a" * 10**6, "line\nbreak", "c"])
+    assert len(text) < 300
+    assert "aaa..." in text
+    assert "\n" not in text

@@ -113,7 +113,7 @@ def test_quantization_that_does_not_fit_the_config_is_named(wide):
     [
         ({"mode": "foo"}, "mode 'foo' is not one of affine"),
         ({"group_size": 16}, "affine has no group size 16"),
-        ({"bits": "four"}, "affine has no bits four"),
+        ({"bits": "four"}, "affine has no bits 'four'"),
         ({"bits": 3}, "3 bits in groups of 32 do not fit"),
     ],
 )
@@ -122,13 +122,6 @@ def test_impossible_quantization_settings_are_one_line(wide, change, message):
     edit_json(wide / "config.json", **{f"quantization__{k}": v for k, v in change.items()})
     with pytest.raises(CheckpointError, match=message):
         load(wide)
-
-
-def test_other_quantization_methods_are_refused_by_name(checkpoint):
-    settings = {"quant_method": "bitsandbytes"}
-    edit_json(checkpoint / "config.json", quantization_config=settings)
-    with pytest.raises(CheckpointError, match="'bitsandbytes' is not supported"):
-        load(checkpoint)
 
 
 def test_a_quantized_position_table_works():
@@ -147,3 +140,21 @@ def test_a_quantized_position_table_works():
     nn.quantize(embeddings, 32, 8, class_predicate=lambda path, _: "position" in path)
     assert type(embeddings.position_embedding) is nn.QuantizedEmbedding
     assert relative_error(embeddings.positions((3, 5)), np.array(dense)) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mode": {}}, "mode {} is not one of"),
+        ({"mode": ["affine"]}, "is not one of"),
+        ({"bits": 4.0}, "has no bits 4.0"),
+        ({"group_size": 32.0}, "has no group size 32.0"),
+        ({"bits": 10**400}, "has no bits 1000"),
+        ({"layer": {"mode": {}}}, "mode {} is not one of"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_settings_of_a_wrong_kind_are_named_in_a_line(changes, message):
+    with pytest.raises(CheckpointError, match=message) as error:
+        written_scheme("layer", {"bits": 4, "group_size": 32, **changes})
+    assert len(str(error.value)) < 200

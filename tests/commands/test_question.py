@@ -53,6 +53,7 @@ def asked(*arguments: str) -> tuple[list[str], str]:
         ["-ia.png", "-p", "What is this?"],
         ["a.png", "--prompt=What is this?"],
         ["a.png", "-m", "450m", "What is this?"],
+        ["a.png", "--special-tokens", "<|leaf|>", "What is this?"],
     ],
     ids=" ".join,
 )

@@ -3,9 +3,8 @@
 import contextlib
 import io
 import random
-import time
 
-import pytest
+import mutations
 from drawn_files import packed_bits, png, tiff
 from pictures import make_picture
 from PIL import Image
@@ -15,8 +14,6 @@ from mlx_lfm2vl.images.limits import ImageLimits
 from mlx_lfm2vl.images.source import open_image
 
 LIMITS = ImageLimits(max_pixels=4_000_000)
-CASES, CASES_IN_FULL = 600, 20_000
-SECONDS = 10  # of the processor, for one file
 
 
 def seeds() -> list[bytes]:
@@ -96,21 +93,6 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
     return bytes(file)
 
 
-def try_files(first: int, count: int) -> tuple[int, float]:
-    """Show mutated files; return how many could be shown, and the longest time of one."""
-    files = seeds()
-    shown, slowest = 0, 0.0
-    for number in range(first, first + count):
-        data = mutated(files[number % len(files)], random.Random(number))
-        begin = time.process_time()
-        with contextlib.suppress(InputError):
-            image = open_image(data, LIMITS).decode((8, 8) if number % 2 else None)
-            assert image.mode == "RGB", number
-            shown += 1
-        slowest = max(slowest, time.process_time() - begin)
-    return shown, slowest
-
-
 def test_a_cut_animated_png_is_shown_or_refused():
     data = next(data for data in seeds() if b"acTL" in data)
     for end in range(len(data)):
@@ -123,17 +105,14 @@ def test_every_seed_is_shown():
         assert open_image(data, LIMITS).decode().mode == "RGB", number
 
 
-def test_mutated_files_are_shown_or_refused(capfd):
-    shown, slowest = try_files(0, CASES)
-    assert CASES / 10 < shown < CASES
-    assert slowest < SECONDS
-    assert capfd.readouterr().err == ""
-
-
-@pytest.mark.fuzz
-@pytest.mark.timeout(3000)
-def test_many_mutated_files_are_shown_or_refused(capfd):
-    shown, slowest = try_files(CASES, CASES_IN_FULL)
-    assert CASES_IN_FULL / 10 < shown < CASES_IN_FULL
-    assert slowest < SECONDS
+@mutations.seeds(600, 20_000)
+def test_mutated_files_are_shown_or_refused(capfd, bounds, cases):
+    files, shown = seeds(), 0
+    for case in range(cases):
+        data = mutated(files[case % len(files)], random.Random(case))
+        with bounds.case(case), contextlib.suppress(InputError):
+            image = open_image(data, LIMITS).decode((8, 8) if case % 2 else None)
+            assert image.mode == "RGB"
+            shown += 1
+    assert cases / 10 < shown < cases
     assert capfd.readouterr().err == ""

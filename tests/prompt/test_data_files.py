@@ -82,6 +82,7 @@ def test_text_that_is_no_json_is_refused(folder, text, why):
 
 
 def test_parquet_needs_pyarrow(folder, monkeypatch):
+    (folder / "d.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(InputError, match="is Parquet, which needs pyarrow: python -m pip install"):
         read_rows(folder / "d.parquet")
@@ -95,12 +96,25 @@ def test_parquet_rows_hold_images_as_bytes(folder, monkeypatch, tiny):
     parquet = SimpleNamespace(read_table=lambda path: {"d.parquet": table}[path.name])
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", parquet)
     (folder / "d.jsonl").write_text(lines(ROWS))
+    (folder / "d.parquet").write_bytes(b"PAR1")
     (messages,) = read_rows(folder / "d.parquet")
     expected = read_rows(folder / "d.jsonl")[0]
     assert processor(messages).input_ids == processor(expected).input_ids
     rows[0]["prompt"] = "<image><image>"
     with pytest.raises(InputError, match="row 1: <image> marks in the text: 2, images: 1"):
         read_rows(folder / "d.parquet")
+
+
+@pytest.mark.parametrize("name", ["d.jsonl", "d.json", "d.parquet"])
+def test_data_that_git_has_not_fetched_is_named(folder, name):
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(InputError, match=f"{name} is a Git LFS pointer.*run git lfs pull"):
+        read_rows(folder / name)
+
+
+def test_the_index_that_pandas_writes_beside_a_row_is_not_used(folder):
+    (folder / "d.jsonl").write_text(lines([{**ROWS[0], "__index_level_0__": 7}]))
+    assert len(read_rows(folder)) == 1
 
 
 def test_a_folder_is_its_metadata_or_else_all_its_data(folder):

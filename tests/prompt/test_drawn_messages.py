@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 from conftest import golden
+from mutations import Bounds, seeds
 from pictures import make_picture
 
 from mlx_lfm2vl.errors import InputError
@@ -84,22 +84,23 @@ def refusal(read: Callable[[], object]) -> str:
     return ""
 
 
-def read_drawn_messages(seeds: range) -> int:
+def read_drawn_messages(numbers: range, bounds: Bounds) -> int:
     """How many of the drawn conversations were read."""
     refusals = []
-    for seed in seeds:
+    for seed in numbers:
         random_ = random.Random(seed)
         given = random_.choice([drawn(random_, 4, False), *[messages(random_, False)] * 3])
-        refusals.append(refusal(lambda given=given: PROCESSOR(given).input_ids))
+        with bounds.case(f"{seed}: messages"):
+            refusals.append(refusal(lambda given=given: PROCESSOR(given).input_ids))
     assert max(map(len, refusals)) < 500
     return refusals.count("")
 
 
-def read_drawn_rows(seeds: range, folder: Path) -> int:
+def read_drawn_rows(numbers: range, folder: Path, bounds: Bounds) -> int:
     """How many of the drawn rows were read."""
     PICTURE.save(folder / "a.png")
     refusals = []
-    for seed in seeds:
+    for seed in numbers:
         random_ = random.Random(seed)
         row = {random_.choice([*ROW_KEYS, *ROW_BESIDE]): drawn(random_, 3, True) for _ in range(2)}
         if random_.random() < 0.7:
@@ -107,20 +108,17 @@ def read_drawn_rows(seeds: range, folder: Path) -> int:
             row["messages"] = [*messages(random_, True), {"role": "assistant", "content": "Yes."}]
         given = random_.choice([drawn(random_, 4, True), *[row] * 5])
         (folder / "d.jsonl").write_text(json.dumps(given))
-        refusals.append(refusal(lambda: read_rows(folder / "d.jsonl")))
+        with bounds.case(f"{seed}: row"):
+            refusals.append(refusal(lambda: read_rows(folder / "d.jsonl")))
     assert max(map(len, refusals)) < 500
     return refusals.count("")
 
 
-def test_drawn_messages_are_read_or_refused():
-    assert read_drawn_messages(range(1000)) > 40
+@seeds(1000, 20_000)
+def test_drawn_messages_are_read_or_refused(bounds, cases):
+    assert read_drawn_messages(range(cases), bounds) > cases / 25
 
 
-def test_drawn_rows_are_read_or_refused(tmp_path):
-    assert read_drawn_rows(range(1000), tmp_path) > 3
-
-
-@pytest.mark.fuzz
-def test_many_drawn_messages_and_rows_are_read_or_refused(tmp_path):
-    assert read_drawn_messages(range(20_000)) > 800
-    assert read_drawn_rows(range(20_000), tmp_path) > 60
+@seeds(1000, 20_000)
+def test_drawn_rows_are_read_or_refused(tmp_path, bounds, cases):
+    assert read_drawn_rows(range(cases), tmp_path, bounds) >= cases * 3 / 1000

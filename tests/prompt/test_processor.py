@@ -20,6 +20,7 @@ from mlx_lfm2vl.images.source import ImageLimits, OpenedImage
 from mlx_lfm2vl.options import ImageOptions
 from mlx_lfm2vl.prompt.messages import user_message
 from mlx_lfm2vl.prompt.processor import Processor
+from mlx_lfm2vl.prompt.template import ChatTemplate
 
 
 @pytest.fixture
@@ -162,6 +163,24 @@ def test_as_many_images_as_the_limit_are_read(tiny):
     assert len(two(user_message("Hi", [make_picture(13, 21, 1)] * 2)).images) == 2
     with pytest.raises(InputError, match="3 images, at most 2"):
         two(user_message("Hi", [make_picture(13, 21, 1)] * 3))
+
+
+def test_a_template_that_writes_nothing_is_refused(tiny):
+    processor = tiny[1]
+    silent = Processor(processor.tokenizer, ChatTemplate("", "", ""), processor.image_config)
+    with pytest.raises(InputError, match="writes nothing"):
+        silent(user_message("Hi"))
+
+
+def test_text_that_is_read_as_an_image_token_is_refused(checkpoint):
+    values = json.loads((checkpoint / "tokenizer.json").read_text())
+    values["model"]["vocab"]["ZZ"] = values["model"]["vocab"]["<image>"]
+    values["model"]["merges"].append(["Z", "Z"])
+    (checkpoint / "tokenizer.json").write_text(json.dumps(values))
+    processor = Processor.from_folder(checkpoint)
+    assert processor(user_message("Hi")).input_ids
+    with pytest.raises(InputError, match="reads as an image token"):
+        processor(user_message("ZZ"))
 
 
 @pytest.mark.parametrize(

@@ -180,10 +180,38 @@ def test_a_template_that_does_not_compile_is_a_broken_checkpoint():
         ChatTemplate("{% if %}", "", "").render([])
 
 
-@pytest.mark.parametrize("place", ["chat_template.json", "tokenizer_config.json"])
-def test_templates_are_found_in_older_places(tmp_path, place):
-    (tmp_path / place).write_text(json.dumps({"chat_template": "{{ bos_token }}!"}))
+NAMED = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "list"}]
+
+# Of places that a checkpoint can have together, transformers 5.24 uses the first one here.
+TEMPLATES = [
+    ("processor_config.json", json.dumps({"chat_template": "processor"}), "processor"),
+    ("processor_config.json", json.dumps({"chat_template": {"default": "named"}}), "named"),
+    ("chat_template.json", json.dumps({"chat_template": "json"}), "json"),
+    ("chat_template.jinja", "jinja", "jinja"),
+    ("additional_chat_templates/default.jinja", "additional", "additional"),
+    ("tokenizer_config.json", json.dumps({"chat_template": "tokenizer"}), "tokenizer"),
+    ("tokenizer_config.json", json.dumps({"chat_template": NAMED}), "list"),
+]
+
+
+@pytest.mark.parametrize("first", range(len(TEMPLATES)))
+def test_the_template_is_the_one_that_the_reference_finds(tmp_path, first):
+    for name, text, _ in reversed(TEMPLATES[first:]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert ChatTemplate.from_folder(tmp_path, "", "").render([]) == TEMPLATES[first][2]
+
+
+def test_special_tokens_reach_a_template_in_an_older_place(tmp_path):
+    (tmp_path / "chat_template.json").write_text('{"chat_template": "{{ bos_token }}!"}')
     assert ChatTemplate.from_folder(tmp_path, "B", "E").render([]) == "B!"
+
+
+@pytest.mark.parametrize("value", [[], ["x"], {"rag": "x"}, [{"name": "rag"}], 7, ""])
+def test_a_checkpoint_with_other_named_templates_has_none(tmp_path, value):
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": value}))
+    with pytest.raises(CheckpointError, match="no chat template"):
+        ChatTemplate.from_folder(tmp_path, "", "")
 
 
 def test_a_checkpoint_without_template_is_refused(tmp_path):

@@ -3,7 +3,6 @@
 import json
 import random
 import shutil
-import time
 
 import pytest
 from mutations import damage_bytes, damage_json, seeds
@@ -18,9 +17,8 @@ pytest.importorskip("mlx_lm")
 CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
 
 
-@seeds(60, 3_000)
-def test_damaged_adapters_are_applied_or_refused(data, tmp_path, cases):
-    """Any exception but the documented ones, and any case over ten seconds, fails."""
+@seeds(60, 5_000)
+def test_damaged_adapters_are_applied_or_refused(data, tmp_path, bounds, cases):
     whole = tmp_path / "whole"
     assert run(data, whole, "--steps", "1", "--parts", "connector") == 0
     damaged, refused = tmp_path / "damaged", 0
@@ -39,13 +37,9 @@ def test_damaged_adapters_are_applied_or_refused(data, tmp_path, cases):
             at = 600 if name == WEIGHTS else len(content)  # the header matters
             (damaged / name).write_bytes(damage_bytes(content[:at], draw) + content[at:])
         model, _ = load(TINY)
-        begun = time.process_time()
-        try:
-            load_adapter(model, damaged)
-        except (CheckpointError, InputError):
-            refused += 1
-        except BaseException as error:
-            error.add_note(f"case {case}: {name}")
-            raise
-        assert time.process_time() - begun < 10, case
+        with bounds.case(f"{case}: {name}"):
+            try:
+                load_adapter(model, damaged)
+            except (CheckpointError, InputError):
+                refused += 1
     assert refused > cases // 3

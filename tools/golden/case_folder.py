@@ -11,7 +11,15 @@ import transformers
 from safetensors.torch import load_file
 
 from .cases import Case
-from .files import GOLDEN, compact_json, save_tensors, size_of, version_of, write_json
+from .files import (
+    GOLDEN,
+    compact_json,
+    read_json,
+    save_tensors,
+    size_of,
+    version_of,
+    write_json,
+)
 from .network import make_model
 from .old_names import rename_to_old
 from .processor import make_processor, prepare
@@ -42,6 +50,8 @@ def make_case(case: Case) -> str:
         shutil.rmtree(checkpoint, ignore_errors=True)
         model = make_model(case, processor.tokenizer, seed).to(getattr(torch, case.dtype))
         model.save_pretrained(checkpoint, max_shard_size=case.shard_size)
+        if case.says_tied:
+            say_tied(checkpoint / "config.json")
         # The expected results come from the files, whose weights are rounded to the case's type.
         model = transformers.Lfm2VlForConditionalGeneration.from_pretrained(
             checkpoint, dtype=torch.float32
@@ -81,6 +91,13 @@ def make_case(case: Case) -> str:
     views = sum(len(r.tensors.get("spatial_shapes", ())) for r in results.values())
     gap = min(gap for result in results.values() for gap in result.gaps)
     return f"{case.name}: seed {seed}, {views} views, smallest gap {gap}, {size_of(folder)} bytes"
+
+
+def say_tied(path: Path) -> None:
+    """Say in a config that the output head is the embedding, as some fine-tuning tools leave it."""
+    config = read_json(path)
+    config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = True
+    write_json(path, config)
 
 
 def find_fault(

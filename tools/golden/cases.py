@@ -25,6 +25,7 @@ class Case:
     specials_last: bool = False
     shard_size: str = "1GB"
     old_names: bool = False
+    says_tied: bool = False  # in the config, although the files have an output head of their own
     has_end_id: bool = True  # in the config; else only the tokenizer's files name the end token
     has_stages: bool = False
     has_gradients: bool = False
@@ -291,5 +292,35 @@ CASES = [
             "text_only": [user(say("Hello there."))],
         },
         has_end_id=False,
+    ),
+    Case(
+        name="own_head",
+        text={
+            "hidden_size": 32,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "num_hidden_layers": 2,
+            "layer_types": ["conv", "full_attention"],
+            "intermediate_size": 32,
+            "block_auto_adjust_ff_dim": False,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+        },
+        vision={
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_patches": 16,
+        },
+        model={
+            "projector_hidden_size": 32,
+            "projector_use_layernorm": False,
+            "tie_word_embeddings": False,
+        },
+        image={},
+        prompts={
+            "small": [user(picture(13, 21, 1), say("What?"))],
+            "text_only": [user(say("Hello there."))],
+        },
+        says_tied=True,
     ),
 ]

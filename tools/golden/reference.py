@@ -83,7 +83,7 @@ def to_bytes(pixel_values: torch.Tensor, image: transformers.Lfm2VlImageProcesso
     """Undo the normalization, and check that this is exact."""
     repeats = pixel_values.shape[-1] // 3  # (row, column, channel) order: RGB repeats
     mean, std = (
-        torch.tensor(values).repeat(repeats) / image.rescale_factor
+        torch.tensor(values).repeat(repeats) * (1.0 / image.rescale_factor)  # as the reference
         for values in (image.image_mean, image.image_std)
     )
     pixels = (pixel_values * std + mean).round().to(torch.uint8)

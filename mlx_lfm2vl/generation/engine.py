@@ -120,7 +120,7 @@ class Engine:
 
         >>> photo = engine.see("photo.jpg")
         >>> photo.ask("What is this?")
-        >>> photo.ask(["Which colors are there?", "How many people?"], max_tokens=40)
+        >>> photo.ask_all(["Which colors are there?", "How many people?"], max_tokens=40)
 
         Args:
             images: one image or several, as for `stream`. Files are read here, once.

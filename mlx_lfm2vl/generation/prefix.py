@@ -44,6 +44,10 @@ class Prefix:
                 return span[0]
         return length
 
+    def count(self, token: int | None, begin: int, end: int) -> int:
+        """Return how often a token stands in [begin, end)."""
+        return sum(found == token for found in self.ids[begin:end])
+
     def until(self, end: int) -> "Prefix":
         """Return the positions before `end`."""
         kept = len(list(takewhile(lambda span: span[0] < end, self.spans)))

@@ -37,7 +37,7 @@ class Branch:
 
     prefix: Prefix
     cache: Cache
-    snapshots: dict[int, list[Window]] = field(default_factory=dict)
+    snapshots: dict[int, list[Window]] = field(default_factory=dict[int, list[Window]])
 
     @property
     def nbytes(self) -> int:
@@ -130,8 +130,8 @@ class PrefixStore:
             features = self.features.get(key)
             if features is None:
                 return None
-            before = list(prefix.ids[first : max(first, begin)]).count(token)
-            count = list(prefix.ids[max(first, begin) : min(end, to)]).count(token)
+            before = prefix.count(token, first, begin)
+            count = prefix.count(token, max(first, begin), min(end, to))
             rows.append(features[before : before + count])
         joined = mx.concatenate(rows) if rows else None
         return model.embed(prefix.ids[begin:to], joined)

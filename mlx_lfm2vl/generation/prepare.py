@@ -125,7 +125,7 @@ def embed_prompt(
     prefix = Prefix(prompt.input_ids, prompt.spans, images.keys)
     branch = store.continued(model, prefix) if store else Branch(Prefix([]), model.make_cache())
     begin = len(branch.prefix)
-    features = images.from_position(begin)
+    features = images.from_position(prefix, begin)
     if report:
         done, total = 0, sum(rows.shape[0] for rows in features)
         for rows in features:
@@ -181,16 +181,16 @@ class _Images:
         if self._store:
             self._store.keep_features(self.keys[number], self._encoded[number])
 
-    def from_position(self, begin: int) -> list[mx.array]:
+    def from_position(self, prefix: Prefix, begin: int) -> list[mx.array]:
         """Return the features of the image tokens from a position on, in parts."""
         rows: list[mx.array] = []
         token = self._model.config.image_token_id
-        for number, (first, end) in enumerate(self._prompt.spans):
+        for number, (first, end) in enumerate(prefix.spans):
             if end <= begin:
                 continue
             if number in self._waiting:
                 self._encode(number, self._waiting[number])
-            before = self._prompt.input_ids[first : max(first, begin)].count(token)
+            before = prefix.count(token, first, begin)
             parts = self._encoded[number]
             rows += [mx.concatenate(parts)[before:]] if before else parts
         return rows

@@ -1,7 +1,7 @@
 """Images that are read once and asked about many times."""
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Unpack, overload
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Unpack
 
 import mlx.core as mx
 
@@ -47,33 +47,24 @@ class Seen:
         """Return the conversation of a question about the images."""
         return user_message(question, self._images, self._system)
 
-    @overload
-    def ask(self, question: str, **changes: Unpack[AnswerChanges]) -> Result: ...
-
-    @overload
-    def ask(self, question: Sequence[str], **changes: Unpack[AnswerChanges]) -> list[Result]: ...
-
-    def ask(
-        self, question: str | Sequence[str], **changes: Unpack[AnswerChanges]
-    ) -> Result | list[Result]:
-        """Answer a question, or several at a time as a batch.
+    def ask(self, question: str, **changes: Unpack[AnswerChanges]) -> Result:
+        """Answer a question.
 
         Args:
-            question: one, or a list of them.
+            question: about the images.
             changes: fields of `AnswerOptions`.
-
-        Returns:
-            The result, or a list of results in the order of the questions.
 
         Raises:
             InputError: an option is out of range, or the prompt is too long.
         """
-        if isinstance(question, str):
-            *_, last = self.stream(question, **changes)
-            assert last.result is not None
-            return last.result
+        *_, last = self.stream(question, **changes)
+        assert last.result is not None
+        return last.result
+
+    def ask_all(self, questions: Iterable[str], **changes: Unpack[AnswerChanges]) -> list[Result]:
+        """Answer several questions at a time as a batch, in their order; see `ask`."""
         options = self._options.changed(changes)
-        return self._engine.answered(map(self.messages, question), options, keys=self._keys)
+        return self._engine.answered(map(self.messages, questions), options, keys=self._keys)
 
     def stream(self, question: str, **changes: Unpack[AnswerChanges]) -> Iterator[Piece]:
         """Answer a question piece by piece; see `Engine.stream`."""

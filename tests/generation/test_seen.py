@@ -40,7 +40,7 @@ def test_every_question_is_answered_as_if_alone(engine, loaded, path, system):
 
 def test_questions_at_a_time_equal_those_one_by_one(engine, path):
     seen = engine.see([path, make_picture(20, 30, 1)], **GREEDY)
-    together = seen.ask(QUESTIONS)
+    together = seen.ask_all(QUESTIONS)
     assert [r.token_ids for r in together] == [seen.ask(q).token_ids for q in QUESTIONS]
     assert all(result.cached_tokens >= seen.tokens for result in together)
 
@@ -53,7 +53,7 @@ def test_neither_file_nor_encoder_is_used_again(engine, path, monkeypatch):
         "mlx_lfm2vl.prompt.processor.process_image", lambda *_: pytest.fail("decoded")
     )
     assert seen.ask("What is it?").cached_tokens >= seen.tokens
-    assert len(seen.ask(QUESTIONS)) == 3
+    assert len(seen.ask_all(QUESTIONS)) == 3
 
 
 def test_images_that_were_pushed_out_are_read_again(engine, loaded, path):

@@ -1,4 +1,4 @@
-"""Saving a model as a checkpoint folder in MLX layout, completely or not at all."""
+"""Saving a model as a checkpoint folder, completely or not at all."""
 
 import json
 import logging
@@ -6,12 +6,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_unflatten
+
 from . import __version__
 from .arrays import dtype_name, named_arrays, save_arrays
 from .checkpoint.config import TIES
+from .checkpoint.hub_files import settle_hub_files
 from .checkpoint.image_config import ImageConfig, read_image_config
 from .checkpoint.json_file import read_json, read_optional_json
-from .checkpoint.names import mlx_name
+from .checkpoint.names import DEPTHWISE, hub_name, mlx_name
 from .checkpoint.plain_file import plain_file
 from .checkpoint.tensors import INDEX, WRITER_KEY
 from .errors import CheckpointError
@@ -21,17 +26,22 @@ from .whole_folder import new_folder
 logger = logging.getLogger(__name__)
 
 REPORT = "quantization_report.json"  # describes one set of weights, so it is never copied
+FORMATS = {"mlx": "mlx", "hub": "pt"}  # layout: what transformers expects in the files' metadata
 COPIED = ("*.json", "*.jinja", "LICENSE*")
 
 
-def save_checkpoint(model: Lfm2VL, source: Path, target: Path, *, overwrite: bool = False) -> None:
+def save_checkpoint(
+    model: Lfm2VL, source: Path, target: Path, *, overwrite: bool = False, layout: str = "mlx"
+) -> None:
     """Write the model's weights and the small files of the checkpoint it came from.
 
     Args:
-        model: quantized or not, without adapter layers.
+        model: quantized or not, without adapter layers. In Hub layout its quantized layers are
+            unpacked, in place.
         source: checkpoint folder whose configuration, processor and tokenizer files are copied.
         target: folder to write.
         overwrite: replace an existing checkpoint folder.
+        layout: "mlx", as mlx-vlm reads it, or "hub", as transformers reads it.
 
     Raises:
         InputError: the target exists or cannot be written.
@@ -39,9 +49,15 @@ def save_checkpoint(model: Lfm2VL, source: Path, target: Path, *, overwrite: boo
     """
     with new_folder(target, overwrite=overwrite) as folder:
         copy_small_files(source, folder)
-        write_weights(model, folder)
-        _settle_config(model, folder / "config.json")
-        settle_tiling(model.image_config, folder)
+        if layout == "hub":
+            unpack(model)
+        write_weights(model, folder, layout)
+        if layout == "hub":
+            dtype = dtype_name(model.language_model.embedding_norm.weight.dtype)
+            settle_hub_files(folder, model.config, model.image_config, dtype)
+        else:
+            _settle_config(model, folder / "config.json")
+            settle_tiling(model.image_config, folder)
 
 
 def copy_small_files(source: Path, folder: Path) -> None:
@@ -59,10 +75,45 @@ def copy_small_files(source: Path, folder: Path) -> None:
                 logger.warning("not copied: %s", error)
 
 
-def write_weights(model: Lfm2VL, folder: Path) -> None:
-    """Write `model.safetensors` and its index, with the tensor names of mlx-vlm."""
-    weights = {mlx_name(k): v for k, v in named_arrays(model.parameters()).items()}
-    save_arrays(folder / "model.safetensors", weights, {"format": "mlx", WRITER_KEY: __version__})
+def unpack(model: Lfm2VL) -> None:
+    """Replace quantized layers by plain ones with the same weights, in place."""
+    dtype = model.language_model.embedding_norm.weight.dtype
+    plain = []
+    for path, module in model.named_modules():
+        if isinstance(module, (nn.QuantizedLinear, nn.QuantizedEmbedding)):
+            plain.append((path, unpacked(module, dtype)))
+    model.update_modules(tree_unflatten(plain))
+
+
+def unpacked(layer: nn.QuantizedLinear | nn.QuantizedEmbedding, dtype: mx.Dtype) -> nn.Module:
+    """Return a plain layer with the weights of a quantized one."""
+    weight = mx.dequantize(
+        layer.weight,
+        layer.scales,
+        layer.get("biases"),
+        group_size=layer.group_size,
+        bits=layer.bits,
+        mode=layer.mode,
+    ).astype(dtype)
+    if isinstance(layer, nn.QuantizedEmbedding):
+        plain = nn.Embedding(*weight.shape)
+    else:
+        plain = nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in layer)
+    plain.weight = weight
+    if "bias" in layer:
+        plain.bias = layer.bias
+    return plain
+
+
+def write_weights(model: Lfm2VL, folder: Path, layout: str = "mlx") -> None:
+    """Write `model.safetensors` and its index."""
+    weights = named_arrays(model.parameters())
+    if layout == "hub":
+        weights = {hub_name(name): hub_array(name, value) for name, value in weights.items()}
+    else:
+        weights = {mlx_name(name): value for name, value in weights.items()}
+    metadata = {"format": FORMATS[layout], WRITER_KEY: __version__}
+    save_arrays(folder / "model.safetensors", weights, metadata)
     index = {
         "metadata": {
             "total_size": sum(value.nbytes for value in weights.values()),
@@ -71,6 +122,11 @@ def write_weights(model: Lfm2VL, folder: Path) -> None:
         "weight_map": dict.fromkeys(sorted(weights), "model.safetensors"),
     }
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def hub_array(name: str, value: mx.array) -> mx.array:
+    """Return a parameter in the shape it has on the Hub."""
+    return value.transpose(0, 2, 1) if name.endswith(DEPTHWISE) else value
 
 
 def settle_tiling(config: ImageConfig, folder: Path) -> None:

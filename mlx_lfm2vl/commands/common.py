@@ -25,6 +25,10 @@ MODEL_HELP = (
     "450m, 1.6b, 3b, a Hub repo id, a folder, or demo (the tiny model in this package); default: "
     "LFM2VL_MODEL, then model = ... in ~/.config/mlx_lfm2vl/config.toml"
 )
+LAYOUT_HELP = (
+    "names and shapes of the weights: mlx, as mlx-vlm reads them, or hub, as transformers and "
+    "llama.cpp's converter do (16 bits or float32); default: mlx"
+)
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

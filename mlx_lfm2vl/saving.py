@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
-from mlx.utils import tree_unflatten
 
 from . import __version__
 from .arrays import dtype_name, named_arrays, save_arrays
@@ -21,6 +19,7 @@ from .checkpoint.plain_file import plain_file
 from .checkpoint.tensors import INDEX, WRITER_KEY
 from .errors import CheckpointError
 from .model.lfm2vl import Lfm2VL
+from .model.packed_layers import unpack
 from .whole_folder import new_folder
 
 logger = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ def save_checkpoint(
     with new_folder(target, overwrite=overwrite) as folder:
         copy_small_files(source, folder)
         if layout == "hub":
-            unpack(model)
+            unpack(model, model.language_model.embedding_norm.weight.dtype)
         write_weights(model, folder, layout)
         if layout == "hub":
             dtype = dtype_name(model.language_model.embedding_norm.weight.dtype)
@@ -73,36 +72,6 @@ def copy_small_files(source: Path, folder: Path) -> None:
                 shutil.copyfile(plain_file(path), folder / path.name)
             except (CheckpointError, FileNotFoundError) as error:  # or a private file is published
                 logger.warning("not copied: %s", error)
-
-
-def unpack(model: Lfm2VL) -> None:
-    """Replace quantized layers by plain ones with the same weights, in place."""
-    dtype = model.language_model.embedding_norm.weight.dtype
-    plain = []
-    for path, module in model.named_modules():
-        if isinstance(module, (nn.QuantizedLinear, nn.QuantizedEmbedding)):
-            plain.append((path, unpacked(module, dtype)))
-    model.update_modules(tree_unflatten(plain))
-
-
-def unpacked(layer: nn.QuantizedLinear | nn.QuantizedEmbedding, dtype: mx.Dtype) -> nn.Module:
-    """Return a plain layer with the weights of a quantized one."""
-    weight = mx.dequantize(
-        layer.weight,
-        layer.scales,
-        layer.get("biases"),
-        group_size=layer.group_size,
-        bits=layer.bits,
-        mode=layer.mode,
-    ).astype(dtype)
-    if isinstance(layer, nn.QuantizedEmbedding):
-        plain = nn.Embedding(*weight.shape)
-    else:
-        plain = nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in layer)
-    plain.weight = weight
-    if "bias" in layer:
-        plain.bias = layer.bias
-    return plain
 
 
 def write_weights(model: Lfm2VL, folder: Path, layout: str = "mlx") -> None:

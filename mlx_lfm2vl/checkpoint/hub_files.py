@@ -116,8 +116,14 @@ def _generation(
     """Name the end tokens, which transformers does not ask the tokenizer for."""
     ends = list(config.eos_token_ids)
     text = values.get("text_config") or {}
-    known = {key: text[key] for key in ("bos_token_id", "pad_token_id") if text.get(key) is not None}
-    return {**known, **generation, **({"eos_token_id": ends[0] if len(ends) == 1 else ends} if ends else {})}
+    known = {
+        key: text[key] for key in ("bos_token_id", "pad_token_id") if text.get(key) is not None
+    }
+    return {
+        **known,
+        **generation,
+        **({"eos_token_id": ends[0] if len(ends) == 1 else ends} if ends else {}),
+    }
 
 
 def _without(values: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:

@@ -264,8 +264,7 @@ def _check_learnable(conversion: "Conversion") -> None:
         raise InputError("--learned needs a source that is not quantized: use --dequantize first")
     if not learnable_paths(conversion.model, conversion.plan.schemes):
         raise InputError(
-            "--learned works only in affine mode, and no linear layer is quantized in it: "
-            "add --bits, without another --mode"
+            "--learned chooses the rounding of linear layers, and none is quantized: add --bits"
         )
 
 

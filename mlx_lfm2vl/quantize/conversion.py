@@ -164,10 +164,11 @@ class Conversion:
 
     @property
     def scale_type(self) -> mx.Dtype:
-        """Type of the scales of layers in affine mode."""
+        """Type of the scales of layers in affine mode; float32 if there are none."""
         names = {name: dtype for dtype, name in DTYPE_NAMES.items()}
         entries = [entry for layer in self.plan.layers if layer.target for entry in layer.entries]
-        return next(names[e.dtype] for e in entries if e.name.endswith(".biases"))
+        found = (names[e.dtype] for e in entries if e.name.endswith(".biases"))
+        return next(found, mx.float32)
 
     @property
     def is_repacking(self) -> bool:

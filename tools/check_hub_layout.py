@@ -97,7 +97,9 @@ def check(name: str, case: str, written: Path) -> bool:
         results[f"names in {kind}"] = clean
         for prompt, about in prompts.items():
             found = new.answer(about["messages"])
-            results["ids"] = results.get("ids", True) and torch.equal(found["ids"], golden[f"{prompt}.input_ids"])
+            results["ids"] = results.get("ids", True) and torch.equal(
+                found["ids"], golden[f"{prompt}.input_ids"]
+            )
             if old is not None:
                 wanted = old.answer(about["messages"])
                 results[f"{prompt} in {kind}"] = found.keys() == wanted.keys() and all(

@@ -140,9 +140,10 @@ def _fuse_quantized(
         advice += ", --calibration with the rows it was trained on more of it"
     text = f"merging into quantized layers changes answers by KL {loss.lost:.4f}, the adapter by "
     print(f"{text}{loss.learnt:.4f} ({len(compared)} prompts): {advice}", file=sys.stderr)
-    if loss.is_nearer_to_base:
+    if loss.is_too_much:
         logger.warning(
-            "the merged model is nearer to the base (KL %.4f) than to what was learned (KL %.4f)",
+            "little of the adapter is left: the merged model is %.4f from the base, and %.4f from "
+            "base and adapter",
             loss.kept,
             loss.lost,
         )

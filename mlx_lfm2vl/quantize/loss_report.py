@@ -17,7 +17,7 @@ from ..checkpoint.names import part_of
 from ..checkpoint.packing import Scheme
 from ..errors import InputError
 from ..generation.loop import generate_step
-from ..generation.sampling import draw_greedily
+from ..generation.sampling import Drawn, draw_greedily
 from ..loading import load
 from ..model.lfm2vl import Lfm2VL
 from ..prompt.processor import Inputs
@@ -52,7 +52,7 @@ class Observation:
 
 
 def with_answer(model: Lfm2VL, inputs: Inputs, end_ids: set[int]) -> Sample:
-    """Append the model's own greedy answer to a prompt."""
+    """Append the model's own greedy answer to a prompt; it has no image tokens."""
     features = (
         model.encode_images(inputs.pixel_values, inputs.spatial_shapes)
         if inputs.pixel_values
@@ -60,7 +60,12 @@ def with_answer(model: Lfm2VL, inputs: Inputs, end_ids: set[int]) -> Sample:
     )
     embeds = model.embed(inputs.input_ids, features)
     answer = []
-    for token in generate_step(model, embeds, model.make_cache(), draw_greedily, ANSWER_TOKENS):
+    is_image = mx.arange(model.config.text.vocab_size) == model.config.image_token_id
+
+    def draw(logits: mx.array) -> Drawn:
+        return draw_greedily(mx.where(is_image, -mx.inf, logits))
+
+    for token in generate_step(model, embeds, model.make_cache(), draw, ANSWER_TOKENS):
         answer.append(token.id)
         if token.id in end_ids:
             break

@@ -37,9 +37,10 @@ class MergeLoss:
     kept: float
 
     @property
-    def is_nearer_to_base(self) -> bool:
-        """Whether the merged model is nearer to the base than to what was learnt."""
-        return self.kept < self.lost
+    def is_too_much(self) -> bool:
+        """Whether the merged model is nearer to the base than to what was learned, or farther from
+        what was learned than the base is."""
+        return self.lost > min(self.kept, self.learnt)
 
 
 def observe_answers(

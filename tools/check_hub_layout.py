@@ -3,10 +3,10 @@
 usage: python tools/check_hub_layout.py WRITE_DIR PYTHON
 
 PYTHON runs this package. For each golden checkpoint this program writes, under WRITE_DIR, what
-`convert` makes of it: `hub` directly, and `back` by way of MLX layout, in shards. It loads these and the
-golden one with transformers and compares tensors bit for bit, and ids, pixels and logits of the
-golden prompts. A legacy checkpoint needs code of its own there, so its logits are compared with the
-golden ones instead, which may differ by rounding.
+`convert` makes of it: `hub` directly, and `back` by way of MLX layout, in shards. It loads these
+and the golden one with transformers and compares tensors bit for bit, and ids, pixels and logits of
+the golden prompts. A legacy checkpoint needs code of its own there, so its logits are compared with
+the golden ones instead, which may differ by rounding.
 
 Needs torch, torchvision and transformers 5.23 or later, as `make_golden.py` does.
 """

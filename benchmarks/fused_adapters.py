@@ -4,8 +4,8 @@ usage: python benchmarks/fused_adapters.py MODEL ADAPTER LEARN TEST [--samples 8
 
 MODEL is a quantized checkpoint and ADAPTER was trained on it, or on the same weights unpacked.
 LEARN and TEST are folders of conversations as `train` reads them: those the adapter was trained on,
-and others. Every way of merging is compared with base and adapter on TEST. Layers are unpacked before
-they are compared, which a CPU computes far faster and which changes no weight.
+and others. Every way of merging is compared with base and adapter on TEST. Layers are unpacked
+before they are compared, which a CPU computes far faster and which changes no weight.
 """
 
 import argparse

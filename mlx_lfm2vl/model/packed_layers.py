@@ -29,7 +29,9 @@ def unpack(model: nn.Module, dtype: mx.Dtype) -> None:
 def unpacked(layer: nn.QuantizedLinear | nn.QuantizedEmbedding, dtype: mx.Dtype) -> nn.Module:
     """Return a plain layer with the weights of a quantized one."""
     scales, biases = layer.scales, layer.get("biases")
-    if layer.mode == "affine":  # the product does not round weights to the type of the scales
+    if (
+        biases is not None
+    ):  # affine mode: the product does not round weights to the type of the scales
         scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
     weight = mx.dequantize(
         layer.weight,
@@ -46,7 +48,7 @@ def unpacked(layer: nn.QuantizedLinear | nn.QuantizedEmbedding, dtype: mx.Dtype)
         plain = nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in layer)
     plain.weight = weight.astype(dtype)
     if "bias" in layer:
-        plain.bias = layer.bias
+        plain["bias"] = layer["bias"]
     return plain
 
 

@@ -271,5 +271,6 @@ def fuse_adapter(model: Lfm2VL, *, dequantize: bool = False) -> None:
     model.update_modules(tree_unflatten(fused))
 
 
-def _low_rank_layers(model: Lfm2VL) -> dict[str, nn.Module]:
+def _low_rank_layers(model: Lfm2VL) -> dict[str, Any]:
+    """Path -> layer of mlx-lm, whose classes are known only where it is installed."""
     return {path: module for path, module in model.named_modules() if "lora_a" in module}

@@ -18,20 +18,16 @@ def scheme_of(layer: nn.QuantizedLinear | nn.QuantizedEmbedding) -> Scheme:
 
 def unpack(model: nn.Module, dtype: mx.Dtype) -> None:
     """Replace all quantized layers by plain ones with the same weights, in place."""
-    plain = [
-        (path, unpacked(module, dtype))
-        for path, module in model.named_modules()
-        if isinstance(module, QUANTIZED)
-    ]
+    modules: list[tuple[str, nn.Module]] = model.named_modules()
+    plain = [(path, unpacked(m, dtype)) for path, m in modules if isinstance(m, QUANTIZED)]
     model.update_modules(tree_unflatten(plain))
 
 
 def unpacked(layer: nn.QuantizedLinear | nn.QuantizedEmbedding, dtype: mx.Dtype) -> nn.Module:
     """Return a plain layer with the weights of a quantized one."""
-    scales, biases = layer.scales, layer.get("biases")
-    if (
-        biases is not None
-    ):  # affine mode: the product does not round weights to the type of the scales
+    scales: mx.array = layer.scales
+    biases: mx.array | None = layer.get("biases")
+    if biases is not None:  # the product does not round weights to the type of the scales
         scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
     weight = mx.dequantize(
         layer.weight,
@@ -62,17 +58,17 @@ def repack(
         packed: path -> weight, scales and, in affine mode, biases.
         schemes: path -> how they are packed; may hold more paths.
     """
-    modules = dict(model.named_modules())
-    layers = []
+    named: list[tuple[str, nn.Module]] = model.named_modules()
+    modules, layers = dict(named), list[tuple[str, nn.Module]]()
     for path, arrays in packed.items():
         plain, scheme = modules[path], schemes[path]
-        # Its own arrays, of 64 inputs and one output, are replaced below.
+        # Its own arrays, one group of any size wide, are replaced below.
         layer = nn.QuantizedLinear(
-            64, 32, "bias" in plain, scheme.group_size, scheme.bits, scheme.mode
+            128, 32, "bias" in plain, scheme.group_size, scheme.bits, scheme.mode
         )
         for name, array in zip(("weight", "scales", "biases"), arrays, strict=False):
             layer[name] = array
         if "bias" in plain:
-            layer.bias = plain.bias
+            layer["bias"] = plain["bias"]
         layers.append((path, layer))
     model.update_modules(tree_unflatten(layers))

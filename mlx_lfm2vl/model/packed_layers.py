@@ -1,6 +1,7 @@
 """Quantized layers, turned into plain ones and back."""
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -18,15 +19,18 @@ def scheme_of(layer: nn.QuantizedLinear | nn.QuantizedEmbedding) -> Scheme:
 
 def unpack(model: nn.Module, dtype: mx.Dtype) -> None:
     """Replace all quantized layers by plain ones with the same weights, in place."""
-    modules: list[tuple[str, nn.Module]] = model.named_modules()
-    plain = [(path, unpacked(m, dtype)) for path, m in modules if isinstance(m, QUANTIZED)]
+    plain = [
+        (path, unpacked(module, dtype))
+        for path, module in _named_modules(model)
+        if isinstance(module, QUANTIZED)
+    ]
     model.update_modules(tree_unflatten(plain))
 
 
 def unpacked(layer: nn.QuantizedLinear | nn.QuantizedEmbedding, dtype: mx.Dtype) -> nn.Module:
     """Return a plain layer with the weights of a quantized one."""
     scales: mx.array = layer.scales
-    biases: mx.array | None = layer.get("biases")
+    biases = cast("mx.array | None", layer.get("biases"))
     if biases is not None:  # the product does not round weights to the type of the scales
         scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
     weight = mx.dequantize(
@@ -58,8 +62,7 @@ def repack(
         packed: path -> weight, scales and, in affine mode, biases.
         schemes: path -> how they are packed; may hold more paths.
     """
-    named: list[tuple[str, nn.Module]] = model.named_modules()
-    modules, layers = dict(named), list[tuple[str, nn.Module]]()
+    modules, layers = dict(_named_modules(model)), list[tuple[str, nn.Module]]()
     for path, arrays in packed.items():
         plain, scheme = modules[path], schemes[path]
         # Its own arrays, one group of any size wide, are replaced below.
@@ -72,3 +75,7 @@ def repack(
             layer["bias"] = plain["bias"]
         layers.append((path, layer))
     model.update_modules(tree_unflatten(layers))
+
+
+def _named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    return cast("list[tuple[str, nn.Module]]", model.named_modules())

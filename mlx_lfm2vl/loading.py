@@ -16,6 +16,7 @@ from .checkpoint.image_config import ImageConfig
 from .checkpoint.json_file import shown
 from .checkpoint.names import (
     CONNECTOR,
+    DEPTHWISE,
     EMBEDDING,
     HEAD,
     TOWER_LAYERS,
@@ -200,7 +201,7 @@ def _read_weights(folder: Path) -> dict[str, mx.array]:
             if ours in weights:
                 raise CheckpointError(f"{folder} holds {ours} twice, expected once")
             # The Hub stores depthwise weights as (C, 1, taps), MLX as (C, taps, 1).
-            if ours.endswith("conv.conv.weight") and value.ndim == 3 and value.shape[1] == 1:
+            if ours.endswith(DEPTHWISE) and value.ndim == 3 and value.shape[1] == 1:
                 value = value.transpose(0, 2, 1)
             weights[ours] = value
     return weights

@@ -26,6 +26,10 @@ MODEL_HELP = (
     "LFM2VL_MODEL, then model = ... in ~/.config/mlx_lfm2vl/config.toml"
 )
 UPDATE_HELP = "download a newer commit of the Hub repo, if any; default: use the one that is there"
+LAYOUT_HELP = (
+    "names and shapes of the weights: mlx, as mlx-vlm reads them, or hub, as transformers and "
+    "llama.cpp's converter do (16 bits or float32); default: mlx"
+)
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

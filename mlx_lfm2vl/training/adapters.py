@@ -1,7 +1,8 @@
 """Add, save, load and fuse low-rank adapters, with mlx-lm's layers and in mlx-vlm's format."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,9 +22,11 @@ from ..checkpoint.names import (
     our_name,
     our_path,
 )
+from ..checkpoint.packing import Scheme
 from ..errors import CheckpointError, InputError
 from ..loading import open_tensors
 from ..model.lfm2vl import Lfm2VL
+from ..model.packed_layers import scheme_of, unpacked
 from ..whole_folder import new_file
 from .settings import TrainSettings
 
@@ -243,19 +246,50 @@ def _add_layers(
         raise CheckpointError(f"{folder} is incomplete: it has no {', '.join(missing[:3])}")
 
 
+def quantized_bases(model: Lfm2VL) -> dict[str, Scheme]:
+    """Return the path and scheme of every quantized layer that an adapter was added to."""
+    bases = {path: layer.linear for path, layer in _low_rank_layers(model).items()}
+    quantized = {p: base for p, base in bases.items() if isinstance(base, nn.QuantizedLinear)}
+    return {path: scheme_of(base) for path, base in quantized.items()}
+
+
+@contextlib.contextmanager
+def without_adapter(model: Lfm2VL) -> Iterator[None]:
+    """Take low-rank layers out of a model during a block."""
+    layers = _low_rank_layers(model)
+    model.update_modules(tree_unflatten([(path, layer.linear) for path, layer in layers.items()]))
+    try:
+        yield
+    finally:
+        model.update_modules(tree_unflatten(list(layers.items())))
+
+
 def fuse_adapter(model: Lfm2VL, *, dequantize: bool = False) -> None:
     """Merge every low-rank update into its layer, in place.
 
     Args:
         model: one with an adapter; others stay unchanged.
-        dequantize: whether to leave fused layers unquantized where the base is quantized.
+        dequantize: whether to leave fused layers unquantized where the base is quantized. A layer
+            that stays quantized is rounded to nearest, with scales of its own.
     """
+    dtype = model.language_model.embedding_norm.weight.dtype
     fused = []
-    for path, module in model.named_modules():
-        if "lora_a" in module:
-            layer = module.fuse(dequantize=dequantize)
-            stored = module.linear.get("scales", module.linear.weight).dtype
-            if mx.issubdtype(stored, mx.floating):
-                layer.set_dtype(stored)  # DoRA's float32 norms would have changed it
-            fused.append((path, layer))
+    for path, module in _low_rank_layers(model).items():
+        base = module.linear
+        is_quantized = isinstance(base, nn.QuantizedLinear)
+        stored = base.scales.dtype if is_quantized else base.weight.dtype
+        module.linear = unpacked(base, mx.float32) if is_quantized else base
+        layer = module.fuse()
+        if is_quantized and not dequantize:
+            layer = nn.QuantizedLinear.from_linear(
+                layer, base.group_size, base.bits, mode=base.mode
+            )
+        # DoRA's float32 norms would have changed it. In float modes the scales are no floats.
+        layer.set_dtype(stored if mx.issubdtype(stored, mx.floating) else dtype)
+        fused.append((path, layer))
     model.update_modules(tree_unflatten(fused))
+
+
+def _low_rank_layers(model: Lfm2VL) -> dict[str, Any]:
+    """Path -> layer of mlx-lm, whose classes are known only where it is installed."""
+    return {path: module for path, module in model.named_modules() if "lora_a" in module}

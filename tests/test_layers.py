@@ -16,7 +16,7 @@ ROWS = [
     {"arrays", "drawing"},
     {"checkpoint"},
     {"images", "model"},
-    {"prompt"},
+    {"prompt", "adapters"},
     {"loading"},
     {"generation", "training"},
     {"saving", "speed"},

@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 DEMO_FOLDER = Path(__file__).parents[1] / "demo"
 SMALL_FILES = ["*.json", "*.jinja", "LICENSE*", "README.md"]
 WEIGHT_FILES = ["*.safetensors"]
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILES = [ADAPTER_CONFIG, "adapters.safetensors", "adapter_model.safetensors"]
 NEEDED = (
     ("config.json",),
     ("tokenizer.json",),
@@ -62,6 +64,50 @@ def find_checkpoint(model: str, revision: str | None = None, *, with_weights: bo
     return _cached(model, revision, with_weights) or _download(model, revision, with_weights)
 
 
+def find_adapter(name: str) -> Path:
+    """Return the folder of an adapter; download its files if it is on the Hub and not cached.
+
+    Args:
+        name: a folder, or a repo id such as `me/my-lora`.
+
+    Raises:
+        InputError: there is no such folder, and this is not a repo id.
+        CheckpointError: the repo does not exist or is not accessible, or holds no adapter.
+        NetworkError: the repo is not in the local cache and cannot be downloaded.
+    """
+    try:
+        path = Path(name).expanduser()
+        exists, is_folder = path.exists(), path.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{name[:200]} is not a usable path: {error}") from None
+    if exists and not is_folder:
+        raise InputError(f"{name} is a file, expected the folder of an adapter or a repo id")
+    if exists:
+        return path
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith((".", "/", "~")):
+        raise InputError(f"the adapter {name[:200]} does not exist")
+    folder = _cached_adapter(name) or _download(name, None, patterns=ADAPTER_FILES)
+    if not (folder / ADAPTER_CONFIG).exists():
+        raise CheckpointError(f"{name} holds no adapter: it has no {ADAPTER_CONFIG}")
+    return folder
+
+
+def _cached_adapter(repo: str) -> Path | None:
+    """Return the cached copy of an adapter if it is complete, without asking the Hub."""
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+
+    try:
+        folder = Path(
+            hub.snapshot_download(
+                repo, local_files_only=True, allow_patterns=ADAPTER_FILES, ignore_patterns=["*/*"]
+            )
+        )
+    except (errors.LocalEntryNotFoundError, errors.HFValidationError, OSError):
+        return None
+    return folder if all(any(folder.glob(end)) for end in ("*.json", "*.safetensors")) else None
+
+
 def find_image(name: str) -> str:
     """Return the built-in picture's path for `demo`, unless a file has that name; else `name`."""
     if name == DEMO and not Path(name).exists():
@@ -96,11 +142,16 @@ def _cached(repo: str, revision: str | None, with_weights: bool) -> Path | None:
         return None  # the download's error says what is wrong
 
 
-def _download(repo: str, revision: str | None, with_weights: bool) -> Path:
+def _download(
+    repo: str,
+    revision: str | None,
+    with_weights: bool = False,
+    patterns: list[str] | None = None,
+) -> Path:
     import huggingface_hub as hub
     from huggingface_hub import constants, errors, utils
 
-    patterns = SMALL_FILES + (WEIGHT_FILES if with_weights else [])
+    patterns = patterns or SMALL_FILES + (WEIGHT_FILES if with_weights else [])
     if sys.stderr is None or not sys.stderr.isatty():
         utils.disable_progress_bars()
         if with_weights and not constants.HF_HUB_OFFLINE:

@@ -52,9 +52,9 @@ def mlx_name(name: str, *, text_only: bool = False) -> str:
     return name.removeprefix(DECODER) if text_only else name
 
 
-def mlx_path(path: str) -> str:
-    """Return the path that a module of ours has in MLX repositories."""
-    return mlx_name(f"{path}.").removesuffix(".")
+def mlx_path(path: str, *, text_only: bool = False) -> str:
+    """Return the path that a module of ours has in MLX repositories; see `mlx_name`."""
+    return mlx_name(f"{path}.", text_only=text_only).removesuffix(".")
 
 
 def part_of(name: str) -> str:

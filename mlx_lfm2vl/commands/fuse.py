@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .common import add_model_options, run_command
+from .common import add_adapter_option, add_model_options, run_command
 from .parser import Parser
 
 EPILOG = """\
@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add_model_options(parser)
-    add("--adapter", required=True, type=Path, metavar="DIR", help="folder that `train` wrote")
+    add_adapter_option(parser, required=True)
     add("--output", required=True, type=Path, metavar="DIR", help="checkpoint folder to write")
     add(
         "--dequantize",
@@ -47,18 +47,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fuse(options: argparse.Namespace) -> int:
+    from ..adapters.apply import apply_adapters
+    from ..adapters.choice import find_adapters
     from ..checkpoint.find import find_checkpoint
     from ..loading import load
     from ..saving import save_checkpoint
-    from ..training.adapters import fuse_adapter, load_adapter
+    from ..training.adapters import fuse_adapter
     from ..whole_folder import check_target
 
     target = options.output if options.output.name else options.output.resolve()
-    check_target(target, overwrite=options.overwrite, keep=[options.adapter])
+    adapters = find_adapters(options.adapter)
+    folders = [folder for folder, _ in adapters]
+    check_target(target, overwrite=options.overwrite, keep=folders)
     source = find_checkpoint(options.model, options.revision)
     check_target(target, overwrite=options.overwrite, keep=[source])
     model, _ = load(source, dtype=options.dtype)
-    load_adapter(model, options.adapter)
+    apply_adapters(model, adapters, options.model)
     fuse_adapter(model, dequantize=options.dequantize)
     save_checkpoint(model, source, target, overwrite=options.overwrite)
     print(f"wrote {target}", file=sys.stderr)

@@ -165,12 +165,12 @@ def _engine(options: argparse.Namespace, limits: ImageLimits, answer: AnswerOpti
         from ..loading import load
 
         model, processor = load(
-            options.model, revision=options.revision, dtype=options.dtype, limits=limits
+            options.model,
+            revision=options.revision,
+            dtype=options.dtype,
+            limits=limits,
+            adapter=options.adapter,
         )
-        if options.adapter:
-            from ..training.adapters import load_adapter
-
-            load_adapter(model, options.adapter)
     engine = Engine(model, processor)
     chosen = engine.limit_memory(_bytes(options.cache_limit), _bytes(options.wired_limit))
     if options.verbose:

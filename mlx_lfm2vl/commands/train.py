@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="mlx_lfm2vl train",
         usage="mlx_lfm2vl train --data JSONL [options]",
         description="Fine-tune a checkpoint on your own images and answers. Writes an adapter\n"
-        "(in mlx-lm's format), a log, a plot of the loss, and checkpoints to resume from.",
+        "(in mlx-vlm's format), a log, a plot of the loss, and checkpoints to resume from.",
         epilog=EPILOG,
     )
     add_model_options(parser)
@@ -52,6 +52,17 @@ def build_parser() -> argparse.ArgumentParser:
     add("--validation", type=Path, metavar="JSONL", help="conversations to measure the loss on")
     add("--output", type=Path, default=Path("adapter"), help="folder to write; default: adapter")
     add("--resume", action="store_true", help="continue from the newest checkpoint in --output")
+    add(
+        "--adapter",
+        metavar="ADAPTER",
+        help="adapter to go on from, of train, mlx-lm, mlx-vlm or PEFT; its layers, rank and scale "
+        "are kept",
+    )
+    add(
+        "--text-only",
+        action="store_true",
+        help="name the adapter's layers as mlx-lm does in text-only conversions",
+    )
     add("--show", type=int, metavar="N", help="print N samples, learned parts in ⟦ ⟧, and stop")
     add = parser.add_argument_group("method").add_argument
     add(
@@ -162,12 +173,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(options: argparse.Namespace) -> int:
     import mlx.core as mx
 
+    from ..adapters.choice import find_adapters
     from ..drawing import dark_name, describe_origin
     from ..loading import load
     from ..prompt.rows import read_rows
     from ..prompt.samples import SampleMaker
-    from ..training.adapters import make_trainable, save_adapter
-    from ..training.checkpoints import identify, newest
+    from ..training.adapters import check_text_only, make_trainable, save_adapter
+    from ..training.checkpoints import identify, identify_adapter, newest
     from ..training.plot import plot_log
     from ..training.trainer import Trainer
 
@@ -184,6 +196,7 @@ def _train(options: argparse.Namespace) -> int:
         raise InputError(
             f"{options.output} already holds a run: add --resume, or choose another --output"
         )
+    start = find_adapters(Path(options.adapter))[0][0] if options.adapter else None
     model, processor = load(options.model, revision=options.revision, dtype=_dtype(options))
     maker = SampleMaker(processor, set(model.config.eos_token_ids))
     if options.show:
@@ -191,8 +204,12 @@ def _train(options: argparse.Namespace) -> int:
             print(maker.show(row), end="\n\n")
         return 0
     identity = identify(model, options.data)
+    if start is not None:
+        identity["adapter"] = identify_adapter(start)
     mx.random.seed(settings.seed)
-    adapter = make_trainable(model, settings)
+    adapter = make_trainable(model, settings, start=start, name=options.model)
+    if options.text_only:
+        check_text_only(model)
     trainer = Trainer(
         model,
         maker,
@@ -207,7 +224,7 @@ def _train(options: argparse.Namespace) -> int:
         print(f"{options.output} has no checkpoint: starting at update 1", file=sys.stderr)
     trainer.train(resume=options.resume)
     if trainer.is_first:
-        save_adapter(model, options.output, adapter)
+        save_adapter(model, options.output, adapter, text_only=options.text_only)
         picture = options.output / "loss.png"
         origin = describe_origin(options.model, str(mx.device_info()["device_name"]))
         plot_log(options.output / "log.jsonl", picture, origin)

@@ -42,6 +42,12 @@ def identify(model: Lfm2VL, data: Path) -> dict[str, str]:
     }
 
 
+def identify_adapter(folder: Path) -> str:
+    """Return a fingerprint of the adapter that a run starts from."""
+    files = sorted(folder.glob("*.safetensors"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
 def save_state(
     folder: Path, step: int, model: nn.Module, optimizer: optim.Optimizer, run: dict[str, Any]
 ) -> None:

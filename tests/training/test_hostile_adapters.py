@@ -6,6 +6,8 @@ import shutil
 import time
 
 import pytest
+from adapter_cases import ADAPTERS, CASES
+from conftest import golden
 from mutations import damage_bytes, damage_json, seeds
 from training_runs import TINY, run
 
@@ -16,6 +18,7 @@ from mlx_lfm2vl.training.adapters import load_adapter
 pytest.importorskip("mlx_lm")
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
+PEFT_WEIGHTS = "adapter_model.safetensors"
 
 
 @seeds(60, 3_000)
@@ -49,3 +52,33 @@ def test_damaged_adapters_are_applied_or_refused(data, tmp_path, cases):
             raise
         assert time.process_time() - begun < 10, case
     assert refused > cases // 3
+
+
+@seeds(60, 2_000)
+def test_damaged_adapters_of_peft_are_applied_or_refused(tmp_path, cases):
+    """The same for the files of PEFT, one kind of adapter after the other."""
+    names, refused = sorted(CASES), 0
+    for case in range(cases):
+        draw = random.Random(case)
+        whole = ADAPTERS / names[case % len(names)]
+        damaged = shutil.copytree(whole, tmp_path / "damaged", dirs_exist_ok=True)
+        name = draw.choice((CONFIG, CONFIG, PEFT_WEIGHTS))
+        content = (whole / name).read_bytes()
+        if name == CONFIG and draw.random() < 0.8:
+            values = json.loads(content)
+            damage_json(values, draw)
+            (damaged / name).write_text(json.dumps(values))
+        else:
+            at = 600 if name == PEFT_WEIGHTS else len(content)
+            (damaged / name).write_bytes(damage_bytes(content[:at], draw) + content[at:])
+        model, _ = load(golden(CASES[whole.name]["base"]).folder)
+        begun = time.process_time()
+        try:
+            load_adapter(model, damaged)
+        except (CheckpointError, InputError):
+            refused += 1
+        except BaseException as error:
+            error.add_note(f"case {case}: {name} of {whole.name}")
+            raise
+        assert time.process_time() - begun < 10, case
+    assert refused > cases // 4

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError, InputError, NetworkError
 from .aliases import DEMO, full_name, similar_name
+from .json_file import shown
 from .tensors import weight_files
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,8 @@ def find_adapter(name: str) -> Path:
     if exists:
         return path
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith((".", "/", "~")):
-        raise InputError(f"the adapter {name[:200]} does not exist")
+        text = name[:200] if name.isprintable() else shown(name)
+        raise InputError(f"the adapter {text} does not exist")
     folder = _cached_adapter(name) or _download(name, None, patterns=ADAPTER_FILES)
     if not (folder / ADAPTER_CONFIG).exists():
         raise CheckpointError(f"{name} holds no adapter: it has no {ADAPTER_CONFIG}")

@@ -83,8 +83,9 @@ def test_what_is_neither_a_folder_nor_a_repo_is_refused(tmp_path, capsys):
             find_adapters(name)
     with pytest.raises(InputError, match="is a file, expected the folder of an adapter"):
         find_adapters(str(tmp_path / "file"))
-    with pytest.raises(InputError, match="is not a usable path"):
+    with pytest.raises(InputError, match="does not exist|not a usable path") as caught:
         find_adapters("a\0b")
+    assert "\0" not in str(caught.value)
     with pytest.raises(NetworkError, match="me/not-there"):
         find_adapters("me/not-there")
     asked = ["--model", str(TINY), "--prompt", "x", "--adapter", "me/not-there"]

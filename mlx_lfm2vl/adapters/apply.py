@@ -212,7 +212,7 @@ def low_rank_layer(layer: nn.Module, path: str, update: Update, dropout: float) 
         raise InputError("adapters need mlx-lm: pip install mlx-lm") from None
     kinds = lora.LoRALinear if update.magnitude is None else dora.DoRALinear
     if update.magnitude is not None:
-        check_dora_bits(layer, path)
+        check_dora_bits(layer, path, "DoRA cannot unpack: use a base of 2, 4, 8 or 16 bits")
     wrapped = kinds.from_base(layer, r=update.rank, dropout=dropout, scale=update.scale)
     wrapped.lora_a, wrapped.lora_b = update.a.astype(mx.float32), update.b.astype(mx.float32)
     if update.magnitude is not None:
@@ -220,8 +220,8 @@ def low_rank_layer(layer: nn.Module, path: str, update: Update, dropout: float) 
     return wrapped
 
 
-def check_dora_bits(layer: nn.Module, path: str) -> None:
-    """Raise `InputError` if mlx-lm's DoRA cannot unpack a layer."""
+def check_dora_bits(layer: nn.Module, path: str, problem: str) -> None:
+    """Raise `InputError` if mlx-lm's DoRA cannot unpack a layer; the message ends in `problem`."""
     bits = getattr(layer, "bits", 32)
     if 32 % bits:
-        raise InputError(f"{path} has {bits} bits, which DoRA cannot train: use --method lora")
+        raise InputError(f"{path} has {bits} bits, which {problem}")

@@ -24,6 +24,7 @@ examples:
   mlx_lfm2vl train -m 450m --data plants.jsonl --show 1
   mlx_lfm2vl train -m 450m --data plants.jsonl --output plants --steps 200
   mlx_lfm2vl train -m 450m --data plants.jsonl --method dora --output dora
+  mlx_lfm2vl train -m 450m --data more.jsonl --adapter plants --output more
 
 data: JSON Lines, a JSON array, Parquet, or a folder with metadata.jsonl.
 Image paths are relative to the file. Rows of TRL, LLaMA-Factory, LLaVA and
@@ -42,8 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="mlx_lfm2vl train",
         usage="mlx_lfm2vl train --data JSONL [options]",
-        description="Fine-tune a checkpoint on your own images and answers. Writes an adapter\n"
-        "(in mlx-vlm's format), a log, a plot of the loss, and checkpoints to resume from.",
+        description="Fine-tune a checkpoint on your own images and answers. Writes an adapter in\n"
+        "mlx-vlm's format, a log, a plot of the loss, and checkpoints to resume from.",
         epilog=EPILOG,
     )
     add_model_options(parser)

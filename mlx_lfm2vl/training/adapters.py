@@ -141,7 +141,7 @@ def add_adapter(
     tuner = _mlx_lm_tuner()
     layers = dict(model.named_modules())
     for path in paths if dora else ():
-        check_dora_bits(layers[path], path)
+        check_dora_bits(layers[path], path, "DoRA cannot train: use --method lora")
     model.freeze()
     parameters = {"rank": rank, "scale": scale, "dropout": dropout, "keys": set(paths)}
     tuner.linear_to_lora_layers(model, 0, parameters, use_dora=dora)

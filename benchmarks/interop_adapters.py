@@ -30,7 +30,7 @@ mx.random.seed(0)
 for path, module in model.named_modules():
     for leaf in ('lora_b', 'B'):
         if leaf in module:
-            module[leaf] = mx.random.normal(module[leaf].shape) * 0.05
+            module[leaf] = mx.random.normal(module[leaf].shape) * 0.3
     if 'lora_b' in module and 'm' in module:
         module['m'] = module['m'] * mx.random.uniform(0.8, 1.2, module['m'].shape)
 save_adapter(model, f'{target}/adapters.safetensors')
@@ -85,7 +85,7 @@ def train_ours(model: Path, data: Path, output: Path, *options: str) -> None:
         sys.executable,
         *("-m", "mlx_lfm2vl.train", "--model", str(model), "--data", str(data)),
         *("--output", str(output), "--steps", "3", "--warmup-steps", "1", "--rank", "4"),
-        *("--learning-rate", "5e-3", *options),
+        *("--learning-rate", "3e-2", *options),
     )
 
 

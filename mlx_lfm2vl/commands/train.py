@@ -24,7 +24,6 @@ examples:
   mlx_lfm2vl train -m 450m --data plants.jsonl --show 1
   mlx_lfm2vl train -m 450m --data plants.jsonl --output plants --steps 200
   mlx_lfm2vl train -m 450m --data plants.jsonl --method dora --output dora
-  mlx_lfm2vl train -m 450m --data more.jsonl --adapter plants --output more
 
 data: JSON Lines, a JSON array, Parquet, or a folder with metadata.jsonl.
 Image paths are relative to the file. Rows of TRL, LLaMA-Factory, LLaVA and

@@ -85,7 +85,7 @@ def train_ours(model: Path, data: Path, output: Path, *options: str) -> None:
         sys.executable,
         *("-m", "mlx_lfm2vl.train", "--model", str(model), "--data", str(data)),
         *("--output", str(output), "--steps", "3", "--warmup-steps", "1", "--rank", "4"),
-        *("--learning-rate", "3e-2", *options),
+        *(*options),
     )
 
 
@@ -125,13 +125,14 @@ def main() -> int:
             print(what, file=sys.stderr, flush=True)
 
         for method in ("lora", "dora", "full"):
+            rate = ["--learning-rate", "5e-3" if method == "full" else "3e-2"]
             adapter = work / f"ours-{method}"
-            train_ours(full, data, adapter, "--method", method)
             if method != "full":  # mlx-vlm wants every parameter of a model trained in full
+                train_ours(full, data, adapter, "--method", method, *rate)
                 compare(f"ours, {method}", "mlx-vlm", adapter)
             plain = work / f"ours-{method}-text"
             flags = ["--method", method, "--parts", "language", "--text-only"]
-            train_ours(full, data, plain, *flags)
+            train_ours(full, data, plain, *flags, *rate)
             compare(f"ours, {method}, text only", "mlx-lm", plain)
         for kind in ("lora", "dora", "legacy"):
             adapter = work / f"theirs-{kind}"

@@ -110,4 +110,4 @@ def test_the_interop_check_of_adapters_asks_for_trainings_that_there_are(monkeyp
     monkeypatch.setattr(sys, "argv", ["interop_adapters.py", "demo", "--peer-python", "python"])
     assert interop_adapters.main() == 0
     assert capsys.readouterr().out.count("| 2 | yes | yes |") == 11
-    assert len(commands) == 2 + 6
+    assert len(commands) == 2 + 5

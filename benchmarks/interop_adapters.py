@@ -85,7 +85,7 @@ def train_ours(model: Path, data: Path, output: Path, *options: str) -> None:
         sys.executable,
         *("-m", "mlx_lfm2vl.train", "--model", str(model), "--data", str(data)),
         *("--output", str(output), "--steps", "3", "--warmup-steps", "1", "--rank", "4"),
-        *(*options),
+        *options,
     )
 
 

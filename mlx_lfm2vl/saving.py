@@ -1,4 +1,4 @@
-"""Saving a model as a checkpoint folder in MLX layout, completely or not at all."""
+"""Saving a model as a checkpoint folder, completely or not at all."""
 
 import json
 import logging
@@ -6,35 +6,44 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+
 from . import __version__
 from .arrays import dtype_name, named_arrays, save_arrays
 from .checkpoint.config import TIES
+from .checkpoint.hub_files import settle_hub_files
 from .checkpoint.image_config import ImageConfig, read_image_config
 from .checkpoint.json_file import read_json, read_optional_json
-from .checkpoint.names import mlx_name
+from .checkpoint.names import DEPTHWISE, hub_name, mlx_name
 from .checkpoint.plain_file import plain_file
 from .checkpoint.tensors import INDEX, WRITER_KEY
 from .disk_space import check_space
 from .errors import CheckpointError
 from .model.lfm2vl import Lfm2VL
+from .model.packed_layers import unpack
 from .whole_folder import new_folder
 
 logger = logging.getLogger(__name__)
 
 REPORT = "quantization_report.json"  # describes one set of weights, so it is never copied
+FORMATS = {"mlx": "mlx", "hub": "pt"}  # layout: what transformers expects in the files' metadata
 # They describe other weights; transformers would load the base of an adapter instead.
 NOT_COPIED = (REPORT, "adapter_config.json", "quantize_config.json", "trainer_state.json")
 COPIED = ("*.json", "*.jinja", "additional_chat_templates/*.jinja", "LICENSE*")
 
 
-def save_checkpoint(model: Lfm2VL, source: Path, target: Path, *, overwrite: bool = False) -> None:
+def save_checkpoint(
+    model: Lfm2VL, source: Path, target: Path, *, overwrite: bool = False, layout: str = "mlx"
+) -> None:
     """Write the model's weights and the small files of the checkpoint it came from.
 
     Args:
-        model: quantized or not, without adapter layers.
+        model: quantized or not, without adapter layers. In Hub layout its quantized layers are
+            unpacked, in place.
         source: checkpoint folder whose configuration, processor and tokenizer files are copied.
         target: folder to write.
         overwrite: replace an existing checkpoint folder.
+        layout: "mlx", as mlx-vlm reads it, or "hub", as transformers reads it.
 
     Raises:
         InputError: the target exists or cannot be written, or its disk has too little free space.
@@ -43,9 +52,15 @@ def save_checkpoint(model: Lfm2VL, source: Path, target: Path, *, overwrite: boo
     check_space(target, sum(v.nbytes for v in named_arrays(model.parameters()).values()))
     with new_folder(target, overwrite=overwrite) as folder:
         copy_small_files(source, folder)
-        write_weights(model, folder)
-        _settle_config(model, folder / "config.json")
-        settle_tiling(model.image_config, folder)
+        if layout == "hub":
+            unpack(model, model.language_model.embedding_norm.weight.dtype)
+        write_weights(model, folder, layout)
+        if layout == "hub":
+            dtype = dtype_name(model.language_model.embedding_norm.weight.dtype)
+            settle_hub_files(folder, model.config, model.image_config, dtype)
+        else:
+            _settle_config(model, folder / "config.json")
+            settle_tiling(model.image_config, folder)
 
 
 def copy_small_files(source: Path, folder: Path) -> None:
@@ -67,10 +82,15 @@ def copy_small_files(source: Path, folder: Path) -> None:
                 logger.warning("not copied: %s", error)
 
 
-def write_weights(model: Lfm2VL, folder: Path) -> None:
-    """Write `model.safetensors` and its index, with the tensor names of mlx-vlm."""
-    weights = {mlx_name(k): v for k, v in named_arrays(model.parameters()).items()}
-    save_arrays(folder / "model.safetensors", weights, {"format": "mlx", WRITER_KEY: __version__})
+def write_weights(model: Lfm2VL, folder: Path, layout: str = "mlx") -> None:
+    """Write `model.safetensors` and its index."""
+    weights = named_arrays(model.parameters())
+    if layout == "hub":
+        weights = {hub_name(name): hub_array(name, value) for name, value in weights.items()}
+    else:
+        weights = {mlx_name(name): value for name, value in weights.items()}
+    metadata = {"format": FORMATS[layout], WRITER_KEY: __version__}
+    save_arrays(folder / "model.safetensors", weights, metadata)
     index = {
         "metadata": {
             "total_size": sum(value.nbytes for value in weights.values()),
@@ -79,6 +99,11 @@ def write_weights(model: Lfm2VL, folder: Path) -> None:
         "weight_map": dict.fromkeys(sorted(weights), "model.safetensors"),
     }
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def hub_array(name: str, value: mx.array) -> mx.array:
+    """Return a parameter in the shape it has on the Hub."""
+    return value.transpose(0, 2, 1) if name.endswith(DEPTHWISE) else value
 
 
 def settle_tiling(config: ImageConfig, folder: Path) -> None:

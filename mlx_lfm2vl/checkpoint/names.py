@@ -6,6 +6,7 @@ from ..errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
+LAYOUTS = ("mlx", "hub")  # that checkpoints are written in
 PARTS = ("language", "embed", "connector", "vision")
 
 # Our names are the Hub's without the leading `model.`.
@@ -18,7 +19,8 @@ TOWER, CONNECTOR, DECODER, HEAD = (
 TOWER_LAYERS, DECODER_LAYERS = f"{TOWER}encoder.layers.", f"{DECODER}layers."
 EMBEDDING = f"{DECODER}embed_tokens"
 MLX_SPELLINGS = ((HEAD, f"{DECODER}lm_head."), (DECODER, f"{DECODER}model."))  # ours, theirs
-OLDER_SPELLINGS = ((TOWER, f"{TOWER}vision_model."),)  # ours, the Hub's at first
+HUB_SPELLINGS = ((TOWER, f"{TOWER}vision_model."),)  # ours, those of published repositories
+DEPTHWISE = "conv.conv.weight"  # ends the names of weights that are (C, 1, taps) on the Hub
 BARE_DECODER = ("embed_tokens.", "layers.", "embedding_norm.")  # as mlx-lm and OptiQ write it
 
 SHAPES_SHOWN = 5
@@ -28,7 +30,7 @@ MAX_SHOWN = 150  # characters of a name in a message
 def our_name(name: str) -> str:
     """Return our name for a tensor from a file of any layout in use."""
     name = name.removeprefix("model.")
-    for ours, theirs in (*MLX_SPELLINGS, *OLDER_SPELLINGS):
+    for ours, theirs in (*MLX_SPELLINGS, *HUB_SPELLINGS):
         if name.startswith(theirs):
             return ours + name.removeprefix(theirs)
     return DECODER + name if name.startswith(BARE_DECODER) else name
@@ -53,9 +55,21 @@ def mlx_name(name: str, *, text_only: bool = False) -> str:
     return name.removeprefix(DECODER) if text_only else name
 
 
-def mlx_path(path: str) -> str:
-    """Return the path that a module of ours has in MLX repositories."""
-    return mlx_name(f"{path}.").removesuffix(".")
+def hub_name(name: str) -> str:
+    """Return the name that a parameter of ours has in repositories that transformers reads.
+
+    Versions 4 and 5 of transformers and llama.cpp's converter know these names. Version 5 itself
+    writes the tower's without `vision_model.`, which the others do not know.
+    """
+    for ours, theirs in HUB_SPELLINGS:
+        if name.startswith(ours):
+            name = theirs + name.removeprefix(ours)
+    return name if name.startswith(HEAD) else f"model.{name}"
+
+
+def mlx_path(path: str, *, text_only: bool = False) -> str:
+    """Return the path that a module of ours has in MLX repositories; see `mlx_name`."""
+    return mlx_name(f"{path}.", text_only=text_only).removesuffix(".")
 
 
 def part_of(name: str) -> str:

@@ -26,6 +26,10 @@ MODEL_HELP = (
     "LFM2VL_MODEL, then model = ... in ~/.config/mlx_lfm2vl/config.toml"
 )
 UPDATE_HELP = "download a newer commit of the Hub repo, if any; default: use the one that is there"
+LAYOUT_HELP = (
+    "names and shapes of the weights: mlx, as mlx-vlm reads them, or hub, as transformers and "
+    "llama.cpp's converter do (16 bits or float32); default: mlx"
+)
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -55,6 +59,18 @@ def add_special_tokens(group: argparse._ArgumentGroup) -> None:
         metavar="TOKEN",
         help="special tokens of a fine-tune that texts may hold, such as '<|leaf|>'; by default "
         "texts hold only their letters",
+    )
+
+
+def add_adapter_option(group: argparse._ActionsContainer, *, required: bool = False) -> None:
+    """Add the option that chooses adapters."""
+    group.add_argument(
+        "--adapter",
+        action="append",
+        required=required,
+        metavar="ADAPTER",
+        help="folder or Hub repo of an adapter of train, mlx-lm, mlx-vlm or PEFT; ADAPTER:0.5 "
+        "halves its changes; can be repeated, and the changes add up",
     )
 
 

@@ -1,4 +1,4 @@
-"""The `convert` command: write a checkpoint in MLX layout: quantized, dequantized or cast.
+"""The `convert` command: write a checkpoint quantized, dequantized, cast or in another layout.
 
 Exit codes: 0 written, 1 failed (broken checkpoint, no network), 2 wrong use or disk full, 130
 interrupted (nothing is left behind).
@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoint.names import LAYOUTS
 from ..checkpoint.packing import MODES
 from ..errors import InputError
 from ..quantize.choice import RECIPES, QuantizeOptions
-from .common import MODEL_HELP, UPDATE_HELP, progress_line, run_command
+from .common import LAYOUT_HELP, MODEL_HELP, UPDATE_HELP, progress_line, run_command
 from .parser import Parser
 
 if TYPE_CHECKING:
@@ -30,13 +31,14 @@ examples:
   mlx_lfm2vl convert -m 450m --bits 4
   mlx_lfm2vl convert -m 450m --bits 4 --vision-bits 8 --output small
   mlx_lfm2vl convert -m 450m --bits 4 --calibration photos --output mine
+  mlx_lfm2vl convert -m mine --dequantize --layout hub --output back
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="mlx_lfm2vl convert",
-        description="Write a checkpoint in MLX layout: quantized, dequantized or cast.\n"
+        description="Write a checkpoint quantized, dequantized, cast or in another layout.\n"
         "Its model card and quantization_report.json say how much quality was lost.",
         epilog=EPILOG,
     )
@@ -54,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="replace an existing --output")
     add("--upload-repo", metavar="REPO", help="also publish the result in this Hub repo")
     add("--text-only", action="store_true", help="write only the decoder, for mlx-lm")
+    add("--layout", choices=LAYOUTS, default="mlx", help=LAYOUT_HELP)
     add(
         "--max-shard-size",
         default="5GB",
@@ -175,6 +178,7 @@ def _convert(options: argparse.Namespace) -> int:
         dtype=options.dtype,
         dequantize=options.dequantize,
         text_only=options.text_only,
+        layout=options.layout,
         max_shard_bytes=max_shard_bytes,
         overwrite=options.overwrite,
     )
@@ -182,7 +186,7 @@ def _convert(options: argparse.Namespace) -> int:
     conversion.check_space(target)
     changes = bool(conversion.plan.schemes or options.dtype or options.dequantize)
     compares = options.report and changes and not options.text_only
-    if not changes and not options.text_only:
+    if not changes and not options.text_only and options.layout == "mlx":
         logger.warning("nothing to quantize or cast: this writes a copy; --bits 4 makes it smaller")
     if options.learned:
         _check_learnable(conversion)
@@ -208,6 +212,7 @@ def _convert(options: argparse.Namespace) -> int:
             text_only=options.text_only,
             learned=bool(study.learned),
             samples=f"{len(study.samples)} prompts about {images}",
+            layout=options.layout,
         )
         if compares:
             progress = progress_line("comparing")
@@ -260,8 +265,7 @@ def _check_learnable(conversion: "Conversion") -> None:
         raise InputError("--learned needs a source that is not quantized: use --dequantize first")
     if not learnable_paths(conversion.model, conversion.plan.schemes):
         raise InputError(
-            "--learned works only in affine mode, and no linear layer is quantized in it: "
-            "add --bits, without another --mode"
+            "--learned chooses the rounding of linear layers, and none is quantized: add --bits"
         )
 
 
@@ -279,7 +283,7 @@ def default_name(options: argparse.Namespace, asked: QuantizeOptions) -> str:
     kind = asked.recipe or (options.mode if options.mode != "affine" else None)
     if kind is None:
         bits = asked.bits or asked.vision_bits or asked.embed_bits or asked.connector_bits
-        kind = f"{bits}bit" if bits else options.dtype or "mlx"
+        kind = f"{bits}bit" if bits else options.dtype or options.layout
     return f"{name.split('/')[-1]}{'-text' if options.text_only else ''}-{kind}"
 
 

@@ -15,10 +15,11 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .. import __version__
-from ..arrays import mlx_dtype
+from ..arrays import dtype_name, mlx_dtype
 from ..checkpoint.config import read_model_config
+from ..checkpoint.hub_files import decoder_settings, settle_hub_files
 from ..checkpoint.json_file import read_json
-from ..checkpoint.names import DECODER, PARTS, mlx_name, part_of
+from ..checkpoint.names import DECODER, DEPTHWISE, PARTS, hub_name, mlx_name, part_of
 from ..checkpoint.packing import Scheme, quantization_config
 from ..checkpoint.tensors import WRITER_KEY
 from ..disk_space import check_space
@@ -26,7 +27,7 @@ from ..errors import CheckpointError, InputError
 from ..loading import cast_floats, open_checkpoint
 from ..model.lfm2vl import Lfm2VL
 from ..prompt.processor import Processor
-from ..saving import copy_small_files, settle_head, settle_tiling
+from ..saving import FORMATS, copy_small_files, hub_array, settle_head, settle_tiling
 from ..whole_folder import new_folder
 from .choice import QuantizeOptions
 from .rounding import Packed, round_to_nearest
@@ -44,12 +45,20 @@ class ConvertOptions:
     dtype: str | None = None  # of everything not quantized; None keeps the file's type
     dequantize: bool = False
     text_only: bool = False  # write only the decoder, as a checkpoint for mlx-lm
+    layout: str = "mlx"  # as mlx-vlm reads it, or "hub": as transformers does
     max_shard_bytes: int = 5 * 10**9
     overwrite: bool = False
 
     def __post_init__(self) -> None:
         if self.dequantize and self.quantize.quantizes:
             raise InputError("--dequantize excludes quantizing: remove one of the two")
+        if self.layout == "hub" and self.quantize.quantizes:
+            raise InputError(
+                "--layout hub excludes quantizing: transformers cannot read weights that MLX has "
+                "packed; remove one of the two"
+            )
+        if self.layout == "hub" and self.text_only:
+            raise InputError("--text-only writes mlx-lm's files: remove it or --layout hub")
         if self.dtype is not None:
             mlx_dtype(self.dtype)
         if self.max_shard_bytes <= 0:
@@ -140,18 +149,25 @@ class Conversion:
                 "--text-only: mlx-lm's LFM2 needs an output head tied to the embedding, but this "
                 "checkpoint's is not tied"
             )
-        if options.dequantize and not any(name.endswith(".scales") for name in self.weights):
+        is_quantized = any(name.endswith(".scales") for name in self.weights)
+        if options.dequantize and not is_quantized:
             raise InputError("--dequantize: the checkpoint is not quantized")
+        if options.layout == "hub" and is_quantized and not options.dequantize:
+            raise InputError(
+                "--layout hub: the checkpoint is quantized, and transformers cannot read weights "
+                "that MLX has packed; add --dequantize"
+            )
         self.plan = _make_plan(self.model, self.weights, options)
         if options.quantize.quantizes and not self.plan.schemes:
             raise InputError("no layer of this checkpoint can be quantized as requested")
 
     @property
     def scale_type(self) -> mx.Dtype:
-        """Type of the scales of layers in affine mode."""
+        """Type of the scales of layers in affine mode; float32 if there are none."""
         names = {name: dtype for dtype, name in DTYPE_NAMES.items()}
         entries = [entry for layer in self.plan.layers if layer.target for entry in layer.entries]
-        return next(names[e.dtype] for e in entries if e.name.endswith(".biases"))
+        found = (names[e.dtype] for e in entries if e.name.endswith(".biases"))
+        return next(found, mx.float32)
 
     @property
     def is_repacking(self) -> bool:
@@ -181,7 +197,7 @@ class Conversion:
         self.check_space(target)
         groups = [layer.entries for layer in self.plan.layers]
         shards = plan_shards(groups, self.options.max_shard_bytes)
-        metadata = {"format": "mlx", WRITER_KEY: __version__}
+        metadata = {"format": FORMATS[self.options.layout], WRITER_KEY: __version__}
         with new_folder(target, overwrite=self.options.overwrite) as folder:
             arrays = self._arrays(learned or {}, report)
             checksums = write_shards(folder, shards, arrays, metadata)
@@ -210,6 +226,8 @@ class Conversion:
             except RuntimeError as error:
                 message = f"{self.source}: {layer.path} cannot be read: {error}"
                 raise CheckpointError(message) from None
+            if self.options.layout == "hub":
+                arrays = [hub_array(layer.path, array) for array in arrays]
             yield from arrays
             done += sum(entry.nbytes for entry in layer.entries)
             report(done, total)
@@ -223,6 +241,12 @@ class Conversion:
 
     def _write_small_files(self, folder: Path) -> None:
         copy_small_files(self.source, folder)
+        if self.options.layout == "hub":
+            names = {name: dtype_name(dtype) for dtype, name in DTYPE_NAMES.items()}
+            layers = {layer.path: layer for layer in self.plan.layers}
+            dtype = names[layers[f"{DECODER}embedding_norm.weight"].entries[0].dtype]
+            settle_hub_files(folder, self.model.config, self.model.image_config, dtype)
+            return
         config = read_json(folder / "config.json")
         for key in ("quantization", "quantization_config"):
             config.pop(key, None)
@@ -246,7 +270,7 @@ class Conversion:
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
     def _written(self, path: str) -> str:
-        return mlx_name(f"{path}.", text_only=self.options.text_only).removesuffix(".")
+        return _written_name(f"{path}.", self.options).removesuffix(".")
 
 
 def _make_plan(model: Lfm2VL, weights: Mapping[str, mx.array], options: ConvertOptions) -> Plan:
@@ -260,8 +284,11 @@ def _make_plan(model: Lfm2VL, weights: Mapping[str, mx.array], options: ConvertO
         path, _, leaf = name.rpartition(".")
         module = modules.get(path)
         if not isinstance(module, MATRICES) or leaf not in ARRAYS:
-            written = mlx_name(name, text_only=options.text_only)
-            entry = Entry(written, _written_type(options, value.dtype), value.shape)
+            shape = value.shape
+            if options.layout == "hub" and name.endswith(DEPTHWISE):
+                shape = (shape[0], shape[2], shape[1])
+            kind = _written_type(options, value.dtype)
+            entry = Entry(_written_name(name, options), kind, shape)
             layers[name] = Layer(name, value.shape, None, None, (entry,))
         elif path not in layers:
             layers[path] = _plan_matrix(path, module, weights, num_layers, options)
@@ -290,10 +317,16 @@ def _plan_matrix(
     if target is not None:
         arrays = target.packed(rows, columns, plain)
     entries = tuple(
-        Entry(mlx_name(f"{path}.{suffix}", text_only=options.text_only), kind, shape)
+        Entry(_written_name(f"{path}.{suffix}", options), kind, shape)
         for suffix, (kind, shape) in arrays.items()
     )
     return Layer(path, (rows, columns), source, target, entries, kept_because)
+
+
+def _written_name(name: str, options: ConvertOptions) -> str:
+    if options.layout == "hub":
+        return hub_name(name)
+    return mlx_name(name, text_only=options.text_only)
 
 
 def _written_type(options: ConvertOptions, dtype: mx.Dtype) -> str:
@@ -328,32 +361,10 @@ def _convert(layer: Layer, arrays: Sequence[mx.array], dtype: mx.Dtype | None) -
 
 def _text_config(config: Mapping[str, Any], model: Lfm2VL) -> dict[str, Any]:
     """The decoder's config in the form that mlx-lm's LFM2 reads."""
-    text = model.config.text
     values = dict(config.get("text_config") or {})
+    values |= decoder_settings(model.config.text)
     values |= {
         "architectures": ["Lfm2ForCausalLM"],
-        "model_type": "lfm2",
-        "vocab_size": text.vocab_size,
-        "hidden_size": text.hidden_size,
-        "block_dim": text.hidden_size,
-        "conv_dim": text.hidden_size,
-        "num_hidden_layers": len(text.layer_types),
-        "layer_types": list(text.layer_types),
-        "num_attention_heads": text.num_attention_heads,
-        "num_key_value_heads": text.num_key_value_heads,
-        "max_position_embeddings": text.max_position_embeddings,
-        "norm_eps": text.norm_eps,
-        "conv_bias": False,
-        "conv_L_cache": text.conv_L_cache,
-        # This is the final width: mlx-lm must not adjust it again.
-        "intermediate_size": text.feed_forward_size,
-        "block_ff_dim": text.feed_forward_size,
-        "block_auto_adjust_ff_dim": False,
-        "block_multiple_of": 256,
-        "block_ffn_dim_multiplier": 1.0,
-        "rope_theta": text.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": text.rope_theta},
-        "tie_word_embeddings": True,
         "eos_token_id": list(model.config.eos_token_ids),
     }
     for key in ("dtype", "torch_dtype"):

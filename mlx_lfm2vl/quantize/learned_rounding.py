@@ -34,14 +34,13 @@ States = list[mx.array]  # hidden states, (1, L, C) of each view or each prompt
 def learnable_paths(model: Lfm2VL, schemes: Mapping[str, Scheme]) -> list[str]:
     """Paths of the layers that `learn_rounding` can learn, in the model's order.
 
-    These are the linear layers of the decoder, the connector and the vision encoder whose scheme
-    is affine. `mx.quantize` rounds all others.
+    These are the linear layers of the decoder, the connector and the vision encoder. `mx.quantize`
+    rounds all others.
     """
     return [
         path
         for path, module in model.named_modules()
         if path in schemes
-        and schemes[path].mode == "affine"
         and isinstance(module, nn.Linear)
         and path.startswith((TOWER_LAYERS, CONNECTOR, DECODER_LAYERS))
     ]
@@ -63,11 +62,13 @@ def learn_rounding(
             are rounded to nearest in the rounded stream.
         samples: prompts like those the model will answer, preferably followed by their answers.
             Memory holds the hidden states of all of them twice.
-        dtype: type that scales and biases are stored in; codes are chosen for the stored values.
+        dtype: type that scales and biases of the affine mode are stored in; codes are chosen for
+            the stored values.
         report: called with the number of layers learned so far and the total.
 
     Returns:
-        Path -> (uint32 codes, scales, biases) for every learnable layer that the samples reach.
+        Path -> packed arrays, as `mx.quantize` gives them, for every learnable layer that the
+        samples reach.
         A layer that `mx.quantize` rounds with less error on the samples keeps that result.
 
     Raises:
@@ -103,7 +104,7 @@ def learn_rounding(
     for i, layer in enumerate(model.language_model.layers):
         learner.advance(f"{DECODER_LAYERS}{i}.", layer, None, Place())
     if not learner.learned:
-        raise InputError("there is nothing to learn: no sample reaches a layer with affine mode")
+        raise InputError("there is nothing to learn: no sample reaches a layer to be quantized")
     return learner.learned
 
 

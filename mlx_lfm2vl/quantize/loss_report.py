@@ -234,6 +234,7 @@ def quantization_report(
     text_only: bool,
     learned: bool,
     samples: str,
+    layout: str = "mlx",
 ) -> dict[str, Any]:
     """What is known about a conversion without running the new checkpoint.
 
@@ -245,6 +246,7 @@ def quantization_report(
         text_only: whether it holds only the decoder.
         learned: whether rounding was learned.
         samples: the samples for learning and comparing, described in words.
+        layout: one of `LAYOUTS`.
     """
     sizes = plan.parts()
     per_token = sum(sizes[part]["bytes"] for part in ("language", "embed") if part in sizes)
@@ -255,6 +257,7 @@ def quantization_report(
         "upload": upload,
         "settings": describe(plan.schemes, learned=learned),
         "text_only": text_only,
+        "layout": layout,
         "sizes": sizes,
         "kept": plan.kept,
         "decode_ceiling": decode_ceiling(int(per_token)),

@@ -1,8 +1,8 @@
 """Quantize one matrix so that its layer's outputs, rather than its weights, change least.
 
 Knows: a matrix W, the sums XᵀX and Xᵀ(Y - XWᵀ) over the inputs X that it will see and the outputs Y
-that it should give, and an affine scheme. A weight is code * scale + bias, and all weights in a
-group of inputs share scale and bias.
+that it should give, and a scheme. In the affine mode a weight is code * scale + bias, and all
+weights in a group of inputs share scale and bias. `float_rounding` knows the other modes.
 Does not know: files, the network, or the samples; `learned_rounding` knows the last two.
 Guarantees: the result is never worse than rounding to nearest on the given inputs, because
 `learn_packed` compares the two. Codes are chosen for scales and biases in the type they are
@@ -19,6 +19,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..checkpoint.packing import Scheme
+from .float_rounding import learn_floats
 
 Packed = tuple[mx.array, ...]  # what mx.quantize returns: codes, scales and, if affine, biases
 
@@ -39,26 +40,23 @@ def learn_packed(
         layer_weight: (rows, K).
         hessian: XᵀX of the inputs X, (K, K) float32.
         gap: Xᵀ(Y - XWᵀ), (K, rows) float32. It is zero where the layer already gives the wanted Y.
-        scheme: affine.
-        dtype: of the stored scales and biases.
+        scheme: how to quantize it.
+        dtype: of the stored scales and biases in the affine mode.
 
     Returns:
-        Packed codes, (rows, K * bits / 32) uint32; scales and biases, both (rows, G) `dtype`.
+        Packed codes, (rows, K * bits / 32) uint32; and (rows, G) scales and biases, both `dtype`,
+        or scales alone, uint8.
     """
     weight = np.array(layer_weight.astype(mx.float32)).T
     damped = hessian.copy()
     damped[np.diag_indices_from(damped)] += DAMPING * np.diag(hessian).mean()
     target = weight + np.linalg.solve(damped, gap)  # the best weight without quantization
-    scales, biases = _search(target, np.diag(damped), scheme, dtype)
-    codes = _nearest_plane(target, damped, scales, biases, scheme)
-    for _ in range(SWEEPS):
-        codes, scales, biases = _sweep(target, damped, codes, scales, biases, scheme, dtype)
-    learned = (
-        mx.array(pack(codes.T.astype(np.uint8), scheme.bits)),
-        mx.array(scales.T).astype(dtype),
-        mx.array(biases.T).astype(dtype),
-    )
     nearest = round_to_nearest(layer_weight.astype(dtype), scheme)
+    if scheme.mode == "affine":
+        learned = _learn_affine(target, damped, scheme, dtype)
+    else:
+        codes, scales = learn_floats(target, damped, np.array(nearest[1]).T, scheme)
+        learned = mx.array(pack(codes.T, scheme.bits)), mx.array(scales.T)
 
     def error(packed: Packed) -> float:
         """||Y - XWqᵀ||² - ||Y - XWᵀ||², which needs only the two sums."""
@@ -66,6 +64,20 @@ def learn_packed(
         return float(np.sum(change * (hessian @ change + 2 * gap)))
 
     return min(nearest, learned, key=error)
+
+
+def _learn_affine(
+    target: np.ndarray, damped: np.ndarray, scheme: Scheme, dtype: mx.Dtype
+) -> Packed:
+    scales, biases = _search(target, np.diag(damped), scheme, dtype)
+    codes = _nearest_plane(target, damped, scales, biases, scheme)
+    for _ in range(SWEEPS):
+        codes, scales, biases = _sweep(target, damped, codes, scales, biases, scheme, dtype)
+    return (
+        mx.array(pack(codes.T.astype(np.uint8), scheme.bits)),
+        mx.array(scales.T).astype(dtype),
+        mx.array(biases.T).astype(dtype),
+    )
 
 
 def round_to_nearest(weight: mx.array, scheme: Scheme) -> Packed:

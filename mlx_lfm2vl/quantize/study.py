@@ -74,7 +74,7 @@ def study_source(
     """
     # Learning subtracts outputs from each other, for which 16 bits are too coarse.
     model, processor = load(conversion.source, dtype="float32" if learns else None)
-    samples = _samples(folder, model, processor)
+    samples = read_samples(folder, model, processor)
     observed = []
     compared = samples[:MAX_COMPARED] if compares else []
     for number, sample in enumerate(compared, 1):
@@ -92,7 +92,7 @@ def study_source(
     return Study(samples, observed, learned)
 
 
-def _samples(folder: Path | None, model: Lfm2VL, processor: Processor) -> list[Sample]:
+def read_samples(folder: Path | None, model: Lfm2VL, processor: Processor) -> list[Sample]:
     """The user's conversations; else the source's own answers about the user's or drawn images."""
     end_ids = set(model.config.eos_token_ids)
     if folder is not None and not folder.is_dir():

@@ -30,7 +30,6 @@ from mlx_lfm2vl.quantize.choice import QuantizeOptions
         (["--dequantize"], "the checkpoint is not quantized"),
         (["--recipe", "mixed_4_6", "--bits", "4"], "remove --bits and --mode"),
         (["--learned"], "--learned needs something to quantize"),
-        (["--learned", "--mode", "mxfp4"], "--learned works only in affine mode"),
         (["--group-size", "64"], "--group-size needs something to quantize"),
         (
             ["--bits", "4", "--text-only", "--vision-bits", "8"],

@@ -3,6 +3,7 @@
 import mlx.core as mx
 import numpy as np
 import pytest
+from conftest import golden
 from pictures import make_picture
 
 from mlx_lfm2vl.loading import load
@@ -126,3 +127,16 @@ def test_bandwidth_limits_the_speed():
 def test_at_most_128_samples_are_used_and_a_note_says_so(number, noted, caplog):
     assert _first(list(range(number))) == list(range(128))
     assert len(caplog.records) == noted
+
+
+def test_an_own_answer_has_no_image_token():
+    model, processor = load(golden("untied_sharded_bf16").folder, dtype="float32")
+    image = model.config.image_token_id
+    inputs = processor(golden("untied_sharded_bf16").messages("small"))
+    rows = [model.lm_head.weight[i] for i in range(model.config.text.vocab_size)]
+    said = with_answer(model, inputs, set()).input_ids[len(inputs.input_ids)]
+    rows[image] = 2 * rows[said]  # now the most likely token
+    model.lm_head.weight = mx.stack(rows)
+    sample = with_answer(model, inputs, set())
+    assert sample.is_answer.sum() == ANSWER_TOKENS
+    assert image not in np.array(sample.input_ids)[sample.is_answer]

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerOptions
+from ..prompt.continued import with_start
 from ..prompt.messages import Message
 from ..prompt.processor import Inputs, Processor
 from .prefix import Prefix, image_key, segment_ends
@@ -35,6 +36,8 @@ def read_prompt(
     """
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
+    if options.answer_start:
+        messages = with_start(messages, options.answer_start)
     limit = max(0, model.config.text.max_position_embeddings - options.max_tokens)
     return processor(
         messages,

@@ -61,7 +61,9 @@ class Result:
     accepted_tokens: int = 0  # drafted tokens that were right
     logprobs: list[float] | None = None  # natural logarithm, per token; None if not requested
     cached_tokens: int = 0  # tokens of the prompt that an earlier answer had read
-    tool_calls: list[dict[str, Any]] = field(default_factory=list)  # name and arguments of each
+    tool_calls: list[dict[str, Any]] = field(
+        default_factory=list[dict[str, Any]]
+    )  # name and arguments of each
 
     def __str__(self) -> str:
         return self.text

@@ -1,7 +1,7 @@
 """Reads what a model writes to call tools: `[f(x=1, y="a")]` as in Python, or JSON.
 
-Nothing is evaluated. Values are plain data. Python's and JSON's spellings may be mixed, because chat
-templates write JSON objects into Python calls.
+Nothing is evaluated. Values are plain data. Python's and JSON's spellings may be mixed, because
+chat templates write JSON objects into Python calls.
 """
 
 import math
@@ -80,7 +80,7 @@ class _Reader:
         if kind == "text":
             return _unescaped(word[1:-1])
         if kind == "number":
-            return _number(word)
+            return as_number(word)
         if kind == "name" and word in CONSTANTS:
             return CONSTANTS[word]
         if word == "[" and kind == "sign":
@@ -160,8 +160,9 @@ class _Reader:
         return ValueError(f"{self._word[:40]!r} is not expected there")
 
 
-def _number(word: str) -> int | float:
-    if not re.search(r"[.eE]", word):
+def as_number(word: str) -> int | float:
+    """Return the value of a number; ValueError if it has none."""
+    if re.fullmatch(r"[+-]?[0-9]+", word):
         return int(word)
     value = float(word)
     if not math.isfinite(value):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .call_syntax import MAX_DEPTH, read_call_list
+from .call_syntax import as_number, read_call_list
 from .keys import is_empty
 
 MAX_FILE_BYTES = 2**20  # of tool descriptions, more than a context holds
@@ -123,15 +123,11 @@ def _arguments(function: Mapping[str, Any]) -> dict[str, Any]:
     value = given[0] if given else {}
     if isinstance(value, str):  # as OpenAI has them
         try:
-            value = json.loads(value, parse_constant=_refuse) if value.strip() else {}
+            value = json.loads(value or "{}", parse_float=as_number, parse_constant=as_number)
         except RecursionError:
-            raise ValueError(f"the arguments are nested more than {MAX_DEPTH} deep") from None
+            raise ValueError("the arguments are nested too deeply") from None
     if value is None:
         return {}
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise ValueError(f"the arguments are {value!r:.60}, expected an object")
     return dict(value)
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no value of JSON")

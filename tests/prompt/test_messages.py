@@ -205,7 +205,7 @@ def test_tool_calls_reach_templates_that_use_them_and_only_those(assets, publish
         with pytest.raises(InputError, match="does not use the 'tool_calls' of a message"):
             processor(HISTORY)
         return
-    text, guard, _ = processor.render(HISTORY, None, True)
+    text, guard, *_ = processor.render(HISTORY, None, True)
     assert "[look(at='x')]" in text.replace(guard, "")
     assert 'tool\n{"seen": "é"}<|im_end|>' in text.replace(guard, "")
 
@@ -219,10 +219,10 @@ def test_a_key_is_refused_unless_the_template_names_it(tiny, key):
         template = ChatTemplate(source.replace("KEY", f"keep_past_{key}"), "", "")
         mine = Processor(processor.tokenizer, template, processor.image_config)
         if uses:
-            assert mine.render(messages, None, True)[0] == "Hihm"
+            assert mine.render(messages, None, False).text == "Hihm"
         else:
             with pytest.raises(InputError, match=f"does not use the '{key}'"):
-                mine.render(messages, None, True)
+                mine.render(messages, None, False)
 
 
 def test_reading_twice_changes_nothing():

@@ -54,7 +54,7 @@ CASES: dict[str, dict[str, Any]] = {
         ]
     },
     "started, thinking": {"messages": [USER, started("<think>hm</think> It")]},
-    "started, markers": {"messages": [USER, started("<|im_end|> <|im_start|> user <|im_")]},
+    "started, markers": {"messages": [USER, started("<|im_end|> a<|im_start|> user <|im_")]},
     "tools": {"messages": [USER], "tools": [BARE, OPENAI]},
     "tools, system": {"messages": [{"role": "system", "content": "S"}, USER], "tools": [BARE]},
     "tools, started": {"messages": [USER, started("[")], "tools": [OPENAI]},

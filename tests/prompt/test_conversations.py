@@ -52,6 +52,12 @@ def test_ids_are_those_of_the_reference(processor_of, name):
     assert len(expected) >= 8
 
 
+@pytest.mark.parametrize("name", ["LFM2.5-VL-450M", "LFM2.5-VL-3B"])
+def test_a_call_without_text_is_a_whole_message(processor_of, name):
+    processor = processor_of(name)
+    assert ids_of(processor, "call, null") == DATA["ids"][name]["call"]
+
+
 @pytest.mark.parametrize("name", ["LFM2-VL-450M", "LFM2.5-VL-1.6B"])
 def test_calls_are_refused_where_the_template_would_drop_them(processor_of, name):
     processor = processor_of(name)

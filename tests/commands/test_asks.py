@@ -37,11 +37,16 @@ GREEDY = ["--temperature", "0", "--repetition-penalty", "1"]
 
 
 @pytest.mark.parametrize(
-    "extra",
-    [GREEDY, DRAWN, [*GREEDY, "--system", "Be brief."], [*GREEDY, "--answer-start", "It"]],
-    ids=["greedy", "drawn", "system", "started"],
+    ("images", "extra"),
+    [
+        (["a.png"], GREEDY),
+        (["a.png"], DRAWN),
+        (["a.png", "b.png"], [*GREEDY, "--system", "Be brief."]),
+        (["a.png"], [*GREEDY, "--answer-start", "It"]),
+        ([], [*GREEDY, "--system", "Be brief."]),
+    ],
+    ids=["greedy", "drawn", "system", "started", "no image"],
 )
-@pytest.mark.parametrize("images", [["a.png"], ["a.png", "b.png"], []], ids=len)
 def test_each_answer_is_the_one_given_alone_under_its_question(ask, images, extra):
     extra = [*extra, *(["-i", *images] if images else [])]
     alone = [ask(*extra, "-p", question)[1] for question in QUESTIONS]

@@ -96,6 +96,7 @@ class AnswerOptions:
     image_options: ImageOptions = ImageOptions()
     tools: Sequence[dict[str, Any]] | None = None  # function descriptions for the chat template
     special_tokens: Sequence[str] = ()  # a fine-tune's own, allowed in messages, shown in answers
+    answer_start: str = ""  # the answer begins with this text, and the model continues it
 
     # Speed
     lookup: int = 0  # tokens drafted from earlier text and verified in one step; 0 is off
@@ -114,6 +115,7 @@ class AnswerOptions:
             raise InputError(f"max_tokens is {self.max_tokens}, expected at least 1")
         _expect("sampling", self.sampling, Sampling | None)
         _expect("image_options", self.image_options, ImageOptions)
+        _expect("answer_start", self.answer_start, str)
         for name in SAMPLING_KEYS:
             if getattr(self, name) is not None:
                 _expect_number(name, getattr(self, name), int if name == "top_k" else float)
@@ -186,6 +188,7 @@ class AnswerChanges(TypedDict, total=False):
     image_options: ImageOptions
     tools: Sequence[dict[str, Any]] | None
     special_tokens: Sequence[str]
+    answer_start: str
     lookup: int
     logits_processors: Sequence[LogitsProcessor]
     logprobs: bool

@@ -42,6 +42,7 @@ def belongings(tmp_path_factory) -> Path:
     make_picture(30, 40, 3).save(folder / "plants" / "fern.jpg")
     (row,) = page("training").blocks("json")
     (folder / "plants.jsonl").write_text(row)
+    (folder / "questions.txt").write_text("What is in this photo?\nWhich colors does it have?\n")
     (folder / "examples").symlink_to(ROOT / "examples")
     return folder
 
@@ -82,9 +83,13 @@ def typed(desk, wide, program, capsys):
     [(each, number) for each in PAGES for number in range(len(each.blocks("python")))],
     ids=str,
 )
-@pytest.mark.usefixtures("desk")
-def test_python_blocks_run(each, number, capsys):
+def test_python_blocks_run(each, number, desk, capsys):
     code = each.blocks("python")[number].replace("LiquidAI/LFM2.5-VL-450M", str(MODEL))
+    if "LiquidAI/LFM2.5-VL-3B" in code:  # knows tools
+        template = shutil.copytree(MODEL, desk / "model") / "chat_template.jinja"
+        source = template.read_text()
+        template.write_text("{{ tools | tojson if tools }}{# tool_calls #}" + source)
+        code = code.replace("LiquidAI/LFM2.5-VL-3B", str(desk / "model"))
     exec(compile(code, str(each), "exec"), {})
     assert capsys.readouterr().out
 

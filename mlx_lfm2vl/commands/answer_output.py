@@ -30,6 +30,20 @@ def print_object(values: Mapping[str, Any]) -> None:
     print(json.dumps({"schema": SCHEMA, **values}, ensure_ascii=False), flush=True)
 
 
+def print_objects(objects: Sequence[Mapping[str, Any]]) -> None:
+    """Print objects of --json as a list in one line."""
+    whole = [{"schema": SCHEMA, **values} for values in objects]
+    print(json.dumps(whole, ensure_ascii=False), flush=True)
+
+
+def print_rest(result: Result) -> None:
+    """End the line of an answer's text; print its tool calls, each as an object on a line."""
+    if result.text or not result.tool_calls:
+        print(flush=True)
+    for call in result.tool_calls:
+        print(json.dumps(call, ensure_ascii=False), flush=True)
+
+
 def plan_object(file: str, plan: ImagePlan) -> dict[str, Any]:
     """Describe an image for --json."""
     values = plan.to_dict()

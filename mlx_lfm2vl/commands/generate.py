@@ -1,7 +1,7 @@
 """The `generate` command: answer a prompt on stdout; everything else goes to stderr.
 
 Exit codes: 0 answered, 1 failed, 2 wrong use or bad input, 130 interrupted. With --each, 1 if an
-image was not answered.
+image was not answered, and with --ask if a question was not.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from .answer_output import (
     describe_sampling,
     plan_object,
     print_object,
+    print_rest,
     result_object,
     say,
     say_costs,
 )
+from .asks import answer_questions
 from .common import is_watched, run_command, stage
 from .generate_options import build_parser
 from .image_options import chosen_image_options
@@ -64,13 +66,17 @@ def _limits(options: argparse.Namespace) -> ImageLimits:
 
 def _answer_options(options: argparse.Namespace) -> AnswerOptions:
     """The options of the answer, checked before anything is loaded."""
+    from ..prompt.tool_calls import read_tools
+
     answer = AnswerOptions(
         max_tokens=options.max_tokens,
         stop=[unescaped(text) for text in options.stop],
         **{name: getattr(options, name) for name in SAMPLING_KEYS},
         seed=options.seed,
         image_options=chosen_image_options(options),
+        tools=read_tools(options.tools) if options.tools else None,
         special_tokens=options.special_tokens,
+        answer_start=unescaped(options.answer_start),
         lookup=options.lookup,
     )
     for name in ("cache_limit", "wired_limit"):
@@ -162,6 +168,8 @@ def _answer(options: argparse.Namespace) -> int:
         if len(sources) > 1:
             say(f"note: {len(sources)} images in one prompt; --each asks about each by itself")
     engine = _engine(options, limits, answer)
+    if options.questions:
+        return answer_questions(engine, options, sources, answer)
     return (_answer_each if options.each else _answer_one)(engine, options, sources, answer)
 
 
@@ -228,7 +236,7 @@ def _answer_one(
         ids = options.token_ids
         print_object(result_object(result, options.image, options.model, token_ids=ids))
     else:
-        print(flush=True)
+        print_rest(result)
     if options.verbose:
         say_costs(result)
     return 0
@@ -268,7 +276,9 @@ def _print_one(file: str, outcome: Result | Lfm2VLError, options: argparse.Names
         values = result_object(outcome, [file], options.model, token_ids=options.token_ids)
         print_object({"file": file, **values})
     else:
-        print(f"==> {file} <==\n{outcome.text}\n", flush=True)
+        print(f"==> {file} <==\n{outcome.text}", end="")
+        print_rest(outcome)
+        print(flush=True)
     if options.verbose:
         say_costs(outcome)
     return True

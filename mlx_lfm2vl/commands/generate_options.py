@@ -13,7 +13,7 @@ examples:
   mlx_lfm2vl generate -m 450m --each photos "Describe this photo." --json
 
 exit codes: 0 answered, 1 failed, 2 wrong use or bad input, 130 interrupted
-(--each: 1 if an image was not answered)
+(--each, --ask: 1 if an image or a question was not answered)
 """
 
 
@@ -49,7 +49,16 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="ask about each image by itself, several at a time; a folder stands for its images",
     )
+    add(
+        "--ask",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a question about all images, which are read once; can be repeated",
+    )
+    add("--ask-file", metavar="FILE", help="more questions, one a line; - reads them from stdin")
     add("--system", help="system message; default: none")
+    add("--tools", type=Path, metavar="FILE", help="JSON list of functions that the model may call")
     add_special_tokens(question)
     add_adapter_option(add_model_options(parser))
     image = parser.add_argument_group("images (default: the checkpoint's settings)")
@@ -65,6 +74,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     answer = parser.add_argument_group("answer (default of sampling: the checkpoint's settings)")
     add = answer.add_argument
+    add(
+        "--answer-start",
+        default="",
+        metavar="TEXT",
+        help="text that the answer begins with and continues, such as '{' for JSON; \\n is a line "
+        "end",
+    )
     add("--max-tokens", type=int, default=512, metavar="N", help="longest answer; default: 512")
     add(
         "--temperature",
@@ -114,7 +130,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--wired-limit", type=float, metavar="GB", help="most memory to protect from paging out")
     output = parser.add_argument_group("output")
     add = output.add_argument
-    add("--json", action="store_true", help="print one JSON object instead of the text")
+    add(
+        "--json",
+        action="store_true",
+        help="print one JSON object instead of the text; with --ask a list of them",
+    )
     add("--token-ids", action="store_true", help="also put the answer's token ids into --json")
     add("--plan", action="store_true", help="print how many tokens the images take, and stop")
     add("-V", "--verbose", action="store_true", help="print settings and speed on stderr")

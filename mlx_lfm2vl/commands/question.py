@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from ..checkpoint.aliases import DEMO
 from ..errors import InputError
@@ -21,13 +21,15 @@ MAX_PROMPT_BYTES = 16 * 2**20  # of stdin, far more than any context holds
 
 
 def complete_question(options: argparse.Namespace) -> None:
-    """Fill in `options.prompt` and `options.image` from bare words, patterns, folders and stdin.
+    """Fill in what is asked from bare words, patterns, folders and stdin.
+
+    These are `options.image`, and `options.prompt` or `options.questions`.
 
     Args:
         options: of `generate`; its `words` are images and at most one prompt.
 
     Raises:
-        InputError: there is no prompt, or more than one, or it is empty.
+        InputError: there is no prompt, or more than one, or it is empty, or it stands beside --ask.
     """
     words = _swallowed(options) + options.words
     images = [word for word in words if names_image(word)]
@@ -40,9 +42,18 @@ def complete_question(options: argparse.Namespace) -> None:
     options.image = expand_images([*images, *options.image], each=options.each)
     if prompts:
         options.prompt = prompts[0]
-    if options.image.count("-") + (options.prompt == "-") > 1:
+    if [*options.image, options.prompt, options.ask_file].count("-") > 1:
         raise InputError("stdin (-) can be used only once")
-    if not options.plan:
+    options.questions = []
+    if options.ask or options.ask_file is not None:
+        if prompts:
+            raise InputError(
+                f"--ask and the prompt {prompts[0]!r:.80}: use --ask for all questions"
+            )
+        if options.each:
+            raise InputError("--ask asks about all images together: remove it, or --each")
+        options.questions = [] if options.plan else _questions(options)
+    elif not options.plan:
         options.prompt = _prompt(options)
 
 
@@ -149,6 +160,30 @@ def _prompt(options: argparse.Namespace) -> str:
     return prompt
 
 
+def _questions(options: argparse.Namespace) -> list[str]:
+    """Return the questions of --ask, then those of --ask-file."""
+    questions = list(options.ask)
+    if not all(question.strip() for question in questions):
+        raise InputError("a question of --ask is empty")
+    if options.ask_file is not None:
+        lines = _read_questions(options.ask_file).splitlines()
+        questions += [line for line in lines if line.strip()]
+    if not questions:
+        raise InputError(f"{options.ask_file} holds no questions")
+    return questions
+
+
+def _read_questions(name: str) -> str:
+    if name == "-":
+        return _read_text(_stdin().buffer, "the text on standard input")
+    try:
+        with _path(name).open("rb") as file:
+            return _read_text(file, name)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{name} cannot be read: {reason}") from None
+
+
 def _stdin() -> TextIO:
     if sys.stdin is None:
         raise InputError("standard input is closed: there is nothing to read for -")
@@ -156,12 +191,17 @@ def _stdin() -> TextIO:
 
 
 def _read_prompt() -> str:
-    """Read the prompt on stdin, without the mark of an editor and the line end of the shell."""
-    data = _stdin().buffer.read(MAX_PROMPT_BYTES + 1)
-    if len(data) > MAX_PROMPT_BYTES:
-        raise InputError(f"the prompt on standard input has over {MAX_PROMPT_BYTES} bytes")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"the prompt on standard input is not UTF-8: {error}") from None
+    """Read the prompt on stdin, without the line end of the shell."""
+    text = _read_text(_stdin().buffer, "the prompt on standard input")
     return text.removesuffix("\n").removesuffix("\r")
+
+
+def _read_text(file: BinaryIO, what: str) -> str:
+    """Read a text of limited size, without the mark of an editor."""
+    data = file.read(MAX_PROMPT_BYTES + 1)
+    if len(data) > MAX_PROMPT_BYTES:
+        raise InputError(f"{what} has over {MAX_PROMPT_BYTES} bytes")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{what} is not UTF-8: {error}") from None

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Container, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import mlx.core as mx
@@ -11,6 +11,7 @@ from ..images.geometry import ImagePlan
 from ..options import AnswerOptions, Sampling
 from ..prompt.processor import Inputs
 from ..prompt.tokenizer import Tokenizer
+from .answer_text import AnswerText
 from .loop import Drafts
 
 FinishReason = Literal["stop", "length"]
@@ -46,8 +47,8 @@ class Timings:
 class Result:
     """A finished answer. `str(result)` is its text."""
 
-    text: str  # without the stop string
-    token_ids: list[int]  # without the end token
+    text: str  # with the start it was given, without the stop string and tool calls
+    token_ids: list[int]  # written by the model, without the end token
     finish_reason: FinishReason  # "stop": end token or stop string; "length": max_tokens
     prompt_tokens: int  # all tokens of the prompt, image tokens included
     image_tokens: int  # image tokens of the prompt
@@ -60,6 +61,9 @@ class Result:
     accepted_tokens: int = 0  # drafted tokens that were right
     logprobs: list[float] | None = None  # natural logarithm, per token; None if not requested
     cached_tokens: int = 0  # tokens of the prompt that an earlier answer had read
+    tool_calls: list[dict[str, Any]] = field(
+        default_factory=list[dict[str, Any]]
+    )  # name and arguments of each
 
     def __str__(self) -> str:
         return self.text
@@ -76,6 +80,7 @@ class Result:
         """Return the result as plain data; sizes of images are [height, width] in pixels."""
         values = {
             "text": self.text,
+            "tool_calls": self.tool_calls,
             "token_ids": self.token_ids,
             "prompt_tokens": self.prompt_tokens,
             "image_tokens": self.image_tokens,
@@ -123,15 +128,22 @@ class Answer:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, end_ids: Container[int], options: AnswerOptions
+        self,
+        tokenizer: Tokenizer,
+        end_ids: Container[int],
+        options: AnswerOptions,
+        start: str = "",
     ) -> None:
         """
         Args:
             tokenizer: of the model.
             end_ids: ids that end the answer and do not belong to it.
             options: for the stop strings, special tokens, `max_tokens` and `logprobs`.
+            start: text that the prompt ends with; the first text returned begins with it. Stop
+                strings are not looked for in it.
         """
-        self._stream = tokenizer.text_stream(options.special_tokens)
+        self._stream = AnswerText(tokenizer, options.special_tokens)
+        self._start = start
         self._stops = StopStrings(options.stop)
         self._end_ids, self._options = end_ids, options
         self.token_ids: list[int] = []
@@ -160,6 +172,11 @@ class Answer:
         return self._give(piece)
 
     @property
+    def tool_calls(self) -> list[dict[str, Any]]:
+        """Tool calls so far, which do not stand in the text."""
+        return self._stream.calls
+
+    @property
     def wants_logprobs(self) -> bool:
         """Whether log-probabilities were requested."""
         return self._options.logprobs
@@ -172,6 +189,7 @@ class Answer:
     def _give(self, piece: str) -> str:
         if self._stops.found:  # the last characters may complete a stop string
             self.finish_reason = "stop"
+        piece, self._start = self._start + piece, ""
         self.text += piece
         return piece
 
@@ -256,4 +274,5 @@ def make_result(
         drafted_tokens=drafts.tried,
         accepted_tokens=drafts.accepted,
         logprobs=answer.logprobs if answer.wants_logprobs else None,
+        tool_calls=answer.tool_calls,
     )

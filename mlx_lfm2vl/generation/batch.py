@@ -107,7 +107,7 @@ def _prepare(
     preparing = clock.lap()
     ready = embed_prompt(model, prompt, store, options.on_encode, keys)
     mx.async_eval(ready.embeds)
-    answer = Answer(processor.tokenizer, model.config.eos_token_ids, options)
+    answer = Answer(processor.tokenizer, model.config.eos_token_ids, options, prompt.start)
     seed = options.drawn_seed()
     return _Row(number, prompt, ready, answer, seed, clock, preparing)
 

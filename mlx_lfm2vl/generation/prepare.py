@@ -9,6 +9,7 @@ import numpy as np
 
 from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerOptions
+from ..prompt.continued import with_start
 from ..prompt.messages import Message
 from ..prompt.processor import Inputs, Processor
 from .prefix import Prefix, image_key, segment_ends
@@ -33,11 +34,13 @@ def read_prompt(
         InputError: messages or images are bad, or the prompt and `max_tokens` exceed the context.
         NetworkError: an image URL cannot be fetched.
     """
-    if isinstance(messages, str):
-        messages = [{"role": "user", "content": messages}]
+    is_text = isinstance(messages, str)
+    asked = [{"role": "user", "content": messages}] if is_text else messages
+    if options.answer_start:
+        asked = with_start(asked, options.answer_start)
     limit = max(0, model.config.text.max_position_embeddings - options.max_tokens)
     return processor(
-        messages,
+        asked,
         options=options.image_options,
         tools=options.tools,
         max_length=limit,

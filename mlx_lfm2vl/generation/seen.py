@@ -80,7 +80,13 @@ def read_images(
     store: PrefixStore,
 ) -> Steps[tuple[list[bytes], int]]:
     """Read a conversation up to its last image into a store; yield the images' keys, and tokens."""
-    whole = processor(messages, options=options.image_options, add_generation_prompt=False)
+    whole = processor(
+        messages,
+        options=options.image_options,
+        tools=options.tools,
+        add_generation_prompt=False,
+        special_tokens=options.special_tokens,
+    )
     tokens = whole.spans[-1][1]
     prompt = Inputs(whole.input_ids[:tokens], whole.images, whole.spans, whole.views)
     ready = embed_prompt(model, prompt, store, options.on_encode)

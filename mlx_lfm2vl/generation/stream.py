@@ -37,8 +37,8 @@ def stream_answer(
     """
     clock = Clock()
     sampling, seed = options.sampling_over(model.config.sampling), options.drawn_seed()
-    answer = Answer(processor.tokenizer, model.config.eos_token_ids, options)
     prompt = read_prompt(model, processor, messages, options)
+    answer = Answer(processor.tokenizer, model.config.eos_token_ids, options, prompt.start)
     mx.reset_peak_memory()
     reading = clock.lap()
     ready = embed_prompt(model, prompt, store, options.on_encode, keys)

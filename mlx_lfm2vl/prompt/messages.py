@@ -10,6 +10,7 @@ from .keys import is_empty, known_values
 from .parts import Part, may_be_image, read_part
 from .sources import read_path_or_base64
 from .template import Message
+from .tool_calls import read_calls
 
 # What chat templates read of a message besides its role and content.
 TEMPLATE_KEYS = ("tool_calls", "thinking", "reasoning", "reasoning_content")
@@ -64,6 +65,9 @@ def _read_message(message: object) -> Message | None:
         if not isinstance(value, str | int | float) or value != only:
             raise InputError(f"{where} has the {key} {value!r:.40}, expected {only!r}")
     images = _images_beside(kept.pop("images", ()), where)
+    calls = kept.pop("tool_calls", None)
+    if not is_empty(calls):
+        kept["tool_calls"] = read_calls(calls, where)
     content = kept.get("content")
     if content is None and not images and is_empty(kept.get("tool_calls")):
         if message["role"] != "system":

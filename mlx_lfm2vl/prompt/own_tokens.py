@@ -35,6 +35,7 @@ class OwnTokens:
             tokenizer.image_start_id,
             tokenizer.image_end_id,
             tokenizer.image_thumbnail_id,
+            *tokenizer.tool_call_ids.values(),
         }
         self.names = {
             name

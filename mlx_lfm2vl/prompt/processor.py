@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -17,6 +17,7 @@ from ..images.geometry import ImagePlan, plan_image
 from ..images.patches import process_image
 from ..images.source import ImageLimits, ImageSource, OpenedImage, open_image
 from ..options import ImageOptions
+from .continued import marked, started_answer, until_mark
 from .keys import is_empty
 from .messages import TEMPLATE_KEYS, count_images, split_images
 from .own_tokens import OwnTokens
@@ -37,12 +38,14 @@ class Inputs:
         views: for each image, the (N, patch_size * patch_size * 3) uint8 patches of its views.
             Iterating decodes the images one by one and frees each, so it works once. A damaged
             image raises InputError.
+        start: text of the assistant at the end of the prompt, which the answer continues.
     """
 
     input_ids: list[int]
     images: list[ImagePlan]
     spans: list[tuple[int, int]]
     views: Iterator[list[np.ndarray]]
+    start: str = ""
 
     @cached_property
     def pixel_values(self) -> list[np.ndarray]:
@@ -65,6 +68,15 @@ class Inputs:
     @property
     def image_tokens(self) -> int:
         return sum(plan.image_tokens for plan in self.images)
+
+
+class Rendered(NamedTuple):
+    """A conversation as the chat template writes it."""
+
+    text: str
+    guard: str  # the character that splits special tokens in user text; see `guard_specials`
+    sources: list[ImageSource]  # of the images, which are placeholders in the text
+    start: str | None  # what the assistant has begun to answer; None if the answer is a new turn
 
 
 class Processor:
@@ -128,7 +140,8 @@ class Processor:
                 also work.
             options: changes to the checkpoint's image settings.
             tools: function descriptions for the chat template.
-            add_generation_prompt: end with the header of the assistant's turn.
+            add_generation_prompt: end with the header of the assistant's turn. If the last message
+                is the assistant's, end with its text instead, so that the answer continues it.
             max_length: limit of the prompt in tokens, checked before any image is decoded.
             special_tokens: a fine-tune's own special tokens, which the text of all messages may
                 hold; see `OwnTokens`. Others are read as letters.
@@ -139,7 +152,9 @@ class Processor:
                 the tools, or a special token cannot be allowed.
             NetworkError: an image URL cannot be fetched.
         """
-        text, guard, sources = self.render(messages, tools, add_generation_prompt, special_tokens)
+        text, guard, sources, start = self.render(
+            messages, tools, add_generation_prompt, special_tokens
+        )
         ids = self.tokenizer.encode_rendered(text, guard)
         if not ids:
             raise InputError("the chat template writes nothing for these messages")
@@ -156,7 +171,8 @@ class Processor:
                 f"({sum(plan.image_tokens for plan in images)} of images), at most {max_length} "
                 "leave room for the answer; use fewer or smaller images, or a lower max_tokens"
             )
-        return Inputs(input_ids, images, spans, self._decode(opened, images, config))
+        views = self._decode(opened, images, config)
+        return Inputs(input_ids, images, spans, views, start or "")
 
     def render(
         self,
@@ -164,11 +180,8 @@ class Processor:
         tools: Sequence[dict[str, Any]] | None,
         add_generation_prompt: bool,
         special_tokens: Collection[str] = (),
-    ) -> tuple[str, str, list[ImageSource]]:
+    ) -> Rendered:
         """Render a conversation with the chat template, with one placeholder per image.
-
-        Returns:
-            The text, the guard character in it (see `guard_specials`), and the image sources.
 
         Raises:
             InputError: there are too many images, the chat template rejects the messages or leaves
@@ -178,13 +191,13 @@ class Processor:
         self.limits.check_count(count_images(messages))
         plain, sources = split_images(messages)
         self._check_keys(plain)
+        start = started_answer(plain) if add_generation_prompt else None
         self.own_tokens.note_letters(plain, special_tokens)
         letters = self.tokenizer.special_tokens.keys() - set(special_tokens)
         guarded, guard = guard_specials([plain, tools], letters)
-        text = self.template.render(
-            guarded[0], tools=guarded[1], add_generation_prompt=add_generation_prompt
-        )
-        if tools and text == self._without_tools(guarded[0], add_generation_prompt):
+        render = self._render_new_turn if start is None else self._render_started
+        text = render(guarded[0], guarded[1], add_generation_prompt)
+        if tools and text == self._without_tools(render, guarded[0], add_generation_prompt):
             raise InputError(
                 "this checkpoint's chat template does not use tools here; describe them in the "
                 "system message, or leave them out"
@@ -195,7 +208,18 @@ class Processor:
                 f"the chat template placed {placeholders} of {len(sources)} images; "
                 "some templates take no images in a system message"
             )
-        return text, guard, sources
+        return Rendered(text, guard, sources, start)
+
+    def _render_new_turn(
+        self, messages: Sequence[Message], tools: Any, add_generation_prompt: bool
+    ) -> str:
+        return self.template.render(
+            messages, tools=tools, add_generation_prompt=add_generation_prompt
+        )
+
+    def _render_started(self, messages: Sequence[Message], tools: Any, _: bool) -> str:
+        text = self.template.render(marked(messages), tools=tools, add_generation_prompt=False)
+        return until_mark(text, messages)
 
     def _decode(
         self, opened: list[OpenedImage], plans: Sequence[ImagePlan], config: ImageConfig
@@ -207,12 +231,15 @@ class Processor:
                 self.look(pixels)
             yield process_image(pixels, plan, config.resample)
 
+    @staticmethod
     def _without_tools(
-        self, messages: Sequence[Message], add_generation_prompt: bool
+        render: Callable[[Sequence[Message], Any, bool], str],
+        messages: Sequence[Message],
+        add_generation_prompt: bool,
     ) -> str | None:
         """Render a conversation as if there were no tools; None if the template refuses that."""
         try:
-            return self.template.render(messages, add_generation_prompt=add_generation_prompt)
+            return render(messages, None, add_generation_prompt)
         except InputError:
             return None
 

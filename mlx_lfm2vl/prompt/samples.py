@@ -164,7 +164,7 @@ class SampleMaker:
         return lengths
 
     def _length(self, messages: Sequence[Message]) -> int:
-        text, _, sources = self.processor.render(messages, None, False, self.special_tokens)
+        text, _, sources, _ = self.processor.render(messages, None, False, self.special_tokens)
         limits = self.processor.limits
         config = self.processor.image_config.with_options(self.options)
         sizes = [

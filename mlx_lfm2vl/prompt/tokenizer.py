@@ -30,6 +30,8 @@ DEFAULT_TOKENS = {
     "image_start_token": "<|image_start|>",
     "image_end_token": "<|image_end|>",
     "image_thumbnail": "<|img_thumbnail|>",
+    "tool_call_start_token": "<|tool_call_start|>",
+    "tool_call_end_token": "<|tool_call_end|>",
 }
 
 
@@ -41,6 +43,8 @@ class Tokenizer:
         spaced_tokens: tokens that take in the spaces beside them, or stand as words only.
         image_token_id, image_start_id, image_end_id: ids of the image markers; the latter two
             are None in a vocabulary without markers.
+        tool_call_ids: ids before and after the tool calls of an answer, with their texts; empty in
+            a vocabulary that lacks one.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -79,6 +83,9 @@ class Tokenizer:
         self.image_start_id = self.id_of(names["image_start_token"])
         self.image_end_id = self.id_of(names["image_end_token"])
         self.image_thumbnail_id = self.id_of(names["image_thumbnail"])
+        calls = [names["tool_call_start_token"], names["tool_call_end_token"]]
+        ids = {name: token for name in calls if (token := self.id_of(name)) is not None}
+        self.tool_call_ids = ids if len(ids) == 2 else {}
         self._hidden = frozenset(self._special.values())  # from the text of answers
         # User text could form an image token that is not flagged as special.
         self._special.setdefault(self.image_token, self.image_token_id)

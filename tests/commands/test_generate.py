@@ -82,9 +82,11 @@ def test_json_is_one_object_with_every_documented_key(picture, capsys):
     assert set(result) == {
         "schema",
         "text",
+        "tool_calls",
         "token_ids",
         "prompt_tokens",
         "image_tokens",
+        "cached_tokens",
         "completion_tokens",
         "lookup",
         "finish_reason",

@@ -52,7 +52,7 @@ def run(tmp_path, monkeypatch, capsys):
 def test_an_answer_has_the_keys_described(run):
     code, (values,) = run("a.png", "b.png", "What is it?", "--token-ids")
     assert code == 0
-    check(values, "An answer", without=("file",))
+    check(values, "An answer", without=("file", "question"))
     assert values["schema"] == SCHEMA == 1
     assert len(values["token_ids"]) == values["completion_tokens"]
     for image, name in zip(values["images"], ("a.png", "b.png"), strict=True):
@@ -64,7 +64,7 @@ def test_an_answer_has_the_keys_described(run):
 
 def test_token_ids_are_given_on_request_only(run):
     _, (values,) = run("a.png", "What is it?")
-    check(values, "An answer", without=("file", "token_ids"))
+    check(values, "An answer", without=("file", "question", "token_ids"))
 
 
 def test_a_plan_has_the_keys_described(run):
@@ -90,7 +90,7 @@ def test_a_failure_is_an_object_and_a_line(arguments, code, message, tmp_path, m
     assert cli.main(["generate", "-m", TINY, "--json", *arguments]) == code
     out, err = capsys.readouterr()
     values = json.loads(out)
-    check(values, "An error", without=("file",))
+    check(values, "An error", without=("file", "question"))
     assert message in values["error"]
     assert values["exit_code"] == code
     assert err == f"error: {values['error']}\n"
@@ -100,8 +100,17 @@ def test_each_image_has_an_object_of_its_own(run):
     code, (first, bad, last) = run("--each", "a.png", "gone.png", "b.png", "What is it?")
     assert code == 1
     for values, name in ((first, "a.png"), (last, "b.png")):
-        check(values, "An answer", without=("token_ids",))
+        check(values, "An answer", without=("question", "token_ids"))
         assert values["file"] == values["images"][0]["file"] == name
         assert len(values["images"]) == 1
-    check(bad, "An error")
+    check(bad, "An error", without=("question",))
     assert bad["file"] == "gone.png"
+
+
+def test_each_question_has_an_object_in_a_list(run):
+    code, (values,) = run("a.png", "--ask", "What is it?", "--ask", "x" * 20_000)
+    assert code == 1
+    answer, bad = values
+    check(answer, "An answer", without=("file", "token_ids"))
+    check(bad, "An error", without=("file",))
+    assert answer["question"] == "What is it?"

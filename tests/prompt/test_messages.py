@@ -205,9 +205,32 @@ def test_tool_calls_reach_templates_that_use_them_and_only_those(assets, publish
         with pytest.raises(InputError, match="does not use the 'tool_calls' of a message"):
             processor(HISTORY)
         return
-    text, guard, _ = processor.render(HISTORY, None, True)
+    text, guard, *_ = processor.render(HISTORY, None, True)
     assert "[look(at='x')]" in text.replace(guard, "")
     assert 'tool\n{"seen": "é"}<|im_end|>' in text.replace(guard, "")
+
+
+WRONG_CALLS = {
+    "no list": ({"name": "f"}, "tool_calls of type dict, expected a list"),
+    "no call": (["f"], "'f' is not a call"),
+    "no name": ([{"function": {"arguments": {}}}], "names no function"),
+    "no object": ([{"name": "f", "arguments": "[1]"}], "expected an object"),
+    "no JSON": ([{"name": "f", "arguments": "x=1"}], "cannot be read"),
+    "unknown": ([{"name": "f", "args": {"x": 1}}], "the key 'args' is unknown"),
+}
+
+
+@pytest.mark.parametrize(("calls", "why"), WRONG_CALLS.values(), ids=WRONG_CALLS)
+def test_a_tool_call_that_says_something_else_is_refused(calls, why):
+    with pytest.raises(InputError) as error:
+        read_messages([{"role": "assistant", "content": "", "tool_calls": calls}])
+    assert why in str(error.value)
+
+
+@pytest.mark.parametrize("calls", [None, []])
+def test_no_calls_are_no_key(calls):
+    (read,) = read_messages([{"role": "assistant", "content": "Hi", "tool_calls": calls}])
+    assert read == {"role": "assistant", "content": "Hi"}
 
 
 @pytest.mark.parametrize("key", ["thinking", "reasoning", "reasoning_content"])
@@ -219,10 +242,10 @@ def test_a_key_is_refused_unless_the_template_names_it(tiny, key):
         template = ChatTemplate(source.replace("KEY", f"keep_past_{key}"), "", "")
         mine = Processor(processor.tokenizer, template, processor.image_config)
         if uses:
-            assert mine.render(messages, None, True)[0] == "Hihm"
+            assert mine.render(messages, None, False).text == "Hihm"
         else:
             with pytest.raises(InputError, match=f"does not use the '{key}'"):
-                mine.render(messages, None, True)
+                mine.render(messages, None, False)
 
 
 def test_reading_twice_changes_nothing():

@@ -1,6 +1,7 @@
 """The options of `generate`."""
 
 import argparse
+from pathlib import Path
 
 from .common import add_adapter_option, add_model_options, add_special_tokens
 from .image_options import add_image_options

@@ -73,7 +73,9 @@ def load(
         # A folder given as "." has a name too.
         name = str(folder.resolve()) if Path(model).is_dir() else str(model)
         config = read_model_config(folder, name)
-        return load_model(folder, config, processor, dtype), processor
+        loaded = load_model(folder, config, processor, dtype)
+        loaded.name = str(model)
+        return loaded, processor
     except CheckpointError as error:  # users know a repo by its name, not by its place in the cache
         raise CheckpointError(str(error).replace(str(folder), str(model))) from None
 
@@ -94,7 +96,10 @@ def load_model(
     """
     chip = read_chip()
     prepare_device(chip)
+    found = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
+    files = "".join(map(file_identity, found))  # before they are read: they may be replaced
     model, weights = open_checkpoint(folder, config, processor)
+    model.files = files
 
     def target(written: mx.Dtype) -> mx.Dtype | None:
         if dtype:
@@ -113,6 +118,15 @@ def load_model(
     except RuntimeError as error:
         raise CheckpointError(f"{folder}: the weights cannot be read: {error}") from None
     return model
+
+
+def file_identity(path: Path) -> str:
+    """Return what tells a file from one that it was replaced by, without reading it.
+
+    No program can set the time of the last change of a file's state.
+    """
+    found = path.stat()
+    return f"{found.st_ino}/{found.st_size}/{found.st_mtime_ns}/{found.st_ctime_ns};"
 
 
 def open_checkpoint(

@@ -22,7 +22,7 @@ from ..checkpoint.names import (
     our_path,
 )
 from ..errors import CheckpointError, InputError
-from ..loading import open_tensors
+from ..loading import file_identity, open_tensors
 from ..model.lfm2vl import Lfm2VL
 from ..whole_folder import new_file
 from .settings import TrainSettings
@@ -154,6 +154,8 @@ def load_adapter(model: Lfm2VL, folder: Path) -> None:
         unfinished = (folder / "checkpoints").is_dir()
         why = "its run has not ended, --resume it" if unfinished else "it is not an adapter"
         raise CheckpointError(f"{folder} has no {CONFIG}: {why}")
+    found = [folder / name for name in (CONFIG, WEIGHTS) if (folder / name).is_file()]
+    files = "".join(map(file_identity, found))
     config = read_json(folder / CONFIG)
     if "peft_type" in config:
         raise CheckpointError(
@@ -167,6 +169,7 @@ def load_adapter(model: Lfm2VL, folder: Path) -> None:
     if method != "full":
         _add_layers(model, folder, config, weights)
     _adopt(model, folder, weights)
+    model.files += files
     model.eval()
     mx.eval(model.parameters())  # here, because no other thread can compute this one's arrays
 

@@ -61,7 +61,7 @@ def decode(data: bytes) -> tuple[Arrays, dict[str, str]]:
         header, end = _header(data)
         about = header.pop("__metadata__")
         arrays = {name: _array(rest[end:], entry) for name, entry in header.items()}
-    except (KeyError, TypeError, AttributeError, struct.error, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError, RuntimeError, struct.error) as error:
         raise ValueError(f"it is no file of the cache: {error!r}") from None
     return arrays, about
 

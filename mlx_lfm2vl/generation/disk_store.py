@@ -80,7 +80,7 @@ class DiskStore:
             arrays, about = decode(self._bytes(name))
             if about.get("name") != name:  # a file that was renamed
                 raise ValueError("it is another file")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
             self.refuse(name, str(error))
@@ -126,9 +126,11 @@ class DiskStore:
 
     def touch(self, names: Sequence[str]) -> None:
         """Note that files were used; the first ones will be kept longest."""
-        for name in reversed(names):
+        now = time.time_ns()
+        for number, name in enumerate(reversed(names)):
+            later = now + 1000 * number
             with contextlib.suppress(OSError):  # gone, or not ours to change
-                os.utime(self.folder / name)
+                os.utime(self.folder / name, ns=(later, later))
 
     def entries(self) -> list[Entry]:
         """Return all files of the cache, the one unused for longest first, and no other file."""

@@ -56,19 +56,20 @@ class SavedPrefixes:
         if not found or found[-1][0] <= beyond:
             return None
         parts: list[Arrays] = []
-        for _, name in found:
+        ends, names = zip(*found, strict=True)
+        for number, name in enumerate(names):
             part = self._disk.read(name)
             if part is None:
+                # What follows is not read, so nobody knows what happened to it.
+                for later in names[number + 1 :]:
+                    self._disk.refuse(later, "it follows a damaged file")
                 break
             parts.append(part)
-        ends, names = zip(*found, strict=True)
         if not parts or ends[len(parts) - 1] <= beyond:
             return None
         try:
             cache = self._joined(parts, ends[len(parts) - 1])
-            snapshots = {
-                end: self._windows(part) for end, part in zip(ends, parts, strict=False)
-            }
+            snapshots = {end: self._windows(part) for end, part in zip(ends, parts, strict=False)}
         except (KeyError, ValueError) as error:
             for name in names[: len(parts)]:
                 self._disk.refuse(name, str(error))

@@ -16,9 +16,10 @@ An entry of a large matrix that was changed in memory alone may be missed.
 
 import hashlib
 import platform
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 
 from .. import __version__
@@ -40,7 +41,8 @@ def fingerprint(model: Lfm2VL) -> bytes:
     kernels = (mx.__version__, GPU, str(mx.default_device()), chip, PREFILL_CHUNK, MAX_PATCHES)
     found = hashlib.sha256(repr((FORMAT, __version__, kernels)).encode())
     found.update(repr((model.config, model.image_config, model.files)).encode())
-    for path, module in sorted(model.named_modules()):
+    modules = cast(list[tuple[str, nn.Module]], model.named_modules())
+    for path, module in sorted(modules, key=lambda item: item[0]):
         settings = sorted(filter(_is_setting, vars(module).items())) if path else []
         found.update(repr((path, type(module).__qualname__, settings)).encode())
     arrays = sorted(named_arrays(model.parameters()).items())

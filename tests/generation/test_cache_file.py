@@ -26,7 +26,7 @@ def with_checksum(data: bytes) -> bytes:
 
 def test_arrays_come_back_bit_by_bit():
     arrays, about = decode(written(model="m"))
-    assert about["name"] == "x" and about["model"] == "m"
+    assert (about["name"], about["model"]) == ("x", "m")
     assert arrays.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
         assert arrays[name].dtype == array.dtype

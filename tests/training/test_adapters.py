@@ -18,8 +18,15 @@ from mlx_lfm2vl.arrays import named_arrays
 from mlx_lfm2vl.commands.fuse import main as fuse
 from mlx_lfm2vl.commands.generate import main as generate
 from mlx_lfm2vl.errors import CheckpointError
+from mlx_lfm2vl.generation.fingerprint import fingerprint
 from mlx_lfm2vl.loading import load
-from mlx_lfm2vl.training.adapters import adapted_paths, add_adapter, fuse_adapter, load_adapter
+from mlx_lfm2vl.training.adapters import (
+    adapted_paths,
+    add_adapter,
+    fuse_adapter,
+    load_adapter,
+    save_adapter,
+)
 
 pytest.importorskip("mlx_lm")
 

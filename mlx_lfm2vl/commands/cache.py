@@ -25,8 +25,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="mlx_lfm2vl cache",
         usage="mlx_lfm2vl cache {list,clear} [options]",
-        description="List or delete what `generate --cache` has kept: image features, and keys and\n"
-        "values of prompts. They hold what was in the images.",
+        description="List or delete what `generate --cache` has kept: image features, and keys\n"
+        "and values of prompts. They hold what was in the images.",
         epilog=EPILOG,
     )
     add = parser.add_argument

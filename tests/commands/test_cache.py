@@ -121,7 +121,7 @@ def test_a_damaged_cache_is_one_note(answer, desk):
     assert answer("photo.png", "What is it?", "--cache", "kept")[1] == ""
 
 
-def test_each_image_has_its_files(answer, desk, capsys):
+def test_each_image_has_its_files(desk, capsys):
     make_picture(40, 60, 2).save(desk / "second.png")
     for cached in (False, True):
         given = ["-m", MODEL, "--max-tokens", "5", "--json", "--each", "--cache", "kept"]
@@ -160,7 +160,7 @@ def test_a_cache_that_is_not_there_is_empty(capsys, desk, action):
     assert os.listdir(desk) == ["photo.png"]
 
 
-def test_what_cannot_be_removed_is_an_error(answer, desk, capsys, monkeypatch):
+def test_what_cannot_be_removed_is_an_error(answer, capsys, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 

@@ -18,6 +18,7 @@ EPILOG = """\
 examples:
   mlx_lfm2vl cache list
   mlx_lfm2vl cache clear
+  mlx_lfm2vl cache list --cache kept
 """
 
 

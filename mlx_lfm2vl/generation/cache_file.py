@@ -32,7 +32,7 @@ def encode(arrays: Mapping[str, mx.array], metadata: Mapping[str, str]) -> list[
     parts: list[Buffer] = []
     end = 0
     for name, array in arrays.items():
-        data = memoryview(np.asarray(mx.contiguous(array).reshape(-1).view(mx.uint8)))
+        data = np.asarray(mx.contiguous(array).reshape(-1).view(mx.uint8)).data
         begin, end = end, end + len(data)
         entry = {"dtype": tags[array.dtype], "shape": array.shape, "data_offsets": [begin, end]}
         header[name] = entry

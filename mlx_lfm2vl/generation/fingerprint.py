@@ -16,6 +16,7 @@ An entry of a large matrix that was changed in memory alone may be missed.
 
 import hashlib
 import platform
+from importlib.metadata import version
 from typing import Any, cast
 
 import mlx.core as mx
@@ -38,7 +39,7 @@ def fingerprint(model: Lfm2VL) -> bytes:
     """Return 32 bytes that differ for models that compute different things."""
     device = mx.device_info()
     chip = device.get("architecture", device.get("device_name", platform.machine()))
-    kernels = (mx.__version__, GPU, str(mx.default_device()), chip, PREFILL_CHUNK, MAX_PATCHES)
+    kernels = (version("mlx"), GPU, str(mx.default_device()), chip, PREFILL_CHUNK, MAX_PATCHES)
     found = hashlib.sha256(repr((FORMAT, __version__, kernels)).encode())
     found.update(repr((model.config, model.image_config, model.files)).encode())
     modules = cast(list[tuple[str, nn.Module]], model.named_modules())

@@ -20,6 +20,7 @@ from mlx_lfm2vl.generation.engine import Engine
 from mlx_lfm2vl.generation.prefix import Prefix
 from mlx_lfm2vl.generation.prefix_store import PrefixStore
 from mlx_lfm2vl.generation.saved_prefix import SavedPrefixes
+from mlx_lfm2vl.generation.seen import Seen
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.prompt.messages import user_message
 
@@ -112,7 +113,7 @@ def test_two_images_of_one_prompt_come_back(loaded, folder, monkeypatch):
 
 
 def test_images_are_seen_without_the_encoder(loaded, folder, monkeypatch):
-    def see() -> Engine:
+    def see() -> Seen:
         return Engine(*loaded, store=PrefixStore(folder=folder)).see(PICTURES[0], **GREEDY)
 
     expected = see().ask("What is it?")

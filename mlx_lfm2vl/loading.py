@@ -28,6 +28,7 @@ from .checkpoint.names import (
     our_path,
 )
 from .checkpoint.packing import written_scheme
+from .checkpoint.plain_file import file_identity
 from .checkpoint.tensors import weight_files
 from .device import prepare_device, read_chip
 from .errors import CheckpointError
@@ -82,6 +83,7 @@ def load(
         name = str(folder.resolve()) if Path(model).is_dir() else str(model)
         config = read_model_config(folder, name)
         network = load_model(folder, config, processor, dtype)
+        network.name = str(model)
     except CheckpointError as error:  # users know a repo by its name, not by its place in the cache
         raise CheckpointError(str(error).replace(str(folder), str(model))) from None
     if adapters:
@@ -105,7 +107,10 @@ def load_model(
     """
     chip = read_chip()
     prepare_device(chip)
+    found = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
+    files = "".join(map(file_identity, found))  # before they are read: they may be replaced
     model, weights = open_checkpoint(folder, config, processor)
+    model.files = files
 
     def target(written: mx.Dtype) -> mx.Dtype | None:
         if dtype:

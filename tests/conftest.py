@@ -42,6 +42,7 @@ CASES = [
 
 # The default model of whoever runs the tests.
 os.environ.pop("LFM2VL_MODEL", None)
+os.environ.pop("MLX_LFM2VL_CACHE", None)
 os.environ["XDG_CONFIG_HOME"] = os.devnull
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches the Hub; read when that library is imported
 # Shells start background jobs with Ctrl-C ignored, and the programs that tests start inherit that.

@@ -52,6 +52,7 @@ def desk(tmp_path, monkeypatch, belongings) -> Path:
     """A folder of one's own with the belongings in it, the current one."""
     folder = shutil.copytree(belongings, tmp_path / "desk", symlinks=True)
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     return folder
 
 

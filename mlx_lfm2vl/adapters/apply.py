@@ -12,6 +12,7 @@ from mlx.utils import tree_unflatten
 from ..arrays import named_arrays
 from ..checkpoint.json_file import read_json
 from ..checkpoint.names import EMBEDDING, HEAD
+from ..checkpoint.plain_file import file_identity
 from ..errors import CheckpointError, InputError
 from ..model.lfm2vl import Lfm2VL
 from .base import check_base
@@ -41,10 +42,14 @@ def apply_adapters(
         InputError: a folder does not exist, mlx-lm is missing, or the adapters cannot be added up.
         CheckpointError: an adapter is broken or incomplete, or does not fit the model.
     """
+    # Before they are read: they may be replaced.
+    found = [path for folder, _ in choices for path in sorted(folder.glob("*.*"))]
+    files = "".join(map(file_identity, filter(Path.is_file, found)))
     adapters = [read_adapter(model, folder) for folder, _ in choices]
     for adapter in adapters:
         check_base(adapter, model, name)
     put_adapters(model, list(zip(adapters, (weight for _, weight in choices), strict=True)))
+    model.files += files
     return adapters
 
 

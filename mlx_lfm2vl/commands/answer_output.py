@@ -130,7 +130,8 @@ def say_costs(result: Result) -> None:
         say(describe_plan("image", plan))
     timings = result.timings
     say(
-        f"prompt: {result.prompt_tokens} tokens ({result.image_tokens} of images), "
+        f"prompt: {result.prompt_tokens} tokens ({result.image_tokens} of images, "
+        f"{result.cached_tokens} cached), "
         f"prepared in {timings.prepare:.2f} s, first token after {timings.first_token:.2f} s"
     )
     say(

@@ -28,12 +28,15 @@ from .answer_output import (
     say_costs,
 )
 from .asks import answer_questions
+from .cache_options import chosen_bytes, chosen_folder
 from .common import is_watched, run_command, stage
 from .generate_options import build_parser
 from .image_options import chosen_image_options
 from .question import complete_question, read_sources
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
+    from pathlib import Path
+
     from PIL import Image
 
     from ..generation.answer import Result
@@ -163,19 +166,27 @@ def _answer(options: argparse.Namespace) -> int:
         limits.check_count(len(options.image))
     sources = read_sources(options, limits)
     answer = _answer_options(options)
+    cache = chosen_folder(options.cache), chosen_bytes(options.cache_size)
     if not options.each:
         _check_images(sources, limits)
         if len(sources) > 1:
             say(f"note: {len(sources)} images in one prompt; --each asks about each by itself")
-    engine = _engine(options, limits, answer)
+    engine = _engine(options, limits, answer, *cache)
     if options.questions:
         return answer_questions(engine, options, sources, answer)
     return (_answer_each if options.each else _answer_one)(engine, options, sources, answer)
 
 
-def _engine(options: argparse.Namespace, limits: ImageLimits, answer: AnswerOptions) -> Engine:
+def _engine(
+    options: argparse.Namespace,
+    limits: ImageLimits,
+    answer: AnswerOptions,
+    folder: Path | None,
+    folder_bytes: int,
+) -> Engine:
     with stage(f"loading {options.model}"):
         from ..generation.engine import Engine
+        from ..generation.prefix_store import PrefixStore
         from ..loading import load
 
         model, processor = load(
@@ -188,7 +199,8 @@ def _engine(options: argparse.Namespace, limits: ImageLimits, answer: AnswerOpti
         )
     if options.model == DEMO:
         _note_photos(processor)
-    engine = Engine(model, processor)
+    kept = PrefixStore(folder=folder, folder_bytes=folder_bytes) if folder else None
+    engine = Engine(model, processor, store=kept)
     chosen = engine.limit_memory(_bytes(options.cache_limit), _bytes(options.wired_limit))
     if options.verbose:
         say(f"sampling: {describe_sampling(answer.sampling_over(model.config.sampling))}")

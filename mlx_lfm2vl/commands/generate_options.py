@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from .cache_options import add_cache_options
 from .common import add_adapter_option, add_model_options, add_special_tokens
 from .image_options import add_image_options
 from .parser import Parser
@@ -129,6 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = device.add_argument
     add("--cache-limit", type=float, metavar="GB", help="most freed memory to keep for reuse")
     add("--wired-limit", type=float, metavar="GB", help="most memory to protect from paging out")
+    add_cache_options(parser.add_argument_group("disk cache (default: none)"))
     output = parser.add_argument_group("output")
     add = output.add_argument
     add(

@@ -58,11 +58,20 @@ def complete_question(options: argparse.Namespace) -> None:
 
 
 def _swallowed(options: argparse.Namespace) -> list[str]:
-    """Take the prompt that another option has taken: `--image a.png "What is this?"`."""
+    """Take what another option has taken: the prompt in `--image a.png "What is this?"`.
+
+    `--cache` may have taken a prompt or an image, and then stands for its default.
+    """
+    word, found = options.cache, list[str]()
+    if word and (_is_question(word) or is_image_name(word)):
+        options.cache = ""
+        found.append(word)
+        if _is_question(word):
+            return found
     for taken in (options.image, options.special_tokens):
         if options.prompt is None and len(taken) > 1 and _is_question(taken[-1]):
-            return [taken.pop()]
-    return []
+            return [*found, taken.pop()]
+    return found
 
 
 def _is_question(word: str) -> bool:

@@ -7,6 +7,7 @@ COMMANDS = {
     "fuse": "merge an adapter into its checkpoint",
     "benchmark": "measure where the time goes on this machine",
     "models": "list the checkpoints on this machine, or remove one",
+    "cache": "list or delete what --cache has kept on disk",
     "doctor": "check this machine, and its GPU against its CPU",
     "completion": "print a script that completes commands in your shell",
 }

@@ -149,7 +149,9 @@ class _Batch:
             samplers.append((self.sampler, kept))
             queued.append(self._queued.rows(mx.array(kept)))
         self.rows = [self.rows[i] for i in kept]
-        for group in _equally_long(arrived):
+        # What is kept is read as a prompt alone is, so that all answers can continue it.
+        groups = [[row] for row in arrived] if self._store else _equally_long(arrived)
+        for group in groups:
             sampler, cache = self._make_sampler(group), self._model.make_cache()
             ends, reached = (), None
             if len(group) == 1:  # reads as `stream_answer` does, and may continue what is cached
@@ -192,10 +194,10 @@ class _Batch:
 
 
 def _equally_long(rows: Sequence[_Row]) -> Iterator[list[_Row]]:
-    """Group rows by the number of tokens in their prompts; what continues a cache is alone."""
+    """Group rows by the number of tokens in their prompts."""
 
-    def length(row: _Row) -> tuple[int, int]:
-        return len(row.prompt.input_ids), row.number if row.ready.cached else -1
+    def length(row: _Row) -> int:
+        return len(row.prompt.input_ids)
 
     for _, group in groupby(sorted(rows, key=length), key=length):
         yield list(group)

@@ -80,5 +80,10 @@ def segment_ends(ids: Sequence[int], spans: Sequence[Span], end_ids: Container[i
     Returns:
         Ends of the segments in ascending order; the last is the prompt's length.
     """
+    return sorted({len(ids), *cuts(ids, spans, end_ids)})
+
+
+def cuts(ids: Sequence[int], spans: Sequence[Span], end_ids: Container[int]) -> list[int]:
+    """Return the ends of images and messages in ascending order; see `segment_ends`."""
     messages = {i for i, token in enumerate(ids, 1) if token in end_ids}
-    return sorted({len(ids)} | {end for _, end in spans} | messages)
+    return sorted({end for _, end in spans if end <= len(ids)} | messages)

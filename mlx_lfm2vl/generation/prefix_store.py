@@ -6,12 +6,14 @@
   come back by reading a few tokens again; see `model.rewind`.
 - Image features are kept apart, so that an image in another prompt skips the vision tower.
 - A branch is never written again. A prompt that continues it gets a fork.
+- With a folder, all of this is on disk too, for other processes; see `saved_prefix`.
 """
 
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import is_
+from pathlib import Path
 
 import mlx.core as mx
 
@@ -19,7 +21,9 @@ from ..arrays import named_arrays
 from ..model.cache import Cache, Window
 from ..model.lfm2vl import Lfm2VL
 from ..model.rewind import reach, rewind
+from .disk_store import DISK_BYTES, DiskStore
 from .prefix import Prefix
+from .saved_prefix import SavedPrefixes
 
 PREFIX_BYTES = 512 * 2**20
 FEATURE_BYTES = 128 * 2**20
@@ -49,15 +53,31 @@ class Branch:
 class PrefixStore:
     """Branches and image features of one model, each with a limit in bytes.
 
+    After changing a weight in place (`weight[0] = 0`), call `clear`.
+
     Attributes:
         branches: the one used last comes last.
         features: (F, C) by `image_key`; the ones used last come last.
     """
 
     def __init__(
-        self, prefix_bytes: int = PREFIX_BYTES, feature_bytes: int = FEATURE_BYTES
+        self,
+        prefix_bytes: int = PREFIX_BYTES,
+        feature_bytes: int = FEATURE_BYTES,
+        *,
+        folder: Path | str | None = None,
+        folder_bytes: int = DISK_BYTES,
     ) -> None:
+        """
+        Args:
+            prefix_bytes: memory of all branches.
+            feature_bytes: memory of all features.
+            folder: where to keep both on disk too; None keeps them in memory only.
+            folder_bytes: size of all files in the folder.
+        """
         self.prefix_bytes, self.feature_bytes = prefix_bytes, feature_bytes
+        self._disk = None if folder is None else DiskStore(folder, folder_bytes)
+        self._saved: SavedPrefixes | None = None
         self.branches: list[Branch] = []
         self.features: OrderedDict[bytes, mx.array] = OrderedDict()
         self._weights: list[mx.array] = []
@@ -68,6 +88,7 @@ class PrefixStore:
         if len(weights) != len(self._weights) or not all(map(is_, weights, self._weights)):
             self.clear()
             self._weights = weights
+            self._saved = SavedPrefixes(self._disk, model) if self._disk else None
 
     @property
     def nbytes(self) -> int:
@@ -76,13 +97,31 @@ class PrefixStore:
         return branches + sum(rows.nbytes for rows in self.features.values())
 
     def clear(self) -> None:
-        """Forget everything, because the model has changed or the memory is needed."""
+        """Forget everything in memory, because the model has changed or the memory is needed.
+
+        Files stay.
+        """
         self.branches.clear()
         self.features.clear()
+        self._weights = []
 
-    def common(self, prefix: Prefix) -> int:
+    def held(self, prefix: Prefix) -> int:
         """Return how many positions of a prompt, from the first on, some branch has read."""
         return max((branch.prefix.common(prefix) for branch in self.branches), default=0)
+
+    def common(self, prefix: Prefix) -> int:
+        """Return how many positions of a prompt some branch has read or files may hold.
+
+        A file may turn out to be damaged.
+        """
+        return max(self.held(prefix), self._saved.common(prefix) if self._saved else 0)
+
+    def recall(self, prefix: Prefix) -> None:
+        """Make a branch of what files hold of a prompt, if that is more than branches hold."""
+        found = self._saved.load(prefix, self.held(prefix)) if self._saved else None
+        if found is not None:
+            length, cache, snapshots = found
+            self._add(Branch(prefix.until(length), cache, snapshots))
 
     def continued(self, model: Lfm2VL, prefix: Prefix) -> Branch:
         """Return a branch of its own that ends where a prompt continues.
@@ -95,6 +134,7 @@ class PrefixStore:
             model: that filled the caches.
             prefix: the whole prompt.
         """
+        self.recall(prefix)
         best, length = None, 0
         for branch in self.branches:
             shared = min(branch.prefix.common(prefix), len(prefix) - 1)
@@ -127,7 +167,7 @@ class PrefixStore:
         for (first, end), key in zip(prefix.spans, prefix.keys, strict=True):
             if end <= begin or first >= to:
                 continue
-            features = self.features.get(key)
+            features = self.features_of(key)
             if features is None:
                 return None
             before = prefix.count(token, first, begin)
@@ -138,6 +178,15 @@ class PrefixStore:
 
     def keep(self, branch: Branch) -> None:
         """Keep a branch; those that it continues go, with their snapshots taken over."""
+        self._add(branch)
+        if self._saved is None:
+            return
+        for key in branch.prefix.keys:
+            if key in self.features:
+                self._saved.save_features(key, self.features[key])
+        self._saved.save(branch.prefix, branch.cache, branch.snapshots)
+
+    def _add(self, branch: Branch) -> None:
         for old in list(self.branches):
             shared = branch.prefix.common(old.prefix)
             if shared == len(old.prefix):
@@ -151,7 +200,10 @@ class PrefixStore:
 
     def keep_features(self, key: bytes, parts: Sequence[mx.array]) -> None:
         """Keep the features of an image by its key."""
-        self.features[key] = mx.concatenate(list(parts)) if len(parts) > 1 else parts[0]
+        self._add_features(key, mx.concatenate(list(parts)) if len(parts) > 1 else parts[0])
+
+    def _add_features(self, key: bytes, features: mx.array) -> None:
+        self.features[key] = features
         while self.features and sum(f.nbytes for f in self.features.values()) > self.feature_bytes:
             self.features.popitem(last=False)
 
@@ -159,4 +211,8 @@ class PrefixStore:
         """Return the features of an image, or None."""
         if key in self.features:
             self.features.move_to_end(key)
-        return self.features.get(key)
+            return self.features[key]
+        found = self._saved.features(key) if self._saved else None
+        if found is not None:
+            self._add_features(key, found)
+        return found

@@ -117,7 +117,9 @@ def embed_prompt(
     images = _Images(model, prompt, store)
     seconds, start = 0.0, time.perf_counter()
     known = Prefix(prompt.input_ids, prompt.spans, keys) if keys else None
-    if known and store and store.common(known) >= prompt.spans[-1][1]:
+    if known and store:
+        store.recall(known)
+    if known and store and store.held(known) >= prompt.spans[-1][1]:
         images.keys = list(keys)
     else:
         known = None

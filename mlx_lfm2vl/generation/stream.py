@@ -62,7 +62,7 @@ def stream_answer(
         ends=ready.ends,
         reached=ready.reached,
     )
-    first, pending, text = 0.0, 0, ""
+    first, decoding, pending, text = 0.0, 0.0, 0, ""
     said: list[int] = []
     try:
         for token in tokens:
@@ -75,8 +75,9 @@ def stream_answer(
                 yield answer.piece(text, pending)
                 pending = len(answer.token_ids)
     finally:  # also what was read for an answer that is stopped
+        decoding = clock.lap()
         if store:
             store.keep(ready.read(said))
-    timings = Timings(reading + ready.decoding, first - ready.decoding, clock.lap())
+    timings = Timings(reading + ready.decoding, first - ready.decoding, decoding)
     result = make_result(answer, prompt, sampling, seed, timings, drafts, cached)
     yield answer.piece(text, pending, result)

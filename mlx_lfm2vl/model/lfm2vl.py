@@ -26,10 +26,16 @@ def _standardize(patches: mx.array, mean: mx.array, std: mx.array, like: mx.arra
 
 
 class Lfm2VL(nn.Module):
-    """The LFM2-VL network. Follows Lfm2VlForConditionalGeneration in transformers 5.23."""
+    """The LFM2-VL network. Follows Lfm2VlForConditionalGeneration in transformers 5.23.
+
+    Attributes:
+        name: of the checkpoint, as the user gave it.
+        files: identities of the files that the weights come from; see `plain_file.file_identity`.
+    """
 
     def __init__(self, config: ModelConfig, image_config: ImageConfig) -> None:
         super().__init__()
+        self.name, self.files = "", ""
         self.config = config
         self.image_config = image_config
         self.vision_tower = VisionTower(config.vision)

@@ -18,8 +18,15 @@ from mlx_lfm2vl.arrays import named_arrays
 from mlx_lfm2vl.commands.fuse import main as fuse
 from mlx_lfm2vl.commands.generate import main as generate
 from mlx_lfm2vl.errors import CheckpointError
+from mlx_lfm2vl.generation.fingerprint import fingerprint
 from mlx_lfm2vl.loading import load
-from mlx_lfm2vl.training.adapters import adapted_paths, add_adapter, fuse_adapter, load_adapter
+from mlx_lfm2vl.training.adapters import (
+    adapted_paths,
+    add_adapter,
+    fuse_adapter,
+    load_adapter,
+    save_adapter,
+)
 
 pytest.importorskip("mlx_lm")
 
@@ -289,3 +296,22 @@ def test_an_adapter_of_other_sizes_is_refused(data, tmp_path, model_and_processo
     mx.save_safetensors(str(output / "adapters.safetensors"), cut)
     with pytest.raises(CheckpointError, match="does not fit the model"):
         load_adapter(model_and_processor[0], output)
+
+
+def test_adapters_differ_by_their_factors_and_their_scale(tmp_path):
+    found = set()
+    for seed, scale in ((1, 2.0), (2, 2.0), (2, 4.0)):
+        model = load(golden("new_names").folder)[0]
+        paths = adapted_paths(model, ["language"])[:2]
+        mx.random.seed(seed)
+        add_adapter(model, paths, dora=False, rank=2, scale=scale, dropout=0.0)
+        found.add(fingerprint(model))
+        parameters = {"rank": 2, "scale": scale, "dropout": 0.0, "keys": paths}
+        settings = {"fine_tune_type": "lora", "num_layers": 0, "lora_parameters": parameters}
+        save_adapter(model, tmp_path / f"{seed} {scale}", settings)
+    assert len(found) == 3
+    for folder in tmp_path.iterdir():
+        model = load(golden("new_names").folder)[0]
+        load_adapter(model, folder)
+        found.add(fingerprint(model))
+    assert len(found) == 6

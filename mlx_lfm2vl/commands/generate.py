@@ -72,6 +72,7 @@ def _answer_options(options: argparse.Namespace) -> AnswerOptions:
         image_options=chosen_image_options(options),
         special_tokens=options.special_tokens,
         lookup=options.lookup,
+        kv_bits=options.kv_bits,
     )
     for name in ("cache_limit", "wired_limit"):
         size = getattr(options, name)

@@ -105,7 +105,7 @@ def _prepare(
     clock = Clock()
     prompt = read_prompt(model, processor, messages, options)
     preparing = clock.lap()
-    ready = embed_prompt(model, prompt, store, options.on_encode, keys)
+    ready = embed_prompt(model, prompt, store, options.on_encode, keys, options.kv_bits)
     mx.async_eval(ready.embeds)
     answer = Answer(processor.tokenizer, model.config.eos_token_ids, options)
     seed = options.drawn_seed()
@@ -125,7 +125,7 @@ class _Batch:
         self._sampling = options.sampling_over(model.config.sampling)
         self._decode = decode_step(model)
         self.sampler = self._make_sampler([])
-        self._cache = model.make_cache()
+        self._cache = model.make_cache(options.kv_bits)
         # One token per row that is queued on the device, not read by the host, not in the cache.
         self._queued = Drawn(mx.array([]), None)
         self._steps = 0
@@ -150,7 +150,10 @@ class _Batch:
             queued.append(self._queued.rows(mx.array(kept)))
         self.rows = [self.rows[i] for i in kept]
         for group in _equally_long(arrived):
-            sampler, cache = self._make_sampler(group), self._model.make_cache()
+            sampler, cache = (
+                self._make_sampler(group),
+                self._model.make_cache(self._options.kv_bits),
+            )
             ends, reached = (), None
             if len(group) == 1:  # reads as `stream_answer` does, and may continue what is cached
                 ready = group[0].ready

@@ -80,11 +80,15 @@ class PrefixStore:
         self.branches.clear()
         self.features.clear()
 
-    def common(self, prefix: Prefix) -> int:
+    def common(self, prefix: Prefix, kv_bits: int = 0) -> int:
         """Return how many positions of a prompt, from the first on, some branch has read."""
-        return max((branch.prefix.common(prefix) for branch in self.branches), default=0)
+        return max((branch.prefix.common(prefix) for branch in self._of(kv_bits)), default=0)
 
-    def continued(self, model: Lfm2VL, prefix: Prefix) -> Branch:
+    def _of(self, kv_bits: int) -> list[Branch]:
+        """Return the branches with such keys and values; others would change the answer."""
+        return [branch for branch in self.branches if branch.cache.kv_bits == kv_bits]
+
+    def continued(self, model: Lfm2VL, prefix: Prefix, kv_bits: int = 0) -> Branch:
         """Return a branch of its own that ends where a prompt continues.
 
         At least one position of the prompt is left to read, which gives the first logits. If a
@@ -94,14 +98,15 @@ class PrefixStore:
         Args:
             model: that filled the caches.
             prefix: the whole prompt.
+            kv_bits: of the branch's cache.
         """
         best, length = None, 0
-        for branch in self.branches:
+        for branch in self._of(kv_bits):
             shared = min(branch.prefix.common(prefix), len(prefix) - 1)
             if shared >= length and shared:
                 best, length = branch, shared
         if best is None:
-            return Branch(Prefix([]), model.make_cache())
+            return Branch(Prefix([]), model.make_cache(kv_bits))
         self.branches.remove(best)
         self.branches.append(best)
         near = max((end for end in best.snapshots if end <= length), default=0)
@@ -110,7 +115,7 @@ class PrefixStore:
         again = None if length - near <= steps else self._embeds(model, best.prefix, length, steps)
         if again is None:
             length = near
-            empty = model.make_cache()
+            empty = model.make_cache(kv_bits)
             if not near:
                 return Branch(Prefix([]), empty)
             cache.back(near, best.snapshots[near])
@@ -138,7 +143,7 @@ class PrefixStore:
 
     def keep(self, branch: Branch) -> None:
         """Keep a branch; those that it continues go, with their snapshots taken over."""
-        for old in list(self.branches):
+        for old in self._of(branch.cache.kv_bits):
             shared = branch.prefix.common(old.prefix)
             if shared == len(old.prefix):
                 branch.snapshots = {**old.snapshots, **branch.snapshots}

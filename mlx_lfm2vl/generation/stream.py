@@ -41,7 +41,7 @@ def stream_answer(
     prompt = read_prompt(model, processor, messages, options)
     mx.reset_peak_memory()
     reading = clock.lap()
-    ready = embed_prompt(model, prompt, store, options.on_encode, keys)
+    ready = embed_prompt(model, prompt, store, options.on_encode, keys, options.kv_bits)
     cached = ready.cached
     drafts = Drafts()
     tokens = generate_step(

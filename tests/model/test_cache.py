@@ -9,7 +9,8 @@ import pytest
 from conftest import relative_error
 from networks import TEXT, lively
 
-from mlx_lfm2vl.model.cache import BLOCK, TRIMMABLE, Cache, Rows
+from mlx_lfm2vl.model.cache import TRIMMABLE, Cache, Rows
+from mlx_lfm2vl.model.key_values import BLOCK
 from mlx_lfm2vl.model.language import LanguageModel
 
 IDS = [5, 9, 3, 77, 21, 4, 50, 8]

@@ -2,8 +2,9 @@
 
 usage: python benchmarks/cache.py CHECKPOINT PHOTO [--before CLONE] [--repeats 3]
 
-The bars were set in advance. Things that are compared run in turn, and the best of the repeats
-counts, because other programs use the machine as well. On a CPU, preload OpenBLAS.
+The bars were set in advance. Seconds are the processor's, so that other programs on the machine
+count little: set OPENBLAS_NUM_THREADS=1, and preload OpenBLAS. Things that are compared run in turn,
+and the best of the repeats counts.
 """
 
 import argparse
@@ -38,7 +39,7 @@ QUESTIONS = [
     "Where was this taken?",
     "What stands on the left?",
 ]
-# Prints the seconds until a token of a new process's second answer, to leave out warming up.
+# Prints the processor seconds until a token of a new process's second answer, to leave out warming up.
 FIRST_TOKEN = """
 import sys, time
 from PIL import Image
@@ -46,9 +47,9 @@ from mlx_lfm2vl import Sampling, generate, load
 model, processor = load(sys.argv[1])
 photo = Image.open(sys.argv[2]).convert("RGB").resize((1920, 1080))
 def ask(image):
-    start = time.perf_counter()
+    start = time.process_time()
     generate(model, processor, "What is it?", image=image, max_tokens=1, sampling=Sampling())
-    return time.perf_counter() - start
+    return time.process_time() - start
 ask(photo.resize((64, 64)))
 print(ask(photo))
 """
@@ -57,10 +58,10 @@ Row = tuple[str, float, str, str]  # what, ratio, bar, how the ratio came about
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Seconds until the arrays that some work returns are computed."""
-    start = time.perf_counter()
+    """Processor seconds until the arrays that some work returns are computed."""
+    start = time.process_time()
     mx.eval(work())
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def best(repeats: int, *works: Callable[[], object]) -> list[float]:
@@ -221,7 +222,7 @@ def main() -> None:
     }
     if options.before:
         measurements["first_token"] = lambda: first_token(options)
-    print("| measure | ratio | bar | seconds |\n|---|---|---|---|")
+    print("| measure | ratio | bar | processor seconds |\n|---|---|---|---|")
     for name in options.only or measurements:
         for what, ratio, bar, detail in measurements[name]():
             print(f"| {what} | {ratio:.3g} | {bar} | {detail} |", flush=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 DType = Literal["float32", "float16", "bfloat16"]
 DTYPES: tuple[DType, ...] = get_args(DType)
 MAX_LOOKUP = 31  # tokens per draft
-KV_BITS = (0, 4, 8)  # of keys and values; 0 keeps them in the weights' dtype
+KV_BITS = (0, 8, 4)  # of keys and values; 0 keeps them in the weights' dtype
 LARGEST_SEED = 2**63 - 1
 
 

@@ -3,8 +3,8 @@
 usage: python benchmarks/cache.py CHECKPOINT PHOTO [--before CLONE] [--repeats 3]
 
 The bars were set in advance. Seconds are the processor's, so that other programs on the machine
-count little: set OPENBLAS_NUM_THREADS=1, and preload OpenBLAS. Things that are compared run in turn,
-and the best of the repeats counts.
+count little: set OPENBLAS_NUM_THREADS=1, and preload OpenBLAS. Things that are compared run in
+turn, and the best of the repeats counts.
 """
 
 import argparse
@@ -39,7 +39,7 @@ QUESTIONS = [
     "Where was this taken?",
     "What stands on the left?",
 ]
-# Prints the processor seconds until a token of a new process's second answer, to leave out warming up.
+# Prints the processor seconds of a new process's second answer, because its first one warms up.
 FIRST_TOKEN = """
 import sys, time
 from PIL import Image

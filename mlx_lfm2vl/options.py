@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 DType = Literal["float32", "float16", "bfloat16"]
 DTYPES: tuple[DType, ...] = get_args(DType)
 MAX_LOOKUP = 31  # tokens per draft
+KV_BITS = (0, 8, 4)  # of keys and values; 0 keeps them in the weights' dtype
 LARGEST_SEED = 2**63 - 1
 
 
@@ -100,6 +101,7 @@ class AnswerOptions:
 
     # Speed
     lookup: int = 0  # tokens drafted from earlier text and verified in one step; 0 is off
+    kv_bits: int = 0  # 8 or 4 quantizes keys and values, for long contexts; 0 is off
 
     # Hooks
     logits_processors: Sequence[LogitsProcessor] = ()  # applied in this order, before sampling
@@ -129,6 +131,9 @@ class AnswerOptions:
             raise InputError(f"lookup is {self.lookup}, expected 0 to {MAX_LOOKUP}")
         if self.lookup and self.logits_processors:
             raise InputError("lookup cannot be combined with logits_processors; drop one of them")
+        _expect_number("kv_bits", self.kv_bits, int)
+        if self.kv_bits not in KV_BITS:
+            raise InputError(f"kv_bits is {self.kv_bits}, expected 8, 4 or 0 (off)")
 
     def changed(self, changes: Mapping[str, Any]) -> AnswerOptions:
         """Return a copy with some fields replaced.
@@ -190,6 +195,7 @@ class AnswerChanges(TypedDict, total=False):
     special_tokens: Sequence[str]
     answer_start: str
     lookup: int
+    kv_bits: int
     logits_processors: Sequence[LogitsProcessor]
     logprobs: bool
     on_encode: Callable[[int, int], object] | None

@@ -37,6 +37,8 @@ def test_a_wrong_name_is_refused_with_the_nearest_right_one():
         ({"seed": 2**63}, "expected 0 to"),
         ({"lookup": 32}, "lookup is 32, expected 0 to 31"),
         ({"lookup": -1}, "lookup is -1, expected 0 to 31"),
+        ({"kv_bits": 6}, "kv_bits is 6, expected 8, 4 or 0"),
+        ({"kv_bits": True}, "kv_bits is True, expected int"),
         ({"lookup": 1, "logits_processors": [print]}, "cannot be combined"),
         ({"temperature": -1}, "temperature -1 is out of range"),
         ({"temperature": 100.5}, "temperature 100.5 is out of range"),

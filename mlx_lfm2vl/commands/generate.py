@@ -81,6 +81,7 @@ def _answer_options(options: argparse.Namespace) -> AnswerOptions:
         special_tokens=options.special_tokens,
         answer_start=unescaped(options.answer_start),
         lookup=options.lookup,
+        kv_bits=options.kv_bits,
     )
     for name in ("cache_limit", "wired_limit"):
         size = getattr(options, name)

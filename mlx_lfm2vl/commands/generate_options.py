@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ..options import KV_BITS
 from .cache_options import add_cache_options
 from .common import add_adapter_option, add_model_options, add_special_tokens
 from .image_options import add_image_options
@@ -118,6 +119,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="copy up to N tokens from where the text repeats and verify them in one step; needs "
         "--temperature 0 --repetition-penalty 1; default: 0 (off)",
+    )
+    add(
+        "--kv-bits",
+        type=int,
+        choices=KV_BITS,
+        default=0,
+        help="keep keys and values in 8 or 4 bits, for long contexts; default: 0 (off)",
     )
     add(
         "--stop",

@@ -105,7 +105,7 @@ def _prepare(
     clock = Clock()
     prompt = read_prompt(model, processor, messages, options)
     preparing = clock.lap()
-    ready = embed_prompt(model, prompt, store, options.on_encode, keys)
+    ready = embed_prompt(model, prompt, store, options.on_encode, keys, options.kv_bits)
     mx.async_eval(ready.embeds)
     answer = Answer(processor.tokenizer, model.config.eos_token_ids, options, prompt.start)
     seed = options.drawn_seed()
@@ -125,7 +125,7 @@ class _Batch:
         self._sampling = options.sampling_over(model.config.sampling)
         self._decode = decode_step(model)
         self.sampler = self._make_sampler([])
-        self._cache = model.make_cache()
+        self._cache = model.make_cache(options.kv_bits)
         # One token per row that is queued on the device, not read by the host, not in the cache.
         self._queued = Drawn(mx.array([]), None)
         self._steps = 0
@@ -152,7 +152,8 @@ class _Batch:
         # What is kept is read as a prompt alone is, so that all answers can continue it.
         groups = [[row] for row in arrived] if self._store else _equally_long(arrived)
         for group in groups:
-            sampler, cache = self._make_sampler(group), self._model.make_cache()
+            sampler = self._make_sampler(group)
+            cache = self._model.make_cache(self._options.kv_bits)
             ends, reached = (), None
             if len(group) == 1:  # reads as `stream_answer` does, and may continue what is cached
                 ready = group[0].ready

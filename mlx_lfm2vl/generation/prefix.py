@@ -7,6 +7,7 @@ tokens are all alike, so each image is identified by a hash of what the vision t
 import hashlib
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import takewhile
 
 import numpy as np
@@ -31,11 +32,15 @@ class Prefix:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @cached_property
+    def _array(self) -> np.ndarray:
+        """The ids, converted once: a prompt is compared with every branch of a store."""
+        return np.asarray(self.ids, np.int64)
+
     def common(self, other: "Prefix") -> int:
         """Return the number of positions, from the first on, that are equal in both."""
         length = min(len(self), len(other))
-        ours, theirs = (np.asarray(p.ids[:length], np.int64) for p in (self, other))
-        different = np.flatnonzero(ours != theirs)
+        different = np.flatnonzero(self._array[:length] != other._array[:length])
         length = int(different[0]) if different.size else length
         for span, mine, (_, its) in zip(
             self.spans, self.keys, zip(other.spans, other.keys, strict=True), strict=False

@@ -105,25 +105,32 @@ class PrefixStore:
         self.features.clear()
         self._weights = []
 
-    def held(self, prefix: Prefix) -> int:
+    def held(self, prefix: Prefix, kv_bits: int = 0) -> int:
         """Return how many positions of a prompt, from the first on, some branch has read."""
-        return max((branch.prefix.common(prefix) for branch in self.branches), default=0)
+        return max((branch.prefix.common(prefix) for branch in self._of(kv_bits)), default=0)
 
-    def common(self, prefix: Prefix) -> int:
+    def common(self, prefix: Prefix, kv_bits: int = 0) -> int:
         """Return how many positions of a prompt some branch has read or files may hold.
 
-        A file may turn out to be damaged.
+        A file may turn out to be damaged. Files hold no quantized keys and values.
         """
-        return max(self.held(prefix), self._saved.common(prefix) if self._saved else 0)
+        saved = self._saved.common(prefix) if self._saved and not kv_bits else 0
+        return max(self.held(prefix, kv_bits), saved)
 
-    def recall(self, prefix: Prefix) -> None:
+    def recall(self, prefix: Prefix, kv_bits: int = 0) -> None:
         """Make a branch of what files hold of a prompt, if that is more than branches hold."""
-        found = self._saved.load(prefix, self.held(prefix)) if self._saved else None
+        if self._saved is None or kv_bits:
+            return
+        found = self._saved.load(prefix, self.held(prefix))
         if found is not None:
             length, cache, snapshots = found
             self._add(Branch(prefix.until(length), cache, snapshots))
 
-    def continued(self, model: Lfm2VL, prefix: Prefix) -> Branch:
+    def _of(self, kv_bits: int) -> list[Branch]:
+        """Return the branches with such keys and values; others would change the answer."""
+        return [branch for branch in self.branches if branch.cache.kv_bits == kv_bits]
+
+    def continued(self, model: Lfm2VL, prefix: Prefix, kv_bits: int = 0) -> Branch:
         """Return a branch of its own that ends where a prompt continues.
 
         At least one position of the prompt is left to read, which gives the first logits. If a
@@ -133,15 +140,16 @@ class PrefixStore:
         Args:
             model: that filled the caches.
             prefix: the whole prompt.
+            kv_bits: of the branch's cache.
         """
-        self.recall(prefix)
+        self.recall(prefix, kv_bits)
         best, length = None, 0
-        for branch in self.branches:
+        for branch in self._of(kv_bits):
             shared = min(branch.prefix.common(prefix), len(prefix) - 1)
             if shared >= length and shared:
                 best, length = branch, shared
         if best is None:
-            return Branch(Prefix([]), model.make_cache())
+            return Branch(Prefix([]), model.make_cache(kv_bits))
         self.branches.remove(best)
         self.branches.append(best)
         near = max((end for end in best.snapshots if end <= length), default=0)
@@ -150,7 +158,7 @@ class PrefixStore:
         again = None if length - near <= steps else self._embeds(model, best.prefix, length, steps)
         if again is None:
             length = near
-            empty = model.make_cache()
+            empty = model.make_cache(kv_bits)
             if not near:
                 return Branch(Prefix([]), empty)
             cache.back(near, best.snapshots[near])
@@ -179,7 +187,7 @@ class PrefixStore:
     def keep(self, branch: Branch) -> None:
         """Keep a branch; those that it continues go, with their snapshots taken over."""
         self._add(branch)
-        if self._saved is None:
+        if self._saved is None or branch.cache.kv_bits:
             return
         for key in branch.prefix.keys:
             if key in self.features:
@@ -187,7 +195,7 @@ class PrefixStore:
         self._saved.save(branch.prefix, branch.cache, branch.snapshots)
 
     def _add(self, branch: Branch) -> None:
-        for old in list(self.branches):
+        for old in self._of(branch.cache.kv_bits):
             shared = branch.prefix.common(old.prefix)
             if shared == len(old.prefix):
                 branch.snapshots = {**old.snapshots, **branch.snapshots}

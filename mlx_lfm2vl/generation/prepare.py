@@ -38,6 +38,7 @@ def read_prompt(
     asked = [{"role": "user", "content": messages}] if is_text else messages
     if options.answer_start:
         asked = with_start(asked, options.answer_start)
+    model.make_cache(options.kv_bits)  # or refuse them before images are decoded
     limit = max(0, model.config.text.max_position_embeddings - options.max_tokens)
     return processor(
         asked,
@@ -96,6 +97,7 @@ def embed_prompt(
     store: PrefixStore | None = None,
     report: Callable[[int, int], object] | None = None,
     keys: Sequence[bytes] = (),
+    kv_bits: int = 0,
 ) -> Ready:
     """Embed what is not cached of a prompt.
 
@@ -108,18 +110,19 @@ def embed_prompt(
         report: called with the image tokens encoded so far and all of them. With it, the host waits
             for the encoder.
         keys: of the images, if they are known: they are not decoded if the store holds them.
+        kv_bits: of the cache.
 
     Raises:
         InputError: an image is damaged.
     """
     if store:
         store.serve(model)
-    images = _Images(model, prompt, store)
+    images = _Images(model, prompt, store, kv_bits)
     seconds, start = 0.0, time.perf_counter()
     known = Prefix(prompt.input_ids, prompt.spans, keys) if keys else None
     if known and store:
-        store.recall(known)
-    if known and store and store.held(known) >= prompt.spans[-1][1]:
+        store.recall(known, kv_bits)
+    if known and store and store.held(known, kv_bits) >= prompt.spans[-1][1]:
         images.keys = list(keys)
     else:
         known = None
@@ -128,7 +131,10 @@ def embed_prompt(
         images.add(pixel_values)
         start = time.perf_counter()
     prefix = Prefix(prompt.input_ids, prompt.spans, images.keys)
-    branch = store.continued(model, prefix) if store else Branch(Prefix([]), model.make_cache())
+    if store:
+        branch = store.continued(model, prefix, kv_bits)
+    else:
+        branch = Branch(Prefix([]), model.make_cache(kv_bits))
     begin = len(branch.prefix)
     features = images.from_position(prefix, begin)
     if report:
@@ -155,8 +161,10 @@ class _Images:
         keys: `image_key` of each image; empty without a store.
     """
 
-    def __init__(self, model: Lfm2VL, prompt: Inputs, store: PrefixStore | None) -> None:
-        self._model, self._prompt, self._store = model, prompt, store
+    def __init__(
+        self, model: Lfm2VL, prompt: Inputs, store: PrefixStore | None, kv_bits: int
+    ) -> None:
+        self._model, self._prompt, self._store, self._kv_bits = model, prompt, store, kv_bits
         self._encoded: list[list[mx.array]] = []  # of each image; empty if it waits
         self._waiting: dict[int, list[np.ndarray]] = {}
         self.keys: list[bytes] = []
@@ -171,7 +179,8 @@ class _Images:
         self.keys.append(image_key(pixel_values, self._prompt.images[number].spatial_shapes))
         _, end = self._prompt.spans[number]
         spans = self._prompt.spans[: number + 1]
-        if self._store.common(Prefix(self._prompt.input_ids[:end], spans, self.keys)) == end:
+        prefix = Prefix(self._prompt.input_ids[:end], spans, self.keys)
+        if self._store.common(prefix, self._kv_bits) == end:
             self._waiting[number] = pixel_values
         else:
             self._encode(number, pixel_values)

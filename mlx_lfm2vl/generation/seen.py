@@ -80,6 +80,7 @@ def read_images(
     store: PrefixStore,
 ) -> Steps[tuple[list[bytes], int]]:
     """Read a conversation up to its last image into a store; yield the images' keys, and tokens."""
+    model.make_cache(options.kv_bits)  # or refuse them before images are decoded
     whole = processor(
         messages,
         options=options.image_options,
@@ -89,7 +90,7 @@ def read_images(
     )
     tokens = whole.spans[-1][1]
     prompt = Inputs(whole.input_ids[:tokens], whole.images, whole.spans, whole.views)
-    ready = embed_prompt(model, prompt, store, options.on_encode)
+    ready = embed_prompt(model, prompt, store, options.on_encode, kv_bits=options.kv_bits)
     cache = ready.branch.cache
     prefill(model, ready.taken(), cache, options.on_prefill, ready.ends, ready.reached)
     mx.eval(cache.arrays)

@@ -41,7 +41,7 @@ def stream_answer(
     answer = Answer(processor.tokenizer, model.config.eos_token_ids, options, prompt.start)
     mx.reset_peak_memory()
     reading = clock.lap()
-    ready = embed_prompt(model, prompt, store, options.on_encode, keys)
+    ready = embed_prompt(model, prompt, store, options.on_encode, keys, options.kv_bits)
     cached = ready.cached
     drafts = Drafts()
     tokens = generate_step(

@@ -4,15 +4,16 @@ from typing import cast
 
 import mlx.core as mx
 
-from .device_ops import GPU, exp
+from .device_ops import GPU, exp, fused
+from .key_values import Packed
 
 BLOCK_BYTES = 4 * 2**20  # of scores per block: few enough to stay in a CPU's caches
 
 
 def attend(
     q: mx.array,
-    k: mx.array,
-    v: mx.array,
+    k: mx.array | Packed,
+    v: mx.array | Packed,
     scale: float,
     *,
     causal: bool,
@@ -22,7 +23,7 @@ def attend(
 
     Args:
         q: (B, H, L, D) queries.
-        k: (B, K, S, D) keys; K must divide H.
+        k: (B, K, S, D) keys; K must divide H. They are quantized if the values are.
         v: (B, K, S, D) values.
         scale: factor on the scores.
         causal: the queries are the last L of the S positions, and none sees later positions.
@@ -33,10 +34,33 @@ def attend(
     """
     length = q.shape[2]
     assert visible is None or length == 1
+    if isinstance(k, Packed) and isinstance(v, Packed) and length == 1:
+        return _attend_to_codes(q, k, v, scale, visible)
+    k, v = (
+        part.dequantized().astype(q.dtype) if isinstance(part, Packed) else part for part in (k, v)
+    )
     if GPU or length == 1 or q.dtype != mx.float32:
         mask = "causal" if causal and length > 1 else visible
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
     return _attend_in_blocks(q * scale, k, v, causal)
+
+
+def _attend_to_codes(
+    q: mx.array, k: Packed, v: Packed, scale: float, visible: mx.array | None
+) -> mx.array:
+    """Let one position attend to quantized keys and values without dequantizing them."""
+    # The heads that share keys become the rows of one product, so the codes are read once.
+    rows = q.reshape(q.shape[0], k.codes.shape[1], -1, q.shape[3])
+    scores = k.product(_widened(rows, scale), transpose=True)
+    if visible is not None:
+        scores = mx.where(visible, scores, -mx.inf)
+    seen = v.product(mx.softmax(scores, axis=-1), transpose=False)
+    return seen.astype(q.dtype).reshape(q.shape)
+
+
+@fused
+def _widened(x: mx.array, scale: float) -> mx.array:
+    return x.astype(mx.float32) * scale
 
 
 def _attend_in_blocks(q: mx.array, k: mx.array, v: mx.array, causal: bool) -> mx.array:

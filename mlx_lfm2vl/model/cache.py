@@ -1,6 +1,6 @@
 """The decoder's memory of the sequences it has read, with one part per layer.
 
-- An attention layer keeps the keys and values of all positions, in buffers written in place.
+- An attention layer keeps the keys and values of all positions; see `key_values`.
 - A short convolution keeps a window: its last inputs, one fewer than it has taps.
 - The sequences of a batch end in the same column. Shorter ones start in a later column, and the
   columns before that are masked. Such a batch reads one position per step.
@@ -20,9 +20,9 @@ from typing import cast
 
 import mlx.core as mx
 
-from ..options import MAX_LOOKUP
+from ..options import KV_BITS, MAX_LOOKUP
+from .key_values import KeyValueCache, QuantizedKeyValueCache
 
-BLOCK = 256  # columns added at a time; growing by one would copy the cache at every token
 TRIMMABLE = MAX_LOOKUP + 1  # longest step, in positions, that can be trimmed
 
 Window = tuple[mx.array, ...]  # the last inputs of a convolution, (B, C) each, oldest first
@@ -60,74 +60,6 @@ class Rows:
         """Number of positions in each row's sequence."""
         starts = self.cache.starts
         return [self.cache.offset - (starts[n] if starts else 0) for n in self.numbers]
-
-
-class KeyValueCache:
-    """Keys and values of one attention layer.
-
-    Attributes:
-        arrays: empty at first, then keys and values, (B, H, columns, D) each. There may be more
-            columns than are in use.
-    """
-
-    def __init__(self) -> None:
-        self.arrays: list[mx.array] = []
-
-    def update(self, keys: mx.array, values: mx.array, column: int) -> tuple[mx.array, mx.array]:
-        """Store keys and values from `column` on and return all up to their end.
-
-        Args:
-            keys: (B, H, L, D), after RoPE.
-            values: (B, H, L, D).
-            column: of the first new position; later columns are overwritten.
-
-        Returns:
-            Keys and values, (B, H, column + L, D) each.
-        """
-        end = column + keys.shape[2]
-        capacity = self.arrays[0].shape[2] if self.arrays else 0
-        if end > capacity:
-            self._grow(-(-(end - capacity) // BLOCK) * BLOCK, keys)
-        all_keys, all_values = self.arrays
-        all_keys[:, :, column:end] = keys
-        all_values[:, :, column:end] = values
-        return all_keys[:, :, :end], all_values[:, :, :end]
-
-    def _grow(self, columns: int, like: mx.array) -> None:
-        batch, heads, _, dim = like.shape
-        old = [[array] for array in self.arrays] or [[], []]
-        self.arrays = [
-            # Each has its own zeros: shared ones could not be written in place.
-            mx.concatenate([*parts, mx.zeros((batch, heads, columns, dim), like.dtype)], axis=2)
-            for parts in old
-        ]
-
-    def taken(self, rows: mx.array, used: int, columns: int) -> list[mx.array]:
-        """Return copies of the keys and values of some rows, aligned at the last column.
-
-        Args:
-            rows: int32 indices.
-            used: columns in use.
-            columns: of the result, at least as many as the longest of these sequences. If there are
-                more, zeros fill the first ones.
-
-        Returns:
-            Keys and values, (len(rows), H, columns, D) each.
-        """
-        begin = max(0, used - columns)
-        cut = [array[:, :, begin:used][rows] for array in self.arrays]
-        return [mx.pad(x, [(0, 0), (0, 0), (columns - x.shape[2], 0), (0, 0)]) for x in cut]
-
-
-class _ReadOnly(KeyValueCache):
-    """Keys and values that a second reading of the same positions uses and does not write."""
-
-    def update(self, keys: mx.array, values: mx.array, column: int) -> tuple[mx.array, mx.array]:
-        """Return the stored keys and values up to the end of these positions, not the new ones."""
-        del values
-        end = column + keys.shape[2]
-        all_keys, all_values = self.arrays
-        return all_keys[:, :, :end], all_values[:, :, :end]
 
 
 class ConvCache:
@@ -191,12 +123,17 @@ class Cache:
         layers: the part of each decoder layer.
         offset: columns in use.
         starts: first column of each row's sequence; empty if all start in column 0.
+        kv_bits: of keys and values; 0 keeps them as they are.
     """
 
-    def __init__(self, layer_types: Sequence[str], taps: int) -> None:
-        self._layer_types, self._taps = tuple(layer_types), taps
+    def __init__(self, layer_types: Sequence[str], taps: int, kv_bits: int = 0) -> None:
+        self._layer_types, self._taps, self.kv_bits = tuple(layer_types), taps, kv_bits
+
+        def attention() -> KeyValueCache:
+            return QuantizedKeyValueCache(kv_bits) if kv_bits else KeyValueCache()
+
         self.layers: list[KeyValueCache | ConvCache] = [
-            KeyValueCache() if kind == "full_attention" else ConvCache(taps) for kind in layer_types
+            attention() if kind == "full_attention" else ConvCache(taps) for kind in layer_types
         ]
         self.offset = 0
         self.starts: list[int] = []
@@ -261,12 +198,11 @@ class Cache:
 
         Attention uses this cache's keys and values and writes none. The windows begin empty.
         """
-        again = Cache(self._layer_types, self._taps)
+        again = Cache(self._layer_types, self._taps, self.kv_bits)
         again.offset = begin
         for i, layer in enumerate(self.layers):
             if isinstance(layer, KeyValueCache):
-                again.layers[i] = kept = _ReadOnly()
-                kept.arrays = layer.arrays
+                again.layers[i] = layer.rereading()
         return again
 
     def fork(self) -> "Cache":
@@ -274,15 +210,14 @@ class Cache:
 
         The two share their memory until one of them writes; it copies the arrays first.
         """
-        forked = Cache(self._layer_types, self._taps)
+        forked = Cache(self._layer_types, self._taps, self.kv_bits)
         forked.offset, forked.starts = self.offset, list(self.starts)
-        for own, other in zip(self.layers, forked.layers, strict=True):
+        for i, (own, other) in enumerate(zip(self.layers, forked.layers, strict=True)):
             if isinstance(own, ConvCache):
                 assert isinstance(other, ConvCache)
                 other.window = own.window  # never written in place
             else:
-                assert isinstance(other, KeyValueCache)
-                other.arrays = [array[...] for array in own.arrays]
+                forked.layers[i] = own.fork()
         return forked
 
     @classmethod
@@ -295,7 +230,7 @@ class Cache:
         """
         first = parts[0].cache
         lengths = [length for part in parts for length in part.lengths]
-        joined = cls(first._layer_types, first._taps)
+        joined = cls(first._layer_types, first._taps, first.kv_bits)
         joined.offset = max(lengths)
         if min(lengths) < joined.offset:
             joined.starts = [joined.offset - length for length in lengths]
@@ -319,17 +254,18 @@ class Cache:
     def state(self) -> dict[str, mx.array]:
         """All arrays of the cache by name, as `mx.save_safetensors` takes them.
 
-        If layer 0 is an attention, it has "0.keys" and "0.values", (B, H, offset, D) each. If layer
-        1 is a convolution, it has "1.window.0", "1.window.1" and so on, (B, C) each. A cache that
-        has read nothing has no arrays.
+        If layer 0 is an attention, it has "0.keys" and "0.values", (B, H, offset, D) each, or if
+        they are quantized "0.codes", "0.scales" and "0.biases". If layer 1 is a convolution, it has
+        "1.window.0", "1.window.1" and so on, (B, C) each. A cache that has read nothing has no
+        arrays.
         """
         state: dict[str, mx.array] = {}
         for i, layer in enumerate(self.layers):
             if isinstance(layer, ConvCache):
                 state |= {f"{i}.window.{k}": row for k, row in enumerate(layer.window)}
             elif layer.arrays:
-                keys, values = (array[:, :, : self.offset] for array in layer.arrays)
-                state |= {f"{i}.keys": keys, f"{i}.values": values}
+                for name, array in zip(layer.names, layer.arrays, strict=True):
+                    state[f"{i}.{name}"] = array[:, :, : self.offset]
         return state
 
     @property
@@ -340,6 +276,7 @@ class Cache:
             "taps": str(self._taps),
             "offset": str(self.offset),
             "starts": json.dumps(self.starts),
+            "kv_bits": str(self.kv_bits),
         }
 
     @classmethod
@@ -358,14 +295,15 @@ class Cache:
                 json.loads(meta_state[name]) for name in ("layer_types", "starts")
             )
             taps, offset = (int(meta_state[name]) for name in ("taps", "offset"))
-            _check_meta(layer_types, taps, offset, starts)
-            cache = cls(layer_types, taps)
+            kv_bits = int(meta_state.get("kv_bits", "0"))
+            _check_meta(layer_types, taps, offset, starts, kv_bits)
+            cache = cls(layer_types, taps, kv_bits)
             cache.offset, cache.starts = offset, starts
             for i, layer in enumerate(cache.layers if offset else ()):
                 if isinstance(layer, ConvCache):
                     layer.window = tuple(state[f"{i}.window.{k}"] for k in range(taps - 1))
                 else:
-                    layer.arrays = [state[f"{i}.keys"][...], state[f"{i}.values"][...]]
+                    layer.arrays = [state[f"{i}.{name}"][...] for name in layer.names]
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"this is not a saved cache: {error!r}") from None
         if len(state) != len(cache.arrays) or not cache._fits_together():
@@ -376,13 +314,12 @@ class Cache:
         """Whether all arrays are of one batch that has read `offset` columns."""
         batch = len(self.starts) or next((array.shape[0] for array in self.arrays), 0)
         for layer in self.layers:
-            shapes = {array.shape for array in layer.arrays}
             if isinstance(layer, KeyValueCache):
-                fits = all(len(shape) == 4 and shape[2] == self.offset for shape in shapes)
-            else:
-                fits = all(len(shape) == 2 for shape in shapes)
-            # Keys are as large as values, and the rows of a window as large as each other.
-            if not fits or len(shapes) > 1 or any(shape[0] != batch for shape in shapes):
+                fits = layer.fits(batch, self.offset)
+            else:  # the rows of a window are as large as each other
+                shapes = {array.shape for array in layer.arrays}
+                fits = len(shapes) <= 1 and all((len(s), s[0]) == (2, batch) for s in shapes)
+            if not fits:
                 return False
         return True
 
@@ -397,7 +334,7 @@ class Cache:
         return sum(array.nbytes for array in self.arrays)
 
 
-def _check_meta(layer_types: object, taps: int, offset: int, starts: object) -> None:
+def _check_meta(layer_types: object, taps: int, offset: int, starts: object, kv_bits: int) -> None:
     """Check the metadata of a saved cache.
 
     Raises:
@@ -408,6 +345,8 @@ def _check_meta(layer_types: object, taps: int, offset: int, starts: object) -> 
         raise ValueError(f"layer_types is {layer_types!r:.60}")
     if taps < 1 or offset < 0:
         raise ValueError(f"taps is {taps} and offset is {offset}")
+    if kv_bits not in KV_BITS:
+        raise ValueError(f"kv_bits is {kv_bits}")
     columns = cast(list[object], starts) if isinstance(starts, list) else [None]
     if not all(type(column) is int and 0 <= column < offset for column in columns):
         raise ValueError(f"starts is {starts!r:.60}")

@@ -20,8 +20,9 @@ from typing import cast
 import mlx.core as mx
 
 from ..arrays import named_arrays
-from .cache import Cache, ConvCache, KeyValueCache, Window
+from .cache import Cache, ConvCache, Window
 from .device_ops import GPU, traced
+from .key_values import KeyValueCache
 from .lfm2vl import Lfm2VL
 
 # Prompt positions per pass, over all rows of a batch. On a GPU a usual prompt takes one pass. On a

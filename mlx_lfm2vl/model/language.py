@@ -8,8 +8,9 @@ import mlx.nn as nn
 
 from ..checkpoint.config import TextConfig
 from .attention import attend
-from .cache import Cache, ConvCache, KeyValueCache, Place, Window
+from .cache import Cache, ConvCache, Place, Window
 from .device_ops import exp, fused
+from .key_values import KeyValueCache, group_of
 from .recompute import recomputed
 
 
@@ -158,9 +159,8 @@ class Attention(nn.Module):
             (B, H, L, D).
         """
         q, k = self._rotate(q, place.offset), self._rotate(k, place.offset)
-        if cache is not None:
-            k, v = cache.update(k, v, place.column)
-        return attend(q, k, v, self.scale, causal=True, visible=place.visible)
+        seen = (k, v) if cache is None else cache.update(k, v, place.column)
+        return attend(q, *seen, self.scale, causal=True, visible=place.visible)
 
     def _rotate(self, x: mx.array, offset: int | mx.array) -> mx.array:
         """Apply half-split RoPE to (B, H, L, D)."""
@@ -222,6 +222,7 @@ class LanguageModel(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.layer_types, self.conv_taps = config.layer_types, config.conv_L_cache
+        self.head_dim = config.head_dim
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = [DecoderLayer(config, kind) for kind in config.layer_types]
         self.embedding_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
@@ -231,9 +232,18 @@ class LanguageModel(nn.Module):
         """Save memory in training: keep only each layer's input and recompute the rest."""
         self._recompute = True
 
-    def make_cache(self) -> Cache:
-        """Return an empty cache for one sequence or for a batch of equally long ones."""
-        return Cache(self.layer_types, self.conv_taps)
+    def make_cache(self, kv_bits: int = 0) -> Cache:
+        """Return an empty cache for one sequence or for a batch of equally long ones.
+
+        Args:
+            kv_bits: 4 or 8 quantizes keys and values; 0 keeps them as they are.
+
+        Raises:
+            InputError: keys and values of this size cannot be quantized.
+        """
+        if kv_bits:
+            group_of(self.head_dim)
+        return Cache(self.layer_types, self.conv_taps, kv_bits)
 
     def __call__(self, inputs_embeds: mx.array, cache: Cache | None = None) -> mx.array:
         """Run the decoder over new positions.

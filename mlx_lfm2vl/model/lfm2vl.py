@@ -46,9 +46,12 @@ class Lfm2VL(nn.Module):
         if not config.text.tie_word_embeddings:
             self.lm_head = nn.Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
 
-    def make_cache(self) -> Cache:
-        """Return an empty cache for one sequence or for a batch of equally long ones."""
-        return self.language_model.make_cache()
+    def make_cache(self, kv_bits: int = 0) -> Cache:
+        """Return an empty cache for one sequence or for a batch of equally long ones.
+
+        `LanguageModel.make_cache` describes `kv_bits` and errors.
+        """
+        return self.language_model.make_cache(kv_bits)
 
     @property
     def layers(self) -> list[DecoderLayer]:

@@ -93,6 +93,7 @@ def compiling() -> Iterator[None]:
         fused(lfm2vl, "_standardize"),
         fused(language, "_gated_sum"),
         fused(language, "_swiglu"),
+        fused(attention_module, "_widened"),
         patch.object(decode_step_module, "traced", mx.compile),
         patch.object(sampling, "traced", mx.compile),
         patch.object(sampling, "_chooser", sampling._chooser.__wrapped__),

@@ -17,8 +17,9 @@ from ..generation.loop import generate_step
 from ..generation.prepare import read_prompt
 from ..generation.sampling import draw_greedily, greedy
 from ..loading import load
-from ..model.cache import Cache, KeyValueCache
+from ..model.cache import Cache
 from ..model.decode_step import prefill
+from ..model.key_values import KeyValueCache
 from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerOptions, DType, Sampling
 from ..prompt.messages import user_message

@@ -9,7 +9,8 @@ import pytest
 from conftest import relative_error
 from networks import TEXT, lively
 
-from mlx_lfm2vl.model.cache import BLOCK, TRIMMABLE, Cache, Rows
+from mlx_lfm2vl.model.cache import TRIMMABLE, Cache, Rows
+from mlx_lfm2vl.model.key_values import BLOCK
 from mlx_lfm2vl.model.language import LanguageModel
 
 IDS = [5, 9, 3, 77, 21, 4, 50, 8]
@@ -48,6 +49,21 @@ def test_a_fork_shares_memory_until_it_writes(decoder):
     fork = cache.fork()
     mx.eval(fork.arrays)
     assert mx.get_active_memory() - before < cache.nbytes / 4
+
+
+@pytest.mark.parametrize("kv_bits", [0, 8])
+def test_a_fork_that_is_written_copies_once(kv_bits):
+    decoder = lively(LanguageModel(replace(TEXT, head_dim=32)))
+    cache = decoder.make_cache(kv_bits)
+    x = read(decoder, IDS * 60, cache)
+    mx.eval(x, cache.arrays)
+    fork, copied = cache.fork(), []
+    for token in (1, 2, 3):
+        before = mx.get_active_memory()
+        mx.eval(read(decoder, [token], fork), fork.arrays)
+        copied.append(mx.get_active_memory() - before)
+    assert 0.9 * cache.nbytes < copied[0] < 1.1 * cache.nbytes
+    assert max(copied[1:]) < 0.1 * cache.nbytes
 
 
 def test_a_cache_of_another_process_goes_on(decoder, tmp_path):

@@ -1,7 +1,7 @@
 """Ask a model the held-out questions and print its scores by category.
 
 usage: python tools/demo/evaluate.py MODEL EVAL [--adapter DIR] [--limit N] [--answers FILE]
-       [--json FILE]
+       [--json FILE] [--kv-bits 8]
 
 MODEL is a checkpoint folder, or demo for the built-in model; EVAL is a folder written by
 make_eval.py. Answers are greedy, in float32. Right answers score 1, wrong ones 0, and boxes their
@@ -47,13 +47,21 @@ def table(summary: Summary) -> str:
     return "\n".join(lines)
 
 
-def ask_all(model: Lfm2VL, processor: Processor, rows: Sequence[dict], folder: Path) -> list[str]:
+def ask_all(
+    model: Lfm2VL, processor: Processor, rows: Sequence[dict], folder: Path, kv_bits: int = 0
+) -> list[str]:
     """The answers to the rows of an eval.jsonl; `folder` holds their images."""
     questions = (
         user_message(row["question"], [folder / name for name in row["images"]]) for row in rows
     )
     results = batch_generate(
-        model, processor, questions, batch_size=16, max_tokens=MAX_TOKENS, sampling=Sampling()
+        model,
+        processor,
+        questions,
+        batch_size=16,
+        max_tokens=MAX_TOKENS,
+        sampling=Sampling(),
+        kv_bits=kv_bits,
     )
     return [result.text for result in results]
 
@@ -66,6 +74,7 @@ def main() -> None:
     parser.add_argument(
         "--limit", type=int, help="ask about roughly this many rows, evenly spaced; default: all"
     )
+    parser.add_argument("--kv-bits", type=int, default=0, help="as for `generate`; default: 0")
     parser.add_argument("--answers", type=Path, help="write question, answer, truth and score here")
     parser.add_argument("--json", type=Path, help="write the table's numbers here")
     options = parser.parse_args()
@@ -76,7 +85,7 @@ def main() -> None:
     if options.adapter:
         load_adapter(model, options.adapter)
     started = time.perf_counter()
-    answers = ask_all(model, processor, rows, options.eval)
+    answers = ask_all(model, processor, rows, options.eval, options.kv_bits)
     seconds = time.perf_counter() - started
     summary = summarise(rows, answers)
     print(table(summary))

@@ -1,0 +1,73 @@
+"""Answers with quantized keys and values: alone, continued, as a batch, and refused."""
+
+import pytest
+from conftest import golden
+from pictures import make_picture
+
+from mlx_lfm2vl.commands.generate import main
+from mlx_lfm2vl.errors import InputError
+from mlx_lfm2vl.generation.engine import Engine
+from mlx_lfm2vl.generation.prefix_store import PrefixStore
+from mlx_lfm2vl.loading import load
+
+PICTURE = make_picture(40, 60, 3)
+QUESTIONS = ["What is it?", "Which color?"]
+GREEDY = {"temperature": 0.0, "repetition_penalty": 1.0, "max_tokens": 6}
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load("demo", dtype="float32")
+
+
+def test_other_bits_never_continue_what_was_read(loaded):
+    engine = Engine(*loaded, store=PrefixStore())
+    cached = []
+    for bits in (0, 8, 4, 8, 0):
+        result = engine.generate("Hello there", kv_bits=bits, **GREEDY)
+        cached.append(result.cached_tokens)
+        expected = Engine(*loaded).generate("Hello there", kv_bits=bits, **GREEDY)
+        assert result.token_ids == expected.token_ids
+    assert cached == [0, 0, 0, result.prompt_tokens - 1, result.prompt_tokens - 1]
+    assert sorted(branch.cache.kv_bits for branch in engine.store.branches) == [0, 4, 8]
+
+
+def test_images_that_were_seen_are_asked_about_alone_and_as_a_batch(loaded):
+    seen = Engine(*loaded).see(PICTURE, kv_bits=8, **GREEDY)
+    together = seen.ask_all(QUESTIONS)
+    for question, result in zip(QUESTIONS, together, strict=True):
+        fresh = Engine(*loaded).generate(seen.messages(question), kv_bits=8, **GREEDY)
+        assert result.cached_tokens >= seen.tokens
+        assert result.token_ids == seen.ask(question).token_ids == fresh.token_ids
+
+
+def test_lookup_copies_the_same_tokens(loaded):
+    options = {**GREEDY, "max_tokens": 60, "kv_bits": 8}
+    engine = Engine(*loaded)
+    question = "Detect all shapes. Answer as JSON."
+    plain = engine.generate(question, image=PICTURE, **options)
+    copied = engine.generate(question, image=PICTURE, lookup=4, **options)
+    assert copied.token_ids == plain.token_ids
+
+
+def test_heads_that_cannot_be_quantized_are_refused_before_an_image_is_decoded(monkeypatch):
+    engine = Engine(*load(golden("new_names").folder))
+    monkeypatch.setattr(
+        "mlx_lfm2vl.prompt.processor.process_image", lambda *_: pytest.fail("decoded")
+    )
+    conversation = [{"role": "user", "content": "Hi"}]
+    for ask in (
+        lambda: engine.generate("Hi", image=PICTURE, kv_bits=8),
+        lambda: engine.see(PICTURE, kv_bits=8),
+        lambda: list(engine.stream_batch([conversation], kv_bits=8)),
+    ):
+        with pytest.raises(InputError, match="kv_bits needs heads whose size is a multiple of 32"):
+            ask()
+
+
+def test_the_command_quantizes_and_says_in_one_line_why_it_cannot(capsys):
+    folder = str(golden("new_names").folder)
+    assert main(["--model", folder, "--prompt", "Hi", "--kv-bits", "4"]) == 2
+    error = capsys.readouterr().err
+    assert "kv_bits needs heads" in error
+    assert error.count("\n") == 1

@@ -7,19 +7,15 @@ image was not answered.
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from ..checkpoint.aliases import DEMO
 from ..errors import InputError, Lfm2VLError
-from ..options import SAMPLING_KEYS, AnswerOptions, Sampling
+from ..options import AnswerOptions
 from .answer_output import (
-    describe_device,
     describe_plan,
-    describe_sampling,
     plan_object,
     print_object,
     result_object,
@@ -29,15 +25,13 @@ from .answer_output import (
 from .common import is_watched, run_command, stage
 from .generate_options import build_parser
 from .image_options import chosen_image_options
+from .open_engine import answer_options, check_memory_options, image_limits, open_engine
 from .question import complete_question, read_sources
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
-    from PIL import Image
-
     from ..generation.answer import Result
     from ..generation.engine import Engine
     from ..images.source import ImageLimits, ImageSource
-    from ..prompt.processor import Processor
 
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
@@ -52,51 +46,15 @@ def _generate(options: argparse.Namespace) -> int:
     return _plan(options) if options.plan else _answer(options)
 
 
-def _limits(options: argparse.Namespace) -> ImageLimits:
-    from ..images.source import ImageLimits
-
-    if not 0 < options.max_megapixels < 1e6:
-        raise InputError(
-            f"--max-megapixels is {options.max_megapixels}, expected more than 0 and less than 1e6"
-        )
-    return ImageLimits(max_pixels=int(options.max_megapixels * 1e6), allow_url=options.allow_url)
-
-
 def _answer_options(options: argparse.Namespace) -> AnswerOptions:
     """The options of the answer, checked before anything is loaded."""
-    answer = AnswerOptions(
-        max_tokens=options.max_tokens,
-        stop=[unescaped(text) for text in options.stop],
-        **{name: getattr(options, name) for name in SAMPLING_KEYS},
-        seed=options.seed,
-        image_options=chosen_image_options(options),
-        special_tokens=options.special_tokens,
-        lookup=options.lookup,
-    )
-    for name in ("cache_limit", "wired_limit"):
-        size = getattr(options, name)
-        if size is not None and not 0 <= size < 1e4:
-            raise InputError(
-                f"--{name.replace('_', '-')} is {size}, expected 0 or more and less than 10000 GB"
-            )
+    answer = answer_options(options)
+    check_memory_options(options)
     if options.each and not options.image:
         raise InputError("--each needs at least one --image")
     if options.each and options.lookup:
         raise InputError("--lookup serves one answer at a time: remove it, or --each")
-    if options.lookup:
-        from ..checkpoint.config import read_model_config
-        from ..checkpoint.find import find_checkpoint
-
-        answer.sampling_over(Sampling())  # finds what no checkpoint allows, without a download
-
-        folder = find_checkpoint(options.model, options.revision, with_weights=False)
-        answer.sampling_over(read_model_config(folder).sampling)
     return answer
-
-
-def unescaped(text: str) -> str:
-    r"""Return a text with `\n`, `\t`, `\r` and `\\` replaced; other backslashes stay."""
-    return re.sub(r"\\([ntr\\])", lambda match: ESCAPES[match[1]], text)
 
 
 def _check_images(sources: Sequence[ImageSource], limits: ImageLimits) -> None:
@@ -109,21 +67,6 @@ def _check_images(sources: Sequence[ImageSource], limits: ImageLimits) -> None:
         open_image(source, limits)
 
 
-def _note_photos(processor: Processor) -> None:
-    """Say, once, what the demo model knows if it is asked about what looks like a photo."""
-    from ..images.photo import looks_like_photo
-
-    def look(image: Image.Image) -> None:
-        if looks_like_photo(image):
-            processor.look = None
-            say(
-                "note: the demo model knows drawn shapes and printed capitals, nothing else; "
-                "for photos use --model LiquidAI/LFM2.5-VL-450M"
-            )
-
-    processor.look = look
-
-
 def _plan(options: argparse.Namespace) -> int:
     from ..checkpoint.config import read_model_config
     from ..checkpoint.find import find_checkpoint
@@ -133,7 +76,7 @@ def _plan(options: argparse.Namespace) -> int:
 
     if not options.image:
         raise InputError("--plan needs at least one --image")
-    limits = _limits(options)
+    limits = image_limits(options)
     sources = read_sources(options, limits)
     folder = find_checkpoint(
         options.model, options.revision, with_weights=False, update=options.update
@@ -152,7 +95,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _answer(options: argparse.Namespace) -> int:
-    limits = _limits(options)
+    limits = image_limits(options)
     if not options.each:
         limits.check_count(len(options.image))
     sources = read_sources(options, limits)
@@ -161,34 +104,8 @@ def _answer(options: argparse.Namespace) -> int:
         _check_images(sources, limits)
         if len(sources) > 1:
             say(f"note: {len(sources)} images in one prompt; --each asks about each by itself")
-    engine = _engine(options, limits, answer)
+    engine = open_engine(options, limits, answer)
     return (_answer_each if options.each else _answer_one)(engine, options, sources, answer)
-
-
-def _engine(options: argparse.Namespace, limits: ImageLimits, answer: AnswerOptions) -> Engine:
-    with stage(f"loading {options.model}"):
-        from ..generation.engine import Engine
-        from ..loading import load
-
-        model, processor = load(
-            options.model,
-            revision=options.revision,
-            update=options.update,
-            dtype=options.dtype,
-            limits=limits,
-        )
-        if options.adapter:
-            from ..training.adapters import load_adapter
-
-            load_adapter(model, options.adapter)
-    if options.model == DEMO:
-        _note_photos(processor)
-    engine = Engine(model, processor)
-    chosen = engine.limit_memory(_bytes(options.cache_limit), _bytes(options.wired_limit))
-    if options.verbose:
-        say(f"sampling: {describe_sampling(answer.sampling_over(model.config.sampling))}")
-        say(f"device: {describe_device(model, chosen)}")
-    return engine
 
 
 def _answer_one(
@@ -275,7 +192,3 @@ def _print_one(file: str, outcome: Result | Lfm2VLError, options: argparse.Names
     if options.verbose:
         say_costs(outcome)
     return True
-
-
-def _bytes(gigabytes: float | None) -> int | None:
-    return None if gigabytes is None else int(gigabytes * 1e9)

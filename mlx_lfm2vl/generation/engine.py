@@ -7,7 +7,7 @@
 - It knows nothing of checkpoint files or the command line.
 """
 
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Sequence
 from typing import Unpack
 
 from ..arrays import named_arrays
@@ -104,7 +104,7 @@ class Engine:
 
     def streamed(
         self, messages: Sequence[Message], options: AnswerOptions, *, keys: list[bytes]
-    ) -> Iterator[Piece]:
+    ) -> Generator[Piece, None, None]:
         """Do what `stream` does, if the keys of the first images are known; adds the others'."""
         return in_turn(self._steps(messages, None, options, keys))
 

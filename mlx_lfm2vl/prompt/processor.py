@@ -180,7 +180,9 @@ class Processor:
                 f"({sum(plan.image_tokens for plan in images)} of images), at most {max_length} "
                 "leave room for the answer; use fewer or smaller images, or a lower max_tokens"
             )
-        decoders = [partial(self._decode, *pair, config) for pair in zip(opened, images, strict=True)]
+        decoders = [
+            partial(self._decode, *pair, config) for pair in zip(opened, images, strict=True)
+        ]
         return Inputs(input_ids, images, spans, Views(decoders))
 
     def render(

@@ -32,10 +32,6 @@ HELP = {
     "/quit": ("", "end, as Ctrl-D does"),
 }
 KINDS = {"/image": "image", "/save": "folder", "/load": "folder"}
-TOKENS = (
-    "{tokens} tokens ({image_tokens} of {images} images), {cached} cached, "
-    "room for {left} of {context}"
-)
 
 
 class Quit(Exception):
@@ -116,7 +112,7 @@ class Commands:
             say(f"taken back: image {self.conversation.waiting.pop().data.name}")
             return
         turn = self.conversation.undo()
-        images = f" and {len(turn.images)} images" if turn.images else ""
+        images = f" and {_number(len(turn.images), 'image')}" if turn.images else ""
         say(f"taken back: {turn.question!r}{images}")
 
     def _edit(self, text: str) -> Generator[Piece, None, None] | None:
@@ -136,9 +132,13 @@ class Commands:
 
     def _tokens(self, _text: str) -> None:
         count = self.conversation.count()
-        say(TOKENS.format(left=count.left, **vars(count)))
-        if self.conversation.waiting:
-            say(f"{len(self.conversation.waiting)} images wait for the next question")
+        images = _number(count.images, "image")
+        say(
+            f"{count.tokens} tokens ({count.image_tokens} of {images}), {count.cached} cached, "
+            f"room for {count.left} of {count.context}"
+        )
+        if waiting := self.conversation.waiting:
+            say(f"for the next question: {_number(len(waiting), 'image')}")
 
     def _save(self, text: str) -> None:
         from ..generation.session import save_session
@@ -165,7 +165,7 @@ class Commands:
         restored = load_session(self.conversation, folder, secret=user_secret())
         self.folder = folder
         turns, images = self.conversation.turns, self.conversation.pictures
-        say(f"{folder}: {len(turns)} questions about {len(images)} images")
+        say(f"{folder}: {_number(len(turns), 'question')}, {_number(len(images), 'image')}")
         if turns and not restored.is_read:
             say(
                 f"note: it was saved with {restored.model or 'a model'}, by another program, user "
@@ -191,6 +191,10 @@ def _folder(text: str) -> Path:
         return path.expanduser()
     except RuntimeError as error:
         raise InputError(str(error)) from None
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def completions(line: str) -> list[str]:

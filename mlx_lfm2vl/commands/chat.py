@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import Lfm2VLError
+from ..errors import InputError, Lfm2VLError
 from .answer_output import say, say_costs
 from .chat_input import Lines
 from .chat_lines import Commands, Quit, completions
@@ -128,20 +128,30 @@ class _Chat:
         is_terminal, failed = self._lines.is_terminal, False
         while True:
             try:
-                self._do(self._lines.read())
+                line = self._lines.read()
+                failed = not self._is_done(line) or failed
             except (EOFError, Quit) as end:
                 if is_terminal and isinstance(end, EOFError):
                     say("")
                 return 1 if failed and not is_terminal else 0
+            except InputError as error:  # the line cannot be read
+                say(f"error: {error}")
+                failed = True
             except KeyboardInterrupt:
                 if not is_terminal:
                     raise
                 say("")
-            except BrokenPipeError:  # nobody reads the answers
-                raise
-            except (Lfm2VLError, RuntimeError, MemoryError, OSError) as error:
-                say(f"error: {error}")
-                failed = True
+
+    def _is_done(self, line: str) -> bool:
+        """Do a line; say why if it cannot be done."""
+        try:
+            self._do(line)
+        except BrokenPipeError:  # nobody reads the answers
+            raise
+        except (Lfm2VLError, RuntimeError, MemoryError, OSError) as error:
+            say(f"error: {error}")
+            return False
+        return True
 
     def _do(self, line: str) -> None:
         if not line.strip():

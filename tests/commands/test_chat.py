@@ -1,5 +1,6 @@
 """The `chat` command: lines from a pipe and from a terminal; answers alone on stdout."""
 
+import contextlib
 import io
 import json
 import os
@@ -146,6 +147,19 @@ def test_a_line_that_is_not_utf_8_is_refused(monkeypatch, capsys):
     assert "error: a line is not UTF-8" in capsys.readouterr().err
 
 
+def test_a_standard_input_that_fails_or_is_closed_ends_the_chat(monkeypatch, capsys):
+    class Gone(io.BytesIO):
+        def readline(self, _size: int | None = -1, /) -> bytes:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Gone()))
+    assert cli.main(["chat", "-m", TINY]) == 1
+    assert capsys.readouterr().err == "error: Input/output error\n"
+    monkeypatch.setattr(sys, "stdin", None)
+    assert cli.main(["chat", "-m", TINY]) == 2
+    assert "standard input is closed" in capsys.readouterr().err
+
+
 def test_every_command_is_helped_and_quit_ends(chat):
     code, out, err = chat("/help", "/quit", "Hi")
     assert (code, out) == (0, "")
@@ -216,14 +230,29 @@ class Terminal:
                 self._unread += os.read(self._fd, 4096).decode(errors="replace")
 
     def ends(self) -> int:
-        code = self._process.wait(60)
+        return self._process.wait(60)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
         os.close(self._fd)
-        return code
 
 
 @pytest.mark.skipif("libedit" in str(readline.__doc__), reason="this Python's readline is libedit")
 def test_a_person_types_completes_stops_edits_and_saves(state):
-    terminal = Terminal("--max-tokens", "3000", "--temperature", "1", "--seed", "1")
+    options = ("--max-tokens", "3000", "--temperature", "1", "--seed", "1")
+    with contextlib.closing(Terminal(*options)) as terminal:
+        stop_and_save(terminal)
+    (turn,) = json.loads(Path("kept/session.json").read_text())["turns"]
+    assert (turn["question"], turn["ended"]) == ("What is it?", "interrupted")
+    assert len(turn["images"]) == 1
+    assert 10 < len(turn["answer"]) < 20_000
+    history = state / "mlx_lfm2vl" / "chat_history"
+    assert history.read_text().splitlines()[-3:] == ["What is it?", "/edit", "/save kept"]
+    assert history.stat().st_mode & 0o077 == 0
+
+
+def stop_and_save(terminal: Terminal) -> None:
     terminal.shows("/help; Ctrl-D ends\r\n> ")
     terminal.type("/im\ta\t\r")  # completes the command, and a name with a space
     terminal.shows("/image a\\ b.png")
@@ -231,11 +260,12 @@ def test_a_person_types_completes_stops_edits_and_saves(state):
     terminal.shows("> ")
     terminal.type("What is it?\r")
     terminal.shows("What is it?\r\n")
-    terminal.goes_on(50)
+    terminal.goes_on(1500)  # more than how far the prompt is read
     terminal.type("\x03")  # stops the answer, not the program
     terminal.shows("\r\n> ")
-    terminal.type("half a line\x03")  # clears the line
+    terminal.type("half a line")
     terminal.shows("half a line")
+    terminal.type("\x03")  # clears the line
     terminal.shows("\r\n> ")
     terminal.type("/edit\r")
     terminal.shows("edit> What is it?")
@@ -245,10 +275,3 @@ def test_a_person_types_completes_stops_edits_and_saves(state):
     terminal.shows("saved in kept")
     terminal.type("\x04")
     assert terminal.ends() == 0
-    (turn,) = json.loads(Path("kept/session.json").read_text())["turns"]
-    assert (turn["question"], turn["ended"]) == ("What is it?", "interrupted")
-    assert len(turn["images"]) == 1
-    assert 10 < len(turn["answer"]) < 20_000
-    history = state / "mlx_lfm2vl" / "chat_history"
-    assert history.read_text().splitlines()[-3:] == ["What is it?", "/edit", "/save kept"]
-    assert history.stat().st_mode & 0o077 == 0

@@ -35,8 +35,8 @@ if TYPE_CHECKING:  # heavy imports wait until the arguments are right
 EPILOG = """\
 examples:
   mlx_lfm2vl chat -m 450m photo.jpg
+  mlx_lfm2vl chat -m 450m photo.jpg --system "Answer in one sentence."
   mlx_lfm2vl chat -m 450m --load holiday
-  printf '/image photo.jpg\\nWhat is this?\\nWhich colors?\\n' | mlx_lfm2vl chat -m 450m
 
 exit codes: 0 ended, 1 failed, 2 wrong use or bad input, 130 interrupted
 (lines from a pipe: 1 if one could not be done)

@@ -128,34 +128,39 @@ def load_session(conversation: Conversation, folder: Path, *, secret: bytes) -> 
 class _Reader(Section):
     """One JSON object of a session."""
 
+    @property
+    def given(self) -> dict[str, object]:
+        """The object, whose values may be of any type."""
+        return cast(dict[str, object], self.values)
+
     def text(self, key: str) -> str:
         """Return a string."""
-        value = self.values.get(key)
+        value = self.given.get(key)
         if not isinstance(value, str):
             raise CheckpointError(f"{self.name}: {key} is {shown(value)}, expected text")
         return value
 
     def optional(self, key: str) -> str | None:
         """Return a string, or None if there is none."""
-        return None if self.values.get(key) is None else self.text(key)
+        return None if self.given.get(key) is None else self.text(key)
 
     def items(self, key: str) -> list[Any]:
         """Return a list."""
-        value = self.values.get(key)
+        value = self.given.get(key)
         if not isinstance(value, list):
             raise CheckpointError(f"{self.name}: {key} is {shown(value)}, expected a list")
         return cast(list[Any], value)
 
     def seed(self) -> int:
         """Return the seed of an answer."""
-        value = self.values.get("seed")
+        value = self.given.get("seed")
         if type(value) is not int or not 0 <= value <= LARGEST_SEED:
             raise CheckpointError(f"{self.name}: seed is {shown(value)}, expected 0 to 2**63 - 1")
         return value
 
     def ended(self) -> Ended:
         """Return why an answer ended."""
-        value = self.values.get("ended")
+        value = self.given.get("ended")
         for known in ("stop", "length", "interrupted"):
             if value == known:
                 return known
@@ -194,18 +199,20 @@ def _values(conversation: Conversation, model: str) -> dict[str, Any]:
 
 def _settings(session: _Reader) -> dict[str, Any]:
     """Return the fields of `AnswerOptions` that a session sets; it may lack some."""
-    given = _Reader(session.values.get("settings"), f"{session.name}: settings").values
+    given = _Reader(session.given.get("settings"), f"{session.name}: settings").given
     stop = given.get("stop", [])
-    if not isinstance(stop, list) or not all(isinstance(text, str) for text in stop):
+    texts = cast(list[object], stop) if isinstance(stop, list) else [None]
+    if not all(isinstance(text, str) for text in texts):
         raise CheckpointError(f"{session.name}: stop is {shown(stop)}, expected a list of texts")
-    image = _Reader(session.values.get("image_options"), f"{session.name}: image_options").values
+    image = _Reader(session.given.get("image_options"), f"{session.name}: image_options").given
+    known: dict[str, Any] = {}
     for field in fields(ImageOptions):
         value, kind = image.get(field.name), bool if "bool" in str(field.type) else int
         if value is not None and type(value) is not kind:
             raise CheckpointError(
                 f"{session.name}: {field.name} is {shown(value)}, expected {kind.__name__}"
             )
-    known = {field.name: image.get(field.name) for field in fields(ImageOptions)}
+        known[field.name] = value
     return {
         **{name: given[name] for name in SETTINGS if name in given},
         "sampling": None,

@@ -273,5 +273,6 @@ def stop_and_save(terminal: Terminal) -> None:
     terminal.shows("\r\n> ")
     terminal.type("/save kept\r")
     terminal.shows("saved in kept")
+    terminal.shows("\r\n> ")
     terminal.type("\x04")
     assert terminal.ends() == 0

@@ -223,14 +223,19 @@ class Terminal:
         self._wait(lambda: self._unread.count("\ufffd") > 9, "answer")
 
     def _wait(self, is_there: Callable[[], bool], text: str) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while not is_there():
             assert time.monotonic() < end, f"no {text!r} in {self._unread!r}"
             if select.select([self._fd], [], [], 0.1)[0]:
                 self._unread += os.read(self._fd, 4096).decode(errors="replace")
 
     def ends(self) -> int:
-        return self._process.wait(60)
+        """Press Ctrl-D until the chat ends: a key is lost while the terminal changes its mode."""
+        for _ in range(60):
+            self.type("\x04")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self._process.wait(1)
+        raise AssertionError("the chat does not end")
 
     def close(self) -> None:
         self._process.kill()
@@ -274,5 +279,4 @@ def stop_and_save(terminal: Terminal) -> None:
     terminal.type("/save kept\r")
     terminal.shows("saved in kept")
     terminal.shows("\r\n> ")
-    terminal.type("\x04")
     assert terminal.ends() == 0

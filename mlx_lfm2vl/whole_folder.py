@@ -16,10 +16,13 @@ from .disk_space import write_failure
 from .errors import InputError
 
 LOCK = ".lock"
+CHECKPOINT = ("config.json", "checkpoint")
 
 
 @contextlib.contextmanager
-def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
+def new_folder(
+    target: Path, *, overwrite: bool, kind: tuple[str, str] = CHECKPOINT
+) -> Iterator[Path]:
     """Provide a folder that becomes `target` if the block succeeds and is deleted if it fails.
 
     If an earlier run was killed, this one deletes its unfinished folder and restores the folder it
@@ -28,6 +31,7 @@ def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     Args:
         target: final path of the folder.
         overwrite: replace an existing folder; it stays untouched until the new one is complete.
+        kind: of folder that may be replaced; see `check_target`.
 
     Yields:
         The folder to fill.
@@ -49,14 +53,14 @@ def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
         raise _named(error, target) from None
     try:
         _restore(target, old)
-        check_target(target, overwrite=overwrite)
+        check_target(target, overwrite=overwrite, kind=kind)
         _clear(partial)
         with _ended_by_signals():
             yield partial
         _sync(partial)
         (partial / LOCK).unlink()
         # What appeared at the target meanwhile is another's work: it is never replaced unasked.
-        check_target(target, overwrite=overwrite)
+        check_target(target, overwrite=overwrite, kind=kind)
         if target.exists():
             target.rename(old)
         partial.rename(target)
@@ -135,13 +139,20 @@ def _named(error: OSError, target: Path) -> InputError:
     return InputError(f"{target} cannot be written: {write_failure(error, target)}")
 
 
-def check_target(target: Path, *, overwrite: bool, keep: Sequence[Path] = ()) -> None:
+def check_target(
+    target: Path,
+    *,
+    overwrite: bool,
+    keep: Sequence[Path] = (),
+    kind: tuple[str, str] = CHECKPOINT,
+) -> None:
     """Check that a folder may be written; call this before hours of work.
 
     Args:
         target: path of the folder.
-        overwrite: allow replacing an empty folder or a checkpoint, and nothing else.
+        overwrite: allow replacing an empty folder or one of its kind, and nothing else.
         keep: files and folders that must survive, so none of them may be inside the target.
+        kind: name of a file that every folder of the kind has, and what the folder is called.
 
     Raises:
         InputError: the target exists and may not be replaced.
@@ -154,11 +165,9 @@ def check_target(target: Path, *, overwrite: bool, keep: Sequence[Path] = ()) ->
             raise InputError(f"{target} holds {path}, which is needed: choose another --output")
     if not overwrite:
         raise InputError(f"{target} exists already; choose another name or pass --overwrite")
-    is_folder = target.is_dir()
-    if not is_folder or (any(target.iterdir()) and not (target / "config.json").exists()):
-        raise InputError(
-            f"{target} is no checkpoint folder: it is not replaced; choose another name"
-        )
+    is_folder, (file, what) = target.is_dir(), kind
+    if not is_folder or (any(target.iterdir()) and not (target / file).exists()):
+        raise InputError(f"{target} is no {what} folder: it is not replaced; choose another name")
 
 
 def _followed(target: Path) -> Path:

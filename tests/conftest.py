@@ -55,6 +55,7 @@ KNOWN_SKIPS = {
     "MLX compiles with g++ here",
     "GPUs do it unasked",
     "only Linux has /dev/full",
+    "this Python's readline is libedit",
 }
 
 

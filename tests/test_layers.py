@@ -24,7 +24,7 @@ ROWS = [
     {"quantize"},
     {"device_check"},
     {"commands"},
-    {"benchmark", "cli", "convert", "fuse", "generate", "train"},
+    {"benchmark", "chat", "cli", "convert", "fuse", "generate", "train"},
 ]
 NEVER = {"torch", "transformers"}
 WITHOUT = {  # what a unit does not know, so that its neighbours can be read without it

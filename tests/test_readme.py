@@ -1,10 +1,12 @@
 """README and docs are code: their commands and snippets run, their options and tables are true."""
 
+import io
 import json
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from importlib import import_module
 from itertools import pairwise
 from math import prod
@@ -24,6 +26,7 @@ CARDS = [PACKAGE / "demo" / "README.md", PACKAGE / "quantize" / "model_card.py"]
 MODEL = golden("new_names").folder
 SHORT = {
     "benchmark": ["--tokens", "2", "--repeats", "1"],
+    "chat": ["--max-tokens", "5"],
     "generate": ["--max-tokens", "5"],
     "train": ["--steps", "2"],
 }
@@ -57,7 +60,7 @@ def desk(tmp_path, monkeypatch, belongings) -> Path:
 
 
 @pytest.fixture
-def typed(desk, wide, program, capsys):
+def typed(desk, wide, program, capsys, monkeypatch):
     """Runs a line that a page shows, with a tiny model in place of a published one."""
 
     def run(line: str) -> None:
@@ -65,6 +68,8 @@ def typed(desk, wide, program, capsys):
             assert subprocess.run(line, shell=True, cwd=desk, env=program).returncode == 0, line
             return
         name, arguments = module_command(line)
+        if name == "chat":
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"What is this?\n")))
         # The tiny model is too narrow to be quantized.
         tiny = str(wide if name == "convert" else MODEL)
         for number, (option, model) in enumerate(pairwise(arguments)):
@@ -209,7 +214,7 @@ def test_the_table_of_packages_names_every_one():
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     rows = page("architecture").table("| package | what it does |")
     named = {name for names, _ in rows for name in re.findall(r"`(\w+)`", names)}
-    stubs = {"benchmark", "convert", "fuse", "generate", "train"}
+    stubs = {"benchmark", "chat", "convert", "fuse", "generate", "train"}
     assert named == (modules | packages) - stubs
 
 

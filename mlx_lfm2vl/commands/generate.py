@@ -7,19 +7,15 @@ image was not answered, and with --ask if a question was not.
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from ..checkpoint.aliases import DEMO
 from ..errors import InputError, Lfm2VLError
-from ..options import SAMPLING_KEYS, AnswerOptions, Sampling
+from ..options import AnswerOptions
 from .answer_output import (
-    describe_device,
     describe_plan,
-    describe_sampling,
     plan_object,
     print_object,
     print_rest,
@@ -32,17 +28,22 @@ from .cache_options import chosen_bytes, chosen_folder
 from .common import is_watched, run_command, stage
 from .generate_options import build_parser
 from .image_options import chosen_image_options
+from .open_engine import (
+    answer_options,
+    check_memory_options,
+    image_limits,
+    open_engine,
+    unescaped,
+)
 from .question import complete_question, read_sources
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
     from pathlib import Path
 
-    from PIL import Image
-
     from ..generation.answer import Result
     from ..generation.engine import Engine
+    from ..generation.prefix_store import PrefixStore
     from ..images.source import ImageLimits, ImageSource
-    from ..prompt.processor import Processor
 
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
@@ -57,56 +58,22 @@ def _generate(options: argparse.Namespace) -> int:
     return _plan(options) if options.plan else _answer(options)
 
 
-def _limits(options: argparse.Namespace) -> ImageLimits:
-    from ..images.source import ImageLimits
-
-    if not 0 < options.max_megapixels < 1e6:
-        raise InputError(
-            f"--max-megapixels is {options.max_megapixels}, expected more than 0 and less than 1e6"
-        )
-    return ImageLimits(max_pixels=int(options.max_megapixels * 1e6), allow_url=options.allow_url)
-
-
 def _answer_options(options: argparse.Namespace) -> AnswerOptions:
     """The options of the answer, checked before anything is loaded."""
     from ..prompt.tool_calls import read_tools
 
-    answer = AnswerOptions(
-        max_tokens=options.max_tokens,
-        stop=[unescaped(text) for text in options.stop],
-        **{name: getattr(options, name) for name in SAMPLING_KEYS},
-        seed=options.seed,
-        image_options=chosen_image_options(options),
-        tools=read_tools(options.tools) if options.tools else None,
-        special_tokens=options.special_tokens,
-        answer_start=unescaped(options.answer_start),
-        lookup=options.lookup,
-        kv_bits=options.kv_bits,
+    answer = answer_options(options).changed(
+        {
+            "tools": read_tools(options.tools) if options.tools else None,
+            "answer_start": unescaped(options.answer_start),
+        }
     )
-    for name in ("cache_limit", "wired_limit"):
-        size = getattr(options, name)
-        if size is not None and not 0 <= size < 1e4:
-            raise InputError(
-                f"--{name.replace('_', '-')} is {size}, expected 0 or more and less than 10000 GB"
-            )
+    check_memory_options(options)
     if options.each and not options.image:
         raise InputError("--each needs at least one --image")
     if options.each and options.lookup:
         raise InputError("--lookup serves one answer at a time: remove it, or --each")
-    if options.lookup:
-        from ..checkpoint.config import read_model_config
-        from ..checkpoint.find import find_checkpoint
-
-        answer.sampling_over(Sampling())  # finds what no checkpoint allows, without a download
-
-        folder = find_checkpoint(options.model, options.revision, with_weights=False)
-        answer.sampling_over(read_model_config(folder).sampling)
     return answer
-
-
-def unescaped(text: str) -> str:
-    r"""Return a text with `\n`, `\t`, `\r` and `\\` replaced; other backslashes stay."""
-    return re.sub(r"\\([ntr\\])", lambda match: ESCAPES[match[1]], text)
 
 
 def _check_images(sources: Sequence[ImageSource], limits: ImageLimits) -> None:
@@ -119,21 +86,6 @@ def _check_images(sources: Sequence[ImageSource], limits: ImageLimits) -> None:
         open_image(source, limits)
 
 
-def _note_photos(processor: Processor) -> None:
-    """Say, once, what the demo model knows if it is asked about what looks like a photo."""
-    from ..images.photo import looks_like_photo
-
-    def look(image: Image.Image) -> None:
-        if looks_like_photo(image):
-            processor.look = None
-            say(
-                "note: the demo model knows drawn shapes and printed capitals, nothing else; "
-                "for photos use --model LiquidAI/LFM2.5-VL-450M"
-            )
-
-    processor.look = look
-
-
 def _plan(options: argparse.Namespace) -> int:
     from ..checkpoint.config import read_model_config
     from ..checkpoint.find import find_checkpoint
@@ -143,7 +95,7 @@ def _plan(options: argparse.Namespace) -> int:
 
     if not options.image:
         raise InputError("--plan needs at least one --image")
-    limits = _limits(options)
+    limits = image_limits(options)
     sources = read_sources(options, limits)
     folder = find_checkpoint(
         options.model, options.revision, with_weights=False, update=options.update
@@ -162,7 +114,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _answer(options: argparse.Namespace) -> int:
-    limits = _limits(options)
+    limits = image_limits(options)
     if not options.each:
         limits.check_count(len(options.image))
     sources = read_sources(options, limits)
@@ -172,41 +124,19 @@ def _answer(options: argparse.Namespace) -> int:
         _check_images(sources, limits)
         if len(sources) > 1:
             say(f"note: {len(sources)} images in one prompt; --each asks about each by itself")
-    engine = _engine(options, limits, answer, *cache)
+    engine = open_engine(options, limits, answer, _store(*cache))
     if options.questions:
         return answer_questions(engine, options, sources, answer)
     return (_answer_each if options.each else _answer_one)(engine, options, sources, answer)
 
 
-def _engine(
-    options: argparse.Namespace,
-    limits: ImageLimits,
-    answer: AnswerOptions,
-    folder: Path | None,
-    folder_bytes: int,
-) -> Engine:
-    with stage(f"loading {options.model}"):
-        from ..generation.engine import Engine
-        from ..generation.prefix_store import PrefixStore
-        from ..loading import load
+def _store(folder: Path | None, folder_bytes: int) -> PrefixStore | None:
+    """What is kept on disk, or nothing: a single question has no use for more."""
+    if folder is None:
+        return None
+    from ..generation.prefix_store import PrefixStore
 
-        model, processor = load(
-            options.model,
-            revision=options.revision,
-            update=options.update,
-            dtype=options.dtype,
-            limits=limits,
-            adapter=options.adapter,
-        )
-    if options.model == DEMO:
-        _note_photos(processor)
-    kept = PrefixStore(folder=folder, folder_bytes=folder_bytes) if folder else None
-    engine = Engine(model, processor, store=kept)
-    chosen = engine.limit_memory(_bytes(options.cache_limit), _bytes(options.wired_limit))
-    if options.verbose:
-        say(f"sampling: {describe_sampling(answer.sampling_over(model.config.sampling))}")
-        say(f"device: {describe_device(model, chosen)}")
-    return engine
+    return PrefixStore(folder=folder, folder_bytes=folder_bytes)
 
 
 def _answer_one(
@@ -295,7 +225,3 @@ def _print_one(file: str, outcome: Result | Lfm2VLError, options: argparse.Names
     if options.verbose:
         say_costs(outcome)
     return True
-
-
-def _bytes(gigabytes: float | None) -> int | None:
-    return None if gigabytes is None else int(gigabytes * 1e9)

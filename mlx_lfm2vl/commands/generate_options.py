@@ -63,6 +63,23 @@ def build_parser() -> argparse.ArgumentParser:
     add("--system", help="system message; default: none")
     add("--tools", type=Path, metavar="FILE", help="JSON list of functions that the model may call")
     add_special_tokens(question)
+    add_engine_options(parser)
+    add_cache_options(parser.add_argument_group("disk cache (default: none)"))
+    output = parser.add_argument_group("output")
+    add = output.add_argument
+    add(
+        "--json",
+        action="store_true",
+        help="print one JSON object instead of the text; with --ask a list of them",
+    )
+    add("--token-ids", action="store_true", help="also put the answer's token ids into --json")
+    add("--plan", action="store_true", help="print how many tokens the images take, and stop")
+    add("-V", "--verbose", action="store_true", help="print settings and speed on stderr")
+    return parser
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the model, of images, of answers and of memory."""
     add_adapter_option(add_model_options(parser))
     image = parser.add_argument_group("images (default: the checkpoint's settings)")
     add = image.add_argument
@@ -138,15 +155,3 @@ def build_parser() -> argparse.ArgumentParser:
     add = device.add_argument
     add("--cache-limit", type=float, metavar="GB", help="most freed memory to keep for reuse")
     add("--wired-limit", type=float, metavar="GB", help="most memory to protect from paging out")
-    add_cache_options(parser.add_argument_group("disk cache (default: none)"))
-    output = parser.add_argument_group("output")
-    add = output.add_argument
-    add(
-        "--json",
-        action="store_true",
-        help="print one JSON object instead of the text; with --ask a list of them",
-    )
-    add("--token-ids", action="store_true", help="also put the answer's token ids into --json")
-    add("--plan", action="store_true", help="print how many tokens the images take, and stop")
-    add("-V", "--verbose", action="store_true", help="print settings and speed on stderr")
-    return parser

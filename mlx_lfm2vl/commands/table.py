@@ -2,6 +2,7 @@
 
 COMMANDS = {
     "generate": "answer a prompt about images",
+    "chat": "talk about images, line by line",
     "convert": "quantize a checkpoint and report what was lost",
     "train": "fine-tune a checkpoint on your own images and answers",
     "fuse": "merge an adapter into its checkpoint",

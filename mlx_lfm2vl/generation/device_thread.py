@@ -18,7 +18,7 @@ import atexit
 import ctypes
 import sys
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from concurrent.futures import Future
 from enum import Enum
 from queue import SimpleQueue
@@ -46,7 +46,7 @@ class Signal(Enum):
 Steps = Generator[T | Signal, Any, None]
 
 
-def in_turn(steps: Steps[T], items: Iterable[object] = ()) -> Iterator[T]:
+def in_turn(steps: Steps[T], items: Iterable[object] = ()) -> Generator[T, None, None]:
     """Yield the results of a stream whose steps run on the device's thread.
 
     Args:

@@ -7,7 +7,7 @@
 - It knows nothing of checkpoint files or the command line.
 """
 
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Sequence
 from typing import Unpack
 
 from ..arrays import named_arrays
@@ -103,9 +103,9 @@ class Engine:
         return in_turn(self._steps(messages, image, chosen))
 
     def streamed(
-        self, messages: Sequence[Message], options: AnswerOptions, *, keys: Sequence[bytes]
-    ) -> Iterator[Piece]:
-        """Do what `stream` does, about images whose keys are known (see `Seen`)."""
+        self, messages: Sequence[Message], options: AnswerOptions, *, keys: list[bytes]
+    ) -> Generator[Piece, None, None]:
+        """Do what `stream` does, if the keys of the first images are known; adds the others'."""
         return in_turn(self._steps(messages, None, options, keys))
 
     def see(
@@ -244,7 +244,7 @@ class Engine:
         messages: Sequence[Message] | str,
         image: Image | None,
         options: AnswerOptions,
-        keys: Sequence[bytes] = (),
+        keys: list[bytes] | None = None,
     ) -> Steps[Piece]:
         asked = _with_image(messages, image)
         return stream_answer(self.model, self.processor, asked, options, self.store, keys)

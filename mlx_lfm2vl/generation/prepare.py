@@ -109,7 +109,8 @@ def embed_prompt(
         store: what was read before; None reads everything and hashes no image.
         report: called with the image tokens encoded so far and all of them. With it, the host waits
             for the encoder.
-        keys: of the images, if they are known: they are not decoded if the store holds them.
+        keys: of the first images, if they are known: these are not decoded if the store holds
+            them.
         kv_bits: of the cache.
 
     Raises:
@@ -119,14 +120,9 @@ def embed_prompt(
         store.serve(model)
     images = _Images(model, prompt, store, kv_bits)
     seconds, start = 0.0, time.perf_counter()
-    known = Prefix(prompt.input_ids, prompt.spans, keys) if keys else None
-    if known and store:
-        store.recall(known, kv_bits)
-    if known and store and store.held(known, kv_bits) >= prompt.spans[-1][1]:
-        images.keys = list(keys)
-    else:
-        known = None
-    for pixel_values in () if known else prompt.views:
+    for key in keys[: len(prompt.images)] if store else ():
+        images.skip(key)
+    for pixel_values in prompt.views:
         seconds += time.perf_counter() - start
         images.add(pixel_values)
         start = time.perf_counter()
@@ -166,32 +162,38 @@ class _Images:
     ) -> None:
         self._model, self._prompt, self._store, self._kv_bits = model, prompt, store, kv_bits
         self._encoded: list[list[mx.array]] = []  # of each image; empty if it waits
-        self._waiting: dict[int, list[np.ndarray]] = {}
+        self._waiting: dict[int, Callable[[], list[np.ndarray]]] = {}
         self.keys: list[bytes] = []
+
+    def skip(self, key: bytes) -> None:
+        """Take the next image, whose key is known, without decoding it."""
+        self._waiting[len(self._encoded)] = self._prompt.views.skip()
+        self._encoded.append([])
+        self.keys.append(key)
 
     def add(self, pixel_values: list[np.ndarray]) -> None:
         """Take the views of the next image."""
         number = len(self._encoded)
         self._encoded.append([])
         if self._store is None:
-            self._encode(number, pixel_values)
+            self._encode(number, lambda: pixel_values)
             return
         self.keys.append(image_key(pixel_values, self._prompt.images[number].spatial_shapes))
         _, end = self._prompt.spans[number]
         spans = self._prompt.spans[: number + 1]
         prefix = Prefix(self._prompt.input_ids[:end], spans, self.keys)
         if self._store.common(prefix, self._kv_bits) == end:
-            self._waiting[number] = pixel_values
+            self._waiting[number] = lambda: pixel_values
         else:
-            self._encode(number, pixel_values)
+            self._encode(number, lambda: pixel_values)
 
-    def _encode(self, number: int, pixel_values: list[np.ndarray]) -> None:
+    def _encode(self, number: int, decode: Callable[[], list[np.ndarray]]) -> None:
         known = self._store.features_of(self.keys[number]) if self._store else None
         if known is not None:
             self._encoded[number] = [known]
             return
         shapes = self._prompt.images[number].spatial_shapes
-        self._encoded[number] = self._model.encode_batches(pixel_values, shapes)
+        self._encoded[number] = self._model.encode_batches(decode(), shapes)
         if self._store:
             self._store.keep_features(self.keys[number], self._encoded[number])
 

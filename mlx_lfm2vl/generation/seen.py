@@ -69,7 +69,7 @@ class Seen:
     def stream(self, question: str, **changes: Unpack[AnswerChanges]) -> Iterator[Piece]:
         """Answer a question piece by piece; see `Engine.stream`."""
         options = self._options.changed(changes)
-        return self._engine.streamed(self.messages(question), options, keys=self._keys)
+        return self._engine.streamed(self.messages(question), options, keys=[*self._keys])
 
 
 def read_images(

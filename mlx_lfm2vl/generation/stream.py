@@ -23,7 +23,7 @@ def stream_answer(
     messages: Sequence[Message] | str,
     options: AnswerOptions,
     store: PrefixStore | None = None,
-    keys: Sequence[bytes] = (),
+    keys: list[bytes] | None = None,
 ) -> Steps[Piece]:
     """Answer a conversation; see `Engine.stream`.
 
@@ -33,7 +33,7 @@ def stream_answer(
         messages: the conversation.
         options: of the answer.
         store: what was read before; what this answer reads is added.
-        keys: of the images, if they are known.
+        keys: of the first images, if they are known; completed in place if there is a store.
     """
     clock = Clock()
     sampling, seed = options.sampling_over(model.config.sampling), options.drawn_seed()
@@ -41,7 +41,9 @@ def stream_answer(
     answer = Answer(processor.tokenizer, model.config.eos_token_ids, options, prompt.start)
     mx.reset_peak_memory()
     reading = clock.lap()
-    ready = embed_prompt(model, prompt, store, options.on_encode, keys, options.kv_bits)
+    ready = embed_prompt(model, prompt, store, options.on_encode, keys or (), options.kv_bits)
+    if keys is not None:
+        keys[:] = ready.prefix.keys
     cached = ready.cached
     drafts = Drafts()
     tokens = generate_step(
@@ -74,10 +76,14 @@ def stream_answer(
             if text:
                 yield answer.piece(text, pending)
                 pending = len(answer.token_ids)
-    finally:  # also what was read for an answer that is stopped
-        decoding = clock.lap()
+    except GeneratorExit:  # the answer is stopped between two tokens: what was read is sound
         if store:
             store.keep(ready.read(said))
+        raise
+    decoding = clock.lap()
+    # After any other exception, such as Ctrl-C within a step, the cache may be half written.
+    if store:
+        store.keep(ready.read(said))
     timings = Timings(reading + ready.decoding, first - ready.decoding, decoding)
     result = make_result(answer, prompt, sampling, seed, timings, drafts, cached)
     yield answer.piece(text, pending, result)

@@ -1,9 +1,9 @@
 """Turns messages with images into what the model reads: ids, patches and their grids."""
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,32 @@ from .tokenizer import Tokenizer
 logger = logging.getLogger(__name__)
 
 
+class Views:
+    """The patches of images, one image after the other, for each a list of its views.
+
+    Iterating decodes the images one by one and frees each, so it works once. A damaged image raises
+    InputError.
+
+    Args:
+        decoders: decode one image each.
+    """
+
+    def __init__(self, decoders: Sequence[Callable[[], list[np.ndarray]]]) -> None:
+        self._decoders = list(decoders)
+
+    def __iter__(self) -> "Views":
+        return self
+
+    def __next__(self) -> list[np.ndarray]:
+        if not self._decoders:
+            raise StopIteration
+        return self.skip()()
+
+    def skip(self) -> Callable[[], list[np.ndarray]]:
+        """Pass over the next image; return a function that decodes it after all."""
+        return self._decoders.pop(0)
+
+
 @dataclass(frozen=True)
 class Inputs:
     """One conversation as the model reads it. Its images are opened but not yet decoded.
@@ -36,15 +62,13 @@ class Inputs:
         images: plan of each image.
         spans: where each image stands in `input_ids`, its markers included: (begin, end).
         views: for each image, the (N, patch_size * patch_size * 3) uint8 patches of its views.
-            Iterating decodes the images one by one and frees each, so it works once. A damaged
-            image raises InputError.
         start: text of the assistant at the end of the prompt, which the answer continues.
     """
 
     input_ids: list[int]
     images: list[ImagePlan]
     spans: list[tuple[int, int]]
-    views: Iterator[list[np.ndarray]]
+    views: "Views"
     start: str = ""
 
     @cached_property
@@ -171,8 +195,10 @@ class Processor:
                 f"({sum(plan.image_tokens for plan in images)} of images), at most {max_length} "
                 "leave room for the answer; use fewer or smaller images, or a lower max_tokens"
             )
-        views = self._decode(opened, images, config)
-        return Inputs(input_ids, images, spans, views, start or "")
+        decoders = [
+            partial(self._decode, *pair, config) for pair in zip(opened, images, strict=True)
+        ]
+        return Inputs(input_ids, images, spans, Views(decoders), start or "")
 
     def render(
         self,
@@ -222,14 +248,13 @@ class Processor:
         return until_mark(text, messages)
 
     def _decode(
-        self, opened: list[OpenedImage], plans: Sequence[ImagePlan], config: ImageConfig
-    ) -> Iterator[list[np.ndarray]]:
-        """Yield the patches of one image at a time, removing each image from `opened`."""
-        for plan in plans:
-            pixels = opened.pop(0).decode(plan.canvas if config.jpeg_draft else None)
-            if self.look:
-                self.look(pixels)
-            yield process_image(pixels, plan, config.resample)
+        self, opened: OpenedImage, plan: ImagePlan, config: ImageConfig
+    ) -> list[np.ndarray]:
+        """Return the patches of an image's views."""
+        pixels = opened.decode(plan.canvas if config.jpeg_draft else None)
+        if self.look:
+            self.look(pixels)
+        return process_image(pixels, plan, config.resample)
 
     @staticmethod
     def _without_tools(

@@ -8,7 +8,7 @@ from conftest import golden
 from pictures import make_picture
 
 from mlx_lfm2vl import cli, loading
-from mlx_lfm2vl.commands.generate import unescaped
+from mlx_lfm2vl.commands.open_engine import unescaped
 
 TINY = str(golden("new_names").folder)
 NAMES = ["1.png", "2.png", "3.png"]

@@ -1,6 +1,7 @@
 """Wrong use is one line that names the nearest option or command."""
 
 import importlib
+import io
 import shlex
 import shutil
 import sys
@@ -35,7 +36,7 @@ PARSERS = {
         ("fuse --adaptor x", "there is no option --adaptor; did you mean --adapter?"),
         ("--modle demo x.png", "there is no option --modle; did you mean --model?"),
         ("genrate", "there is no command 'genrate'; did you mean generate?"),
-        ("xyz", "there is no command 'xyz' among generate, convert"),
+        ("xyz", "there is no command 'xyz' among generate, chat, convert"),
     ],
 )
 def test_wrong_use_is_one_line_with_the_way_out(line, message, capsys):
@@ -102,10 +103,15 @@ def test_every_command_has_three_examples(name):
 
 SHORT = {
     "generate": ["--max-tokens", "3"],
+    "chat": ["--max-tokens", "3", "--no-history"],
     "benchmark": ["--tokens", "2", "--repeats", "1"],
     "train": ["--steps", "1"],
 }
 EXAMPLES = [line for name in PARSERS for line in examples(name)]
+
+
+def say_in_chat(monkeypatch, text: str) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
 
 
 @pytest.mark.parametrize("line", EXAMPLES)
@@ -123,6 +129,11 @@ def test_the_examples_run(line, wide, tmp_path, monkeypatch):
         assert cli.main(train) == 0
         if "--overwrite" in words:
             assert cli.main([name, "-m", model, *words[2:-1]]) == 0
+    if name == "chat":
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+        say_in_chat(monkeypatch, "Hi\n/save holiday\n")
+        assert cli.main([name, "-m", TINY, *SHORT[name]]) == 0
+        say_in_chat(monkeypatch, "Why?\n")
     if name == "models":
         monkeypatch.setattr(PLACE, str(tmp_path / "hub"))
         monkeypatch.setattr(sys, "stdin", Terminal("y"))

@@ -1,0 +1,121 @@
+"""A loaded engine, and the options of its answers, from a command's arguments."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import TYPE_CHECKING
+
+from ..checkpoint.aliases import DEMO
+from ..errors import InputError
+from ..options import SAMPLING_KEYS, AnswerOptions, Sampling
+from .answer_output import describe_device, describe_sampling, say
+from .common import stage
+from .image_options import chosen_image_options
+
+if TYPE_CHECKING:  # heavy imports wait until the arguments are right
+    from PIL import Image
+
+    from ..generation.engine import Engine
+    from ..generation.prefix_store import PrefixStore
+    from ..images.source import ImageLimits
+    from ..prompt.processor import Processor
+
+ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+
+
+def image_limits(options: argparse.Namespace) -> ImageLimits:
+    """The limits on images that were given."""
+    from ..images.source import ImageLimits
+
+    if not 0 < options.max_megapixels < 1e6:
+        raise InputError(
+            f"--max-megapixels is {options.max_megapixels}, expected more than 0 and less than 1e6"
+        )
+    return ImageLimits(max_pixels=int(options.max_megapixels * 1e6), allow_url=options.allow_url)
+
+
+def answer_options(options: argparse.Namespace) -> AnswerOptions:
+    """The options of an answer, checked before anything is loaded."""
+    answer = AnswerOptions(
+        max_tokens=options.max_tokens,
+        stop=[unescaped(text) for text in options.stop],
+        **{name: getattr(options, name) for name in SAMPLING_KEYS},
+        seed=options.seed,
+        image_options=chosen_image_options(options),
+        special_tokens=options.special_tokens,
+        lookup=options.lookup,
+        kv_bits=options.kv_bits,
+    )
+    if options.lookup:
+        from ..checkpoint.config import read_model_config
+        from ..checkpoint.find import find_checkpoint
+
+        answer.sampling_over(Sampling())  # finds what no checkpoint allows, without a download
+
+        folder = find_checkpoint(options.model, options.revision, with_weights=False)
+        answer.sampling_over(read_model_config(folder).sampling)
+    return answer
+
+
+def check_memory_options(options: argparse.Namespace) -> None:
+    """Refuse memory limits that nobody can mean."""
+    for name in ("cache_limit", "wired_limit"):
+        size = getattr(options, name)
+        if size is not None and not 0 <= size < 1e4:
+            raise InputError(
+                f"--{name.replace('_', '-')} is {size}, expected 0 or more and less than 10000 GB"
+            )
+
+
+def unescaped(text: str) -> str:
+    r"""Return a text with `\n`, `\t`, `\r` and `\\` replaced; other backslashes stay."""
+    return re.sub(r"\\([ntr\\])", lambda match: ESCAPES[match[1]], text)
+
+
+def open_engine(
+    options: argparse.Namespace,
+    limits: ImageLimits,
+    answer: AnswerOptions,
+    store: PrefixStore | None = None,
+) -> Engine:
+    """Load the model that was chosen, and set the memory limits."""
+    with stage(f"loading {options.model}"):
+        from ..generation.engine import Engine
+        from ..loading import load
+
+        model, processor = load(
+            options.model,
+            revision=options.revision,
+            update=options.update,
+            dtype=options.dtype,
+            limits=limits,
+            adapter=options.adapter,
+        )
+    if options.model == DEMO:
+        _note_photos(processor)
+    engine = Engine(model, processor, store=store)
+    chosen = engine.limit_memory(_bytes(options.cache_limit), _bytes(options.wired_limit))
+    if options.verbose:
+        say(f"sampling: {describe_sampling(answer.sampling_over(model.config.sampling))}")
+        say(f"device: {describe_device(model, chosen)}")
+    return engine
+
+
+def _note_photos(processor: Processor) -> None:
+    """Say, once, what the demo model knows if it is asked about what looks like a photo."""
+    from ..images.photo import looks_like_photo
+
+    def look(image: Image.Image) -> None:
+        if looks_like_photo(image):
+            processor.look = None
+            say(
+                "note: the demo model knows drawn shapes and printed capitals, nothing else; "
+                "for photos use --model LiquidAI/LFM2.5-VL-450M"
+            )
+
+    processor.look = look
+
+
+def _bytes(gigabytes: float | None) -> int | None:
+    return None if gigabytes is None else int(gigabytes * 1e9)

@@ -1,6 +1,7 @@
 """Files of training data: which ones a path names, and the rows in them."""
 
 import importlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -52,14 +53,19 @@ def read_entries(path: Path) -> list[tuple[str, Any]]:
     Raises:
         InputError: the file cannot be read.
     """
-    _refuse_other_kinds(path)
-    if path.suffix.lower() == ".parquet":
-        return [(f"row {number}", row) for number, row in enumerate(_parquet_rows(path), 1)]
     try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors begin with a byte-order mark
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path} cannot be read: {reason}") from None
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    if data and (kind := other_kind(data[:LONGEST])):
+        raise InputError(f"{path} {kind}")
+    if path.suffix.lower() == ".parquet":
+        return [(f"row {number}", row) for number, row in enumerate(_parquet_rows(path, data), 1)]
+    try:
+        text = data.decode("utf-8-sig")  # some editors begin with a byte-order mark
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    text = io.StringIO(text, newline=None).read()  # line ends of any kind
     whole = _parsed(text)
     if isinstance(whole, list):
         return [(f"row {number}", row) for number, row in enumerate(whole, 1)]
@@ -71,16 +77,6 @@ def read_entries(path: Path) -> list[tuple[str, Any]]:
     return [(f"line {number}", _parsed(line)) for number, line in lines if line.strip()]
 
 
-def _refuse_other_kinds(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            beginning = file.read(LONGEST)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-    if beginning and (kind := other_kind(beginning)):
-        raise InputError(f"{path} {kind}")
-
-
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
@@ -88,7 +84,7 @@ def _parsed(text: str) -> Any:
         return InputError(f"not JSON ({error})")
 
 
-def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+def _parquet_rows(path: Path, data: bytes) -> list[dict[str, Any]]:
     try:
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError:
@@ -96,6 +92,6 @@ def _parquet_rows(path: Path) -> list[dict[str, Any]]:
             f"{path} is Parquet, which needs pyarrow: python -m pip install pyarrow"
         ) from None
     try:
-        return parquet.read_table(path).to_pylist()
+        return parquet.read_table(io.BytesIO(data)).to_pylist()
     except (OSError, ValueError, TypeError, NotImplementedError) as error:  # pyarrow's are of these
         raise InputError(f"{path} cannot be read: {error}") from None

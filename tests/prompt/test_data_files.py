@@ -93,7 +93,7 @@ def test_parquet_rows_hold_images_as_bytes(folder, monkeypatch, tiny):
     image = {"bytes": (folder / "0.png").read_bytes(), "path": "unknown.png"}
     rows = [{"images": [image], "prompt": "<image>Which 0?", "completion": "No. 0.", "tools": None}]
     table = SimpleNamespace(to_pylist=lambda: rows)
-    parquet = SimpleNamespace(read_table=lambda path: {"d.parquet": table}[path.name])
+    parquet = SimpleNamespace(read_table=lambda file: {b"PAR1": table}[file.read()])
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", parquet)
     (folder / "d.jsonl").write_text(lines(ROWS))
     (folder / "d.parquet").write_bytes(b"PAR1")

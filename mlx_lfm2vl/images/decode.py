@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from PIL import Image
 
 from ..errors import InputError
-from .colors import ColorReader, check_meaning, has_fine_detail
+from .colors import ColorReader, check_meaning, has_fine_detail, mend_palette
 from .container import ImageFile, check_pixels
 from .damage import DECODE_ERRORS, DamageError, reason
 from .jpeg import END, reduction
@@ -61,6 +61,8 @@ class OpenedImage:
                     image.format in ("WEBP", "AVIF") and getattr(image, "n_frames", 1) > 1
                 )
                 check_meaning(image, self.name)
+                if ours:
+                    mend_palette(image)
                 self._colors = ColorReader(image, file)
         except DECODE_ERRORS as error:
             raise InputError(f"{self.name} is damaged or not supported: {reason(error)}") from None
@@ -76,7 +78,8 @@ class OpenedImage:
         try:
             with pillow_rules(self._limits):
                 # Of the base class, since that of a PNG decodes the pixels first.
-                return Image.Image.getexif(self._image).get(ORIENTATION, 1)
+                value = Image.Image.getexif(self._image).get(ORIENTATION, 1)
+                return value[0] if isinstance(value, bytes) and value else value
         except DECODE_ERRORS:
             self._file.notes.append("its EXIF data are damaged, so it may lie on its side")
             return 1

@@ -159,6 +159,16 @@ def test_palette_tiffs_show_their_colors(bits, packed):
     np.testing.assert_allclose(shown(data), np.stack([level, 255 - level, level], axis=-1), atol=1)
 
 
+def test_a_palette_of_8_bit_values_is_not_black():
+    """Some programs write 8 bits where the standard has 16; libtiff tells it by the largest."""
+    levels = [[(index * step) % 256 for index in range(256)] for step in (1, 3, 5)]
+    pixels = np.arange(15, dtype=np.uint8)
+    tags = {320: (3, [level for channel in levels for level in channel])}
+    shown_pixels = shown(tiff([pixels.tobytes()], (3, 5), PALETTE, (8,), tags))
+    expected = np.stack([pixels, pixels * 3, pixels * 5], axis=-1).reshape(3, 5, 3)
+    np.testing.assert_array_equal(shown_pixels, expected)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("bits", [8, 16])
 def test_cmyk_tiffs_are_inks(bits, packed):

@@ -231,7 +231,7 @@ def test_a_source_that_was_read_once_keeps_its_name(tmp_path):
     path.write_text("hello, this is no image")
     source = read_once(str(path), LIMITS)
     path.unlink()
-    with pytest.raises(InputError, match=r"a\.txt' is not an image"):
+    with pytest.raises(InputError, match=r"a\.txt' is a text file, not an image"):
         open_image(source, LIMITS)
     for other in ("http://a.b/c.png", b"bytes", PICTURE):
         assert read_once(other, LIMITS) is other

@@ -197,7 +197,7 @@ BAD = {
     "empty": (b"", "empty"),
     "text": (b"hello, this is no image", "not an image"),
     "html": (b"<html><body>404</body></html>", "a web page, not an image"),
-    "truncated header": (encoded(make_picture(20, 20, 6))[:20], "not an image"),
+    "truncated header": (encoded(make_picture(20, 20, 6))[:20], "is PNG, but damaged"),
     "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not an image"),
     "heic": (b"\0\0\0\x18ftypheic" + bytes(100), "HEIC"),
 }

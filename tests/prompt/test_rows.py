@@ -293,7 +293,7 @@ def test_line_ends_inside_strings_do_not_end_a_row(tmp_path):
             "https://example.com/a.png",
             "https://example.com/a.png is not a path, and training",
         ),
-        ("data:image/png;base64," + 5000 * "A", "data URI is not an image this program can read"),
+        ("data:image/png;base64," + 5000 * "A", "data URI is a file of zeros, not an image"),
         (300 * "b" + ".png", "no such image: " + 100 * "b" + "..."),
         ("~nobody-of-that-name/a.png", "no such image: ~nobody-of-that-name/a.png"),
     ],

@@ -126,6 +126,8 @@ def _read_name(source: str | Path, limits: ImageLimits) -> tuple[str, bytes]:
             return text, _fetched(text, limits)
         if scheme == "data":
             return "data URI", _data_uri(text, limits)
+        if "://" in text and scheme and scheme != "file" and not Path(text).exists():
+            raise InputError(f"{quoted(text)} is no address that is fetched; download it first")
         path = Path(unquote(parts.path)) if scheme == "file" else _path(source)
         return quoted(path), _read_path(path, limits)
     except Lfm2VLError:
@@ -141,18 +143,30 @@ def _path(source: str | Path) -> Path:
     return path if path.exists() or not str(source).startswith("~") else path.expanduser()
 
 
-def _data_uri(text: str, limits: ImageLimits) -> bytes:
-    import base64
-    import binascii
+def decode_base64(text: str) -> bytes:
+    """Decode base64, also that of URLs, without padding, and broken into lines.
 
+    Raises:
+        ValueError: there are other characters, or too few.
+    """
+    import base64
+
+    lines = text.split()  # a space within a line stands for a lost plus sign, and is refused
+    if " " in text.strip():
+        raise ValueError("there are spaces in it")
+    packed = "".join(lines).replace("-", "+").replace("_", "/").rstrip("=")
+    return base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
+
+
+def _data_uri(text: str, limits: ImageLimits) -> bytes:
     head, _, body = text.partition(",")
     if len(body) > 3 * limits.max_bytes + 100:  # percent signs triple a byte
         raise InputError(f"data URI has more than {limits.max_bytes} bytes, the limit")
     if not head.lower().endswith(";base64"):
         raise InputError("data URI cannot be read: expected data:image/...;base64,...")
     try:
-        return base64.b64decode(unquote(body) if "%" in body else body, validate=True)
-    except binascii.Error as error:
+        return decode_base64(unquote(body) if "%" in body else body)
+    except ValueError as error:
         raise InputError(f"data URI cannot be read: {error}") from None
 
 

@@ -116,11 +116,15 @@ class OpenedImage:
                 f"{self.name} is damaged: it decodes to {image.width} x {image.height} pixels, "
                 f"expected {size[1]} x {size[0]}"
             )
+        self.say_notes()
+        return image
+
+    def say_notes(self) -> None:
+        """Log what is unusual about the image, as far as it is known yet."""
         if self._is_series:
             logger.warning("%s has several frames or pages: using the first", self.name)
         if self._file.notes:
             logger.warning("%s: %s", self.name, "; ".join(self._file.notes))
-        return image
 
     def _load(self, needed: tuple[int, int] | None) -> tuple[int, int]:
         """Decode the stored pixels; return the (height, width) they have when upright."""

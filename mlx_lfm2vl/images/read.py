@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
+from ..checkpoint.find import find_image
 from ..errors import InputError, Lfm2VLError
 from .limits import ImageLimits
 
@@ -138,8 +139,8 @@ def _read_name(source: str | Path, limits: ImageLimits) -> tuple[str, bytes]:
 
 
 def _path(source: str | Path) -> Path:
-    """The path of a name. A file whose name begins with ~ comes before a home folder."""
-    path = Path(source)
+    """The path of a name: a file of that name, or in a home folder, or the built-in picture."""
+    path = Path(find_image(source) if isinstance(source, str) else source)
     return path if path.exists() or not str(source).startswith("~") else path.expanduser()
 
 

@@ -227,6 +227,7 @@ def _checked_work(rust: RustTokenizer) -> float:
     """
     if not isinstance(rust.model, BPE):
         raise CheckpointError(f"tokenizer.json: {type(rust.model).__name__} is not supported")
+    rust.model.dropout = None  # left over from training: it would make every encoding another one
     # The steps behind the model only place special tokens, which the chat template writes here.
     rust.post_processor = None  # pyright: ignore[reportAttributeAccessIssue]
     affixes = (rust.model.continuing_subword_prefix, rust.model.end_of_word_suffix)

@@ -62,12 +62,14 @@ def convert(source: str, target: Path, *options: str) -> None:
     )
 
 
-def our_answer(folder: Path, image: str | None, count: int) -> tuple[list[int], list[int]]:
+def our_answer(
+    folder: Path, image: str | None, count: int, adapter: Path | None = None
+) -> tuple[list[int], list[int]]:
     """Token ids of the prompt and of our greedy answer."""
     from mlx_lfm2vl import Sampling, generate, load
     from mlx_lfm2vl.prompt.messages import user_message
 
-    model, processor = load(folder, dtype="float32")
+    model, processor = load(folder, dtype="float32", adapter=adapter)
     messages = user_message(PROMPT, [image] if image else [])
     result = generate(model, processor, messages, max_tokens=count, sampling=Sampling())
     return processor(messages).input_ids, result.token_ids

@@ -1,6 +1,7 @@
 """Loading a checkpoint: the configuration, the processor, and the model with its weights."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,17 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from .adapters.apply import apply_adapters
+from .adapters.choice import AdapterSource, find_adapters
 from .arrays import mlx_dtype, named_arrays
 from .checkpoint.config import ModelConfig, read_model_config
 from .checkpoint.find import find_checkpoint
 from .checkpoint.foreign import packed_by
 from .checkpoint.image_config import ImageConfig
 from .checkpoint.json_file import shown
+from .checkpoint.lazy_tensors import open_tensors, our_layout
 from .checkpoint.names import (
     CONNECTOR,
-    DEPTHWISE,
     EMBEDDING,
     HEAD,
     TOWER_LAYERS,
@@ -25,7 +28,7 @@ from .checkpoint.names import (
     our_path,
 )
 from .checkpoint.packing import written_scheme
-from .checkpoint.tensors import read_header, weight_files
+from .checkpoint.tensors import weight_files
 from .device import prepare_device, read_chip
 from .errors import CheckpointError
 from .images.source import ImageLimits
@@ -45,6 +48,7 @@ def load(
     update: bool = False,
     dtype: DType | None = None,
     limits: ImageLimits | None = None,
+    adapter: AdapterSource | Sequence[AdapterSource] | None = None,
 ) -> tuple[Lfm2VL, Processor]:
     """Load a checkpoint for generation.
 
@@ -56,27 +60,33 @@ def load(
             keeps the file's dtype on a GPU, except that bfloat16 becomes float16 on an M1 or
             M2. On a CPU, where half precision is slow, None means float32.
         limits: caps on the images the processor accepts.
+        adapter: folder or repo id of an adapter to apply, or several of them, whose changes add up;
+            `("plants", 0.5)` halves the changes of one.
 
     Returns:
         The model, in evaluation mode with all weights in memory, and its processor.
 
     Raises:
-        InputError: `model` is neither a folder nor a repo id, a folder is to be updated, or `dtype`
-            is unknown.
+        InputError: `model` is neither a folder nor a repo id, a folder is to be updated, `dtype` is
+            unknown, or there is no such adapter.
         CheckpointError: the checkpoint is broken, incomplete, or of another architecture.
         NetworkError: the checkpoint cannot be downloaded.
     """
     if dtype is not None:
         mlx_dtype(dtype)  # raises before anything is downloaded
+    adapters = find_adapters(adapter)
     folder = find_checkpoint(str(model), revision, update=update)
     try:
         processor = Processor.from_folder(folder, limits)
         # A folder given as "." has a name too.
         name = str(folder.resolve()) if Path(model).is_dir() else str(model)
         config = read_model_config(folder, name)
-        return load_model(folder, config, processor, dtype), processor
+        network = load_model(folder, config, processor, dtype)
     except CheckpointError as error:  # users know a repo by its name, not by its place in the cache
         raise CheckpointError(str(error).replace(str(folder), str(model))) from None
+    if adapters:
+        apply_adapters(network, adapters, str(model))
+    return network, processor
 
 
 def load_model(
@@ -200,26 +210,8 @@ def _read_weights(folder: Path) -> dict[str, mx.array]:
             ours = our_name(name)
             if ours in weights:
                 raise CheckpointError(f"{folder} holds {ours} twice, expected once")
-            # The Hub stores depthwise weights as (C, 1, taps), MLX as (C, taps, 1).
-            if ours.endswith(DEPTHWISE) and value.ndim == 3 and value.shape[1] == 1:
-                value = value.transpose(0, 2, 1)
-            weights[ours] = value
+            weights[ours] = our_layout(ours, value)
     return weights
-
-
-def open_tensors(path: Path) -> dict[str, mx.array]:
-    """Open a safetensors file without reading its tensors from disk.
-
-    Raises:
-        CheckpointError: the file cannot be read.
-    """
-    read_header(path)  # its errors on damaged files are clearer than MLX's
-    try:
-        tensors = mx.load(str(path))
-    except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
-    assert isinstance(tensors, dict)
-    return tensors
 
 
 def _has_own_head(folder: Path, weights: dict[str, mx.array]) -> bool:

@@ -1,6 +1,7 @@
 """The instruments in benchmarks/, and what they promise about the code."""
 
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import host_syncs  # noqa: E402
 import interop  # noqa: E402
+import interop_adapters  # noqa: E402
 import mlx.core as mx  # noqa: E402
 import op_counts  # noqa: E402
 
@@ -89,3 +91,24 @@ def test_the_interop_check_asks_for_conversions_that_there_are(monkeypatch, caps
     monkeypatch.setattr(sys, "argv", ["interop.py", "demo", "--peer-python", "python"])
     assert interop.main() == 0
     assert capsys.readouterr().out.count("| 2 | yes |") == 8
+
+
+def test_the_interop_check_of_adapters_asks_for_trainings_that_there_are(monkeypatch, capsys):
+    commands = []
+
+    def run(_python, *arguments):
+        if arguments[1].startswith("mlx_lfm2vl."):
+            module = import_module(arguments[1].replace("mlx_lfm2vl.", "mlx_lfm2vl.commands."))
+            commands.append(module.build_parser().parse_args(arguments[2:]))
+        return "[1, 2]"
+
+    def our_answer(*arguments):
+        return [0], [1, 2] if arguments[3:] else [3]
+
+    monkeypatch.setattr(interop, "run", run)
+    monkeypatch.setattr(interop_adapters, "run", run)
+    monkeypatch.setattr(interop_adapters, "our_answer", our_answer)
+    monkeypatch.setattr(sys, "argv", ["interop_adapters.py", "demo", "--peer-python", "python"])
+    assert interop_adapters.main() == 0
+    assert capsys.readouterr().out.count("| 2 | yes | yes |") == 11
+    assert len(commands) == 2 + 5

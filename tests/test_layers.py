@@ -17,7 +17,7 @@ ROWS = [
     {"arrays", "drawing"},
     {"checkpoint"},
     {"images", "model"},
-    {"prompt"},
+    {"prompt", "adapters"},
     {"loading"},
     {"generation", "training"},
     {"saving", "speed"},

@@ -15,6 +15,8 @@ TEMPLATE = ("chat_template.jinja", "chat_template.json")
 SETTINGS = "tokenizer_config.json"
 READ = ("config.json", "generation_config.json", "tokenizer.json", SETTINGS, INDEX)
 READ += PROCESSOR + TEMPLATE
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILES = (ADAPTER_CONFIG, "adapters.safetensors", "adapter_model.safetensors")
 
 
 def repo_folder(repo: str) -> Path:
@@ -58,6 +60,12 @@ def lacking(copy: Path, *, with_weights: bool) -> list[str]:
         with contextlib.suppress(CheckpointError):  # a broken index, which its reader says
             names |= set(expected_weights(copy, here | listed) or [SINGLE]) - here
     return sorted(names)
+
+
+def holds_adapter(copy: Path) -> bool:
+    """Whether a cached copy has the files of an adapter."""
+    weights = [name for name in ADAPTER_FILES if name != ADAPTER_CONFIG]
+    return (copy / ADAPTER_CONFIG).exists() and any((copy / name).exists() for name in weights)
 
 
 def marked_absent(copy: Path) -> Path:

@@ -20,7 +20,7 @@ from urllib.parse import quote
 from ..disk_space import free_bytes, size_text
 from ..errors import CheckpointError, InputError, NetworkError
 from ..whole_folder import new_file
-from .cached_copy import READ, marked_absent, repo_folder
+from .cached_copy import ADAPTER_FILES, READ, marked_absent, repo_folder
 from .hub_errors import explain, failures, is_passing
 from .tensors import expected_weights
 
@@ -117,6 +117,16 @@ def download(repo: str, commit: str, *, with_weights: bool) -> Path:
             if not weights:
                 raise CheckpointError("it has no weights (*.safetensors)")
             _fetch(repo, copy, {name: files[name] for name in weights if name in files})
+    return copy
+
+
+def download_adapter(repo: str, commit: str) -> Path:
+    """Fetch the files of an adapter and nothing else; see `download`."""
+    folder = repo_folder(repo)
+    copy = folder / "snapshots" / commit
+    with _explained(repo, commit), _alone(folder, repo):
+        files = _list_files(repo, commit)
+        _fetch(repo, copy, {name: files[name] for name in ADAPTER_FILES if name in files})
     return copy
 
 

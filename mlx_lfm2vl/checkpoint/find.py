@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError, InputError, Lfm2VLError
 from .aliases import DEMO, full_name, similar_name
+from .json_file import shown
 from .names import some
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,49 @@ def find_checkpoint(
         hint = f"; did you mean {near}?" if near else " such as LiquidAI/LFM2.5-VL-450M"
         raise InputError(f"{model[:200]} is neither a folder nor a repo id{hint}")
     return _on_the_hub(model, revision, with_weights or update, update)
+
+
+def find_adapter(name: str) -> Path:
+    """Return the folder of an adapter; download its files if it is on the Hub and not cached.
+
+    Args:
+        name: a folder, or a repo id such as `me/my-lora`.
+
+    Raises:
+        InputError: there is no such folder, and this is not a repo id.
+        CheckpointError: the repo does not exist or is not accessible, or holds no adapter.
+        NetworkError: the repo is not in the local cache and cannot be downloaded.
+    """
+    try:
+        path = Path(name).expanduser()
+        exists, is_folder = path.exists(), path.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{name[:200]} is not a usable path: {error}") from None
+    if exists and not is_folder:
+        raise InputError(f"{name} is a file, expected the folder of an adapter or a repo id")
+    if exists:
+        return path
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith((".", "/", "~")):
+        text = name[:200] if name.isprintable() else shown(name)
+        raise InputError(f"the adapter {text} does not exist")
+    from .cached_copy import ADAPTER_CONFIG, cached_copy, holds_adapter
+
+    copy = cached_copy(name, None)
+    if copy and holds_adapter(copy):
+        return copy
+
+    from .download import download_adapter, find_commit, name_commit
+
+    try:
+        commit = copy.name if copy else find_commit(name, None)
+        folder = download_adapter(name, commit)
+        name_commit(name, None, commit)
+    except Lfm2VLError as error:
+        what = "is not a folder, not in the local cache, and cannot be downloaded"
+        raise type(error)(f"the adapter {name} {what}: {error}") from None
+    if not holds_adapter(folder):
+        raise CheckpointError(f"{name} holds no adapter: it has no {ADAPTER_CONFIG} or no weights")
+    return folder
 
 
 def find_image(name: str) -> str:

@@ -67,9 +67,9 @@ def hub_name(name: str) -> str:
     return name if name.startswith(HEAD) else f"model.{name}"
 
 
-def mlx_path(path: str) -> str:
-    """Return the path that a module of ours has in MLX repositories."""
-    return mlx_name(f"{path}.").removesuffix(".")
+def mlx_path(path: str, *, text_only: bool = False) -> str:
+    """Return the path that a module of ours has in MLX repositories; see `mlx_name`."""
+    return mlx_name(f"{path}.", text_only=text_only).removesuffix(".")
 
 
 def part_of(name: str) -> str:

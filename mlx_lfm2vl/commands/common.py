@@ -62,6 +62,18 @@ def add_special_tokens(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def add_adapter_option(group: argparse._ActionsContainer, *, required: bool = False) -> None:
+    """Add the option that chooses adapters."""
+    group.add_argument(
+        "--adapter",
+        action="append",
+        required=required,
+        metavar="ADAPTER",
+        help="folder or Hub repo of an adapter of train, mlx-lm, mlx-vlm or PEFT; ADAPTER:0.5 "
+        "halves its changes; can be repeated, and the changes add up",
+    )
+
+
 def progress_line(label: str) -> Callable[[int, int], None]:
     """Make a progress line: rewritten in place on a terminal, now and then a new one in a log.
 

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING
 
 from ..checkpoint.names import LAYOUTS
 from ..errors import InputError
-from .common import LAYOUT_HELP, add_model_options, progress_line, run_command
+from .common import (
+    LAYOUT_HELP,
+    add_adapter_option,
+    add_model_options,
+    progress_line,
+    run_command,
+)
 from .parser import Parser
 
 if TYPE_CHECKING:
@@ -42,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add_model_options(parser)
-    add("--adapter", required=True, type=Path, metavar="DIR", help="folder that `train` wrote")
+    add_adapter_option(parser, required=True)
     add("--output", required=True, type=Path, metavar="DIR", help="checkpoint folder to write")
     add("--layout", choices=LAYOUTS, default="mlx", help=LAYOUT_HELP)
     add("--overwrite", action="store_true", help="replace an existing --output")
@@ -76,16 +82,20 @@ def _fuse(options: argparse.Namespace) -> int:
     if options.learned and options.dequantize:
         raise InputError("--learned quantizes what --dequantize does not: remove one of the two")
 
+    from ..adapters.apply import apply_adapters
+    from ..adapters.choice import find_adapters
     from ..checkpoint.find import find_checkpoint
     from ..checkpoint.tensors import weight_files
     from ..disk_space import check_space
     from ..loading import load
     from ..saving import save_checkpoint
-    from ..training.adapters import fuse_adapter, load_adapter, quantized_bases
+    from ..training.adapters import fuse_adapter, quantized_bases
     from ..whole_folder import check_target
 
     target = options.output if options.output.name else options.output.resolve()
-    needed = [options.adapter, *([options.calibration] if options.calibration else [])]
+    adapters = find_adapters(options.adapter)
+    needed = [folder for folder, _ in adapters]
+    needed += [options.calibration] if options.calibration else []
     check_target(target, overwrite=options.overwrite, keep=needed)
     source = find_checkpoint(options.model, options.revision, update=options.update)
     check_target(target, overwrite=options.overwrite, keep=[source])
@@ -93,7 +103,7 @@ def _fuse(options: argparse.Namespace) -> int:
         check_space(target, sum(path.stat().st_size for path in weight_files(source)))
     model, processor = load(source, dtype=options.dtype)
     _check_layout(options, model)
-    load_adapter(model, options.adapter)
+    apply_adapters(model, adapters, options.model)
     schemes = quantized_bases(model)
     if not schemes and (options.learned or options.calibration):
         raise InputError(

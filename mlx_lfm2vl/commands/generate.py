@@ -180,11 +180,8 @@ def _engine(options: argparse.Namespace, limits: ImageLimits, answer: AnswerOpti
             update=options.update,
             dtype=options.dtype,
             limits=limits,
+            adapter=options.adapter,
         )
-        if options.adapter:
-            from ..training.adapters import load_adapter
-
-            load_adapter(model, options.adapter)
     if options.model == DEMO:
         _note_photos(processor)
     engine = Engine(model, processor)

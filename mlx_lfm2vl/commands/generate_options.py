@@ -1,9 +1,8 @@
 """The options of `generate`."""
 
 import argparse
-from pathlib import Path
 
-from .common import add_model_options, add_special_tokens
+from .common import add_adapter_option, add_model_options, add_special_tokens
 from .image_options import add_image_options
 from .parser import Parser
 
@@ -52,8 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--system", help="system message; default: none")
     add_special_tokens(question)
-    add = add_model_options(parser).add_argument
-    add("--adapter", type=Path, metavar="DIR", help="folder that `train` wrote for this checkpoint")
+    add_adapter_option(add_model_options(parser))
     image = parser.add_argument_group("images (default: the checkpoint's settings)")
     add = image.add_argument
     add("--allow-url", action="store_true", help="let --image fetch http and https URLs")

@@ -11,6 +11,8 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
@@ -40,15 +42,19 @@ def _train(options: argparse.Namespace) -> int:
     from ..loading import load
     from ..prompt.rows import read_rows
     from ..prompt.samples import SampleMaker
-    from ..training.adapters import make_trainable
-    from ..training.checkpoints import check_room, identify
+    from ..training.adapters import check_text_only, make_trainable, save_adapter
+    from ..training.checkpoints import check_room, identify, newest
     from ..training.trainer import Trainer
 
-    settings, dtype = _settings(options)
+    checkpoint = newest(options.output / "checkpoints") if options.resume else None
+    if options.resume and checkpoint is None:
+        print(f"{options.output} has no checkpoint: starting at update 1", file=sys.stderr)
+    settings, dtype = _settings(options, checkpoint)
     rows, validation, test = (
         read_rows(path) if path else [] for path in (options.data, options.validation, options.test)
     )
     _check(options)
+    start, mark = _start(options, checkpoint)
     model, processor = load(
         options.model, revision=options.revision, update=options.update, dtype=dtype
     )
@@ -70,15 +76,19 @@ def _train(options: argparse.Namespace) -> int:
     identity = identify(model, options.data)
     if options.special_tokens:  # without them the same rows are other ids
         identity["special_tokens"] = " ".join(sorted(options.special_tokens))
+    if mark:
+        identity["adapter"] = mark
     mx.random.seed(settings.seed)
-    adapter = make_trainable(model, settings)
+    adapter = make_trainable(model, settings, start=start, name=options.model)
+    if options.text_only:
+        check_text_only(model)
     trainer = Trainer(
         model,
         maker,
         rows,
         settings,
         options.output,
-        adapter=adapter,
+        save=partial(save_adapter, model, settings=adapter, text_only=options.text_only),
         validation=validation,
         identity=identity,
         report=_Progress(settings.steps),
@@ -93,15 +103,31 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(options: argparse.Namespace) -> tuple[TrainSettings, DType | None]:
+def _start(options: argparse.Namespace, checkpoint: Path | None) -> tuple[Path | None, str]:
+    """The adapter to start from, and its mark; a run that resumes has it in its checkpoints."""
+    from ..adapters.choice import find_adapters
+    from ..training.checkpoints import identify_adapter, start_of
+
+    start = find_adapters(Path(options.adapter))[0][0] if options.adapter else None
+    given = identify_adapter(start) if start else ""
+    if checkpoint is None:
+        return start, given
+    mark = start_of(checkpoint)
+    if given not in ("", mark):
+        raise InputError(
+            "cannot resume from another --adapter than the run began with; leave it out"
+        )
+    return (checkpoint if mark else None), mark
+
+
+def _settings(
+    options: argparse.Namespace, checkpoint: Path | None
+) -> tuple[TrainSettings, DType | None]:
     """The settings and number type that were given, on top of the defaults or of the run's."""
     import mlx.core as mx
 
-    from ..training.checkpoints import newest, saved_settings
+    from ..training.checkpoints import saved_settings
 
-    checkpoint = newest(options.output / "checkpoints") if options.resume else None
-    if options.resume and checkpoint is None:
-        print(f"{options.output} has no checkpoint: starting at update 1", file=sys.stderr)
     base, dtype = (TrainSettings(), None) if checkpoint is None else saved_settings(checkpoint)
     names = [field.name for field in fields(TrainSettings) if field.name in options]
     given = {name: getattr(options, name) for name in names}
@@ -175,13 +201,12 @@ def _conclude(options: argparse.Namespace, trainer: Trainer, test: Rows) -> None
     import mlx.core as mx
 
     from ..drawing import dark_name, describe_origin
-    from ..training.adapters import save_adapter
     from ..training.loss import mean_loss
     from ..training.plot import plot_log
     from ..training.trainer import BEST
     from ..whole_folder import new_file
 
-    save_adapter(trainer.model, options.output, dict(trainer.adapter))
+    trainer.save(options.output)
     picture = options.output / "loss.png"
     origin = describe_origin(options.model, str(mx.device_info()["device_name"]))
     plot_log(options.output / "log.jsonl", picture, origin)

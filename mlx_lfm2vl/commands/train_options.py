@@ -61,6 +61,17 @@ def build_parser() -> argparse.ArgumentParser:
         help="continue from the newest checkpoint in --output, with its settings; those given "
         "here replace them, for example more --steps",
     )
+    add(
+        "--adapter",
+        metavar="ADAPTER",
+        help="adapter to go on from, of train, mlx-lm, mlx-vlm or PEFT; its layers, rank and scale "
+        "are kept",
+    )
+    add(
+        "--text-only",
+        action="store_true",
+        help="name the adapter's layers as mlx-lm does in text-only conversions",
+    )
     add("--show", type=int, metavar="N", help="print N samples, learned parts in ⟦ ⟧, and stop")
     add_special_tokens(data)
     add = parser.add_argument_group("method").add_argument

@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -11,29 +12,22 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
+from ..adapters.apply import apply_adapters, check_dora_bits, put_adapters, read_adapter
+from ..adapters.base import check_base, describe_base
+from ..adapters.contents import CONFIG, Update
+from ..adapters.layers import TRAINED
+from ..adapters.mlx_format import WEIGHTS
 from ..arrays import named_arrays, save_arrays
-from ..checkpoint.json_file import Section, read_json
-from ..checkpoint.names import (
-    CONNECTOR,
-    DECODER_LAYERS,
-    TOWER_LAYERS,
-    mlx_name,
-    mlx_path,
-    our_name,
-    our_path,
-)
+from ..checkpoint.lazy_tensors import open_tensors
+from ..checkpoint.names import DECODER, HEAD, mlx_name, mlx_path, our_name
 from ..checkpoint.packing import Scheme
 from ..errors import CheckpointError, InputError
-from ..loading import open_tensors
 from ..model.lfm2vl import Lfm2VL
 from ..model.packed_layers import scheme_of, unpacked
 from ..whole_folder import new_file
 from .settings import TrainSettings
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
 FULLY_TRAINED = MappingProxyType({"fine_tune_type": "full", "num_layers": 0})
-MAX_RANK = 2**14
-PREFIXES = {"language": DECODER_LAYERS, "connector": CONNECTOR, "vision": TOWER_LAYERS}
 
 
 def _mlx_lm_tuner() -> Any:
@@ -44,30 +38,88 @@ def _mlx_lm_tuner() -> Any:
     return utils
 
 
-def make_trainable(model: Lfm2VL, settings: TrainSettings) -> dict[str, Any]:
+def make_trainable(
+    model: Lfm2VL, settings: TrainSettings, *, start: Path | None = None, name: str = ""
+) -> dict[str, Any]:
     """Freeze a model except for what a run trains, in place.
+
+    Args:
+        model: without an adapter.
+        settings: of the run.
+        start: an adapter to go on from. Its layers, rank and scale are kept.
+        name: of the model, for the adapter's config.
 
     Returns:
         The content of `adapter_config.json`.
 
     Raises:
-        InputError: mlx-lm is missing, or the parts cannot be trained by this method.
+        InputError: mlx-lm is missing, the parts cannot be trained by this method, or the adapter
+            to start from was trained by another one.
+        CheckpointError: that adapter is broken or does not fit the model.
     """
+    base = {"base": describe_base(model, name)}
+    if start is not None:
+        return {**_continued(model, settings, start, name), **base}
     if settings.method == "full":
         train_fully(model, settings.parts)
-        return dict(FULLY_TRAINED)
+        return {**FULLY_TRAINED, **base}
     paths = adapted_paths(model, settings.parts)
     rank, scale, dropout = settings.rank, settings.scale, settings.dropout
     add_adapter(
         model, paths, dora=settings.method == "dora", rank=rank, scale=scale, dropout=dropout
     )
     keys = {"rank": rank, "scale": scale, "dropout": dropout, "keys": paths}
-    return {"fine_tune_type": settings.method, "num_layers": 0, "lora_parameters": keys}
+    return {"fine_tune_type": settings.method, "num_layers": 0, "lora_parameters": keys, **base}
+
+
+def _continued(model: Lfm2VL, settings: TrainSettings, start: Path, name: str) -> dict[str, Any]:
+    """Apply an adapter so that it can be trained further, and written in one rank and scale."""
+    adapter = read_adapter(model, start)
+    check_base(adapter, model, name)
+    method = "full" if adapter.is_full else "dora" if adapter.is_dora else "lora"
+    if method != settings.method:
+        raise InputError(f"{start} was trained with {method}: use --method {method}")
+    updates = with_one_rank(adapter.updates)
+    put_adapters(model, [(replace(adapter, updates=updates, dropout=settings.dropout), 1.0)])
+    if method == "full":
+        train_fully(model, settings.parts)
+        return dict(FULLY_TRAINED)
+    modules = dict(model.named_modules())
+    for value in adapter.values:
+        path, _, leaf = value.rpartition(".")
+        modules[path].unfreeze(keys=leaf, recurse=False)
+    if not updates:
+        raise InputError(f"{start} has no low-rank layers to train")
+    first = next(iter(updates.values()))
+    keys = {"rank": first.rank, "scale": first.scale, "dropout": settings.dropout}
+    keys["keys"] = list(updates)
+    return {"fine_tune_type": method, "num_layers": 0, "lora_parameters": keys}
+
+
+def with_one_rank(updates: dict[str, Update]) -> dict[str, Update]:
+    """Return the same changes with one rank and scale for all layers, as mlx-lm's format has it.
+
+    Added columns start as those of a new adapter, so that they can be trained.
+    """
+    if not updates:
+        return {}
+    rank = max(update.rank for update in updates.values())
+    scales = [update.scale for update in updates.values()]
+    scale = max(scales, key=scales.count)
+    same = {}
+    for path, update in updates.items():
+        inputs, outputs = update.a.shape[0], update.b.shape[1]
+        more, edge = rank - update.rank, inputs**-0.5
+        a = [update.a.astype(mx.float32), mx.random.uniform(-edge, edge, (inputs, more))]
+        b = [update.b.astype(mx.float32) * (update.scale / scale), mx.zeros((more, outputs))]
+        joined = mx.concatenate(a, axis=1), mx.concatenate(b)
+        same[path] = Update(*joined, scale, update.magnitude)
+    return same
 
 
 def adapted_paths(model: Lfm2VL, parts: Sequence[str]) -> list[str]:
     """Paths of the linear layers in some parts of the model: "language", "connector", "vision"."""
-    prefixes = tuple(PREFIXES[part] for part in parts)
+    prefixes = tuple(TRAINED[part] for part in parts)
     return [
         path
         for path, module in model.named_modules()
@@ -96,9 +148,7 @@ def add_adapter(
     tuner = _mlx_lm_tuner()
     layers = dict(model.named_modules())
     for path in paths if dora else ():
-        bits = getattr(layers[path], "bits", 32)
-        if 32 % bits:
-            raise InputError(f"{path} has {bits} bits, which DoRA cannot train: use --method lora")
+        check_dora_bits(layers[path], path, "DoRA cannot train: use --method lora")
     model.freeze()
     parameters = {"rank": rank, "scale": scale, "dropout": dropout, "keys": set(paths)}
     tuner.linear_to_lora_layers(model, 0, parameters, use_dora=dora)
@@ -123,17 +173,33 @@ def train_fully(model: Lfm2VL, parts: Sequence[str]) -> None:
             module.unfreeze()
 
 
-def save_adapter(model: Lfm2VL, folder: Path, settings: dict[str, Any]) -> None:
+def check_text_only(model: Lfm2VL) -> None:
+    """Raise `InputError` if more than the language model is trained."""
+    trained = named_arrays(model.trainable_parameters())
+    other = [name for name in trained if not name.startswith((DECODER, HEAD))]
+    if other:
+        raise InputError(f"--text-only needs --parts language: {other[0]} would be lost")
+
+
+def save_adapter(
+    model: Lfm2VL, folder: Path, settings: dict[str, Any], *, text_only: bool = False
+) -> None:
     """Write `adapters.safetensors` (the trainable parameters) and `adapter_config.json`.
 
     Both have the names of mlx-vlm, which would skip tensors under other names without a word.
+
+    Args:
+        model: whose trainable parameters are written.
+        folder: to write into.
+        settings: from `make_trainable`.
+        text_only: use the names of mlx-lm, for a checkpoint of the decoder alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
     trainable = named_arrays(model.trainable_parameters())
-    written = {mlx_name(name): value for name, value in trainable.items()}
+    written = {mlx_name(name, text_only=text_only): value for name, value in trainable.items()}
     if "lora_parameters" in settings:
         parameters = settings["lora_parameters"]
-        keys = [mlx_path(path) for path in parameters["keys"]]
+        keys = [mlx_path(path, text_only=text_only) for path in parameters["keys"]]
         settings = {**settings, "lora_parameters": {**parameters, "keys": keys}}
     with new_file(folder / WEIGHTS) as path:
         save_arrays(path, written, {"format": "mlx"})
@@ -142,108 +208,35 @@ def save_adapter(model: Lfm2VL, folder: Path, settings: dict[str, Any]) -> None:
 
 
 def load_adapter(model: Lfm2VL, folder: Path) -> None:
-    """Apply a saved adapter (LoRA, DoRA or fully trained parameters) to a model, in place.
-
-    Names may be ours, those of mlx-vlm, or those of mlx-lm.
+    """Apply one saved adapter to a model, in place; see `adapters.apply`.
 
     Raises:
         InputError: the folder does not exist.
         CheckpointError: the folder holds no adapter, or one that is incomplete or does not fit the
             model.
     """
-    if not folder.exists():
-        raise InputError(f"the adapter {folder} does not exist")
-    if not (folder / CONFIG).exists():
-        unfinished = (folder / "checkpoints").is_dir()
-        why = "its run has not ended, --resume it" if unfinished else "it is not an adapter"
-        raise CheckpointError(f"{folder} has no {CONFIG}: {why}")
-    config = read_json(folder / CONFIG)
-    if "peft_type" in config:
-        raise CheckpointError(
-            f"{folder} is a PEFT adapter, which is not read: merge it into its model with PEFT "
-            "(merge_and_unload, then save_pretrained) and use the merged model"
-        )
-    method = config.get("fine_tune_type", "lora")
-    if method not in ("lora", "dora", "full"):
-        raise CheckpointError(f"{folder / CONFIG}: fine_tune_type is not lora, dora or full")
-    weights = _adapter_weights(folder)
-    if method != "full":
-        _add_layers(model, folder, config, weights)
-    _adopt(model, folder, weights)
-    model.eval()
-    mx.eval(model.parameters())  # here, because no other thread can compute this one's arrays
+    apply_adapters(model, [(folder, 1.0)])
 
 
 def load_trained(model: Lfm2VL, folder: Path) -> None:
     """Restore what a run has trained, in place, on a model that is trainable in the same way.
 
+    Args:
+        model: whose trainable parameters are replaced.
+        folder: written by `save_adapter`.
+
     Raises:
         CheckpointError: a file is missing or broken, or does not fit the model.
     """
-    weights = _adapter_weights(folder)
-    missing = sorted(set(named_arrays(model.trainable_parameters())) - set(weights))
-    if missing:
-        raise CheckpointError(f"{folder} is incomplete: it has no {', '.join(missing[:3])}")
-    _adopt(model, folder, weights)
-
-
-def _adopt(model: Lfm2VL, folder: Path, weights: dict[str, mx.array]) -> None:
-    have = named_arrays(model.parameters())
-    for name, value in weights.items():
-        if name not in have or have[name].shape != value.shape:
-            raise CheckpointError(f"{folder}: {name} {list(value.shape)} does not fit the model")
-        if not mx.issubdtype(value.dtype, mx.floating):
-            raise CheckpointError(f"{folder}: {name} holds {value.dtype}, expected floats")
-    # Fully trained parameters get the type the model was loaded in, not the type of the training.
-    adopted = [(name, value.astype(have[name].dtype)) for name, value in weights.items()]
-    model.load_weights(adopted, strict=False)
-
-
-def _adapter_weights(folder: Path) -> dict[str, mx.array]:
-    """Return the tensors of an adapter under our names."""
-    if not (folder / WEIGHTS).exists():
-        raise CheckpointError(f"{folder} has no {WEIGHTS}")
-    weights: dict[str, mx.array] = {}
-    for name, value in open_tensors(folder / WEIGHTS).items():
-        if our_name(name) in weights:
-            raise CheckpointError(f"{folder} holds {our_name(name)} twice, expected once")
-        weights[our_name(name)] = value
-    if not weights:
-        raise CheckpointError(f"{folder / WEIGHTS} holds no tensors")
-    return weights
-
-
-def _add_layers(
-    model: Lfm2VL, folder: Path, config: dict[str, Any], weights: dict[str, mx.array]
-) -> None:
-    """Wrap the layers that an adapter has tensors for, with the settings in its config.
-
-    The tensors say which layers these are: the keys of mlx-lm's config may be relative to a block,
-    or absent.
-    """
-    section = Section(config.get("lora_parameters"), f"{CONFIG}: lora_parameters")
-    keys = section.values.get("keys") or []
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise CheckpointError(f"{CONFIG}: lora_parameters: keys is not a list of strings")
-    dropout = section.values.get("dropout")
-    dropout = 0.0 if not dropout else section.number("dropout", most=0.999)
-    named = {path for path in map(our_path, keys) if path.startswith(tuple(PREFIXES.values()))}
-    paths = named | {name.rpartition(".")[0] for name in weights if name.endswith(".lora_a")}
-    unknown = sorted(paths - set(adapted_paths(model, tuple(PREFIXES))))
-    if unknown:
-        raise CheckpointError(f"{folder} adapts {unknown[0]}, which this model does not have")
-    add_adapter(
-        model,
-        sorted(paths),
-        dora=config.get("fine_tune_type") == "dora",
-        rank=section.integer("rank", most=MAX_RANK),
-        scale=section.number("scale"),
-        dropout=dropout,
-    )
-    # A factor that is missing would keep the random values of a fresh adapter.
-    missing = sorted(set(named_arrays(model.trainable_parameters())) - set(weights))
-    if missing or not paths:
-        raise CheckpointError(f"{folder} is incomplete: it has no {', '.join(missing[:3])}")
+    found = {our_name(name): value for name, value in open_tensors(folder / WEIGHTS).items()}
+    trained = named_arrays(model.trainable_parameters())
+    for name, value in trained.items():
+        if name not in found or found[name].shape != value.shape:
+            raise CheckpointError(
+                f"{folder} is not of this run: {name} is missing, or another size"
+            )
+    restored = [(name, found[name].astype(value.dtype)) for name, value in trained.items()]
+    model.load_weights(restored, strict=False)
 
 
 def quantized_bases(model: Lfm2VL) -> dict[str, Scheme]:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,13 @@ from ..model.lfm2vl import Lfm2VL
 from ..options import DTYPES, DType, ImageOptions
 from ..prompt.data_files import find_data
 from ..whole_folder import new_folder
-from .adapters import load_trained, save_adapter
+from .adapters import load_trained
 from .settings import TrainSettings
 
 OPTIMIZER, RUN = "optimizer.safetensors", "run.json"
 IDENTIFYING = 16  # elements of every parameter that enter the model's fingerprint
 # The saved state belongs to these. Everything else may be changed when a run goes on.
-FIXED = ("model", "dtype", "method", "parts", "optimizer", "rank", "scale")
+FIXED = ("model", "dtype", "method", "parts", "optimizer", "rank", "scale", "special_tokens")
 log = logging.getLogger(__name__)
 
 
@@ -54,23 +54,27 @@ def identify(model: Lfm2VL, data: Path) -> dict[str, str]:
     }
 
 
+def identify_adapter(folder: Path) -> str:
+    """Return a fingerprint of the adapter that a run starts from."""
+    files = sorted(folder.glob("*.safetensors"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
 def save_state(
     folder: Path,
     step: int,
-    model: Lfm2VL,
+    save: Callable[[Path], None],
     optimizer: optim.Optimizer,
     run: Mapping[str, Any],
-    adapter: Mapping[str, Any],
 ) -> None:
     """Write `folder/step-N` completely or not at all, even if the process is killed.
 
     Args:
         folder: holds all checkpoints of the run.
         step: updates done so far, which determine the position in the data.
-        model: its trainable parameters are stored.
+        save: writes an adapter with everything that is trained.
         optimizer: its state is stored.
         run: settings and identity of the run, which `load_state` compares.
-        adapter: the content of `adapter_config.json`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{step:07d}"
@@ -78,7 +82,7 @@ def save_state(
         shutil.rmtree(left, ignore_errors=True)
     shutil.rmtree(final, ignore_errors=True)
     with new_folder(final, overwrite=False) as partial:
-        save_adapter(model, partial, dict(adapter))
+        save(partial)
         save_arrays(partial / OPTIMIZER, named_arrays(optimizer.state), {"format": "mlx"})
         (partial / RUN).write_text(json.dumps({"step": step, **run}, indent=2) + "\n")
     for old in sorted(folder.glob("step-*"))[: -run["keep"]]:
@@ -132,6 +136,11 @@ def saved_settings(checkpoint: Path) -> tuple[TrainSettings, DType]:
         return TrainSettings(**values), DTYPES[DTYPES.index(saved["dtype"])]
     except (KeyError, TypeError, ValueError, InputError) as error:
         raise CheckpointError(f"{checkpoint / RUN} is not of this version: {error}") from None
+
+
+def start_of(checkpoint: Path) -> str:
+    """Return the mark of the adapter that a checkpoint's run started from; empty if from none."""
+    return str(read_json(checkpoint / RUN).get("adapter") or "")
 
 
 def load_state(

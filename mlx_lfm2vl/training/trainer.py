@@ -51,7 +51,7 @@ class Trainer:
         settings: TrainSettings,
         output: Path,
         *,
-        adapter: Mapping[str, Any] = FULLY_TRAINED,
+        save: Callable[[Path], None] | None = None,
         validation: Rows = (),
         identity: Mapping[str, str] = MappingProxyType({}),
         report: Callable[[dict[str, Any]], None] = lambda _: None,
@@ -64,7 +64,7 @@ class Trainer:
             rows: conversations to train on.
             settings: how to train.
             output: folder for the log and the checkpoints.
-            adapter: the content of `adapter_config.json`, from `make_trainable`.
+            save: writes what is trained to a folder; None writes all as fully trained.
             validation: conversations to measure the loss on.
             identity: identifies the model and the data; a run resumes only with the same ones.
             report: called with every log entry.
@@ -72,7 +72,8 @@ class Trainer:
         """
         self.model, self.maker, self.rows, self.settings = model, maker, rows, settings
         self.validation, self.output, self.report = validation, output, report
-        self.adapter, self.answers = adapter, answers
+        self.save = save or self._save_fully_trained
+        self.answers = answers
         self.best = math.inf  # validation loss
         self.group = mx.distributed.init()
         lengths = maker.lengths(rows, "the training data")
@@ -271,12 +272,15 @@ class Trainer:
         """Write the adapter to `best` if no validation before had a loss as low."""
         if self.is_first and loss < self.best:
             self.best = loss
-            save_adapter(self.model, self.output / BEST, dict(self.adapter))
+            self.save(self.output / BEST)
+
+    def _save_fully_trained(self, folder: Path) -> None:
+        save_adapter(self.model, folder, dict(FULLY_TRAINED))
 
     def _save(self, done: int) -> None:
         if self.is_first:
             folder = self.output / "checkpoints"
-            save_state(folder, done, self.model, self.optimizer, self.run, self.adapter)
+            save_state(folder, done, self.save, self.optimizer, self.run)
 
     def _log(self, entry: dict[str, Any]) -> None:
         if self.is_first:

@@ -236,13 +236,6 @@ def test_an_adapter_with_tensors_missing_is_refused(data, tmp_path, model_and_pr
         load_adapter(model_and_processor[0], output)
 
 
-def test_a_peft_adapter_is_refused_with_the_way_out(tmp_path, model_and_processor):
-    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]}
-    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="PEFT adapter.*merge_and_unload"):
-        load_adapter(model_and_processor[0], tmp_path)
-
-
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -1,16 +1,22 @@
 """Checkpoints of a run: on the disk before they have a name, few, and refused when broken."""
 
+from functools import partial
+
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import pytest
 
 from mlx_lfm2vl.errors import CheckpointError, InputError
-from mlx_lfm2vl.training.adapters import FULLY_TRAINED
+from mlx_lfm2vl.training.adapters import FULLY_TRAINED, save_adapter
 from mlx_lfm2vl.training.checkpoints import check_room, load_state, newest, save_state
 from mlx_lfm2vl.training.settings import TrainSettings
 
 RUN = {"seed": 1, "keep": 2, "parts": ("language",)}
+
+
+def saver(model):
+    return partial(save_adapter, model, settings=dict(FULLY_TRAINED))
 
 
 @pytest.fixture
@@ -21,18 +27,18 @@ def learner() -> tuple[nn.Module, optim.Optimizer]:
 
 
 def test_a_checkpoint_is_on_the_disk_before_it_gets_its_name(tmp_path, learner, synced):
-    save_state(tmp_path, 7, *learner, RUN, FULLY_TRAINED)
-    partial = tmp_path / ".step-0000007.partial"
+    save_state(tmp_path, 7, saver(learner[0]), learner[1], RUN)
+    unfinished = tmp_path / ".step-0000007.partial"
     files = {"adapters.safetensors", "adapter_config.json", "optimizer.safetensors", "run.json"}
-    assert {str(partial / name) for name in files} <= set(synced[:-2])
-    assert synced[-2:] == [str(partial), str(tmp_path)]
+    assert {str(unfinished / name) for name in files} <= set(synced[:-2])
+    assert synced[-2:] == [str(unfinished), str(tmp_path)]
     assert {path.name for path in (tmp_path / "step-0000007").iterdir()} == files
 
 
 def test_the_newest_two_checkpoints_stay(tmp_path, learner):
     assert newest(tmp_path) is None
     for step in (8, 9, 10, 11):
-        save_state(tmp_path, step, *learner, RUN, FULLY_TRAINED)
+        save_state(tmp_path, step, saver(learner[0]), learner[1], RUN)
     kept = sorted(path.name for path in tmp_path.iterdir())
     assert kept == ["step-0000010", "step-0000011"]
     assert newest(tmp_path) == tmp_path / "step-0000011"
@@ -42,7 +48,7 @@ def test_a_checkpoint_restores_weights_and_optimizer(tmp_path, learner):
     model, optimizer = learner
     optimizer.update(model, {"weight": mx.ones((2, 3)), "bias": mx.ones(2)})
     saved, moment = mx.array(model.weight), mx.array(optimizer.state["weight"]["m"])
-    save_state(tmp_path, 1, model, optimizer, RUN, FULLY_TRAINED)
+    save_state(tmp_path, 1, saver(model), optimizer, RUN)
     optimizer.update(model, {"weight": mx.ones((2, 3)), "bias": mx.ones(2)})
     assert not mx.array_equal(model.weight, saved)
     assert load_state(tmp_path / "step-0000001", model, optimizer, RUN) == 1
@@ -53,7 +59,7 @@ def test_a_checkpoint_restores_weights_and_optimizer(tmp_path, learner):
 
 @pytest.mark.parametrize("name", ["adapters.safetensors", "optimizer.safetensors"])
 def test_a_broken_checkpoint_is_named(tmp_path, learner, name):
-    save_state(tmp_path, 1, *learner, RUN, FULLY_TRAINED)
+    save_state(tmp_path, 1, saver(learner[0]), learner[1], RUN)
     (tmp_path / "step-0000001" / name).write_bytes(b"no tensors")
     with pytest.raises(CheckpointError, match=f"{name} (is not|cannot be read)"):
         load_state(tmp_path / "step-0000001", *learner, RUN)
@@ -71,7 +77,7 @@ def test_there_must_be_room_for_the_checkpoints_that_will_be_there(
         "mlx_lfm2vl.training.checkpoints.check_space", lambda *given: asked.append(given)
     )
     for step in range(there):
-        save_state(tmp_path / "checkpoints", step, model, optimizer, RUN, FULLY_TRAINED)
+        save_state(tmp_path / "checkpoints", step, saver(model), optimizer, RUN)
     check_room(tmp_path, model, optimizer, TrainSettings(steps=steps, save_every=10))
     weights = 4 * (2 * 3 + 2)
     moments = 2 * weights + optimizer.state["step"].nbytes + optimizer.state["learning_rate"].nbytes

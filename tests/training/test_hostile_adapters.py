@@ -5,6 +5,8 @@ import random
 import shutil
 
 import pytest
+from adapter_cases import ADAPTERS, CASES
+from conftest import golden
 from mutations import damage_bytes, damage_json, seeds
 from training_runs import TINY, run
 
@@ -15,6 +17,7 @@ from mlx_lfm2vl.training.adapters import load_adapter
 pytest.importorskip("mlx_lm")
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
+PEFT_WEIGHTS = "adapter_model.safetensors"
 
 
 @seeds(60, 5_000)
@@ -43,3 +46,29 @@ def test_damaged_adapters_are_applied_or_refused(data, tmp_path, bounds, cases):
             except (CheckpointError, InputError):
                 refused += 1
     assert refused > cases // 3
+
+
+@seeds(60, 2_000)
+def test_damaged_adapters_of_peft_are_applied_or_refused(tmp_path, bounds, cases):
+    """The same for the files of PEFT, one kind of adapter after the other."""
+    names, refused = sorted(CASES), 0
+    for case in range(cases):
+        draw = random.Random(case)
+        whole = ADAPTERS / names[case % len(names)]
+        damaged = shutil.copytree(whole, tmp_path / "damaged", dirs_exist_ok=True)
+        name = draw.choice((CONFIG, CONFIG, PEFT_WEIGHTS))
+        content = (whole / name).read_bytes()
+        if name == CONFIG and draw.random() < 0.8:
+            values = json.loads(content)
+            damage_json(values, draw)
+            (damaged / name).write_text(json.dumps(values))
+        else:
+            at = 600 if name == PEFT_WEIGHTS else len(content)
+            (damaged / name).write_bytes(damage_bytes(content[:at], draw) + content[at:])
+        model, _ = load(golden(CASES[whole.name]["base"]).folder)
+        with bounds.case(f"{case}: {name} of {whole.name}"):
+            try:
+                load_adapter(model, damaged)
+            except (CheckpointError, InputError):
+                refused += 1
+    assert refused > cases // 4

@@ -21,10 +21,11 @@ from mlx_lfm2vl.prompt.rows import read_rows
 from mlx_lfm2vl.prompt.samples import SampleMaker
 from mlx_lfm2vl.saving import save_checkpoint
 from mlx_lfm2vl.training.adapters import train_fully
-from mlx_lfm2vl.training.checkpoints import KEPT, newest
+from mlx_lfm2vl.training.checkpoints import newest
 from mlx_lfm2vl.training.settings import TrainSettings
 from mlx_lfm2vl.training.trainer import Trainer
 
+KEPT = TrainSettings().keep
 LAST = 3  # the mean is taken over the last 1 / LAST of the updates
 EVERY = 10  # updates between two sets of weights that enter the mean
 SAVE_EVERY = 50  # updates between two checkpoints

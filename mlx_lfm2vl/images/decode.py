@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 from PIL import Image
 
@@ -78,7 +79,7 @@ class OpenedImage:
         try:
             with pillow_rules(self._limits):
                 # Of the base class, since that of a PNG decodes the pixels first.
-                value = Image.Image.getexif(self._image).get(ORIENTATION, 1)
+                value: Any = Image.Image.getexif(self._image).get(ORIENTATION, 1)
                 return value[0] if isinstance(value, bytes) and value else value
         except DECODE_ERRORS:
             self._file.notes.append("its EXIF data are damaged, so it may lie on its side")

@@ -68,6 +68,11 @@ class Tokenizer:
         if sum(len(text) ** 2 for text in self._special) > MAX_SPECIALS:
             raise CheckpointError(f"{path} has too many special tokens, or too long ones")
         config = read_optional_json(folder / "tokenizer_config.json")
+        # Older tools write the names of the tokens here, too.
+        config = config or read_optional_json(folder / "special_tokens_map.json")
+        if not config:  # prompts would lack their beginning
+            again = download_again(folder, "tokenizer_config.json")
+            raise CheckpointError(f"{folder} has no tokenizer_config.json; {again}")
         self.bos_token = _content(config.get("bos_token"))
         self.eos_token = _content(config.get("eos_token"))
         names = {key: _named(config, key) or text for key, text in DEFAULT_TOKENS.items()}

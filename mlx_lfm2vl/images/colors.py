@@ -216,6 +216,8 @@ class ColorReader:
             if values.size:
                 low, high = min(low, float(values.min())), max(high, float(values.max()))
         ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
+        if image.mode == "I" and self._format is None:
+            ranges = (255.0, 65535.0)  # made of whole numbers by a program, not by a camera
         white = next((white for white in ranges if high <= white), 0.0)
         if not white or low < -white / 10 or (low < 0 and image.mode == "I"):
             raise DamageError(f"its values range from {low:g} to {high:g}, expected 0 to 65535")

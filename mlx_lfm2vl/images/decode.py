@@ -62,12 +62,13 @@ class OpenedImage:
                     image.format in ("WEBP", "AVIF") and getattr(image, "n_frames", 1) > 1
                 )
                 check_meaning(image, self.name)
-                if ours:
-                    mend_palette(image)
+                mend_palette(image)
                 self._colors = ColorReader(image, file)
         except DECODE_ERRORS as error:
             raise InputError(f"{self.name} is damaged or not supported: {reason(error)}") from None
         width, height = image.size
+        if not width or not height:
+            raise InputError(f"{self.name} has {width} x {height} pixels: there is nothing to see")
         check_pixels(self.name, width, height, cost, limits)
         self._orientation = file.orientation or self._read_orientation()
         # Pillow gives a TIFF the right way up already.

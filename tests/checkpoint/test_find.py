@@ -88,10 +88,11 @@ def test_unusable_paths_are_one_line(model):
         load(model)
 
 
-def test_a_folder_around_a_checkpoint_or_an_adapter_is_called_so(checkpoint, tmp_path):
+def test_a_folder_around_a_checkpoint_or_an_adapter_is_called_so(checkpoint):
+    tmp_path = checkpoint.parent
     around = tmp_path / "models--me--tiny"
     (around / "snapshots").mkdir(parents=True)
-    (tmp_path / "checkpoint").rename(around / "snapshots" / "abc")
+    checkpoint.rename(around / "snapshots" / "abc")
     with pytest.raises(CheckpointError, match="did you mean .*snapshots/abc"):
         find_checkpoint(str(around))
     with pytest.raises(CheckpointError, match="did you mean .*snapshots/abc"):

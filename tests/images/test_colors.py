@@ -268,3 +268,16 @@ def test_pil_images_of_16_bits_keep_their_range(mode):
     kind = {"I;16B": ">u2", "I": "<i4", "F": "<f4"}.get(mode, "<u2")
     image = Image.frombytes(mode, (WIDTH, HEIGHT), values.astype(kind).tobytes())
     np.testing.assert_allclose(grey(image), GREY, atol=1)
+
+
+def test_a_pil_image_of_whole_numbers_up_to_255_is_not_black():
+    numbers = Image.fromarray(GREY.astype(np.int32))
+    assert numbers.mode == "I"
+    np.testing.assert_array_equal(grey(numbers), GREY)
+    np.testing.assert_array_equal(grey(Image.fromarray((GREY * 257).astype(np.int32))), GREY)
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 0)])
+def test_a_pil_image_without_pixels_is_refused(size):
+    with pytest.raises(InputError, match="there is nothing to see"):
+        open_image(Image.new("RGB", size), LIMITS)

@@ -6,7 +6,6 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
 from PIL import Image
 
@@ -80,8 +79,8 @@ class OpenedImage:
         try:
             with pillow_rules(self._limits):
                 # Of the base class, since that of a PNG decodes the pixels first.
-                value: Any = Image.Image.getexif(self._image).get(ORIENTATION, 1)
-                return value[0] if isinstance(value, bytes) and value else value
+                value = Image.Image.getexif(self._image).get(ORIENTATION, 1)
+                return int(value[0] if isinstance(value, bytes) else value)
         except DECODE_ERRORS:
             self._file.notes.append("its EXIF data are damaged, so it may lie on its side")
             return 1

@@ -2,6 +2,7 @@
 
 import os
 import queue
+import re
 import stat
 import threading
 import unicodedata
@@ -17,6 +18,7 @@ IDLE_SECONDS = 30.0  # that a pipe may be silent
 PIECE = 2**20  # bytes of a pipe read at a time
 SIBLINGS = 10_000  # files of a folder that are compared with a name
 NAME_SHOWN = 200  # letters of a name in a message
+ADDRESS = r"[a-z][a-z0-9+.-]+:/"  # as of s3:// and gs://, of which a path keeps one slash
 QUOTES = "'\"‘’“”"
 EXPECTED = "expected a path, URL, data URI, PIL image, bytes, an open file or an array of pixels"
 
@@ -127,8 +129,6 @@ def _read_name(source: str | Path, limits: ImageLimits) -> tuple[str, bytes]:
             return text, _fetched(text, limits)
         if scheme == "data":
             return "data URI", _data_uri(text, limits)
-        if "://" in text and scheme and scheme != "file" and not Path(text).exists():
-            raise InputError(f"{quoted(text)} is no address that is fetched; download it first")
         path = Path(unquote(parts.path)) if scheme == "file" else _path(source)
         return quoted(path), _read_path(path, limits)
     except Lfm2VLError:
@@ -175,6 +175,8 @@ def _read_path(path: Path, limits: ImageLimits) -> bytes:
     if path.is_dir():
         raise InputError(f"{quoted(path)} is a folder, expected an image file")
     if not path.exists():
+        if re.match(ADDRESS, str(path)):
+            raise InputError(f"{quoted(path)} is no address that is fetched; download it first")
         raise InputError(f"{quoted(path)} does not exist{_meant(path)}")
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from conftest import edit_json, golden
 from pictures import make_picture
-from PIL import Image
 
 from mlx_lfm2vl import cli
 from mlx_lfm2vl.commands.generate import build_parser, main
@@ -144,14 +143,6 @@ def test_a_squeezed_picture_is_named_by_the_plan_and_with_the_answer(tmp_path, c
 def test_too_many_images_are_refused_before_one_is_read(capsys):
     assert answer("--image", *["gone.png"] * 33) == 2
     assert "the prompt has 33 images, at most 32 are read" in capsys.readouterr().err
-
-
-def test_a_plan_says_what_is_unusual_about_an_image(picture, checkpoint, tmp_path, capsys):
-    with Image.open(picture) as image:
-        image.save(tmp_path / "pages.tif", save_all=True, append_images=[image])
-    arguments = ["--model", str(checkpoint), "--image", str(tmp_path / "pages.tif"), "--plan"]
-    assert main(arguments) == 0
-    assert "has several frames or pages: using the first" in capsys.readouterr().err
 
 
 def test_options_change_the_plan(picture, capsys):

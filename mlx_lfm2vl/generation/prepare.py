@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
+from ..errors import InputError
 from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerOptions
 from ..prompt.messages import Message
@@ -31,12 +32,17 @@ def read_prompt(
     """
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
-    limit = max(0, model.config.text.max_position_embeddings - options.max_tokens)
+    context = model.config.text.max_position_embeddings
+    if options.max_tokens >= context:
+        raise InputError(
+            f"max_tokens is {options.max_tokens}, but the model holds {context} tokens, prompt and "
+            "answer together; lower it"
+        )
     return processor(
         messages,
         options=options.image_options,
         tools=options.tools,
-        max_length=limit,
+        max_length=context - options.max_tokens,
         special_tokens=options.special_tokens,
     )
 

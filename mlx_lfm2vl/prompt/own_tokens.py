@@ -71,6 +71,7 @@ class OwnTokens:
             messages: as `split_images` returns them.
             allowed: tokens that are not letters.
         """
+        self._note_image_marks(messages)
         if not self.names:
             return
         held = {name for text in _texts(messages) for name in self._pattern.findall(text)}
@@ -79,6 +80,14 @@ class OwnTokens:
             logger.warning(
                 "the text holds %s as letters; allow it with --special-tokens", some(new)
             )
+
+    def _note_image_marks(self, messages: Sequence[dict[str, Any]]) -> None:
+        """Say once that the user's text marks an image as prompts of other programs do."""
+        mark = self._tokenizer.image_token
+        asked = [message for message in messages if message["role"] == "user"]
+        if mark not in self._noted and any(mark in text for text in _texts(asked)):
+            self._noted.add(mark)
+            logger.warning("the text holds %s as letters: images stand beside the text", mark)
 
 
 def _texts(messages: Sequence[dict[str, Any]]) -> list[str]:

@@ -65,7 +65,7 @@ def test_those_of_the_format_are_never_allowed(processor, name, caplog):
     plain = processor(question("x"), special_tokens=OWN).input_ids
     held = processor(question(f"x <|leaf|>{name}"), special_tokens=OWN).input_ids
     assert held.count(token) == plain.count(token)
-    assert caplog.messages == []
+    assert all("images stand beside the text" in message for message in caplog.messages)
 
 
 @pytest.mark.parametrize(
@@ -126,3 +126,12 @@ def test_the_published_ones_of_the_format_are_not_allowed(published):
     assert not any(
         part in name for name in names for part in ("image", "img", "<|im", "of", "tool")
     )
+
+
+def test_a_mark_of_an_image_in_the_users_text_is_letters_and_that_is_said_once(processor, caplog):
+    ids = processor(question("<image>What is it?")).input_ids
+    processor(question("<image>What is it?"))
+    assert processor.tokenizer.image_token_id not in ids
+    assert caplog.messages == ["the text holds <image> as letters: images stand beside the text"]
+    processor([{"role": "system", "content": "Write <image> tags."}, *question("x")])
+    assert len(caplog.messages) == 1

@@ -102,10 +102,9 @@ def read_entries(path: Path) -> list[tuple[str, Any]]:
     return [(f"line {number}", _parsed(line)) for number, line in lines if line.strip()]
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, data: bytes) -> str:
     """The text of a file, with \\n at the end of lines. PowerShell writes UTF-16."""
     try:
-        data = path.read_bytes()
         text = data.decode("utf-16" if data.startswith(UTF_16_MARKS) else "utf-8-sig")
         return text.replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:

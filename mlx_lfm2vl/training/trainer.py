@@ -22,7 +22,7 @@ from ..model.lfm2vl import Lfm2VL
 from ..prompt.samples import Sample, SampleMaker
 from ..prompt.template import Message
 from .adapters import FULLY_TRAINED, save_adapter
-from .batches import Batch, UpdateOrder, make_batch
+from .batches import LENGTH_STEP, Batch, UpdateOrder, make_batch
 from .checkpoints import load_state, newest, save_state
 from .log import add_to_log, start_log
 from .loss import as_float, loss_sum, mean_loss, on_device
@@ -255,7 +255,8 @@ class Trainer:
         batch = self.order(step)[part * self.batch_size : (part + 1) * self.batch_size]
         # The batch is sorted by length: dealing samples out in turn gives each about the same work.
         indices = batch[self.group.rank() :: self.group.size()]
-        return make_batch([self._sample(self.rows, i) for i in indices], self.model)
+        multiple = LENGTH_STEP if self.settings.compile else 1
+        return make_batch([self._sample(self.rows, i) for i in indices], self.model, multiple)
 
     def _sample(self, rows: Rows, number: int) -> Sample:
         try:

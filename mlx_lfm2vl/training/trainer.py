@@ -1,6 +1,7 @@
 """The training loop: forward pass, backward pass, update, log and checkpoints."""
 
 import contextlib
+import logging
 import math
 import signal
 import threading
@@ -28,6 +29,8 @@ from .log import add_to_log, start_log
 from .loss import as_float, loss_sum, mean_loss, on_device
 from .optimizer import learning_rate, make_optimizer, set_learning_rate
 from .settings import TrainSettings
+
+log = logging.getLogger(__name__)
 
 MAX_COMPILED = 64  # MLX never frees a compiled graph: further batch shapes run uncompiled
 
@@ -111,6 +114,9 @@ class Trainer:
         checkpoint = newest(self.output / "checkpoints") if resume else None
         if checkpoint is not None:
             done = load_state(checkpoint, self.model, self.optimizer, self.run)
+            if done >= self.settings.steps:
+                asked = f"--steps is {self.settings.steps}"
+                log.warning("nothing left to train: the run has %d updates, and %s", done, asked)
         self._begin_together(done)
         first = done
         if self.is_first:

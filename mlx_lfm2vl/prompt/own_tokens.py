@@ -56,6 +56,10 @@ class OwnTokens:
         """
         for name in allowed:
             if name not in self._tokenizer.special_tokens:
+                if not self.names:
+                    raise InputError(
+                        f"the tokenizer has no special token {name!r:.60}, nor another to allow"
+                    )
                 raise unknown("the tokenizer has no special token", name, sorted(self.names)[:9])
             if name not in self.names:
                 raise InputError(

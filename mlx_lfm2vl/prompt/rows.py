@@ -71,7 +71,8 @@ def bad_rows(where: str, problems: Sequence[str]) -> InputError:
     shown = "\n  ".join(problems[:PROBLEMS_SHOWN])
     more = len(problems) - PROBLEMS_SHOWN
     shown += f"\n  and {more} more" if more > 0 else ""
-    return InputError(f"{where} has {len(problems)} bad rows:\n  {shown}")
+    rows = "row" if len(problems) == 1 else "rows"
+    return InputError(f"{where} has {len(problems)} bad {rows}:\n  {shown}")
 
 
 @dataclass(frozen=True)

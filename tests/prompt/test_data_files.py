@@ -65,6 +65,12 @@ def test_a_file_may_hold_one_row_over_several_lines(folder):
         read_rows(folder / "d.json")
 
 
+def test_one_bad_row_is_one_row(folder):
+    (folder / "d.jsonl").write_text(json.dumps({"prompt": "x"}))
+    with pytest.raises(InputError, match=r"d\.jsonl has 1 bad row:\n  line 1: "):
+        read_rows(folder / "d.jsonl")
+
+
 def test_bad_rows_of_an_array_are_named_by_their_number(folder):
     (folder / "d.json").write_text(json.dumps([ROWS[0], {"prompt": "x"}, 7], indent=2))
     with pytest.raises(InputError) as error:

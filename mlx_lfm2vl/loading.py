@@ -20,8 +20,10 @@ from .checkpoint.json_file import shown
 from .checkpoint.lazy_tensors import open_tensors, our_layout
 from .checkpoint.names import (
     CONNECTOR,
+    DERIVED,
     EMBEDDING,
     HEAD,
+    TOWER,
     TOWER_LAYERS,
     check_names,
     our_name,
@@ -164,6 +166,8 @@ def open_checkpoint(
         droppable.add(f"{CONNECTOR}layer_norm.")
     if config.text.tie_word_embeddings:
         droppable.add(HEAD)
+    droppable |= {name for name in weights if name.endswith(DERIVED)}
+    droppable.add(f"{TOWER}head.")  # pools an image into one vector; the family takes all of them
     kept_layers = {str(i) for i in range(config.vision.num_hidden_layers)}
     droppable |= {  # layers after vision_feature_layer
         f"{TOWER_LAYERS}{i}."

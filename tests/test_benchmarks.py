@@ -1,5 +1,6 @@
 """The instruments in benchmarks/, and what they promise about the code."""
 
+import json
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +15,9 @@ import interop  # noqa: E402
 import interop_adapters  # noqa: E402
 import mlx.core as mx  # noqa: E402
 import op_counts  # noqa: E402
+import training  # noqa: E402
+import training_ours  # noqa: E402
+from conftest import golden  # noqa: E402
 
 from mlx_lfm2vl import cli  # noqa: E402
 from mlx_lfm2vl.model import language  # noqa: E402
@@ -112,3 +116,21 @@ def test_the_interop_check_of_adapters_asks_for_trainings_that_there_are(monkeyp
     assert interop_adapters.main() == 0
     assert capsys.readouterr().out.count("| 2 | yes | yes |") == 11
     assert len(commands) == 2 + 5
+
+
+def test_our_side_of_the_comparison_of_training_measures_every_update(tmp_path, capsys):
+    rows = training.write_rows(tmp_path)
+    training_ours.main(str(golden("new_names").folder), str(rows), 2)
+    measured = json.loads(capsys.readouterr().out)
+    assert len(measured["seconds"]) == len(measured["cpu_seconds"]) == 2
+    assert measured["trained_numbers"] > 0
+    training.check_equal_work(measured, dict(measured))
+    text = training.table([measured, measured], [{**measured, "seconds": [9, 9e3]}])
+    assert text.splitlines()[2].endswith(" | 9e+03 | s |")
+
+
+@pytest.mark.parametrize("key", ["loss", "tokens", "trained_layers", "trained_numbers"])
+def test_trainings_that_differ_are_not_compared(key):
+    work = {"loss": 2.0, "tokens": 3, "trained_layers": 4, "trained_numbers": 5}
+    with pytest.raises(SystemExit, match=key):
+        training.check_equal_work(work, {**work, key: work[key] + 1})

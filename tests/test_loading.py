@@ -217,3 +217,47 @@ def test_stray_names_and_companion_files_are_handled(checkpoint):
     edit_weights(checkpoint, lambda w: w.update({"vision_tower.encoder.layers.x.w": mx.ones(1)}))
     with pytest.raises(CheckpointError, match="unknown: vision_tower.encoder.layers.x.w"):
         load(checkpoint)
+
+
+DERIVED = {
+    "model.language_model.rotary_emb.inv_freq": (4,),
+    "model.vision_tower.vision_model.embeddings.position_ids": (1, 4),
+    "model.vision_tower.vision_model.head.probe": (1, 1, 4),
+}
+
+
+@pytest.mark.parametrize("name", DERIVED)
+def test_tensors_that_older_libraries_save_beside_the_weights_are_left_out_with_a_note(
+    checkpoint, expected_logits, name, caplog
+):
+    edit_weights(checkpoint, lambda weights: weights.update({name: mx.zeros(DERIVED[name])}))
+    np.testing.assert_array_equal(logits_of(checkpoint), expected_logits)
+    assert "tensors not used by this model, dropped: " in caplog.text
+
+
+def test_an_adapter_that_was_saved_within_the_model_is_called_so(checkpoint):
+    def change(weights):
+        name = next(name for name in weights if name.endswith("q_proj.weight"))
+        weights[name.replace(".weight", ".base_layer.weight")] = weights.pop(name)
+
+    edit_weights(checkpoint, change)
+    with pytest.raises(CheckpointError, match="they hold layers of PEFT: merge_and_unload"):
+        load(checkpoint)
+
+
+def test_names_of_tokens_are_read_from_an_older_file_and_never_missed_in_silence(
+    checkpoint, expected_logits
+):
+    settings = checkpoint / "tokenizer_config.json"
+    names = {"bos_token": json.loads(settings.read_text())["bos_token"]}
+    settings.unlink()
+    with pytest.raises(CheckpointError, match="has no tokenizer_config.json; to download it"):
+        load(checkpoint)
+    (checkpoint / "special_tokens_map.json").write_text(json.dumps(names))
+    np.testing.assert_array_equal(logits_of(checkpoint), expected_logits)
+
+
+def test_processor_files_without_image_settings_are_not_filled_up_with_others(checkpoint):
+    edit_json(checkpoint / "processor_config.json", image_processor=None)
+    with pytest.raises(CheckpointError, match="has no image settings: neither"):
+        load(checkpoint)

@@ -55,7 +55,7 @@ def find_checkpoint(
         if update:
             raise InputError(f"{model} is a folder: --update is for repositories of the Hub")
         if not any((path / name).exists() for name in ("config.json", "tokenizer.json")):
-            raise CheckpointError(f"there is no checkpoint in {model}: it has no config.json")
+            raise CheckpointError(f"there is no checkpoint in {model}: {_found_there(path)}")
         return path
     if exists:
         raise InputError(f"{model} is a file, expected a checkpoint folder or a repo id")
@@ -108,6 +108,17 @@ def find_adapter(name: str) -> Path:
     if not holds_adapter(folder):
         raise CheckpointError(f"{name} holds no adapter: it has no {ADAPTER_CONFIG} or no weights")
     return folder
+
+
+def _found_there(folder: Path) -> str:
+    """Say what a folder without a checkpoint is, or where in it one lies."""
+    if (folder / "adapter_config.json").exists():
+        return "it is an adapter, which goes to --adapter (adapter=), with its base as the model"
+    for pattern in ("snapshots/*", "*"):  # the Hub's cache, or the checkpoints of a training run
+        inner = [path.parent for path in folder.glob(f"{pattern}/config.json")]
+        if inner:
+            return f"did you mean {max(inner, key=lambda path: path.stat().st_mtime)}?"
+    return "it has no config.json"
 
 
 def find_image(name: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .aliases import PUBLISHED
+from .cached_copy import lacking
 from .hub_errors import explain, failures
 
 KINDS = ("lfm2_vl", "lfm2-vl")  # model types that this package runs
@@ -21,12 +22,14 @@ class Cached:
         folder: all of its revisions.
         nbytes: its size on disk.
         commits: its revisions.
+        is_whole: whether one revision has all files that this package needs.
     """
 
     repo: str
     folder: Path
     nbytes: int
     commits: tuple[str, ...]
+    is_whole: bool = True
 
 
 def cached_checkpoints() -> list[Cached]:
@@ -44,6 +47,7 @@ def cached_checkpoints() -> list[Cached]:
             repo.repo_path,
             repo.size_on_disk,
             tuple(revision.commit_hash for revision in repo.revisions),
+            any(_is_whole(revision.snapshot_path) for revision in repo.revisions),
         )
         for repo in repos
         if repo.repo_type == "model"
@@ -56,6 +60,13 @@ def _runs(config: Path) -> bool:
     try:
         return json.loads(config.read_text())["model_type"] in KINDS
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
+
+
+def _is_whole(copy: Path) -> bool:
+    try:
+        return not lacking(copy, with_weights=True)
+    except OSError:
         return False
 
 

@@ -144,6 +144,12 @@ def read_image_config(folder: Path) -> ImageConfig:
     processor = {**legacy, **{k: v for k, v in outer.items() if k != "image_processor"}, **nested}
     # Checkpoints do not know jpeg_draft, an option of this package.
     known = {field.name for field in fields(ImageConfig)} - {"jpeg_draft"}
+    if not (known - {"use_image_special_tokens"}) & set(processor):
+        raise CheckpointError(
+            f"{folder} has no image settings: neither processor_config.json nor "
+            "preprocessor_config.json holds any; "
+            f"{download_again(folder, 'processor_config.json')}"
+        )
     section = Section(processor, "processor_config.json")
     section.only("do_rescale", True)
     section.only("do_normalize", True)

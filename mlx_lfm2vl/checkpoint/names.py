@@ -81,6 +81,11 @@ def part_of(name: str) -> str:
     return "connector" if name.startswith(CONNECTOR) else "language"
 
 
+PEFT_PARTS = (".lora_A.", ".lora_B.", ".base_layer.", ".lora_magnitude_vector.")
+# Endings of tensors that older libraries save although they follow from the configuration.
+DERIVED = ("rotary_emb.inv_freq", "embeddings.position_ids")
+
+
 def check_names(
     expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], droppable: set[str]
 ) -> set[str]:
@@ -114,6 +119,8 @@ def check_names(
         "wrong shape": shapes,
     }
     lines = [f"{len(names)} {kind}: {some(names)}" for kind, names in problems.items() if names]
+    if any(part in name for name in surplus for part in PEFT_PARTS):
+        lines.append("they hold layers of PEFT: merge_and_unload() the adapter before saving")
     if lines:
         raise CheckpointError("the weights do not fit the configuration; " + "; ".join(lines))
     return dropped

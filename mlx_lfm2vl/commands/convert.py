@@ -31,7 +31,6 @@ examples:
   mlx_lfm2vl convert -m 450m --bits 4
   mlx_lfm2vl convert -m 450m --bits 4 --vision-bits 8 --output small
   mlx_lfm2vl convert -m 450m --bits 4 --calibration photos --output mine
-  mlx_lfm2vl convert -m mine --dequantize --layout hub --output back
 """
 
 

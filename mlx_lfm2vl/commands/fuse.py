@@ -35,7 +35,6 @@ examples:
   mlx_lfm2vl fuse -m 450m --adapter adapter --output merged
   mlx_lfm2vl fuse -m 450m --adapter adapter --output merged --overwrite
   mlx_lfm2vl fuse -m 450m --adapter adapter --output whole --dtype bfloat16
-  mlx_lfm2vl fuse -m small --adapter adapter --output merged --learned --calibration rows
 """
 
 

@@ -102,7 +102,11 @@ def _plan(options: argparse.Namespace) -> int:
     )
     read_model_config(folder)  # rejects other models
     config = load_image_config(folder).with_options(chosen_image_options(options))
-    plans = [plan_image(*open_image(source, limits).size, config) for source in sources]
+    plans = []
+    for source in sources:
+        image = open_image(source, limits)
+        image.say_notes()
+        plans.append(plan_image(*image.size, config))
     named = list(zip(options.image, plans, strict=True))
     if options.json:
         total = sum(plan.image_tokens for plan in plans)

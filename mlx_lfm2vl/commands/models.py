@@ -23,6 +23,8 @@ examples:
   mlx_lfm2vl models --remove LiquidAI/LFM2-VL-450M --yes
 """
 
+INCOMPLETE = "not complete: the next use of it downloads the rest"
+
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
@@ -54,7 +56,8 @@ def _models(options: argparse.Namespace) -> int:
     print(f"on this machine ({memory:.0f} GB of memory):" if memory else "on this machine:")
     for repo, found in cached.items():
         gigabytes = found.nbytes / 1e9
-        print(f"  {repo:32}{gigabytes:5.1f} GB  {_fit(gigabytes, memory)}\n    {found.folder}")
+        state = _fit(gigabytes, memory) if found.is_whole else INCOMPLETE
+        print(f"  {repo:32}{gigabytes:5.1f} GB  {state}\n    {found.folder}")
     if not cached:
         print("  none")
     print("to download, at 16 bits:")

@@ -148,6 +148,8 @@ def _check(options: argparse.Namespace) -> None:
         raise InputError(f"--sample-answers is {options.sample_answers}, expected 0 or more")
     if options.sample_answers and not options.validation:
         raise InputError("--sample-answers needs --validation")
+    if options.output.exists() and not options.output.is_dir():
+        raise InputError(f"{options.output} is a file, expected a folder for --output")
     if (options.output / "checkpoints").exists() and not options.resume and not options.show:
         raise InputError(
             f"{options.output} already holds a run: add --resume, or choose another --output"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from ..errors import InputError
 from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerOptions
 from ..prompt.continued import with_start
@@ -39,12 +40,17 @@ def read_prompt(
     if options.answer_start:
         asked = with_start(asked, options.answer_start)
     model.make_cache(options.kv_bits)  # or refuse them before images are decoded
-    limit = max(0, model.config.text.max_position_embeddings - options.max_tokens)
+    context = model.config.text.max_position_embeddings
+    if options.max_tokens >= context:
+        raise InputError(
+            f"max_tokens is {options.max_tokens}, but the model holds {context} tokens, prompt and "
+            "answer together; lower it"
+        )
     return processor(
         asked,
         options=options.image_options,
         tools=options.tools,
-        max_length=limit,
+        max_length=context - options.max_tokens,
         special_tokens=options.special_tokens,
     )
 

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageChops, ImageStat
+from PIL import Image, ImageChops, ImagePalette, ImageStat
 
 from ..errors import InputError
 from .container import ImageFile
 from .damage import DamageError
 
 BITS, PHOTOMETRIC, SUBSAMPLING, COMPRESSION, SAMPLE_FORMAT = 258, 262, 530, 259, 339  # TIFF tags
+COLOR_MAP = 320
 MEANINGS = (BITS, PHOTOMETRIC, SUBSAMPLING, COMPRESSION, SAMPLE_FORMAT)
 WHITE_IS_ZERO, SIGNED = 0, 2
 STRIP_PIXELS = 2**20
@@ -42,6 +43,16 @@ def check_meaning(image: Image.Image, name: str) -> None:
             f"{name} has uncompressed YCbCr colors at half the resolution, "
             "which are not supported; save it as PNG"
         )
+
+
+def mend_palette(image: Image.Image) -> None:
+    """Read the palette of a TIFF as 8-bit values if none is above 255.
+
+    The standard has 16 bits, but some programs write 8. Follows `checkcmap` in libtiff.
+    """
+    levels = (getattr(image, "tag_v2", None) or {}).get(COLOR_MAP, ())
+    if image.mode in ("P", "PA") and levels and max(levels) < 256:
+        image.palette = ImagePalette.raw("RGB;L", bytes(levels))
 
 
 def _tags(image: Image.Image) -> dict[int, Any]:
@@ -205,6 +216,8 @@ class ColorReader:
             if values.size:
                 low, high = min(low, float(values.min())), max(high, float(values.max()))
         ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
+        if image.mode == "I" and self._format is None:
+            ranges = (255.0, 65535.0)  # made of whole numbers by a program, not by a camera
         white = next((white for white in ranges if high <= white), 0.0)
         if not white or low < -white / 10 or (low < 0 and image.mode == "I"):
             raise DamageError(f"its values range from {low:g} to {high:g}, expected 0 to 65535")

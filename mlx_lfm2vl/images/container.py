@@ -9,6 +9,7 @@ from .heic import heic_to_tiff
 from .jpeg import START, examine_jpeg
 from .jpeg2000 import BOX_START, STREAM_START, examine_jpeg2000
 from .limits import ImageLimits
+from .other_kinds import HEADER_BYTES, refuse_other
 from .png import SIGNATURE, mend_png
 from .raw import find_preview
 from .tiff import PHOTOMETRIC, WHITE_IS_ZERO, Directory, find_page, raw_photo
@@ -22,33 +23,9 @@ GENERAL_BRANDS = {b"mif1", b"msf1", b"miaf", b"heif", b"mif2"}
 VIDEO_BRANDS = re.compile(rb"qt  |isom|iso[2-9]|mp4|M4V|avc1|3g[p2]|dash")
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-EXPORT = "export it as JPEG or PNG"
-# Starts of other files: what they are, and the way out.
-OTHERS = [
-    (rb"%PDF", "a PDF", "convert its pages first (on a Mac: sips -s format png A.pdf --out A.png)"),
-    (rb"%!PS|\xc5\xd0\xd3\xc6", "PostScript", EXPORT),
-    (rb"8BPS|8BPB", "a Photoshop file", EXPORT),
-    (rb"gimp xcf", "a GIMP file", EXPORT),
-    (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL", "convert it to JPEG or PNG"),
-    (rb"icns", "a Mac icon", "convert it to PNG (on a Mac: sips -s format png)"),
-    (rb"\0\0\x01\0", "a Windows icon", "convert it to PNG"),
-    (rb"v/1\x01", "OpenEXR", EXPORT),
-    (rb"#\?R", "a Radiance picture", EXPORT),
-    (rb"(?s).{128}DICM", "DICOM", EXPORT),
-    (
-        rb"(?s)RIFF....AVI |\x1aE\xdf\xa3|\0\0\x01\xba|FLV",
-        "a video",
-        "save a frame of it as an image",
-    ),
-    (rb"PK\x03\x04", "a ZIP archive or an office document", "export the image in it"),
-    (rb"\x1f\x8b|7z\xbc\xaf|Rar!|BZh", "an archive", "unpack it first"),
-    (rb"version https://git-lfs", "a pointer of Git LFS", "fetch the file with git lfs pull"),
-    (rb"(?is)\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!doctype svg[^>]*>\s*)?<svg", "SVG", EXPORT),
-    (rb"(?is)\s*<(!doctype )?html", "a web page", "download the image itself"),
-]
 RAW_STARTS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", b"\0MRM")
+RAW_STARTS += (b"II\x1a\0\0\0HEAPCCDR",)
 
-HEADER_BYTES = 4096  # that are searched for what a file is
 WEBP_COST = 24  # bytes per pixel that the decoder takes, as soon as the file is opened
 PIXEL_COST = 8  # bytes per pixel that every limit on pixels allows for
 MAX_BLOCKS = 1_000_000  # of a GIF
@@ -110,14 +87,17 @@ def examine(data: bytes, name: str, limits: ImageLimits) -> ImageFile:
         file.is_series = _gif_is_series(data, name)
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         _check_webp(data, name, limits)
+        _mend_webp(file)
     elif data.startswith((BOX_START, STREAM_START)):
-        examine_jpeg2000(data, name)
+        whole = examine_jpeg2000(data, name)
+        file.data, file.profile = whole.data, whole.profile
+        file.notes += whole.notes
     elif data[:2] == b"BM":
         _check_bmp(data, name)
-    elif re.match(rb"P[1-6fFy]\s", data):
+    elif re.match(rb"P[1-6fy]\s", data):
         _check_ppm(data, name)
     else:
-        _refuse_others(data, name)
+        refuse_other(data, name)
     return file
 
 
@@ -186,12 +166,6 @@ def _from_boxes(data: bytes, name: str) -> bytes:
     return data
 
 
-def _refuse_others(data: bytes, name: str) -> None:
-    for start, what, way_out in OTHERS:
-        if re.match(start, data[:HEADER_BYTES]):
-            raise InputError(f"{name} is {what}, not an image this program can read; {way_out}")
-
-
 def _gif_is_series(data: bytes, name: str) -> bool:
     """Whether a GIF has a second frame; counts the blocks up to it."""
     flags = data[10] if len(data) > 10 else 0
@@ -240,6 +214,21 @@ def _check_webp(data: bytes, name: str, limits: ImageLimits) -> None:
     else:
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", head, 6))
     check_pixels(name, width, height, WEBP_COST, limits)
+
+
+def _mend_webp(file: ImageFile) -> None:
+    """Correct the size at the beginning of a WebP whose chunks are all there."""
+    size, actual = struct.unpack_from("<I", file.data, 4)[0], len(file.data) - 8
+    if size <= actual:
+        return
+    at = 12
+    while at < len(file.data) and at + 8 <= len(file.data):
+        length = struct.unpack_from("<I", file.data, at + 4)[0]
+        at += 8 + length + length % 2
+    if at > len(file.data):
+        raise InputError(f"{file.name} is damaged or not supported: the file is cut off")
+    file.data = file.data[:4] + struct.pack("<I", actual) + file.data[8:]
+    file.notes.append("it is shorter than its first bytes say")
 
 
 def _check_bmp(data: bytes, name: str) -> None:

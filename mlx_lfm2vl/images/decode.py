@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from PIL import Image
 
 from ..errors import InputError
-from .colors import ColorReader, check_meaning, has_fine_detail
+from .colors import ColorReader, check_meaning, has_fine_detail, mend_palette
 from .container import ImageFile, check_pixels
 from .damage import DECODE_ERRORS, DamageError, reason
 from .jpeg import END, reduction
@@ -61,10 +61,13 @@ class OpenedImage:
                     image.format in ("WEBP", "AVIF") and getattr(image, "n_frames", 1) > 1
                 )
                 check_meaning(image, self.name)
+                mend_palette(image)
                 self._colors = ColorReader(image, file)
         except DECODE_ERRORS as error:
             raise InputError(f"{self.name} is damaged or not supported: {reason(error)}") from None
         width, height = image.size
+        if not width or not height:
+            raise InputError(f"{self.name} has {width} x {height} pixels: there is nothing to see")
         check_pixels(self.name, width, height, cost, limits)
         self._orientation = file.orientation or self._read_orientation()
         # Pillow gives a TIFF the right way up already.
@@ -76,7 +79,8 @@ class OpenedImage:
         try:
             with pillow_rules(self._limits):
                 # Of the base class, since that of a PNG decodes the pixels first.
-                return Image.Image.getexif(self._image).get(ORIENTATION, 1)
+                value = Image.Image.getexif(self._image).get(ORIENTATION, 1)
+                return int(value[0] if isinstance(value, bytes) else value)
         except DECODE_ERRORS:
             self._file.notes.append("its EXIF data are damaged, so it may lie on its side")
             return 1
@@ -113,11 +117,15 @@ class OpenedImage:
                 f"{self.name} is damaged: it decodes to {image.width} x {image.height} pixels, "
                 f"expected {size[1]} x {size[0]}"
             )
+        self.say_notes()
+        return image
+
+    def say_notes(self) -> None:
+        """Log what is unusual about the image, as far as it is known yet."""
         if self._is_series:
             logger.warning("%s has several frames or pages: using the first", self.name)
         if self._file.notes:
             logger.warning("%s: %s", self.name, "; ".join(self._file.notes))
-        return image
 
     def _load(self, needed: tuple[int, int] | None) -> tuple[int, int]:
         """Decode the stored pixels; return the (height, width) they have when upright."""

@@ -12,6 +12,7 @@ MAX_CHUNKS = 200_000
 MAX_PROFILE = 16 * 2**20  # bytes of a color profile, unpacked
 MAX_TEXT = 2**16  # bytes of a text chunk that may say how the picture is turned
 MAX_UNPACKED_TEXT = 2**20 - 1
+PALETTE = b"\x03"  # type of color
 CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 COLORS = (b"cICP", b"sRGB", b"gAMA", b"cHRM")
 MAX_COLORS = 32  # bytes of such a chunk
@@ -56,6 +57,11 @@ def mend_png(data: bytes, name: str) -> Png:
         elif not is_right:
             is_clean = False
         at = end + 4
+        if kind == b"CgBI":
+            raise InputError(
+                f"{name} is a PNG for iPhone apps only (CgBI), which is not supported; "
+                "open it on a Mac and export it as PNG"
+            )
         if kind == b"acTL" and len(body) == 8:
             png.is_animated = png.is_animated or struct.unpack_from(">I", body)[0] > 1
         if kind == b"iCCP" and is_right and png.profile is None:
@@ -72,6 +78,8 @@ def mend_png(data: bytes, name: str) -> Png:
             sides.append(_chunk(kind, body))
     else:
         png.notes.append("the end of the file is missing")
+    if parts and parts[0][17:18] == PALETTE and not any(part[4:8] == b"PLTE" for part in parts):
+        raise InputError(f"{name} is damaged: its palette is missing")
     if not is_clean:
         png.notes.append("damaged side chunks were left out")
     png.profile, note = color_profile(colors, png.profile)

@@ -2,6 +2,7 @@
 
 import os
 import queue
+import re
 import stat
 import threading
 import unicodedata
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
+from ..checkpoint.find import find_image
 from ..errors import InputError, Lfm2VLError
 from .limits import ImageLimits
 
@@ -16,6 +18,7 @@ IDLE_SECONDS = 30.0  # that a pipe may be silent
 PIECE = 2**20  # bytes of a pipe read at a time
 SIBLINGS = 10_000  # files of a folder that are compared with a name
 NAME_SHOWN = 200  # letters of a name in a message
+ADDRESS = r"[a-z][a-z0-9+.-]+:/"  # as of s3:// and gs://, of which a path keeps one slash
 QUOTES = "'\"‘’“”"
 EXPECTED = "expected a path, URL, data URI, PIL image, bytes, an open file or an array of pixels"
 
@@ -136,23 +139,35 @@ def _read_name(source: str | Path, limits: ImageLimits) -> tuple[str, bytes]:
 
 
 def _path(source: str | Path) -> Path:
-    """The path of a name. A file whose name begins with ~ comes before a home folder."""
-    path = Path(source)
+    """The path of a name: a file of that name, or in a home folder, or the built-in picture."""
+    path = Path(find_image(source) if isinstance(source, str) else source)
     return path if path.exists() or not str(source).startswith("~") else path.expanduser()
 
 
-def _data_uri(text: str, limits: ImageLimits) -> bytes:
-    import base64
-    import binascii
+def decode_base64(text: str) -> bytes:
+    """Decode base64, also that of URLs, without padding, and broken into lines.
 
+    Raises:
+        ValueError: there are other characters, or too few.
+    """
+    import base64
+
+    lines = text.split()  # a space within a line stands for a lost plus sign, and is refused
+    if " " in text.strip():
+        raise ValueError("there are spaces in it")
+    packed = "".join(lines).replace("-", "+").replace("_", "/").rstrip("=")
+    return base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
+
+
+def _data_uri(text: str, limits: ImageLimits) -> bytes:
     head, _, body = text.partition(",")
     if len(body) > 3 * limits.max_bytes + 100:  # percent signs triple a byte
         raise InputError(f"data URI has more than {limits.max_bytes} bytes, the limit")
     if not head.lower().endswith(";base64"):
         raise InputError("data URI cannot be read: expected data:image/...;base64,...")
     try:
-        return base64.b64decode(unquote(body) if "%" in body else body, validate=True)
-    except binascii.Error as error:
+        return decode_base64(unquote(body) if "%" in body else body)
+    except ValueError as error:
         raise InputError(f"data URI cannot be read: {error}") from None
 
 
@@ -160,6 +175,8 @@ def _read_path(path: Path, limits: ImageLimits) -> bytes:
     if path.is_dir():
         raise InputError(f"{quoted(path)} is a folder, expected an image file")
     if not path.exists():
+        if re.match(ADDRESS, str(path)):
+            raise InputError(f"{quoted(path)} is no address that is fetched; download it first")
         raise InputError(f"{quoted(path)} does not exist{_meant(path)}")
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):

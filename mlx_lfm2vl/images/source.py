@@ -13,6 +13,7 @@ from .container import FORMATS, ImageFile, examine, is_heic
 from .damage import DECODE_ERRORS
 from .decode import OpenedImage, pillow_rules
 from .limits import ImageLimits
+from .other_kinds import not_opened
 from .read import EXPECTED, OpenFile, is_url, read_source
 
 __all__ = [
@@ -70,10 +71,7 @@ def open_image(source: ImageSource, limits: ImageLimits) -> OpenedImage:
             "raise it with --max-megapixels"
         ) from None
     except DECODE_ERRORS:
-        raise InputError(
-            f"{file.name} is not an image this program can read, or a kind of it that is not "
-            f"supported; expected one of {', '.join(FORMATS)}"
-        ) from None
+        raise not_opened(file.data, file.name, FORMATS) from None
     return OpenedImage(image, file, limits)
 
 

@@ -1,7 +1,10 @@
 """Files of training data: which ones a path names, and the rows in them."""
 
+import csv
 import importlib
+import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,16 @@ from ..errors import InputError
 from ..images.endings import is_image_name
 from .keys import unknown
 
-METADATA = "metadata.jsonl"  # the rows of an image folder
-DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
+# The rows of an image folder.
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+# Beginnings of the names of files that hold one part of the data, as mlx-lm and Hugging Face write.
+PARTS = {
+    "train": r"train(ing)?",
+    "validation": r"valid(ation)?|val|dev|eval",
+    "test": r"test",
+}
 # Files beside data that hold none, with any ending. Others, such as captions, are refused.
 BESIDE_FILES = ("readme", "license", "licence", "thumbs", "desktop")
 
@@ -20,14 +31,15 @@ def find_data(path: Path) -> list[Path]:
     """Return the data files that a path names.
 
     Args:
-        path: a data file; or a folder, which stands for its `metadata.jsonl` or, without one, all
-            data files in it.
+        path: a data file; or a folder, which stands for its `metadata.jsonl`, `.csv` or
+            `.parquet` or, without one, for all data files in it.
 
     Returns:
         The files, sorted; none if the folder has only images.
 
     Raises:
-        InputError: a file is of a kind that is not read.
+        InputError: a file is of a kind that is not read, or the files are parts of the data with
+            different uses.
     """
     if not path.is_dir():
         if path.suffix and path.suffix.lower() not in DATA_SUFFIXES:
@@ -40,11 +52,27 @@ def find_data(path: Path) -> list[Path]:
             kinds = (*DATA_SUFFIXES, "images")
             raise unknown(f"{file} is of the unknown kind", file.suffix or file.name, kinds)
     data = [file for file in files if file.suffix.lower() in DATA_SUFFIXES]
-    return [file for file in data if file.name == METADATA] or data
+    metadata = [file for file in data if file.name in METADATA]
+    return metadata or _of_one_part(data, path)
+
+
+def _of_one_part(files: list[Path], folder: Path) -> list[Path]:
+    """Refuse training rows together with those that are kept to check the result."""
+    parts: dict[str, str] = {}
+    for file in files:
+        for part, names in PARTS.items():
+            if re.match(rf"({names})(?![a-z])", file.name.lower()):
+                parts.setdefault(part, file.name)
+    if len(parts) > 1:
+        raise InputError(
+            f"{folder} has data for different uses, {' and '.join(parts.values())}: name one file "
+            "at a time"
+        )
+    return files
 
 
 def read_entries(path: Path) -> list[tuple[str, Any]]:
-    """Read the rows of a file: JSON Lines, a JSON array, or Parquet.
+    """Read the rows of a file: JSON Lines, a JSON array, a table with a header, or Parquet.
 
     Returns:
         The place of each row in the file, and the row. A row that is not JSON is an InputError.
@@ -52,14 +80,17 @@ def read_entries(path: Path) -> list[tuple[str, Any]]:
     Raises:
         InputError: the file cannot be read.
     """
-    _refuse_other_kinds(path)
-    if path.suffix.lower() == ".parquet":
-        return [(f"row {number}", row) for number, row in enumerate(_parquet_rows(path), 1)]
     try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors begin with a byte-order mark
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path} cannot be read: {reason}") from None
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    if data and (kind := other_kind(data[:LONGEST])):
+        raise InputError(f"{path} {kind}")
+    if path.suffix.lower() == ".parquet":
+        return [(f"row {number}", row) for number, row in enumerate(_parquet_rows(path, data), 1)]
+    text = _text(path, data)
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return _table_rows(text, path)
     whole = _parsed(text)
     if isinstance(whole, list):
         return [(f"row {number}", row) for number, row in enumerate(whole, 1)]
@@ -71,14 +102,36 @@ def read_entries(path: Path) -> list[tuple[str, Any]]:
     return [(f"line {number}", _parsed(line)) for number, line in lines if line.strip()]
 
 
-def _refuse_other_kinds(path: Path) -> None:
+def _text(path: Path, data: bytes) -> str:
+    """The text of a file, with \\n at the end of lines. PowerShell writes UTF-16."""
     try:
-        with path.open("rb") as file:
-            beginning = file.read(LONGEST)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-    if beginning and (kind := other_kind(beginning)):
-        raise InputError(f"{path} {kind}")
+        text = data.decode("utf-16" if data.startswith(UTF_16_MARKS) else "utf-8-sig")
+        return text.replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} cannot be read: {error}; save it as UTF-8") from None
+
+
+def _table_rows(text: str, path: Path) -> list[tuple[str, Any]]:
+    """The rows of a table whose first line names the columns."""
+    header = text.partition("\n")[0]
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    if separator not in header and ";" in header:  # as spreadsheets write it in some countries
+        separator = ";"
+    rows: list[tuple[str, Any]] = []
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        for row in reader:
+            place = f"line {reader.line_num}"
+            is_short = None in row.values()
+            if None in row or is_short:
+                count = len(reader.fieldnames or ())
+                amount = "fewer" if is_short else "more"
+                rows.append((place, InputError(f"{amount} values than the {count} columns")))
+            else:
+                rows.append((place, row))
+    except csv.Error as error:
+        raise InputError(f"{path} cannot be read after line {reader.line_num}: {error}") from None
+    return rows
 
 
 def _parsed(text: str) -> Any:
@@ -88,7 +141,7 @@ def _parsed(text: str) -> Any:
         return InputError(f"not JSON ({error})")
 
 
-def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+def _parquet_rows(path: Path, data: bytes) -> list[dict[str, Any]]:
     try:
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError:
@@ -96,6 +149,6 @@ def _parquet_rows(path: Path) -> list[dict[str, Any]]:
             f"{path} is Parquet, which needs pyarrow: python -m pip install pyarrow"
         ) from None
     try:
-        return parquet.read_table(path).to_pylist()
+        return parquet.read_table(io.BytesIO(data)).to_pylist()
     except (OSError, ValueError, TypeError, NotImplementedError) as error:  # pyarrow's are of these
         raise InputError(f"{path} cannot be read: {error}") from None

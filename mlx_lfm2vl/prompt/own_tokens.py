@@ -57,6 +57,10 @@ class OwnTokens:
         """
         for name in allowed:
             if name not in self._tokenizer.special_tokens:
+                if not self.names:
+                    raise InputError(
+                        f"the tokenizer has no special token {name!r:.60}, nor another to allow"
+                    )
                 raise unknown("the tokenizer has no special token", name, sorted(self.names)[:9])
             if name not in self.names:
                 raise InputError(
@@ -72,6 +76,7 @@ class OwnTokens:
             messages: as `split_images` returns them.
             allowed: tokens that are not letters.
         """
+        self._note_image_marks(messages)
         if not self.names:
             return
         held = {name for text in _texts(messages) for name in self._pattern.findall(text)}
@@ -80,6 +85,14 @@ class OwnTokens:
             logger.warning(
                 "the text holds %s as letters; allow it with --special-tokens", some(new)
             )
+
+    def _note_image_marks(self, messages: Sequence[dict[str, Any]]) -> None:
+        """Say once that the user's text marks an image as prompts of other programs do."""
+        mark = self._tokenizer.image_token
+        asked = [message for message in messages if message["role"] == "user"]
+        if mark not in self._noted and any(mark in text for text in _texts(asked)):
+            self._noted.add(mark)
+            logger.warning("the text holds %s as letters: images stand beside the text", mark)
 
 
 def _texts(messages: Sequence[dict[str, Any]]) -> list[str]:

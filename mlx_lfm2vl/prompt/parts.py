@@ -5,7 +5,7 @@ from typing import Any
 
 from ..errors import InputError
 from .keys import known_values, unknown
-from .sources import read_base64, read_source
+from .sources import read_base64, read_path_or_base64
 
 Part = dict[str, Any]
 
@@ -70,5 +70,5 @@ def _image_part(item: Mapping[str, Any], where: str) -> Part:
         found = " and ".join(key for key in given if key != "type")
         raise InputError(f"{where} holds {found}; expected one image")
     ((key, value),) = sources
-    read = read_base64 if key in ("base64", "data") else read_source
+    read = read_base64 if key in ("base64", "data") else read_path_or_base64
     return {"type": "image", "image": read(value)}

@@ -1,5 +1,6 @@
 """Puts the images of a row where its messages mark their places."""
 
+import re
 from collections.abc import Iterator, Sequence
 
 from ..errors import InputError
@@ -8,6 +9,13 @@ from .parts import Part
 from .template import Message
 
 MARK = "<image>"  # in the text of rows, as TRL, LLaMA-Factory and LLaVA write it
+# Marks for other models: Qwen, Phi, Llama, InternVL, InternLM, Gemma, Mistral and others. Files
+# for Windows programs and web pages hold none of them.
+OTHER_MARKS = re.compile(
+    r"<\|(?:image|img|image_pad|vision_start|image_start|image_\d+|reserved_image)\|>"
+    r"|<image_(?:placeholder|soft_token|\d+)>|<image ?\d+>|<start_of_image>|<ImageHere>"
+    r"|<IMG_CONTEXT>|<img>[^<]*</img>|\[IMG\]"
+)
 
 
 def place_images(messages: Sequence[Message], images: Sequence[ImageSource]) -> list[Message]:
@@ -41,6 +49,22 @@ def place_images(messages: Sequence[Message], images: Sequence[ImageSource]) -> 
         remaining = iter(pictures)
         return [_filled(message, remaining) for message in messages]
     return _before_first_text(messages, pictures) if pictures else list(messages)
+
+
+def refuse_other_marks(messages: Sequence[Message]) -> None:
+    """Refuse marks of other models in the user's text: they would be letters beside the image.
+
+    Raises:
+        InputError: there is one.
+    """
+    for message in messages:
+        texts = [part["text"] for part in _parts(message) if part["type"] == "text"]
+        found = OTHER_MARKS.search("\n".join(texts)) if message["role"] == "user" else None
+        if found:
+            raise InputError(
+                f"the text has {found[0]!r:.60}, which marks an image for another model; write "
+                f"{MARK} there"
+            )
 
 
 def _parts(message: Message) -> list[Part]:

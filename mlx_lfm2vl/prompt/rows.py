@@ -11,8 +11,8 @@ from ..images.source import ImageLimits, ImageSource, open_image, read_size
 from .data_files import DATA_SUFFIXES, find_data, read_entries
 from .keys import is_empty, known_values, unknown
 from .messages import read_messages
-from .placing import place_images
-from .sources import read_source
+from .placing import place_images, refuse_other_marks
+from .sources import read_path_or_base64
 from .template import Message
 
 PROBLEMS_SHOWN = 20
@@ -20,14 +20,19 @@ NAME_SHOWN = 100  # characters of an image's name in an error
 
 # Each group has one meaning, and a row uses one key of it.
 CONVERSATION_KEYS = ("messages", "conversations")
-QUESTION_KEYS = ("prompt", "question", "query")
-ANSWER_KEYS = ("answer", "completion", "response")
+QUESTION_KEYS = ("prompt", "question", "query", "instruction")
+INPUT_KEYS = ("input",)  # what an instruction is about, as Alpaca writes it
+ANSWER_KEYS = ("answer", "completion", "response", "output")
 CAPTION_KEYS = ("text", "caption")  # of an image without a question
 IMAGE_KEYS = ("image", "images", "file_name")
-GROUPS = (CONVERSATION_KEYS, QUESTION_KEYS, ANSWER_KEYS, CAPTION_KEYS, IMAGE_KEYS, ("system",))
+GROUPS = (
+    *(CONVERSATION_KEYS, QUESTION_KEYS, INPUT_KEYS, ANSWER_KEYS, CAPTION_KEYS, IMAGE_KEYS),
+    ("system",),
+)
 ROW_KEYS = tuple(key for group in GROUPS for key in group)
 # They say where a row comes from, and nothing to the model.
 ROW_BESIDE = ("id", "question_id", "image_id", "source", "dataset", "split", "metadata")
+ROW_BESIDE += ("width", "height")  # of the image, in rows of InternVL
 PANDAS_INDEX = "__index_level_0__"  # a column of Parquet files that pandas writes
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
 SHAREGPT_ROLES |= {role: role for role in ("system", "user", "assistant")}
@@ -66,7 +71,8 @@ def bad_rows(where: str, problems: Sequence[str]) -> InputError:
     shown = "\n  ".join(problems[:PROBLEMS_SHOWN])
     more = len(problems) - PROBLEMS_SHOWN
     shown += f"\n  and {more} more" if more > 0 else ""
-    return InputError(f"{where} has {len(problems)} bad rows:\n  {shown}")
+    rows = "row" if len(problems) == 1 else "rows"
+    return InputError(f"{where} has {len(problems)} bad {rows}:\n  {shown}")
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ class _Row:
 
     conversation: Any
     question: Any
+    input: Any
     answer: Any
     caption: Any
     images: Any
@@ -89,6 +96,7 @@ def _conversation(row: object, folder: Path) -> list[Message]:
     given = known_values(row, ROW_KEYS, (*ROW_BESIDE, PANDAS_INDEX), "the row")
     parts = _Row(*(_only(given, group) for group in GROUPS))
     messages = read_messages(_messages(parts))
+    refuse_other_marks(messages)
     messages = place_images(messages, _images(parts.images))
     messages = [_checked(message, folder) for message in messages]
     if not any(m["role"] == "assistant" and _text_of(m).strip() for m in messages):
@@ -108,7 +116,8 @@ def _only(given: Mapping[str, Any], group: Sequence[str]) -> Any:
 def _messages(row: _Row) -> list[Any]:
     """Return the messages of a row, in whatever form they are."""
     system = [] if is_empty(row.system) else [{"role": "system", "content": row.system}]
-    forms = (row.conversation, row.question or row.answer, row.caption)
+    question = _question(row)
+    forms = (row.conversation, question or row.answer, row.caption)
     if sum(not is_empty(form) for form in forms) > 1:
         raise InputError("the row holds more than one of messages, a prompt and a caption")
     if row.conversation is not None:
@@ -119,15 +128,26 @@ def _messages(row: _Row) -> list[Any]:
         if is_empty(row.images):
             raise InputError("a caption without an image")
         turns = [{"role": "user", "content": []}, *_turns(row.caption, "assistant")]
-    elif row.question is None or row.answer is None:
-        values = (("prompt", row.question), ("answer", row.answer))
+    elif question is None or row.answer is None:
+        values = (("prompt", question), ("answer", row.answer))
         missing = [name for name, value in values if value is None]
         raise InputError(f"neither messages nor {' and '.join(missing)}")
     else:
-        turns = [*_turns(row.question, "user"), *_turns(row.answer, "assistant")]
+        turns = [*_turns(question, "user"), *_turns(row.answer, "assistant")]
     if system and isinstance(turns[0], Mapping) and turns[0].get("role") == "system":
         raise InputError("the row holds both system and a system message")
     return [*system, *turns]
+
+
+def _question(row: _Row) -> Any:
+    """Return the question of a row, followed by its input on a new line."""
+    if is_empty(row.input):
+        return row.question
+    if is_empty(row.question):
+        return row.input
+    if not isinstance(row.question, str) or not isinstance(row.input, str):
+        raise InputError("the row holds an input beside a prompt that is not text")
+    return f"{row.question}\n{row.input}"
 
 
 def _turns(value: object, role: str) -> list[Any]:
@@ -154,7 +174,7 @@ def _from_sharegpt(turn: Any) -> Any:
 def _images(value: object) -> list[ImageSource]:
     if is_empty(value):
         return []
-    return [read_source(image) for image in (value if isinstance(value, list) else [value])]
+    return [read_path_or_base64(image) for image in (value if isinstance(value, list) else [value])]
 
 
 def _checked(message: Message, folder: Path) -> Message:
@@ -189,9 +209,12 @@ def is_data(source: str | Path) -> bool:
 
 def _existing(name: str, folder: Path) -> Path:
     try:
-        path = folder / _local(name)
+        local = _local(name)
+        path = folder / local
+        if not path.is_file() and "\\" in local:  # as Windows writes it
+            path = folder / local.replace("\\", "/")
         if not path.is_file():
-            path = folder / Path(_local(name)).expanduser()
+            path = folder / Path(local).expanduser()
         if path.is_file():
             return path
     except (OSError, RuntimeError, ValueError):  # too long, of an unknown user, or with NUL

@@ -1,12 +1,11 @@
 """Images as callers and other tools hand them over, turned into sources that can be opened."""
 
-import base64
-import binascii
 from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import InputError
+from ..images.read import decode_base64
 from ..images.source import ImageSource
 from .keys import known_values
 
@@ -51,8 +50,8 @@ def read_base64(text: object) -> ImageSource:
     if text[:5].lower() == "data:":
         return text
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError):
+        return decode_base64(text)
+    except ValueError:
         raise InputError(f"an image is {text[:40]!r}, which is not valid base64") from None
 
 
@@ -78,4 +77,4 @@ def _from_object(value: Mapping[str, Any]) -> ImageSource:
     ((key, source),) = given.items()
     if isinstance(source, Mapping):
         raise InputError(f"the {key} of an image is an object, expected text")
-    return read_source(source) if key in ("url", "path") else read_base64(source)
+    return read_path_or_base64(source) if key in ("url", "path") else read_base64(source)

@@ -72,6 +72,11 @@ class Tokenizer:
         if sum(len(text) ** 2 for text in self._special) > MAX_SPECIALS:
             raise CheckpointError(f"{path} has too many special tokens, or too long ones")
         config = read_optional_json(folder / "tokenizer_config.json")
+        # Older tools write the names of the tokens here, too.
+        config = config or read_optional_json(folder / "special_tokens_map.json")
+        if not config:  # prompts would lack their beginning
+            again = download_again(folder, "tokenizer_config.json")
+            raise CheckpointError(f"{folder} has no tokenizer_config.json; {again}")
         self.bos_token = _content(config.get("bos_token"))
         self.eos_token = _content(config.get("eos_token"))
         names = {key: _named(config, key) or text for key, text in DEFAULT_TOKENS.items()}
@@ -234,6 +239,7 @@ def _checked_work(rust: RustTokenizer) -> float:
     """
     if not isinstance(rust.model, BPE):
         raise CheckpointError(f"tokenizer.json: {type(rust.model).__name__} is not supported")
+    rust.model.dropout = None  # left over from training: it would make every encoding another one
     # The steps behind the model only place special tokens, which the chat template writes here.
     rust.post_processor = None  # pyright: ignore[reportAttributeAccessIssue]
     affixes = (rust.model.continuing_subword_prefix, rust.model.end_of_word_suffix)

@@ -12,7 +12,7 @@ import numpy as np
 from ..model.lfm2vl import Lfm2VL
 from ..prompt.samples import Sample
 
-LENGTH_STEP = 32  # lengths are rounded up to a multiple, so that compiled shapes recur
+LENGTH_STEP = 32  # for compiled graphs: lengths rounded up to a multiple recur
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,15 @@ class Batch:
         return int(self.weights.sum())
 
 
-def make_batch(samples: Sequence[Sample], model: Lfm2VL) -> Batch:
-    """Pad samples to the same length and group their views by grid."""
-    length = _rounded(max(len(sample) for sample in samples) - 1)
+def make_batch(samples: Sequence[Sample], model: Lfm2VL, multiple: int = 1) -> Batch:
+    """Pad samples to the same length and group their views by grid.
+
+    Args:
+        samples: at least one.
+        model: its config says where image features go.
+        multiple: L and T are rounded up to a multiple of it.
+    """
+    length = _rounded(max(len(sample) for sample in samples) - 1, multiple)
     input_ids = np.zeros((len(samples), length), np.int32)
     positions, targets = [], []
     for row, sample in enumerate(samples):
@@ -60,7 +66,7 @@ def make_batch(samples: Sequence[Sample], model: Lfm2VL) -> Batch:
         before = np.flatnonzero(sample.is_answer[1:])
         positions += (row * length + before).tolist()
         targets += [ids[i + 1] for i in before]
-    padding = [0] * (_rounded(len(positions)) - len(positions))
+    padding = [0] * (_rounded(len(positions), multiple) - len(positions))
     groups: dict[tuple[int, int], list[int]] = {}
     views = [
         view
@@ -81,8 +87,8 @@ def make_batch(samples: Sequence[Sample], model: Lfm2VL) -> Batch:
     )
 
 
-def _rounded(length: int) -> int:
-    return -(-length // LENGTH_STEP) * LENGTH_STEP
+def _rounded(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple
 
 
 def _index(

@@ -86,3 +86,21 @@ def test_a_folder_has_no_revision(checkpoint):
 def test_unusable_paths_are_one_line(model):
     with pytest.raises(InputError, match="not a usable path|neither a folder"):
         load(model)
+
+
+def test_a_folder_around_a_checkpoint_or_an_adapter_is_called_so(checkpoint):
+    tmp_path = checkpoint.parent
+    around = tmp_path / "models--me--tiny"
+    (around / "snapshots").mkdir(parents=True)
+    checkpoint.rename(around / "snapshots" / "abc")
+    with pytest.raises(CheckpointError, match="did you mean .*snapshots/abc"):
+        find_checkpoint(str(around))
+    with pytest.raises(CheckpointError, match="did you mean .*snapshots/abc"):
+        find_checkpoint(str(around / "snapshots"))
+    (around / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="it is an adapter, which goes to --adapter"):
+        find_checkpoint(str(around))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(CheckpointError, match="it has no config.json"):
+        find_checkpoint(str(empty))

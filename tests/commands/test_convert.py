@@ -239,7 +239,7 @@ def test_calibration_refuses_rows_and_files_that_it_would_not_use(wide, tmp_path
     arguments = ["--bits", "8", "--calibration", str(photos)]
     row = {"messages": [{"role": "user", "content": "Which?"}], "img": "0.png"}
     for name, text, why in (
-        ("notes.csv", "a,b", "notes.csv is of the unknown kind '.csv'"),
+        ("notes.xlsx", "a,b", "notes.xlsx is of the unknown kind '.xlsx'"),
         ("rows.jsonl", json.dumps(row), "line 1: the row has an unknown key 'img'"),
         ("photo.dng", "II*", "photo.dng is of the unknown kind '.dng'"),
     ):

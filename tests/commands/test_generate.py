@@ -205,7 +205,7 @@ WRONG = {
     "too long": (
         ["--model", TINY, "--prompt", "x", "--max-tokens", "9999999"],
         2,
-        "leave room for the answer",
+        "max_tokens is 9999999, but the model holds",
     ),
     "bad cap": (
         ["--model", TINY, "--prompt", "x", "--max-megapixels", "0"],

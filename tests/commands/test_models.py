@@ -1,6 +1,8 @@
 """The list of checkpoints: what is in the cache, what fits, and removing."""
 
 import io
+import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -86,3 +88,16 @@ def test_only_what_is_listed_is_removed(arguments, message, cache, capsys):
     assert cli.main(["models", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert len(list(cache.iterdir())) == 2
+
+
+def test_a_download_that_was_cut_off_is_not_listed_like_a_whole_one(cache, checkpoint, capsys):
+    assert cli.main(["models"]) == 0
+    assert "0.1 GB  not complete: the next use of it downloads the rest" in capsys.readouterr().out
+    (snapshot,) = (cache / "models--LiquidAI--LFM2.5-VL-450M" / "snapshots").iterdir()
+    for file in checkpoint.iterdir():
+        (snapshot / file.name).unlink(missing_ok=True)
+        shutil.copy(file, snapshot)
+    edited = json.loads((snapshot / "config.json").read_text()) | {"model_type": "lfm2_vl"}
+    (snapshot / "config.json").write_text(json.dumps(edited))
+    assert cli.main(["models"]) == 0
+    assert "not complete" not in capsys.readouterr().out

@@ -120,3 +120,11 @@ def test_a_note_about_a_file_is_given_once(capsys):
     Path("a.jpg").write_bytes(whole[:-2])
     assert ask("-m", "demo", "-i", "a.jpg") == 0
     assert capsys.readouterr().err.count("the end of the file is missing") == 1
+
+
+def test_a_plan_says_what_is_unusual_about_an_image(checkpoint, tmp_path, capsys):
+    image = make_picture(20, 30, 1)
+    image.save(tmp_path / "pages.tif", save_all=True, append_images=[image])
+    arguments = ["--model", str(checkpoint), "--image", str(tmp_path / "pages.tif"), "--plan"]
+    assert cli.main(["generate", *arguments]) == 0
+    assert "has several frames or pages: using the first" in capsys.readouterr().err

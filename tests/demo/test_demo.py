@@ -23,6 +23,7 @@ from mlx_lfm2vl import Sampling, cli, generate, load
 from mlx_lfm2vl.checkpoint import find
 from mlx_lfm2vl.checkpoint.find import DEMO_FOLDER, find_checkpoint, find_image
 from mlx_lfm2vl.errors import CheckpointError, InputError
+from mlx_lfm2vl.images.source import ImageLimits, open_image
 from mlx_lfm2vl.model import decode_step
 from mlx_lfm2vl.prompt.messages import user_message
 
@@ -87,7 +88,12 @@ def test_demo_is_the_picture_in_the_package_unless_something_here_is(tmp_path, m
     monkeypatch.chdir(tmp_path)
     assert find_image("photo.jpg") == "photo.jpg"
     assert Path(find_image("demo")) == DEMO_FOLDER / "example.png"
+    limits = ImageLimits()
+    assert open_image("demo", limits).size == open_image(find_image("demo"), limits).size
+    with pytest.raises(InputError, match="does not exist"):
+        open_image(Path("demo"), limits)
     make_picture(20, 30, 1).save("demo", "png")
+    assert open_image("demo", limits).size == (20, 30)
     assert find_image("demo") == "demo"
     assert cli.main(["generate", "--model", "demo", "--image", "demo", "--plan"]) == 0
     assert "demo: 30 x 20 pixels" in capsys.readouterr().out

@@ -159,8 +159,11 @@ def test_a_prompt_that_does_not_fit_is_refused_before_any_work(tiny, monkeypatch
     model, processor = tiny
     monkeypatch.setattr(type(model), "encode_images", lambda *_: pytest.fail("work was done"))
     limit = model.config.text.max_position_embeddings
-    with pytest.raises(InputError, match="at most 0 leave room for the answer"):
-        generate(model, processor, MESSAGES, max_tokens=limit)
+    with pytest.raises(InputError, match="at most 1 leave room for the answer"):
+        generate(model, processor, MESSAGES, max_tokens=limit - 1)
+    for most in (limit, 10 * limit):
+        with pytest.raises(InputError, match=f"max_tokens is {most}, but the model holds {limit} "):
+            generate(model, processor, MESSAGES, max_tokens=most)
 
 
 @pytest.mark.parametrize(

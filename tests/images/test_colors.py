@@ -159,6 +159,16 @@ def test_palette_tiffs_show_their_colors(bits, packed):
     np.testing.assert_allclose(shown(data), np.stack([level, 255 - level, level], axis=-1), atol=1)
 
 
+def test_a_palette_of_8_bit_values_is_not_black():
+    """Some programs write 8 bits where the standard has 16; libtiff tells it by the largest."""
+    levels = [[(index * step) % 256 for index in range(256)] for step in (1, 3, 5)]
+    pixels = np.arange(15, dtype=np.uint8)
+    tags = {320: (3, [level for channel in levels for level in channel])}
+    shown_pixels = shown(tiff([pixels.tobytes()], (3, 5), PALETTE, (8,), tags))
+    expected = np.stack([pixels, pixels * 3, pixels * 5], axis=-1).reshape(3, 5, 3)
+    np.testing.assert_array_equal(shown_pixels, expected)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("bits", [8, 16])
 def test_cmyk_tiffs_are_inks(bits, packed):
@@ -258,3 +268,16 @@ def test_pil_images_of_16_bits_keep_their_range(mode):
     kind = {"I;16B": ">u2", "I": "<i4", "F": "<f4"}.get(mode, "<u2")
     image = Image.frombytes(mode, (WIDTH, HEIGHT), values.astype(kind).tobytes())
     np.testing.assert_allclose(grey(image), GREY, atol=1)
+
+
+def test_a_pil_image_of_whole_numbers_up_to_255_is_not_black():
+    numbers = Image.fromarray(GREY.astype(np.int32))
+    assert numbers.mode == "I"
+    np.testing.assert_array_equal(grey(numbers), GREY)
+    np.testing.assert_array_equal(grey(Image.fromarray((GREY * 257).astype(np.int32))), GREY)
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 0)])
+def test_a_pil_image_without_pixels_is_refused(size):
+    with pytest.raises(InputError, match="there is nothing to see"):
+        open_image(Image.new("RGB", size), LIMITS)

@@ -4,6 +4,7 @@ import io
 import struct
 import subprocess
 import sys
+import time
 import zlib
 
 import numpy as np
@@ -176,14 +177,42 @@ OTHERS = {
     "video": b"\0\0\0\x14ftypqt  " + bytes(50),
     "ZIP": b"PK\3\4" + bytes(50),
     "DICOM": bytes(128) + b"DICM" + bytes(50),
+    "SVG with entities": b'\xef\xbb\xbf<!DOCTYPE svg [<!ENTITY a "b">]>\n<svg/>',
+    "XML": b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>',
+    "old video": b"\0\0\0\x08wide\0\0\0\0mdat" + bytes(50),
+    "sound": b"ID3\3\0" + bytes(50),
+    "JPEG XR": b"II\xbc\x01" + bytes(50),
+    "side file of a Mac": b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(50),
+    "property list": b"bplist00" + bytes(50),
+    "data URI": b"data:image/png;base64,iVBORw0KGgo",
+    "base64": b"/9j/4AAQSkZJRgABAQAAAQ",
+    "text": b'{"error": "not found"}\n',
+    "zeros": bytes(5000),
+    "PAM": b"P7\nWIDTH 1\n",
+    "FITS": b"SIMPLE  =                    T",
     "Git LFS": b"version https://git-lfs.github.com/spec/v1\n",
 }
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_files_are_named_with_a_way_out(name):
-    with pytest.raises(InputError, match=f"{name}.*not an image this program can read; "):
+    kind = name.removeprefix("old ").split(" with")[0]
+    with pytest.raises(InputError, match=f"{kind}.*not an image this program can read; "):
         open_image(OTHERS[name], LIMITS)
+
+
+def test_what_a_file_is_takes_little_time_to_find_out():
+    for data in (b"<!-- --><!---->" * 400, b"<?xml" * 1000, b" " * 5000, b"<!doctype svg" * 400):
+        begin = time.process_time()
+        with pytest.raises(InputError):
+            open_image(data, LIMITS)
+        assert time.process_time() - begin < 1
+
+
+def test_an_image_of_a_kind_that_no_decoder_reads_is_called_by_its_format():
+    doubles = tiff([np.zeros(15).tobytes()], (3, 5), 1, (64,), {339: (3, [3])})
+    with pytest.raises(InputError, match="is TIFF, but damaged or of a kind that is not supported"):
+        open_image(doubles, LIMITS)
 
 
 # -- damage that does no harm --
@@ -328,6 +357,33 @@ def test_libraries_write_nothing_to_standard_error():
 
 def test_log_lines_of_pillow_stay_inside(caplog):
     data = tiff([bytes(48)], (6, 8), 1, (8,), {277: (4, [278])})
-    with pytest.raises(InputError, match="not an image this program can read, or a kind"):
+    with pytest.raises(InputError, match="is TIFF, but damaged or of a kind"):
         open_image(data, LIMITS)
     assert not caplog.records
+
+
+def test_a_webp_whose_chunks_are_all_there_may_say_that_it_is_longer(caplog):
+    data = encoded("webp", lossless=True)
+    longer = data[:4] + struct.pack("<I", len(data) + 100) + data[8:]
+    np.testing.assert_array_equal(shown(longer), PIXELS)
+    assert "shorter than its first bytes say" in caplog.text
+    with pytest.raises(InputError, match="the file is cut off"):
+        open_image(data[:-3], LIMITS)
+
+
+def test_pngs_without_a_palette_and_for_iphones_are_refused_by_what_is_wrong():
+    palette = encoded(picture=PICTURE.quantize(4))
+    at = palette.find(b"PLTE") - 4
+    length = struct.unpack_from(">I", palette, at)[0]
+    with pytest.raises(InputError, match="its palette is missing"):
+        open_image(palette[:at] + palette[at + 12 + length :], LIMITS)
+    whole = encoded()
+    with pytest.raises(InputError, match="for iPhone apps only"):
+        open_image(whole[:8] + chunk(b"CgBI", b"\x50\0\x20\6") + whole[8:], LIMITS)
+
+
+def test_an_orientation_is_heard_also_if_it_is_stored_as_a_byte():
+    body = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<HHHI4sI", 1, 0x112, 1, 1, b"\6\0\0\0", 0)
+    data = encoded("jpeg")
+    marked = data[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(body)) + body + data[2:]
+    assert open_image(marked, LIMITS).size == (60, 40)

@@ -11,6 +11,7 @@ from pictures import make_picture
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.images import jpeg2000
 from mlx_lfm2vl.images.limits import ImageLimits
+from mlx_lfm2vl.images.png_colors import color_profile
 from mlx_lfm2vl.images.source import open_image
 
 LIMITS = ImageLimits()
@@ -93,3 +94,44 @@ def test_a_file_cut_anywhere_is_refused():
     for end in range(12, len(data), len(data) // 100):
         with pytest.raises(InputError):
             open_image(data[:end], LIMITS).decode()
+
+
+@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
+def test_a_file_without_its_end_marker_is_shown_with_a_note(options, caplog):
+    opened = open_image(encoded(**options)[:-2], LIMITS)
+    np.testing.assert_array_equal(np.asarray(opened.decode()), PIXELS)
+    assert "the end of the file is missing" in caplog.text
+
+
+def test_a_file_cut_earlier_is_refused_and_a_whole_one_needs_no_note(caplog):
+    data = encoded(no_jp2=True)
+    open_image(data, LIMITS).decode()
+    assert not caplog.records
+    with pytest.raises(InputError):
+        open_image(data[:-40], LIMITS).decode()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_colors_of_more_than_8_bits_are_refused_since_the_decoder_makes_white_black(channels):
+    data = encoded(no_jp2=True)
+    at = data.find(b"\xff\x51") + 38
+    deep = data[:at] + struct.pack(">H", channels) + bytes([11, 1, 1]) * 3 + data[at + 11 :]
+    if channels == 1:
+        open_image(deep, LIMITS)
+        return
+    with pytest.raises(InputError, match="12 bits per color"):
+        open_image(deep, LIMITS)
+
+
+def test_the_color_profile_in_the_header_is_used():
+    data = encoded()
+    profile = color_profile({b"gAMA": struct.pack(">I", 100_000)}, None)[0]  # linear light
+    at, head = data.find(b"colr") - 4, data.find(b"jp2h") - 4
+    old, whole = (struct.unpack_from(">I", data, place)[0] for place in (at, head))
+    box = struct.pack(">I", 11 + len(profile)) + b"colr\2\0\0" + profile
+    length = struct.pack(">I", whole - old + len(box))
+    data = data[:head] + length + data[head + 4 : at] + box + data[at + old :]
+    shown = np.asarray(open_image(data, LIMITS).decode()).astype(float)
+    light = PIXELS / 255
+    expected = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    assert np.abs(shown - 255 * expected).max() <= 3

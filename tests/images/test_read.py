@@ -231,7 +231,7 @@ def test_a_source_that_was_read_once_keeps_its_name(tmp_path):
     path.write_text("hello, this is no image")
     source = read_once(str(path), LIMITS)
     path.unlink()
-    with pytest.raises(InputError, match=r"a\.txt' is not an image"):
+    with pytest.raises(InputError, match=r"a\.txt' is a text file, not an image"):
         open_image(source, LIMITS)
     for other in ("http://a.b/c.png", b"bytes", PICTURE):
         assert read_once(other, LIMITS) is other
@@ -305,3 +305,10 @@ def test_a_data_uri_that_is_not_base64_says_what_it_must_be():
         open_image("data:image/svg+xml,<svg/>", LIMITS)
     with pytest.raises(InputError, match="data URI has more than 10 bytes"):
         open_image("data:image/png;base64," + "A" * 1000, ImageLimits(max_bytes=10))
+
+
+@pytest.mark.parametrize("name", ["s3://bucket/a.png", "gs://bucket/a.png", "ftp://host/a.png"])
+@pytest.mark.parametrize("kind", [str, Path])
+def test_an_address_that_is_not_fetched_is_no_missing_file(name, kind):
+    with pytest.raises(InputError, match="is no address that is fetched; download it first"):
+        open_image(kind(name), ImageLimits())

@@ -27,6 +27,11 @@ def lines(rows) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
+def table(separator: str) -> str:
+    lines = [ROWS[0], *([f'"{value}"' for value in row.values()] for row in ROWS)]
+    return "".join(separator.join(line) + "\n" for line in lines)
+
+
 FORMS = {
     "JSON Lines": ("d.jsonl", lines(ROWS)),
     "no kind": ("d", lines(ROWS)),
@@ -34,6 +39,11 @@ FORMS = {
     "a byte-order mark": ("d.jsonl", "\ufeff" + lines(ROWS)),
     "a JSON array": ("d.json", json.dumps(ROWS)),
     "a printed JSON array": ("d.json", "\ufeff\n" + json.dumps(ROWS, indent=2)),
+    "UTF-16, as PowerShell writes it": ("d.jsonl", lines(ROWS).encode("utf-16")),
+    "old Mac": ("d.jsonl", lines(ROWS).replace("\n", "\r")),
+    "CSV": ("d.csv", table(",")),
+    "CSV of a spreadsheet": ("d.csv", ("\ufeff" + table(";")).replace("\n", "\r\n")),
+    "TSV": ("d.tsv", table("\t")),
     "an array by another name": ("d.jsonl", json.dumps(ROWS)),
     "lines by another name": ("d.json", lines(ROWS)),
 }
@@ -42,7 +52,7 @@ FORMS = {
 @pytest.mark.parametrize(("name", "text"), FORMS.values(), ids=FORMS)
 def test_every_form_of_a_file_has_the_same_rows(folder, name, text):
     (folder / "known.jsonl").write_text(lines(ROWS))
-    (folder / name).write_bytes(text.encode())
+    (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     assert read_rows(folder / name) == read_rows(folder / "known.jsonl")
     assert len(read_rows(folder / name)) == 3
 
@@ -53,6 +63,12 @@ def test_a_file_may_hold_one_row_over_several_lines(folder):
     (folder / "d.json").write_text("\n" + json.dumps({"rows": ROWS}, indent=2))
     with pytest.raises(InputError, match="line 2: the row has an unknown key 'rows'"):
         read_rows(folder / "d.json")
+
+
+def test_one_bad_row_is_one_row(folder):
+    (folder / "d.jsonl").write_text(json.dumps({"prompt": "x"}))
+    with pytest.raises(InputError, match=r"d\.jsonl has 1 bad row:\n  line 1: "):
+        read_rows(folder / "d.jsonl")
 
 
 def test_bad_rows_of_an_array_are_named_by_their_number(folder):
@@ -93,7 +109,7 @@ def test_parquet_rows_hold_images_as_bytes(folder, monkeypatch, tiny):
     image = {"bytes": (folder / "0.png").read_bytes(), "path": "unknown.png"}
     rows = [{"images": [image], "prompt": "<image>Which 0?", "completion": "No. 0.", "tools": None}]
     table = SimpleNamespace(to_pylist=lambda: rows)
-    parquet = SimpleNamespace(read_table=lambda path: {"d.parquet": table}[path.name])
+    parquet = SimpleNamespace(read_table=lambda file: {b"PAR1": table}[file.read()])
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", parquet)
     (folder / "d.jsonl").write_text(lines(ROWS))
     (folder / "d.parquet").write_bytes(b"PAR1")
@@ -131,7 +147,7 @@ def test_a_folder_is_its_metadata_or_else_all_its_data(folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["rows.csv", "photo.dng", "data.arrow", "film.mov", "0.txt", "noise"]
+    "name", ["rows.xlsx", "photo.dng", "data.arrow", "film.mov", "0.txt", "noise"]
 )
 def test_a_kind_of_file_that_is_not_read_is_refused_by_name(folder, name):
     (folder / "d.jsonl").write_text(lines(ROWS))
@@ -162,3 +178,43 @@ def test_a_missing_file_is_said_without_the_number_of_an_error():
     with pytest.raises(InputError) as error:
         read_rows(Path("gone.jsonl"))
     assert str(error.value) == "gone.jsonl cannot be read: No such file or directory"
+
+
+def test_an_image_folder_may_have_its_rows_in_a_table(folder):
+    (folder / "metadata.csv").write_text('file_name,text\n0.png,"A disc, red."\n1.png,Two\n')
+    first, second = read_rows(folder)
+    assert [message["content"] for message in (first[1], second[1])] == ["A disc, red.", "Two"]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("prompt,answer\na,b\na\n", "line 3: fewer values than the 2 columns"),
+        ("prompt,answer\na,b,c\n", "line 2: more values than the 2 columns"),
+        ("prompt,answer,mood\na,b,c\n", "line 2: the row has an unknown key 'mood'"),
+        ('prompt,answer\n"a,b\n', "cannot be read after line"),
+        ("prompt,answer\n", "has no rows"),
+    ],
+)
+def test_bad_rows_of_a_table_are_named_by_their_line(folder, text, why):
+    (folder / "d.csv").write_text(text)
+    with pytest.raises(InputError, match=why):
+        read_rows(folder / "d.csv")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train.jsonl", "valid.jsonl"),
+        ("train.jsonl", "test.jsonl"),
+        ("data_a.jsonl", "train-00000-of-00001.parquet", "validation-00000-of-00001.parquet"),
+    ],
+)
+def test_rows_to_learn_are_not_read_together_with_rows_to_check(folder, names):
+    for name in names:
+        (folder / name).write_text(lines(ROWS))
+    with pytest.raises(InputError, match="data for different uses, .*train.*: name one file at a"):
+        read_rows(folder)
+    (folder / names[-1]).unlink()
+    (folder / "tested.jsonl").write_text(lines(ROWS))
+    assert len(find_data(folder)) == len(names)

@@ -1,5 +1,7 @@
 """A fine-tune's own special tokens are letters in text, unless the user allows them."""
 
+import re
+
 import pytest
 from special_tokens import OWN, add_own_tokens
 from tokenizers import Tokenizer as Library
@@ -65,7 +67,7 @@ def test_those_of_the_format_are_never_allowed(processor, name, caplog):
     plain = processor(question("x"), special_tokens=OWN).input_ids
     held = processor(question(f"x <|leaf|>{name}"), special_tokens=OWN).input_ids
     assert held.count(token) == plain.count(token)
-    assert caplog.messages == []
+    assert all("images stand beside the text" in message for message in caplog.messages)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +91,8 @@ def test_one_that_takes_in_spaces_is_refused(checkpoint, flag):
 
 
 def test_a_checkpoint_without_any_names_none(tiny):
-    with pytest.raises(InputError, match="no special token '<|leaf|>'".replace("|", r"\|")):
+    expected = re.escape("no special token '<|leaf|>', nor another to allow")
+    with pytest.raises(InputError, match=f"{expected}$"):
         tiny[1](question("x"), special_tokens=["<|leaf|>"])
 
 
@@ -126,3 +129,12 @@ def test_the_published_ones_of_the_format_are_not_allowed(published):
     assert not any(
         part in name for name in names for part in ("image", "img", "<|im", "of", "tool")
     )
+
+
+def test_a_mark_of_an_image_in_the_users_text_is_letters_and_that_is_said_once(processor, caplog):
+    ids = processor(question("<image>What is it?")).input_ids
+    processor(question("<image>What is it?"))
+    assert processor.tokenizer.image_token_id not in ids
+    assert caplog.messages == ["the text holds <image> as letters: images stand beside the text"]
+    processor([{"role": "system", "content": "Write <image> tags."}, *question("x")])
+    assert len(caplog.messages) == 1

@@ -75,6 +75,14 @@ ONE = {
     "mlx-vlm": {"question": "What?", "answer": "A fern.", "image": "a.png"},
     "ms-swift": {"query": "<image>What?", "response": "A fern.", "images": ["a.png"]},
     "prompt and completion": {"prompt": "What?", "completion": "A fern.", "image": "a.png"},
+    "Alpaca": {"instruction": "What?", "input": "", "output": "A fern.", "images": ["a.png"]},
+    "Windows": {"prompt": "What?", "answer": "A fern.", "image": ".\\a.png"},
+    "InternVL": {
+        "image": "a.png",
+        "width": 21,
+        "height": 13,
+        "conversations": sharegpt("<image>What?"),
+    },
     "plain, images": {"images": ["a.png"], "prompt": "What?", "answer": "A fern."},
     "plain, a mark": {"image": "a.png", "prompt": "<image>What?", "answer": "A fern."},
     "an image folder": {"file_name": "a.png", "question": "What?", "answer": "A fern."},
@@ -126,7 +134,8 @@ def test_every_form_of_a_row_gives_the_canonical_prompt(tiny, folder, row):
 
 
 @pytest.mark.parametrize(
-    "image", [URI, {"bytes": BASE64, "path": "gone.png"}, {"url": URI}, "file://FOLDER/a.png"]
+    "image",
+    [URI, BASE64, {"bytes": BASE64, "path": "gone.png"}, {"url": URI}, "file://FOLDER/a.png"],
 )
 def test_an_image_may_stand_in_the_row_itself(tiny, folder, image):
     _, processor = tiny
@@ -188,6 +197,13 @@ WRONG = {
     ),
     "too many": ({"images": ["a.png"] * 2, "prompt": "<image>"}, "marks in the text: 1, images: 2"),
     "a mark alone": ({"prompt": "<image>What?"}, "marks in the text: 1, images: 0"),
+    "a mark of Qwen": (
+        {"image": "a.png", "prompt": "<|vision_start|><|image_pad|><|vision_end|>What?"},
+        "the text has '<|vision_start|>', which marks an image for another model",
+    ),
+    "a path in the text": ({"prompt": "<img>a.png</img>What?"}, "'<img>a.png</img>', which marks"),
+    "a mark of Phi": ({"image": "a.png", "prompt": "<|image_1|>What?"}, "'<|image_1|>', which"),
+    "an input beside messages": ({"prompt": turns("x")[:1], "input": "y"}, "is not text"),
     "two questions": ({"question": "x"}, "holds both prompt and question"),
     "two answers": ({"response": "x"}, "holds both answer and response"),
     "messages too": ({"messages": turns("x")}, "more than one of messages, a prompt and a caption"),
@@ -248,6 +264,20 @@ def test_training_refuses_rows_whose_image_it_would_not_see(folder, capsys):
     assert "line 1: the row has an unknown key 'img'" in capsys.readouterr().err
 
 
+def test_the_input_of_an_instruction_follows_on_a_line_of_its_own(folder):
+    alpaca = only_row(folder, {"instruction": "Translate.", "input": "Farn", "output": "Fern"})
+    plain = only_row(folder, {"prompt": "Translate.\nFarn", "answer": "Fern"})
+    assert alpaca == plain
+    assert only_row(folder, {"input": "Farn", "output": "Fern"}) == only_row(
+        folder, {"prompt": "Farn", "answer": "Fern"}
+    )
+
+
+def test_a_web_page_in_a_question_is_no_mark(folder):
+    text = 'What is <img src="a.png"> for, and <image/>, and a[IMG_0]?'
+    assert only_row(folder, {"prompt": text, "answer": "x"})[0]["content"][0]["text"] == text
+
+
 def test_all_bad_rows_are_reported_with_their_lines(tmp_path):
     make_picture(8, 8, 1).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_text("no image")
@@ -293,7 +323,7 @@ def test_line_ends_inside_strings_do_not_end_a_row(tmp_path):
             "https://example.com/a.png",
             "https://example.com/a.png is not a path, and training",
         ),
-        ("data:image/png;base64," + 5000 * "A", "data URI is not an image this program can read"),
+        ("data:image/png;base64," + 5000 * "A", "data URI is a file of zeros, not an image"),
         (300 * "b" + ".png", "no such image: " + 100 * "b" + "..."),
         ("~nobody-of-that-name/a.png", "no such image: ~nobody-of-that-name/a.png"),
     ],

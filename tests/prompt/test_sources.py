@@ -53,5 +53,9 @@ def test_long_base64_may_stand_where_a_path_does():
     assert len(TEXT) > 80
     assert read_path_or_base64(TEXT) == read_base64(TEXT[:50] + "\n" + TEXT[50:]) == DATA
     assert read_path_or_base64(TEXT[:20]) == TEXT[:20]
+    for text in (TEXT.rstrip("="), TEXT.replace("+", "-").replace("/", "_")):
+        assert read_base64(text) == DATA
+    with pytest.raises(InputError, match="not valid base64"):
+        read_base64(TEXT.replace("A", " "))
     with pytest.raises(InputError, match="not valid base64"):
         read_base64("a.png")

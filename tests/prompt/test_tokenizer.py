@@ -102,3 +102,11 @@ def test_a_broken_tokenizer_is_one_line(checkpoint):
     (checkpoint / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
         Tokenizer(checkpoint)
+
+
+def test_a_dropout_left_over_from_training_does_not_make_ids_random(checkpoint):
+    text = "The quick brown fox jumps over the lazy dog"
+    expected = Tokenizer(checkpoint).encode_rendered(text)
+    edit_json(checkpoint / "tokenizer.json", model__dropout=0.9)
+    tokenizer = Tokenizer(checkpoint)
+    assert [tokenizer.encode_rendered(text) for _ in range(5)] == [expected] * 5

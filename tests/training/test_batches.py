@@ -1,11 +1,14 @@
 """Batches: the loss of each sample alone, and an order that reads every sample once."""
 
+import math
+
 import numpy as np
 import pytest
 from training_runs import MIXED, losses
 
 from mlx_lfm2vl.prompt.samples import SampleMaker
-from mlx_lfm2vl.training.batches import UpdateOrder
+from mlx_lfm2vl.training.batches import UpdateOrder, make_batch
+from mlx_lfm2vl.training.loss import loss_sum, on_device
 
 
 def test_a_batch_of_mixed_lengths_has_the_loss_of_each_sample_alone(model_and_processor):
@@ -14,6 +17,25 @@ def test_a_batch_of_mixed_lengths_has_the_loss_of_each_sample_alone(model_and_pr
     alone = sum(losses(model, maker, [row]) for row in MIXED)
     assert losses(model, maker, MIXED) == pytest.approx(alone, rel=1e-5)
     assert losses(model, maker, MIXED[::-1]) == pytest.approx(alone, rel=1e-5)
+
+
+@pytest.mark.parametrize("multiple", [1, 7, 32])
+def test_a_batch_is_padded_no_further_than_asked(model_and_processor, multiple):
+    model, processor = model_and_processor
+    samples = [SampleMaker(processor, {2})(row) for row in MIXED]
+    batch = make_batch(samples, model, multiple)
+    needed = max(map(len, samples)) - 1, batch.tokens
+    assert (batch.input_ids.shape[1], len(batch.positions)) == tuple(
+        math.ceil(length / multiple) * multiple for length in needed
+    )
+
+
+def test_padding_changes_no_loss(model_and_processor):
+    model, processor = model_and_processor
+    samples = [SampleMaker(processor, {2})(row) for row in MIXED]
+    bare, padded = (make_batch(samples, model, multiple) for multiple in (1, 32))
+    plain, same = (loss_sum(model, *on_device(batch), batch.grids) for batch in (bare, padded))
+    assert same.item() == pytest.approx(plain.item(), rel=1e-5)
 
 
 def test_every_epoch_reads_every_sample_once_in_another_order():

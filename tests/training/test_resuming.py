@@ -40,6 +40,20 @@ def test_a_run_is_not_overwritten_or_resumed_with_other_settings(data, tmp_path,
     assert "rank was 16" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("steps", ["3", "5"])
+def test_a_run_with_nothing_left_to_train_says_so(data, tmp_path, capsys, steps):
+    assert run(data, tmp_path / "out", "--steps", "5") == 0
+    assert "nothing left" not in capsys.readouterr().err
+    assert run(data, tmp_path / "out", "--steps", steps, "--resume") == 0
+    expected = f"note: nothing left to train: the run has 5 updates, and --steps is {steps}\n"
+    assert expected in capsys.readouterr().err
+
+
+def test_an_output_that_is_a_file_is_refused_before_the_model_is_read(data, capsys):
+    assert run(data, data, model=data / "no-model") == 2
+    assert f"{data} is a file, expected a folder for --output" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "part", ["language_model.embedding_norm", "vision_tower.encoder.layers.0.self_attn.q_proj"]
 )

@@ -1,6 +1,7 @@
 """Runs of `train`: every method learns, and what cannot be learned is said before or at once."""
 
 import json
+import shutil
 
 import mlx.core as mx
 import numpy as np
@@ -100,9 +101,12 @@ def test_ten_samples_are_learned_by_heart(data, tmp_path, capsys):
         assert text == f"no. {i * 37 % 100}"
 
 
-def test_compiled_steps_equal_plain_ones(data, tmp_path):
+def test_compiled_steps_equal_plain_ones_also_after_resuming(data, tmp_path):
+    options = ["--steps", "6", "--batch-size", "3"]
     for name in ("--compile", "--no-compile"):
-        assert run(data, tmp_path / name, "--steps", "6", "--batch-size", "3", name) == 0
+        assert run(data, tmp_path / name, *options, name) == 0
+    shutil.rmtree(tmp_path / "--compile" / "checkpoints" / "step-0000006")
+    assert run(data, tmp_path / "--compile", *options, "--resume") == 0
     compiled, plain = (losses_of(tmp_path / name) for name in ("--compile", "--no-compile"))
     np.testing.assert_allclose(compiled, plain, rtol=1e-4)
 
@@ -224,6 +228,6 @@ def test_only_so_many_shapes_are_compiled(data, tmp_path, monkeypatch):
     monkeypatch.setattr("mlx_lfm2vl.training.trainer.MAX_COMPILED", 1)
     for name in ("--compile", "--no-compile"):
         assert run(data, tmp_path / name, "--steps", "4", "--batch-size", "2", name) == 0
-    assert len(compiled) == 1
+    assert len(compiled) == 2  # the gradients of one shape, and the update
     limited, plain = (losses_of(tmp_path / name) for name in ("--compile", "--no-compile"))
     np.testing.assert_allclose(limited, plain, rtol=1e-4)

@@ -2,18 +2,21 @@
 
 import math
 import re
+from unittest.mock import Mock
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
 from conftest import GOLDEN, golden, load_tensors
+from mlx.utils import tree_map
 from training_runs import MIXED, losses
 
 from mlx_lfm2vl.arrays import named_arrays
 from mlx_lfm2vl.checkpoint.names import our_name
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.prompt.samples import Sample, SampleMaker
+from mlx_lfm2vl.speed.launches import Cost, graph
 from mlx_lfm2vl.training.adapters import train_fully
 from mlx_lfm2vl.training.batches import make_batch
 from mlx_lfm2vl.training.loss import loss_sum, on_device
@@ -24,6 +27,7 @@ from mlx_lfm2vl.training.optimizer import (
     set_learning_rate,
 )
 from mlx_lfm2vl.training.settings import TRAINED_PARTS, TrainSettings
+from mlx_lfm2vl.training.trainer import Trainer
 
 
 def test_gradients_are_the_references_for_every_parameter(model_and_processor):
@@ -74,6 +78,53 @@ def test_recomputing_gradients_changes_nothing_but_memory(model_and_processor):
     _, again = gradient(model, *on_device(batch), batch.grids)
     for name, value in named_arrays(expected).items():
         assert np.allclose(named_arrays(again)[name], value, rtol=1e-4, atol=1e-6), name
+
+
+def update_cost(model, settings, tmp_path) -> Cost:
+    """The kernels of an update, from the gradients to the weights and the optimizer's state."""
+    trainer = Trainer(
+        model, Mock(lengths=lambda rows, _: [1] * len(rows)), [[]], settings, tmp_path
+    )
+    gradients = tree_map(mx.ones_like, model.trainable_parameters())
+    mx.eval(gradients, model.parameters(), trainer.optimizer.state)
+    norm = trainer._updater()(gradients, mx.array(0.5))
+    changed = named_arrays(model.trainable_parameters()), named_arrays(trainer.optimizer.state)
+    return Cost.of(graph(norm, *(value for arrays in changed for value in arrays.values())))
+
+
+def test_a_compiled_update_is_a_few_kernels_per_trained_matrix(model_and_processor, tmp_path):
+    model, _ = model_and_processor
+    train_fully(model, ("language",))
+    count = len(named_arrays(model.trainable_parameters()))
+    plain, compiled = (
+        update_cost(model, TrainSettings(compile=choice), tmp_path) for choice in (False, True)
+    )
+    assert compiled.kernels.total() <= 4 * count + 30
+    assert plain.kernels.total() > 20 * count
+    assert compiled.chain < 30
+
+
+def test_no_gradient_goes_through_frozen_parts(model_and_processor, monkeypatch):
+    model, processor = model_and_processor
+    model.train()
+    model.freeze()
+    model.language_model.layers[-1].unfreeze()
+    batch = make_batch([SampleMaker(processor, {2})(MIXED[0])], model)
+    arguments, grids = on_device(batch), batch.grids
+
+    def products(*outputs: mx.array) -> int:
+        names = [node.name for node in graph(*outputs)]
+        return sum(name in ("Matmul", "AddMM") for name in names)
+
+    def products_of_gradient() -> int:
+        loss, gradients = nn.value_and_grad(model, loss_sum)(model, *arguments, grids)
+        return products(loss, *named_arrays(gradients).values())
+
+    features = model.encode_views(arguments[-1][0], grids[0])
+    whole, encoding = products_of_gradient(), products(features)
+    mx.eval(features)
+    monkeypatch.setattr(type(model), "encode_views", lambda *_: features)
+    assert whole - encoding == products_of_gradient()
 
 
 def test_muons_decay_shrinks_the_weights_whatever_the_gradient():

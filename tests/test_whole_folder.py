@@ -10,9 +10,10 @@ from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.whole_folder import check_target, new_file, new_folder
 
 WRITER = """
-import os, sys
+import signal, sys
 from pathlib import Path
 from mlx_lfm2vl.whole_folder import new_folder
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
 with new_folder(Path(sys.argv[1]), overwrite=True) as folder:
     (folder / "config.json").write_text("new")
     print("writing", flush=True)

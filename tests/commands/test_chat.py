@@ -218,12 +218,21 @@ class Terminal:
         self._wait(lambda: text in self._unread, text)
         self._unread = self._unread.partition(text)[2]
 
+    def interrupts(self) -> None:
+        """Press Ctrl-C until there is a new prompt: it is lost while the terminal changes its mode."""
+        for _ in range(30):
+            self.type("\x03")
+            with contextlib.suppress(AssertionError):
+                self._wait(lambda: "\r\n> " in self._unread, "prompt", seconds=2)
+                break
+        self.shows("\r\n> ")
+
     def answers(self) -> None:
         """Wait for some half characters, which only an answer of the tiny model has."""
         self._wait(lambda: self._unread.count("\ufffd") > 9, "answer")
 
-    def _wait(self, is_there: Callable[[], bool], text: str) -> None:
-        end = time.monotonic() + 60
+    def _wait(self, is_there: Callable[[], bool], text: str, seconds: float = 60) -> None:
+        end = time.monotonic() + seconds
         while not is_there():
             assert time.monotonic() < end, f"no {text!r} in {self._unread!r}"
             if select.select([self._fd], [], [], 0.1)[0]:
@@ -266,16 +275,13 @@ def stop_and_save(terminal: Terminal) -> None:
     terminal.type("Why?\r")
     terminal.shows("Why?\r\n")
     terminal.answers()
-    terminal.type("\x03")  # stops the answer, not the program
-    terminal.shows("\r\n> ")
+    terminal.interrupts()  # stops the answer, not the program
     terminal.type("half a line")
     terminal.shows("half a line")
-    terminal.type("\x03")  # clears the line
-    terminal.shows("\r\n> ")
+    terminal.interrupts()  # clears the line
     terminal.type("/edit\r")
     terminal.shows("edit> Why?")
-    terminal.type("\x03")
-    terminal.shows("\r\n> ")
+    terminal.interrupts()
     terminal.type("/save kept\r")
     terminal.shows("saved in kept")
     terminal.shows("\r\n> ")

@@ -67,6 +67,7 @@ def test_the_longest_header_is_refused_before_it_is_read(path):
 
 @settings(deadline=None, derandomize=True, max_examples=200)
 @given(key=st.sampled_from([*ENTRY, None]), value=JSON)
+@pytest.mark.slow
 def test_any_value_in_an_entry_is_read_or_refused(path, key, value):
     entry = value if key is None else {**ENTRY, key: value}
     with contextlib.suppress(CheckpointError):

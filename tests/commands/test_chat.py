@@ -219,7 +219,7 @@ class Terminal:
         self._unread = self._unread.partition(text)[2]
 
     def interrupts(self) -> None:
-        """Press Ctrl-C until there is a new prompt: it is lost while the terminal changes its mode."""
+        """Press Ctrl-C until there is a new prompt: a key may be lost as in `ends`."""
         for _ in range(30):
             self.type("\x03")
             with contextlib.suppress(AssertionError):

@@ -149,6 +149,7 @@ def test_a_tower_that_tells_the_truth_measures_so(demo, pictures):
     assert measured["shapes found"] < 0.8
 
 
+@pytest.mark.slow
 def test_the_tower_learns_what_it_is_taught(demo, pictures):
     model, _ = demo
     taught = teach_tower.Taught(model)
@@ -290,6 +291,7 @@ def test_the_mean_of_a_run_goes_on_where_the_run_does(tmp_path):
     assert np.array(ended.mean["weight"]) == pytest.approx(np.array(again.mean["weight"]))
 
 
+@pytest.mark.slow
 def test_taken_apart_a_model_gives_its_vectors_and_the_reading_of_them(demo, pictures):
     vectors = 30 * np.random.default_rng(1).normal(size=(codes.COUNT, codes.HIDDEN))
     truthful = TellsTheTruth(pictures, vectors.astype(np.float32), demo[1].image_config)

@@ -119,6 +119,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("ending", ["daemon", "left running", "pieces left", "interrupted task"])
+@pytest.mark.slow
 def test_a_process_ends_well_whatever_is_under_way(ending):
     program = f"""
 model, processor = load(FOLDER, dtype="float32")

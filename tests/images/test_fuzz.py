@@ -93,6 +93,7 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
     return bytes(file)
 
 
+@pytest.mark.slow
 def test_a_cut_animated_png_is_shown_or_refused():
     data = next(data for data in seeds() if b"acTL" in data)
     for end in range(len(data)):

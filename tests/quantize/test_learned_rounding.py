@@ -252,6 +252,7 @@ def test_a_packed_source_cannot_be_learned_from(wide, tmp_path, capsys):
     assert "needs a source that is not quantized" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_scales_have_the_type_of_the_matrices_and_not_of_the_norms(wide, photos, tmp_path):
     model, _ = load(wide, dtype="float16")
     norm = model.language_model.embedding_norm

@@ -104,6 +104,7 @@ def test_fuse_writes_the_type_asked_for(data, tmp_path, method):
     assert {value.dtype for value in weights.values()} == {mx.float16}
 
 
+@pytest.mark.slow
 def test_a_quantized_base_is_trained_by_adapter_only(data, tmp_path, capsys):
     from weights import quantized
 

@@ -17,6 +17,7 @@ from mlx_lfm2vl.training.batches import UpdateOrder
 pytest.importorskip("mlx_lm")
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_twice_the_batch(data, tmp_path):
     launcher = Path(sys.executable).with_name("mlx.launch")
     if not launcher.exists():

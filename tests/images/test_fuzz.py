@@ -5,6 +5,7 @@ import io
 import random
 
 import mutations
+import pytest
 from drawn_files import packed_bits, png, tiff
 from pictures import make_picture
 from PIL import Image

@@ -1,16 +1,16 @@
 """Loading a checkpoint: the configuration, the processor, and the model with its weights."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from .adapters.apply import apply_adapters
-from .adapters.choice import AdapterSource, find_adapters
 from .arrays import mlx_dtype, named_arrays
 from .checkpoint.config import ModelConfig, read_model_config
 from .checkpoint.find import find_checkpoint
@@ -40,6 +40,9 @@ from .model.lfm2vl import Lfm2VL
 from .options import DType
 from .prompt.processor import Processor
 from .prompt.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from .adapters.choice import AdapterSource
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +80,11 @@ def load(
     """
     if dtype is not None:
         mlx_dtype(dtype)  # raises before anything is downloaded
-    adapters = find_adapters(adapter)
+    adapters: list[tuple[Path, float]] = []
+    if adapter is not None:
+        from .adapters.choice import find_adapters  # most runs have none
+
+        adapters = find_adapters(adapter)
     folder = find_checkpoint(str(model), revision, update=update)
     try:
         processor = Processor.from_folder(folder, limits)
@@ -89,6 +96,8 @@ def load(
     except CheckpointError as error:  # users know a repo by its name, not by its place in the cache
         raise CheckpointError(str(error).replace(str(folder), str(model))) from None
     if adapters:
+        from .adapters.apply import apply_adapters
+
         apply_adapters(network, adapters, str(model))
     return network, processor
 

@@ -1,6 +1,5 @@
 """What to type when files of a checkpoint are missing or cut off."""
 
-import shlex
 from pathlib import Path
 
 BUILT_IN = Path(__file__).parents[1] / "demo"
@@ -19,6 +18,8 @@ def download_again(folder: Path, *names: str) -> str:
     """
     if folder.resolve() == BUILT_IN:
         return "install mlx-lfm2vl again"
+    import shlex  # only a broken checkpoint needs it
+
     files = [shlex.quote(name) for name in names] if len(names) <= MAX_NAMED else []
     repo, options = "REPO", ["--local-dir", shlex.quote(str(folder))]
     cache = folder.parents[1] if len(folder.parents) > 1 else folder

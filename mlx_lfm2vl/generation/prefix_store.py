@@ -9,11 +9,14 @@
 - With a folder, all of this is on disk too, for other processes; see `saved_prefix`.
 """
 
+from __future__ import annotations
+
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import is_
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
@@ -21,9 +24,11 @@ from ..arrays import named_arrays
 from ..model.cache import Cache, Window
 from ..model.lfm2vl import Lfm2VL
 from ..model.rewind import reach, rewind
-from .disk_store import DISK_BYTES, DiskStore
 from .prefix import Prefix
-from .saved_prefix import SavedPrefixes
+
+if TYPE_CHECKING:  # imported where a folder is given: most programs keep nothing on disk
+    from .disk_store import DiskStore
+    from .saved_prefix import SavedPrefixes
 
 PREFIX_BYTES = 512 * 2**20
 FEATURE_BYTES = 128 * 2**20
@@ -66,17 +71,18 @@ class PrefixStore:
         feature_bytes: int = FEATURE_BYTES,
         *,
         folder: Path | str | None = None,
-        folder_bytes: int = DISK_BYTES,
+        folder_bytes: int | None = None,
     ) -> None:
         """
         Args:
             prefix_bytes: memory of all branches.
             feature_bytes: memory of all features.
             folder: where to keep both on disk too; None keeps them in memory only.
-            folder_bytes: size of all files in the folder.
+            folder_bytes: size of all files in the folder; None is `disk_store.DISK_BYTES`.
         """
         self.prefix_bytes, self.feature_bytes = prefix_bytes, feature_bytes
-        self._disk = None if folder is None else DiskStore(folder, folder_bytes)
+        self._folder, self._folder_bytes = folder, folder_bytes
+        self._disk: DiskStore | None = None
         self._saved: SavedPrefixes | None = None
         self.branches: list[Branch] = []
         self.features: OrderedDict[bytes, mx.array] = OrderedDict()
@@ -88,7 +94,17 @@ class PrefixStore:
         if len(weights) != len(self._weights) or not all(map(is_, weights, self._weights)):
             self.clear()
             self._weights = weights
-            self._saved = SavedPrefixes(self._disk, model) if self._disk else None
+            self._saved = self._open_folder(model)
+
+    def _open_folder(self, model: Lfm2VL) -> SavedPrefixes | None:
+        if self._folder is None:
+            return None
+        from .disk_store import DISK_BYTES, DiskStore
+        from .saved_prefix import SavedPrefixes
+
+        if self._disk is None:
+            self._disk = DiskStore(self._folder, self._folder_bytes or DISK_BYTES)
+        return SavedPrefixes(self._disk, model)
 
     @property
     def nbytes(self) -> int:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .call_syntax import as_number, read_call_list
 from .keys import is_empty
 
 MAX_FILE_BYTES = 2**20  # of tool descriptions, more than a context holds
@@ -23,6 +22,8 @@ def parse_calls(text: str) -> list[dict[str, Any]]:
     Raises:
         ValueError: it cannot be read.
     """
+    from .call_syntax import read_call_list  # few answers call anything
+
     calls: list[dict[str, Any]] = []
     for item in read_call_list(text):
         name, arguments = item if isinstance(item, tuple) else _name_and_arguments(item)
@@ -122,6 +123,8 @@ def _arguments(function: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("it has arguments and parameters")
     value = given[0] if given else {}
     if isinstance(value, str):  # as OpenAI has them
+        from .call_syntax import as_number
+
         try:
             value = json.loads(value or "{}", parse_float=as_number, parse_constant=as_number)
         except RecursionError:

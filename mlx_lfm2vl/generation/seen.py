@@ -64,12 +64,19 @@ class Seen:
     def ask_all(self, questions: Iterable[str], **changes: Unpack[AnswerChanges]) -> list[Result]:
         """Answer several questions at a time as a batch, in their order; see `ask`."""
         options = self._options.changed(changes)
-        return self._engine.answered(map(self.messages, questions), options, keys=self._keys)
+        keys = self._keys_under(options)
+        return self._engine.answered(map(self.messages, questions), options, keys=keys)
 
     def stream(self, question: str, **changes: Unpack[AnswerChanges]) -> Iterator[Piece]:
         """Answer a question piece by piece; see `Engine.stream`."""
         options = self._options.changed(changes)
-        return self._engine.streamed(self.messages(question), options, keys=[*self._keys])
+        keys = self._keys_under(options)
+        return self._engine.streamed(self.messages(question), options, keys=keys)
+
+    def _keys_under(self, options: AnswerOptions) -> list[bytes]:
+        """The keys of the images, unless other image options make other views of them."""
+        is_same = options.image_options == self._options.image_options
+        return list(self._keys) if is_same else []
 
 
 def read_images(

@@ -7,6 +7,7 @@ from pictures import make_picture
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.generation.engine import Engine
 from mlx_lfm2vl.loading import load
+from mlx_lfm2vl.options import ImageOptions
 
 GREEDY = {"temperature": 0.0, "max_tokens": 6}
 QUESTIONS = ["What is it?", "Which color?", "What is it for?"]
@@ -81,3 +82,15 @@ def test_there_must_be_an_image(engine):
 def test_a_bad_image_is_said_when_it_is_seen(engine, tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         engine.see(tmp_path / "none.png")
+
+
+def test_other_image_options_are_other_views(engine, loaded, tmp_path):
+    make_picture(300, 400, 1).save(tmp_path / "large.png")
+    seen = engine.see(tmp_path / "large.png", **GREEDY)
+    small = ImageOptions(max_image_tokens=4, do_image_splitting=False)
+    messages = seen.messages("What is it?")
+    expected = Engine(*loaded).generate(messages, **GREEDY, image_options=small)
+    result = seen.ask("What is it?", image_options=small)
+    assert result.image_tokens == expected.image_tokens < seen.ask("What is it?").image_tokens
+    assert result.token_ids == expected.token_ids
+    assert seen.ask_all(["What is it?"], image_options=small)[0].token_ids == expected.token_ids

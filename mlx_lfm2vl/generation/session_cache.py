@@ -9,21 +9,18 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
 import mlx.core as mx
-import numpy as np
 
-from .. import __version__
-from ..arrays import named_arrays, save_arrays
+from ..arrays import save_arrays
 from ..checkpoint.plain_file import plain_file
-from ..device import cpu_brand
 from ..errors import CheckpointError
 from ..model.cache import Cache, ConvCache, Window
 from .conversation import Conversation
 from .device_thread import Steps, in_turn
+from .fingerprint import fingerprint
 from .prefix import Prefix
 from .prefix_store import Branch
 
@@ -149,30 +146,12 @@ def _digest(path: Path, fingerprint: str, secret: bytes) -> str:
 
 
 def _fingerprint(conversation: Conversation) -> str:
-    """Identify what a cache depends on: weights, number types, image settings, program, device."""
+    """Identify what a cache depends on: the model, how it computes, and the image settings."""
     engine = conversation.engine
-    regime = (
-        FORMAT,
-        __version__,
-        version("mlx"),
-        str(mx.default_device()),
-        cpu_brand(),
-        engine.processor.image_config,
-        conversation.options.image_options,
-    )
-    found = hashlib.blake2b(repr(regime).encode(), digest_size=16)
 
-    def add_weights() -> Steps[None]:
-        for name, array in sorted(named_arrays(engine.model.parameters()).items()):
-            found.update(f"{name} {array.dtype} {array.shape}".encode())
-            found.update(np.array(_sums(array)).tobytes())
-        yield None
+    def computed() -> Steps[bytes]:
+        yield fingerprint(engine.model)
 
-    list(in_turn(add_weights()))
-    return found.hexdigest()
-
-
-def _sums(array: mx.array) -> mx.array:
-    """Return the sum of the bits of each row, which the device computes as fast as it reads."""
-    rows = array if array.ndim else array[None]
-    return mx.contiguous(rows).view(mx.uint8).astype(mx.uint32).sum(axis=-1)
+    (of_model,) = in_turn(computed())
+    shown_as = engine.processor.image_config, conversation.options.image_options
+    return hashlib.sha256(of_model + repr((FORMAT, shown_as)).encode()).hexdigest()

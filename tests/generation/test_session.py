@@ -118,6 +118,15 @@ def test_a_cache_that_may_be_wrong_is_not_used(saved, loaded, how, tmp_path):
     assert result.token_ids == expected.token_ids
 
 
+def test_a_setting_that_is_no_weight_makes_another_model(saved, loaded, monkeypatch):
+    """As the factor of an adapter does: its arrays stay as they are."""
+    _, folder = saved
+    model, _ = loaded
+    layer = next(layer for layer in model.layers if layer.is_attention)
+    monkeypatch.setattr(layer.self_attn, "scale", 2 * layer.self_attn.scale)
+    assert not load_session(start(loaded), folder, secret=SECRET).is_read
+
+
 def test_what_was_undone_is_not_saved(saved, loaded):
     _, folder = saved
     whole = b"".join(path.read_bytes() for path in folder.iterdir())

@@ -33,6 +33,7 @@ from .checkpoint.packing import written_scheme
 from .checkpoint.plain_file import file_identity
 from .checkpoint.tensors import weight_files
 from .device import prepare_device, read_chip
+from .device_thread import on_device
 from .errors import CheckpointError
 from .images.source import ImageLimits
 from .model.device_ops import GPU
@@ -91,14 +92,14 @@ def load(
         # A folder given as "." has a name too.
         name = str(folder.resolve()) if Path(model).is_dir() else str(model)
         config = read_model_config(folder, name)
-        network = load_model(folder, config, processor, dtype)
+        network = on_device(load_model, folder, config, processor, dtype)
         network.name = str(model)
     except CheckpointError as error:  # users know a repo by its name, not by its place in the cache
         raise CheckpointError(str(error).replace(str(folder), str(model))) from None
     if adapters:
         from .adapters.apply import apply_adapters
 
-        apply_adapters(network, adapters, str(model))
+        on_device(apply_adapters, network, adapters, str(model))
     return network, processor
 
 

@@ -13,7 +13,7 @@ PACKAGE = Path(mlx_lfm2vl.__file__).parent
 ROWS = [
     {"errors"},
     {"device", "disk_space", "options"},
-    {"whole_folder"},
+    {"whole_folder", "device_thread"},
     {"arrays", "drawing"},
     {"checkpoint"},
     {"images", "model"},

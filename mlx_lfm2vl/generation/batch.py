@@ -14,7 +14,7 @@ from ..options import AnswerOptions
 from ..prompt.messages import Message
 from ..prompt.processor import Inputs, Processor
 from .answer import Answer, Clock, Result, Timings, make_result
-from .device_thread import Signal, Steps
+from ..device_thread import Signal, Steps
 from .loop import CLEAR_EVERY, Drafts
 from .prefix_store import PrefixStore
 from .prepare import Ready, embed_prompt, read_prompt

@@ -22,7 +22,7 @@ from ..prompt.processor import Processor
 from ..prompt.sources import as_images
 from .answer import Piece, Result
 from .batch import BATCH_SIZE, Conversation, stream_answers
-from .device_thread import Steps, in_turn, in_turn_async
+from ..device_thread import Steps, in_turn, in_turn_async
 from .prefix_store import PrefixStore
 from .seen import Seen, read_images
 from .stream import stream_answer

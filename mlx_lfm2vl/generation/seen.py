@@ -12,7 +12,7 @@ from ..options import AnswerChanges, AnswerOptions
 from ..prompt.messages import Message, user_message
 from ..prompt.processor import Inputs, Processor
 from .answer import Piece, Result
-from .device_thread import Steps
+from ..device_thread import Steps
 from .prefix_store import PrefixStore
 from .prepare import embed_prompt
 

@@ -19,7 +19,7 @@ from ..checkpoint.plain_file import plain_file
 from ..errors import CheckpointError
 from ..model.cache import Cache, ConvCache, Window
 from .conversation import Conversation
-from .device_thread import Steps, in_turn
+from ..device_thread import Steps, in_turn
 from .fingerprint import fingerprint
 from .prefix import Prefix
 from .prefix_store import Branch

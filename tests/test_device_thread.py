@@ -14,7 +14,7 @@ from conftest import golden
 from pictures import make_picture
 
 from mlx_lfm2vl import AnswerOptions, Engine, InputError, Sampling, user_message
-from mlx_lfm2vl.generation import device_thread
+from mlx_lfm2vl import device_thread
 
 GREEDY = AnswerOptions(max_tokens=6, sampling=Sampling())
 pytestmark = pytest.mark.timeout(120)
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(120)
 # What each program below begins with: a tiny model, pictures, and who may ask.
 START = f"""
 import asyncio, os, sys, threading, time
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+sys.path.insert(0, {str(Path(__file__).parent)!r})
 from concurrent.futures import ThreadPoolExecutor
 from pictures import make_picture
 from mlx_lfm2vl import AnswerOptions, Engine, Sampling, generate, load, stream_generate
@@ -36,7 +36,7 @@ def ask(model, processor, picture):
 
 def run(program: str) -> str:
     """What a program prints; it must end well, in silence and in time."""
-    root = str(Path(device_thread.__file__).parents[2])
+    root = str(Path(device_thread.__file__).parents[1])
     done = subprocess.run(
         [sys.executable, "-c", START + program],
         capture_output=True,
@@ -96,6 +96,22 @@ with ThreadPoolExecutor(2) as pool:
 print(others == [ask(*loaded, picture) for picture in PICTURES[:4]])
 """
     assert run(program) == "True\n"
+
+
+def test_a_thread_that_loads_a_model_makes_no_random_numbers_of_mlx_s():
+    """Such a thread aborts the process if it ends while the interpreter shuts down."""
+    program = """
+import mlx.core as mx
+drawn_by, draw = set(), mx.random.uniform
+def uniform(*arguments, **named):
+    drawn_by.add(threading.current_thread().name)
+    return draw(*arguments, **named)
+mx.random.uniform = uniform
+with ThreadPoolExecutor(1) as pool:
+    pool.submit(load, FOLDER).result()
+print(drawn_by)
+"""
+    assert run(program) == "{'mlx_lfm2vl'}\n"
 
 
 def test_asyncio_gets_the_same_answers_in_all_three_ways():

@@ -8,6 +8,8 @@
 - When another thread or asyncio asks for the first time, a thread of our own starts. It does all
   new work from then on, and callers wait in its queue.
 - There is one such thread per process, because all models share the device.
+- Models are loaded there too. A thread that has made random numbers with MLX, as every new layer
+  does, aborts the process if it ends while the interpreter shuts down.
 - A stream is handed over step by step. The streams of several callers therefore take turns, and one
   that is no longer read blocks none of the others.
 - A stream that began in the main thread stays there. A lock separates its steps from the others.
@@ -24,8 +26,8 @@ from enum import Enum
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from ..device import check_not_forked, prepare_device, read_chip
-from ..errors import InputError
+from .device import check_not_forked, prepare_device, read_chip
+from .errors import InputError
 
 T = TypeVar("T")
 Function = Callable[..., Any]
@@ -44,6 +46,12 @@ class Signal(Enum):
 
 
 Steps = Generator[T | Signal, Any, None]
+
+
+def on_device(function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function that uses MLX where the device's work is done, and return its result."""
+    check_not_forked()
+    return _THREAD.runner()(function, *arguments)
 
 
 def in_turn(steps: Steps[T], items: Iterable[object] = ()) -> Generator[T, None, None]:

@@ -1,0 +1,49 @@
+"""What is asked about: one picture each, with the file that it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from .source import ImageSource
+
+
+class Part(NamedTuple):
+    """A rectangle of a picture, in pixels of the upright original.
+
+    Attributes:
+        top: first row.
+        left: first column.
+        height: of the rectangle.
+        width: of the rectangle.
+        whole: (height, width) of the picture.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    whole: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Input:
+    """One picture to ask about.
+
+    Attributes:
+        name: what the user is shown, such as `photo.jpg` or `scan.pdf, page 2`.
+        source: what `open_image` takes. A file is not read before its turn comes.
+        path: the file on disk; None if there is none.
+        page: number of the page or frame in the file, from 1; None for a file of one picture.
+        seconds: time of a frame of a video; None otherwise.
+        part: the part of a larger picture that it shows; None shows all of it.
+    """
+
+    name: str
+    source: ImageSource
+    path: Path | None = None
+    page: int | None = None
+    seconds: float | None = None
+    part: Part | None = None

@@ -21,9 +21,9 @@ import pytest
 from mutations import MAX_BYTES, Bounds, peak_bytes
 from pictures import make_picture
 
+from mlx_lfm2vl import device_thread
 from mlx_lfm2vl.checkpoint.config import read_model_config
 from mlx_lfm2vl.checkpoint.image_config import read_image_config
-from mlx_lfm2vl import device_thread
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 from mlx_lfm2vl.saving import write_weights

@@ -13,8 +13,7 @@ import pytest
 from conftest import golden
 from pictures import make_picture
 
-from mlx_lfm2vl import AnswerOptions, Engine, InputError, Sampling, user_message
-from mlx_lfm2vl import device_thread
+from mlx_lfm2vl import AnswerOptions, Engine, InputError, Sampling, device_thread, user_message
 
 GREEDY = AnswerOptions(max_tokens=6, sampling=Sampling())
 pytestmark = pytest.mark.timeout(120)

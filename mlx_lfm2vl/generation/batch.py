@@ -6,6 +6,7 @@ from itertools import count, groupby
 
 import mlx.core as mx
 
+from ..device_thread import Signal, Steps
 from ..errors import InputError, Lfm2VLError
 from ..model.cache import Cache, Rows
 from ..model.decode_step import decode_step, prefill
@@ -14,7 +15,6 @@ from ..options import AnswerOptions
 from ..prompt.messages import Message
 from ..prompt.processor import Inputs, Processor
 from .answer import Answer, Clock, Result, Timings, make_result
-from ..device_thread import Signal, Steps
 from .loop import CLEAR_EVERY, Drafts
 from .prefix_store import PrefixStore
 from .prepare import Ready, embed_prompt, read_prompt

@@ -12,6 +12,7 @@ from typing import Unpack
 
 from ..arrays import named_arrays
 from ..device import Limits, choose_limits, set_limits
+from ..device_thread import Steps, in_turn, in_turn_async
 from ..errors import InputError, Lfm2VLError
 from ..images.read import read_once
 from ..images.source import ImageSource
@@ -22,7 +23,6 @@ from ..prompt.processor import Processor
 from ..prompt.sources import as_images
 from .answer import Piece, Result
 from .batch import BATCH_SIZE, Conversation, stream_answers
-from ..device_thread import Steps, in_turn, in_turn_async
 from .prefix_store import PrefixStore
 from .seen import Seen, read_images
 from .stream import stream_answer

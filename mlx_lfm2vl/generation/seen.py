@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Unpack
 
 import mlx.core as mx
 
+from ..device_thread import Steps
 from ..images.source import ImageSource
 from ..model.decode_step import prefill
 from ..model.lfm2vl import Lfm2VL
@@ -12,7 +13,6 @@ from ..options import AnswerChanges, AnswerOptions
 from ..prompt.messages import Message, user_message
 from ..prompt.processor import Inputs, Processor
 from .answer import Piece, Result
-from ..device_thread import Steps
 from .prefix_store import PrefixStore
 from .prepare import embed_prompt
 

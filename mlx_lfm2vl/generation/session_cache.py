@@ -16,10 +16,10 @@ import mlx.core as mx
 
 from ..arrays import save_arrays
 from ..checkpoint.plain_file import plain_file
+from ..device_thread import Steps, in_turn
 from ..errors import CheckpointError
 from ..model.cache import Cache, ConvCache, Window
 from .conversation import Conversation
-from ..device_thread import Steps, in_turn
 from .fingerprint import fingerprint
 from .prefix import Prefix
 from .prefix_store import Branch

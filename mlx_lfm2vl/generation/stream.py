@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
+from ..device_thread import Steps
 from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerOptions
 from ..prompt.messages import Message
 from ..prompt.processor import Processor
 from .answer import Answer, Clock, Piece, Timings, make_result
-from ..device_thread import Steps
 from .lookup import Lookup
 from .loop import Drafts, generate_step
 from .prefix_store import PrefixStore

@@ -169,7 +169,7 @@ def open_checkpoint(
         config = replace(config, text=replace(config.text, tie_word_embeddings=False))
     model = Lfm2VL(config, processor.image_config)
     _refuse_packed(weights, config.quantization or {})
-    _quantize_like(model, weights, config.quantization or {})
+    quantize_like(model, weights, config.quantization or {})
     expected = {name: value.shape for name, value in named_arrays(model.parameters()).items()}
     droppable = set()
     if not config.projector.use_layernorm:
@@ -186,7 +186,7 @@ def open_checkpoint(
     }
     for name in check_names(expected, {k: v.shape for k, v in weights.items()}, droppable):
         del weights[name]
-    _check_dtypes(model, weights)
+    check_dtypes(model, weights)
     return model, weights
 
 
@@ -265,10 +265,19 @@ def _refuse_packed(weights: dict[str, mx.array], quantization: dict[str, Any]) -
         logger.warning("config.json says quantized by %s, but the weights are not", shown(method))
 
 
-def _quantize_like(
-    model: Lfm2VL, weights: dict[str, mx.array], quantization: dict[str, Any]
+def quantize_like(
+    model: nn.Module, weights: dict[str, mx.array], quantization: dict[str, Any]
 ) -> None:
-    """Make the layers quantized that have scales in the file, as its config describes them."""
+    """Make the layers quantized that have scales in the file, as its config describes them.
+
+    Args:
+        model: whose layers are replaced.
+        weights: under the names of the model's parameters.
+        quantization: from the configuration.
+
+    Raises:
+        CheckpointError: tensors and settings contradict each other.
+    """
     scaled = [name.removesuffix(".scales") for name in weights if name.endswith(".scales")]
     if not scaled:
         return
@@ -298,8 +307,12 @@ def _quantize_like(
         raise CheckpointError(f"the quantization settings make no sense: {error}") from None
 
 
-def _check_dtypes(model: Lfm2VL, weights: dict[str, mx.array]) -> None:
-    """Check that packed weights are integers and all others floats, or they load as garbage."""
+def check_dtypes(model: nn.Module, weights: dict[str, mx.array]) -> None:
+    """Check that packed weights are integers and all others floats, or they load as garbage.
+
+    Raises:
+        CheckpointError: one is not.
+    """
     for name, wanted in named_arrays(model.parameters()).items():
         have = weights[name].dtype
         floats = mx.issubdtype(have, mx.floating) and have != mx.float64

@@ -19,6 +19,7 @@ ROWS = [
     {"images", "model"},
     {"prompt", "adapters"},
     {"loading"},
+    {"drafter_loading"},
     {"generation", "training"},
     {"saving", "speed", "skills"},
     {"quantize", "desktop"},

@@ -12,6 +12,7 @@ from .names import some
 logger = logging.getLogger(__name__)
 
 DEMO_FOLDER = Path(__file__).parents[1] / "demo"
+DEMO_DRAFTER = DEMO_FOLDER / "drafter"
 
 
 def find_checkpoint(
@@ -65,6 +66,15 @@ def find_checkpoint(
         hint = f"; did you mean {near}?" if near else " such as LiquidAI/LFM2.5-VL-450M"
         raise InputError(f"{model[:200]} is neither a folder nor a repo id{hint}")
     return _on_the_hub(model, revision, with_weights or update, update)
+
+
+def find_drafter(drafter: str, revision: str | None = None, *, update: bool = False) -> Path:
+    """Return a folder with a drafter's files; see `find_checkpoint`, which finds it alike.
+
+    `demo` is the built-in model's drafter.
+    """
+    folder = find_checkpoint(drafter, revision, update=update)
+    return DEMO_DRAFTER if folder == DEMO_FOLDER else folder
 
 
 def find_adapter(name: str) -> Path:

@@ -27,19 +27,20 @@ def attend(
         v: (B, K, S, D) values.
         scale: factor on the scores.
         causal: the queries are the last L of the S positions, and none sees later positions.
-        visible: (B, 1, 1, S) bool, the positions that a query sees, for L = 1 only; None for all.
+        visible: bool, broadcastable to (B, H, L, S), the positions that a query sees; None for all.
+            With it, causal is for L = 1 only.
 
     Returns:
         (B, H, L, D) in the dtype of `q`.
     """
     length = q.shape[2]
-    assert visible is None or length == 1
+    assert visible is None or length == 1 or not causal
     if isinstance(k, Packed) and isinstance(v, Packed) and length == 1:
         return _attend_to_codes(q, k, v, scale, visible)
     k, v = (
         part.dequantized().astype(q.dtype) if isinstance(part, Packed) else part for part in (k, v)
     )
-    if GPU or length == 1 or q.dtype != mx.float32:
+    if GPU or length == 1 or visible is not None or q.dtype != mx.float32:
         mask = "causal" if causal and length > 1 else visible
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
     return _attend_in_blocks(q * scale, k, v, causal)

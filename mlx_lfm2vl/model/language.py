@@ -44,7 +44,8 @@ def _gated_sum(c: mx.array, rows: Sequence[mx.array], weights: Sequence[mx.array
 
 
 @fused
-def _swiglu(gate: mx.array, x: mx.array) -> mx.array:
+def swiglu(gate: mx.array, x: mx.array) -> mx.array:
+    """Return silu(gate) * x, in the dtype of `gate`."""
     # silu(gate) * x in float32: gate * x may exceed float16's range before the division. The limit
     # of 80 keeps exp finite, because the gradient of an infinite exp is NaN.
     wide = gate.astype(mx.float32)
@@ -179,7 +180,7 @@ class FeedForward(nn.Module):
         self.w2 = nn.Linear(config.feed_forward_size, config.hidden_size, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.w2(_swiglu(self.w1(x), self.w3(x)))
+        return self.w2(swiglu(self.w1(x), self.w3(x)))
 
 
 class DecoderLayer(nn.Module):
@@ -256,9 +257,25 @@ class LanguageModel(nn.Module):
         Returns:
             (B, L, C) hidden states after the final norm; `Lfm2VL.head` turns them into logits.
         """
+        return self.tapped(inputs_embeds, cache, ())[0]
+
+    def tapped(
+        self, inputs_embeds: mx.array, cache: Cache | None, taps: Sequence[int]
+    ) -> tuple[mx.array, list[mx.array]]:
+        """Do the same, and return the outputs of some layers too.
+
+        Args:
+            inputs_embeds: as for a call.
+            cache: as for a call.
+            taps: numbers of layers.
+
+        Returns:
+            The hidden states, and for each tap the (B, L, C) output of its layer, before any norm.
+        """
         place = cache.place(inputs_embeds.shape[1]) if cache is not None else Place()
-        x = inputs_embeds
+        x, outputs = inputs_embeds, list[mx.array]()
         for i, layer in enumerate(self.layers):
             run = recomputed(layer) if self._recompute else layer
             x = run(x, cache.layers[i] if cache is not None else None, place)
-        return self.embedding_norm(x)
+            outputs.append(x)
+        return self.embedding_norm(x), [outputs[i] for i in taps]

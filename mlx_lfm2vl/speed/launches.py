@@ -92,7 +92,7 @@ def compiling() -> Iterator[None]:
         patch.object(device_ops, "GPU", True),
         fused(lfm2vl, "_standardize"),
         fused(language, "_gated_sum"),
-        fused(language, "_swiglu"),
+        fused(language, "swiglu"),
         fused(attention_module, "_widened"),
         patch.object(decode_step_module, "traced", mx.compile),
         patch.object(sampling, "traced", mx.compile),

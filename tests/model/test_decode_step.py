@@ -18,7 +18,7 @@ from mlx_lfm2vl.model import decode_step as decode_step_module
 from mlx_lfm2vl.model import device_ops, language
 from mlx_lfm2vl.model.cache import Cache, Rows
 from mlx_lfm2vl.model.decode_step import DecodeStep, decode_step, prefill
-from mlx_lfm2vl.model.language import LanguageModel, _swiglu
+from mlx_lfm2vl.model.language import LanguageModel, swiglu
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 from mlx_lfm2vl.model.vision import VisionTower, gelu_exp, gelu_sigmoid
 from mlx_lfm2vl.options import Sampling
@@ -57,7 +57,7 @@ def compiling(monkeypatch):
     monkeypatch.setattr(device_ops, "GPU", True)
     for module in (decode_step_module, sampling):
         monkeypatch.setattr(module, "traced", mx.compile)
-    for name in ("_gated_sum", "_swiglu"):
+    for name in ("_gated_sum", "swiglu"):
         compiled = mx.compile(getattr(language, name), shapeless=True)
         monkeypatch.setattr(language, name, compiled)
 
@@ -173,7 +173,7 @@ def test_activations_are_computed_in_float32(dtype):
     up = mx.array([300.0, 60, 1, 5, -2, 250]).astype(dtype)
     wide = gate.astype(mx.float32)
     expected = (wide * mx.sigmoid(wide) * up.astype(mx.float32)).astype(dtype)
-    assert mx.allclose(_swiglu(gate, up), expected, rtol=1e-2).item()
+    assert mx.allclose(swiglu(gate, up), expected, rtol=1e-2).item()
     x = mx.linspace(-400, 400, 801).astype(dtype)
     exact = gelu_exp(x.astype(mx.float32)).astype(dtype)
     assert mx.allclose(gelu_sigmoid(x), exact, rtol=1e-2, atol=1e-6).item()

@@ -19,7 +19,7 @@ from mlx_lfm2vl.model.attention import attend
 from mlx_lfm2vl.model.cache import ConvCache
 from mlx_lfm2vl.model.device_ops import _exp_by_parts
 from mlx_lfm2vl.model.key_values import BLOCK, KeyValueCache
-from mlx_lfm2vl.model.language import LanguageModel, _swiglu
+from mlx_lfm2vl.model.language import LanguageModel, swiglu
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 from mlx_lfm2vl.model.projector import pixel_unshuffle
 from mlx_lfm2vl.model.vision import _resize_matrix, gelu_exp, gelu_sigmoid
@@ -266,7 +266,7 @@ def test_both_forms_of_gelu_are_the_tanh_approximation(gelu):
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
 @pytest.mark.parametrize(
-    "function", [gelu_sigmoid, gelu_exp, lambda gate: _swiglu(gate, mx.array(1.0, gate.dtype))]
+    "function", [gelu_sigmoid, gelu_exp, lambda gate: swiglu(gate, mx.array(1.0, gate.dtype))]
 )
 def test_gradients_of_activations_are_finite_however_large_these_are(function, dtype):
     x = mx.array([-1e4, -100.0, -50.0, -10.0, 10.0, 50.0, 100.0, 1e4]).astype(dtype)

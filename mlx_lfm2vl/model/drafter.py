@@ -1,0 +1,310 @@
+"""DSpark drafter: a small network that proposes the next tokens of a target from its layer outputs.
+
+Follows DSpark (DeepSpec) in the layout of LiquidAI's -DSpark repos. Names of parameters are theirs.
+
+- It reads *taps*, the outputs of some layers of the target at all committed positions. Its keys and
+  values of these are its context, and are kept.
+- A *block* holds the anchor, which is the last token and not yet in the target's cache, and masks.
+  One pass over the block, in which all rows see each other, gives logits for every proposal.
+- The Markov head turns these rows into a chain: it adds what is likely after the token before.
+- The confidence head says how likely a proposal is accepted if those before it are.
+- It has no embedding and no output head of its own; it uses the target's.
+"""
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..checkpoint.drafter_config import DrafterConfig
+from .attention import attend
+from .key_values import KeysValues, KeyValueCache
+from .language import swiglu
+
+# The pair bias of all tokens reads the whole Markov table once per proposal. Of larger vocabularies
+# it is therefore computed for the best logit of each of this many groups only. The best token of
+# all is always among them, and a draft may be any.
+GROUPS = 64
+SMALL_VOCABULARY = 4096
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """A draft.
+
+    Attributes:
+        tokens: (G,) uint32, proposals in order.
+        confidence: (G,) float32, how likely each is accepted if those before it are; None if the
+            drafter has no confidence head.
+    """
+
+    tokens: mx.array
+    confidence: mx.array | None
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What the sampler adds to logits at the positions of a draft.
+
+    Attributes:
+        gumbel: (G, vocab_size) float32.
+        temperature: scalar above 0.
+    """
+
+    gumbel: mx.array
+    temperature: mx.array
+
+
+class DraftCache:
+    """Keys and values of the committed positions, for every layer of the drafter.
+
+    Attributes:
+        layers: one part per layer.
+        length: number of positions.
+    """
+
+    def __init__(self, layers: int) -> None:
+        self.layers = [KeyValueCache() for _ in range(layers)]
+        self.length = 0
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """All arrays, to evaluate them or count their bytes."""
+        return [array for layer in self.layers for array in layer.arrays]
+
+    def fork(self) -> "DraftCache":
+        """Return a second cache that continues from here; they share memory until one writes."""
+        other = DraftCache(0)
+        other.layers, other.length = [layer.fork() for layer in self.layers], self.length
+        return other
+
+
+class DraftAttention(nn.Module):
+    """Grouped-query attention of a block to the context and to itself."""
+
+    def __init__(self, config: DrafterConfig) -> None:
+        super().__init__()
+        size, dim = config.hidden_size, config.head_dim
+        self.num_heads, self.num_key_value_heads = (
+            config.num_attention_heads,
+            config.num_key_value_heads,
+        )
+        self.rope_theta, self.half_split = config.rope_theta, config.half_split_rope
+        self.scale = dim**-0.5
+        self.q_proj = nn.Linear(size, self.num_heads * dim, bias=False)
+        self.k_proj = nn.Linear(size, self.num_key_value_heads * dim, bias=False)
+        self.v_proj = nn.Linear(size, self.num_key_value_heads * dim, bias=False)
+        self.o_proj = nn.Linear(self.num_heads * dim, size, bias=False)
+        self.q_norm = nn.RMSNorm(dim, eps=config.rms_norm_eps)
+        self.k_norm = nn.RMSNorm(dim, eps=config.rms_norm_eps)
+
+    def keys_values(self, x: mx.array, offset: int | mx.array) -> tuple[mx.array, mx.array]:
+        """Return the keys, rotated, and values of (B, L, C): (B, K, L, D) each."""
+        shape = (*x.shape[:2], self.num_key_value_heads, -1)
+        k = self.k_norm(self.k_proj(x).reshape(shape)).transpose(0, 2, 1, 3)
+        v = self.v_proj(x).reshape(shape).transpose(0, 2, 1, 3)
+        return self.rotate(k, offset), v
+
+    def __call__(
+        self, x: mx.array, seen: KeysValues, offset: int | mx.array, visible: mx.array | None
+    ) -> mx.array:
+        """Let the rows of a block attend to keys and values, their own included.
+
+        Args:
+            x: (B, G, C) normalized rows of the block.
+            seen: keys and values, (B, K, S, D) each.
+            offset: position of the block's first row.
+            visible: bool, broadcastable to (B, H, G, S); None shows everything.
+        """
+        q = self.q_norm(self.q_proj(x).reshape(*x.shape[:2], self.num_heads, -1))
+        q = self.rotate(q.transpose(0, 2, 1, 3), offset)
+        x = attend(q, *seen, self.scale, causal=False, visible=visible)
+        return self.o_proj(x.transpose(0, 2, 1, 3).flatten(2))
+
+    def rotate(self, x: mx.array, offset: int | mx.array) -> mx.array:
+        """Apply RoPE to (B, H, L, D)."""
+        return mx.fast.rope(
+            x,
+            x.shape[-1],
+            traditional=not self.half_split,
+            base=self.rope_theta,
+            scale=1.0,
+            offset=offset,
+        )
+
+
+class DraftMLP(nn.Module):
+    """SwiGLU feed-forward."""
+
+    def __init__(self, config: DrafterConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
+
+
+class DraftLayer(nn.Module):
+    """Pre-norm layer: attention, then a feed-forward."""
+
+    def __init__(self, config: DrafterConfig) -> None:
+        super().__init__()
+        self.self_attn = DraftAttention(config)
+        self.mlp = DraftMLP(config)
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def finish(self, x: mx.array, attended: mx.array) -> mx.array:
+        """Add the residuals: the attention's output, then the feed-forward's."""
+        x = x + attended
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class MarkovHead(nn.Module):
+    """A low-rank table of how likely each token follows each other."""
+
+    def __init__(self, config: DrafterConfig) -> None:
+        super().__init__()
+        self.markov_w1 = nn.Embedding(config.vocab_size, config.markov_rank)
+        self.markov_w2 = nn.Linear(config.markov_rank, config.vocab_size, bias=False)
+
+
+class ConfidenceHead(nn.Module):
+    """One number per row, from its state and the token before."""
+
+    def __init__(self, config: DrafterConfig) -> None:
+        super().__init__()
+        self.proj = nn.Linear(config.hidden_size + config.markov_rank, 1)
+
+
+class DraftModel(nn.Module):
+    """A DSpark drafter.
+
+    Attributes:
+        config: of the drafter.
+    """
+
+    def __init__(self, config: DrafterConfig) -> None:
+        super().__init__()
+        self.config = config
+        size = config.hidden_size
+        self.fc = nn.Linear(len(config.target_layer_ids) * size, size, bias=False)
+        self.hidden_norm = nn.RMSNorm(size, eps=config.rms_norm_eps)
+        self.layers = [DraftLayer(config) for _ in range(config.num_hidden_layers)]
+        self.norm = nn.RMSNorm(size, eps=config.rms_norm_eps)
+        self.markov_head = MarkovHead(config)
+        if config.has_confidence:
+            self.confidence_head = ConfidenceHead(config)
+
+    def make_cache(self) -> DraftCache:
+        """Return an empty context."""
+        return DraftCache(self.config.num_hidden_layers)
+
+    def features(self, taps: mx.array) -> mx.array:
+        """Join the target's layer outputs: (B, S, taps * C) -> (B, S, C)."""
+        return self.hidden_norm(self.fc(taps))
+
+    def append(self, taps: mx.array, cache: DraftCache) -> None:
+        """Add committed positions to the context.
+
+        Args:
+            taps: (1, S, taps * C) outputs of the target's layers there.
+            cache: updated in place.
+        """
+        features = self.features(taps)
+        for layer, memory in zip(self.layers, cache.layers, strict=True):
+            memory.update(*layer.self_attn.keys_values(features, cache.length), cache.length)
+        cache.length += taps.shape[1]
+
+    def states(
+        self,
+        block: mx.array,
+        cache: DraftCache,
+        taps: mx.array | None = None,
+        valid: mx.array | int = 0,
+    ) -> mx.array:
+        """Run a block, after adding positions of which only the first few are committed.
+
+        The context's length stays. The caller, who learns later how many positions are committed,
+        adds that many to it. What follows is overwritten by the next positions.
+
+        Args:
+            block: (1, G, C) embeddings of the anchor and masks.
+            cache: updated in place, but for its length.
+            taps: (1, S, taps * C) outputs of the target's layers at new positions; None for none.
+            valid: int32 scalar, how many of these are committed.
+
+        Returns:
+            (1, G, C) states after the final norm.
+        """
+        start, offset = cache.length, cache.length + valid
+        features, visible = None, None
+        if taps is not None:
+            features, end = self.features(taps), start + taps.shape[1]
+            columns = mx.arange(end + block.shape[1])
+            visible = (columns < offset) | (columns >= end)
+        x = block
+        for layer, memory in zip(self.layers, cache.layers, strict=True):
+            attention, normed = layer.self_attn, layer.input_layernorm(x)
+            k, v = attention.keys_values(normed, offset)
+            if features is not None:
+                before = attention.keys_values(features, start)
+                k, v = (
+                    mx.concatenate([before[0], k], axis=2),
+                    mx.concatenate([before[1], v], axis=2),
+                )
+            x = layer.finish(x, attention(normed, memory.update(k, v, start), offset, visible))
+        return self.norm(x)
+
+    def propose(
+        self, states: mx.array, logits: mx.array, anchor: mx.array, noise: Noise | None = None
+    ) -> Proposals:
+        """Turn the rows of a block into a chain of tokens.
+
+        Args:
+            states: (G, C), from `states`.
+            logits: (G, vocab_size), the target's output head applied to them.
+            anchor: uint32 scalar.
+            noise: of the sampler, so that the draft is drawn as the target's tokens are; None
+                drafts greedily.
+
+        Returns:
+            The draft.
+        """
+        scores = logits.astype(mx.float32)
+        if noise is not None:
+            scores = scores / noise.temperature + noise.gumbel
+        after = self.markov_head.markov_w2.weight
+        ids = None
+        if groups := _groups(scores.shape[1]):
+            grouped = scores.reshape(scores.shape[0], -1, groups)  # token g + i * groups is in g
+            members = mx.argmax(grouped, axis=1)  # (G, groups)
+            scores = mx.take_along_axis(grouped, members[:, None], axis=1)[:, 0]
+            ids = members * groups + mx.arange(groups, dtype=mx.uint32)
+            after = after[ids]  # (G, groups, rank)
+        previous, tokens, codes = anchor, list[mx.array](), list[mx.array]()
+        for row in range(scores.shape[0]):
+            codes.append(self.markov_head.markov_w1(previous))
+            bias = ((after if ids is None else after[row]) @ codes[-1]).astype(mx.float32)
+            if noise is not None:
+                bias = bias / noise.temperature
+            best = mx.argmax(scores[row] + bias)
+            previous = best if ids is None else ids[row, best]
+            tokens.append(previous)
+        sure = self._confidence(states, mx.stack(codes)) if self.config.has_confidence else None
+        return Proposals(mx.stack(tokens), sure)
+
+    def _confidence(self, states: mx.array, codes: mx.array) -> mx.array:
+        head = self.confidence_head.proj
+        joined = mx.concatenate([states.astype(mx.float32), codes.astype(mx.float32)], axis=-1)
+        weight, bias = head.weight.astype(mx.float32), head.bias.astype(mx.float32)
+        return mx.sigmoid(joined @ weight[0] + bias)
+
+
+def _groups(vocabulary: int) -> int:
+    """Return the number of groups of a large vocabulary; 0 for a small or an odd one."""
+    if vocabulary <= SMALL_VOCABULARY or vocabulary % GROUPS:
+        return 0
+    return GROUPS

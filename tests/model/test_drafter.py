@@ -1,0 +1,109 @@
+"""A drafter against mlx-vlm 0.7.10, which made the golden files: features to proposals."""
+
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from drafters import CONFIG, DRAFTERS, TARGETS, expected, make_target
+from networks import lively
+
+from mlx_lfm2vl.drafter_loading import load_drafter
+from mlx_lfm2vl.loading import load
+from mlx_lfm2vl.model.drafter import DraftModel, Noise
+
+STEPS = range(3)
+
+
+@pytest.fixture(scope="module", params=TARGETS)
+def pair(request, tmp_path_factory):
+    """A target, its golden drafter, and what mlx-vlm makes of them."""
+    folder = make_target(tmp_path_factory.mktemp("target"), request.param)
+    model, _ = load(folder, dtype="float32")
+    # What is stored in bfloat16 is exact in float32, as in the golden run.
+    drafter = load_drafter(DRAFTERS / request.param, model)
+    return model, drafter, expected(request.param)
+
+
+def block_of(model, drafter: DraftModel, anchor: int) -> mx.array:
+    ids = [anchor, *[drafter.config.mask_token_id] * (drafter.config.block_size - 1)]
+    return model.language_model.embed_tokens(mx.array([ids]))
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_proposals_are_those_of_mlx_vlm(pair, step):
+    model, drafter, golden = pair
+    key = f"step.{step}."
+    taps, anchor = mx.array(golden[key + "hidden"]), int(golden[key + "anchor"].item())
+    near = {"atol": 1e-4, "rtol": 1e-4}
+    np.testing.assert_allclose(drafter.features(taps), golden[key + "features"], **near)
+    cache = drafter.make_cache()
+    drafter.append(taps, cache)
+    states = drafter.states(block_of(model, drafter, anchor), cache)
+    np.testing.assert_allclose(states, golden[key + "states"], **near)
+    logits = model.head(states[0])
+    np.testing.assert_allclose(logits[None], golden[key + "base_logits"], **near)
+    found = drafter.propose(states[0], logits, mx.array(anchor))
+    assert found.tokens.tolist() == golden[key + "draft"][0].tolist()
+    np.testing.assert_allclose(found.confidence[None], golden[key + "confidence"], **near)
+    for i, layer in enumerate(cache.layers):
+        keys, values = (array[:, :, : cache.length] for array in layer.arrays)
+        np.testing.assert_allclose(keys, golden[f"{key}keys.{i}"], **near)
+        np.testing.assert_allclose(values, golden[f"{key}values.{i}"], **near)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_rows_that_were_not_accepted_do_not_touch_the_next_draft(pair, step):
+    model, drafter, golden = pair
+    key = f"step.{step}."
+    cache = drafter.make_cache()
+    drafter.append(mx.array(golden[key + "hidden"]), cache)
+    accepted = mx.array(golden[key + "next_hidden"])
+    refused = 7 * mx.ones((1, 4, accepted.shape[2]))
+    anchor = golden[key + "next_anchor"].item()
+    states = drafter.states(
+        block_of(model, drafter, anchor),
+        cache,
+        mx.concatenate([accepted, refused], axis=1),
+        mx.array(accepted.shape[1]),
+    )
+    found = drafter.propose(states[0], model.head(states[0]), mx.array(anchor))
+    assert found.tokens.tolist() == golden[key + "next_draft"][0].tolist()
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_taps_of_the_target_are_what_its_layers_hand_on(pair, step):
+    model, drafter, golden = pair
+    prompt = mx.array(golden[f"step.{step}.prompt"])
+    embeds = model.language_model.embed_tokens(prompt)
+    hidden, taps = model.language_model.tapped(embeds, None, drafter.config.target_layer_ids)
+    assert mx.array_equal(hidden, model.language_model(embeds))
+    want = golden[f"step.{step}.hidden"]
+    np.testing.assert_allclose(mx.concatenate(taps, axis=-1), want, atol=1e-4, rtol=1e-4)
+    anchor = mx.argmax(model.head(hidden[0, -1])).item()
+    assert anchor == golden[f"step.{step}.anchor"].item()
+
+
+def test_a_large_vocabulary_gets_the_same_first_proposal_from_the_best_of_each_group(monkeypatch):
+    config = replace(CONFIG, vocab_size=640)
+    drafter = lively(DraftModel(config))
+    states, logits = mx.random.normal((4, 32)), 6 * mx.random.normal((4, 640))
+    exact = drafter.propose(states, logits, mx.array(3)).tokens
+    monkeypatch.setattr("mlx_lfm2vl.model.drafter.SMALL_VOCABULARY", 100)
+    found = drafter.propose(states, logits, mx.array(3)).tokens
+    scores = logits + drafter.markov_head.markov_w2(
+        drafter.markov_head.markov_w1(mx.array([3, *found[:-1].tolist()]))
+    )
+    assert found[0] == exact[0]
+    assert mx.all(mx.take_along_axis(scores, found[:, None], axis=1)[:, 0] > scores.max(axis=1) - 4)
+
+
+def test_a_draft_is_drawn_with_the_noise_of_the_sampler():
+    drafter = lively(DraftModel(CONFIG))
+    states, logits = mx.random.normal((4, 32)), mx.zeros((4, 100))
+    gumbel = mx.random.gumbel((4, 100))
+    drafter.markov_head.markov_w2.weight = mx.zeros((100, 16))
+    noise = Noise(gumbel, mx.array(0.5))
+    assert mx.array_equal(
+        drafter.propose(states, logits, mx.array(3), noise).tokens, mx.argmax(gumbel, axis=1)
+    )

@@ -101,6 +101,7 @@ class AnswerOptions:
 
     # Speed
     lookup: int = 0  # tokens drafted from earlier text and verified in one step; 0 is off
+    draft_tokens: int | None = None  # most per round of a draft model; None chooses; 0 is off
     kv_bits: int = 0  # 8 or 4 quantizes keys and values, for long contexts; 0 is off
 
     # Hooks
@@ -129,8 +130,10 @@ class AnswerOptions:
         _expect_number("lookup", self.lookup, int)
         if not 0 <= self.lookup <= MAX_LOOKUP:
             raise InputError(f"lookup is {self.lookup}, expected 0 to {MAX_LOOKUP}")
-        if self.lookup and self.logits_processors:
-            raise InputError("lookup cannot be combined with logits_processors; drop one of them")
+        if self.draft_tokens is not None:
+            _expect_number("draft_tokens", self.draft_tokens, int)
+            if not 0 <= self.draft_tokens <= MAX_LOOKUP:
+                raise InputError(f"draft_tokens is {self.draft_tokens}, expected 0 to {MAX_LOOKUP}")
         _expect_number("kv_bits", self.kv_bits, int)
         if self.kv_bits not in KV_BITS:
             raise InputError(f"kv_bits is {self.kv_bits}, expected 8, 4 or 0 (off)")
@@ -157,14 +160,8 @@ class AnswerOptions:
 
         Args:
             recommended: used where these options set nothing.
-
-        Raises:
-            InputError: lookup is on and the sampling is not greedy.
         """
-        sampling = self._over(self.sampling or recommended)
-        if self.lookup and not sampling.is_greedy:
-            raise InputError("lookup needs greedy sampling: temperature 0 and repetition_penalty 1")
-        return sampling
+        return self._over(self.sampling or recommended)
 
     def drawn_seed(self) -> int:
         """Return the seed, or a random one if it is None."""
@@ -195,6 +192,7 @@ class AnswerChanges(TypedDict, total=False):
     special_tokens: Sequence[str]
     answer_start: str
     lookup: int
+    draft_tokens: int | None
     kv_bits: int
     logits_processors: Sequence[LogitsProcessor]
     logprobs: bool

@@ -39,7 +39,7 @@ def test_a_wrong_name_is_refused_with_the_nearest_right_one():
         ({"lookup": -1}, "lookup is -1, expected 0 to 31"),
         ({"kv_bits": 6}, "kv_bits is 6, expected 8, 4 or 0"),
         ({"kv_bits": True}, "kv_bits is True, expected int"),
-        ({"lookup": 1, "logits_processors": [print]}, "cannot be combined"),
+        ({"draft_tokens": 32}, "draft_tokens is 32, expected 0 to 31"),
         ({"temperature": -1}, "temperature -1 is out of range"),
         ({"temperature": 100.5}, "temperature 100.5 is out of range"),
         ({"temperature": float("nan")}, "temperature nan is out of range"),
@@ -80,15 +80,6 @@ def test_a_seed_that_is_given_counts(seed):
 
 def test_seeds_that_are_not_given_differ():
     assert len({AnswerOptions().drawn_seed() for _ in range(8)}) > 1
-
-
-def test_lookup_needs_greedy_sampling_whoever_says_so():
-    options = AnswerOptions(lookup=4)
-    options.sampling_over(Sampling())
-    with pytest.raises(InputError, match="needs greedy sampling"):
-        options.sampling_over(Sampling(temperature=0.1))
-    with pytest.raises(InputError, match="needs greedy sampling"):
-        AnswerOptions(lookup=4, repetition_penalty=1.05).sampling_over(Sampling())
 
 
 def test_a_single_stop_string_is_a_list_of_one():

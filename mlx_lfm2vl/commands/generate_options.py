@@ -134,8 +134,8 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="copy up to N tokens from where the text repeats and verify them in one step; needs "
-        "--temperature 0 --repetition-penalty 1; default: 0 (off)",
+        help="copy up to N tokens from where the text repeats and verify them in one step; "
+        "default: 0 (off)",
     )
     add(
         "--kv-bits",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..checkpoint.aliases import DEMO
 from ..errors import InputError
-from ..options import SAMPLING_KEYS, AnswerOptions, Sampling
+from ..options import SAMPLING_KEYS, AnswerOptions
 from .answer_output import describe_device, describe_sampling, say
 from .common import stage
 from .image_options import chosen_image_options
@@ -37,7 +37,7 @@ def image_limits(options: argparse.Namespace) -> ImageLimits:
 
 def answer_options(options: argparse.Namespace) -> AnswerOptions:
     """The options of an answer, checked before anything is loaded."""
-    answer = AnswerOptions(
+    return AnswerOptions(
         max_tokens=options.max_tokens,
         stop=[unescaped(text) for text in options.stop],
         **{name: getattr(options, name) for name in SAMPLING_KEYS},
@@ -47,15 +47,6 @@ def answer_options(options: argparse.Namespace) -> AnswerOptions:
         lookup=options.lookup,
         kv_bits=options.kv_bits,
     )
-    if options.lookup:
-        from ..checkpoint.config import read_model_config
-        from ..checkpoint.find import find_checkpoint
-
-        answer.sampling_over(Sampling())  # finds what no checkpoint allows, without a download
-
-        folder = find_checkpoint(options.model, options.revision, with_weights=False)
-        answer.sampling_over(read_model_config(folder).sampling)
-    return answer
 
 
 def check_memory_options(options: argparse.Namespace) -> None:

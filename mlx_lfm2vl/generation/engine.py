@@ -7,8 +7,10 @@
 - It knows nothing of checkpoint files or the command line.
 """
 
+from __future__ import annotations
+
 from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Sequence
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from ..arrays import named_arrays
 from ..device import Limits, choose_limits, set_limits
@@ -27,6 +29,10 @@ from .prefix_store import PrefixStore
 from .seen import Seen, read_images
 from .stream import stream_answer
 
+if TYPE_CHECKING:  # imported where there is a drafter
+    from ..model.drafter import DraftModel
+    from .drafting import Drafting
+
 Image = ImageSource | Sequence[ImageSource]
 Options = AnswerOptions | ImageOptions | None
 
@@ -42,12 +48,30 @@ class Engine:
         processor: from `load`.
         store: keeps what answers have read, for prompts that begin in the same way; None keeps
             nothing.
+        drafting: the draft model that was given, and what its rounds have taught.
     """
 
     def __init__(
-        self, model: Lfm2VL, processor: Processor, *, store: PrefixStore | None = None
+        self,
+        model: Lfm2VL,
+        processor: Processor,
+        *,
+        store: PrefixStore | None = None,
+        drafter: DraftModel | None = None,
     ) -> None:
+        """
+        Args:
+            model: from `load`.
+            processor: from `load`.
+            store: keeps what answers have read; None keeps nothing.
+            drafter: from `load_drafter`, for this model: the same answers in fewer steps.
+        """
         self.model, self.processor, self.store = model, processor, store
+        self.drafting: Drafting | None = None
+        if drafter is not None:
+            from .drafting import Drafting
+
+            self.drafting = Drafting(drafter)
 
     def __repr__(self) -> str:
         return f"Engine({self.processor!r})"
@@ -247,7 +271,9 @@ class Engine:
         keys: list[bytes] | None = None,
     ) -> Steps[Piece]:
         asked = _with_image(messages, image)
-        return stream_answer(self.model, self.processor, asked, options, self.store, keys)
+        return stream_answer(
+            self.model, self.processor, asked, options, self.store, keys, self.drafting
+        )
 
 
 def generate(

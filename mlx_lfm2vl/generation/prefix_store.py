@@ -22,6 +22,7 @@ import mlx.core as mx
 
 from ..arrays import named_arrays
 from ..model.cache import Cache, Window
+from ..model.drafter import DraftCache
 from ..model.lfm2vl import Lfm2VL
 from ..model.rewind import reach, rewind
 from .prefix import Prefix
@@ -42,17 +43,20 @@ class Branch:
         prefix: tokens and images; no more of them than the cache has positions.
         cache: of a single sequence.
         snapshots: the windows at some positions.
+        context: what a drafter has read of it, maybe fewer positions; None if there is none.
     """
 
     prefix: Prefix
     cache: Cache
     snapshots: dict[int, list[Window]] = field(default_factory=dict[int, list[Window]])
+    context: DraftCache | None = None
 
     @property
     def nbytes(self) -> int:
         """Memory of keys, values, windows and snapshots, in bytes."""
         snapshots = (row for windows in self.snapshots.values() for w in windows for row in w)
-        return self.cache.nbytes + sum(row.nbytes for row in snapshots)
+        context = self.context.arrays if self.context else ()
+        return self.cache.nbytes + sum(row.nbytes for row in (*snapshots, *context))
 
 
 class PrefixStore:
@@ -181,7 +185,9 @@ class PrefixStore:
         else:
             rewind(model.language_model, cache, length, again)
         kept = {end: windows for end, windows in best.snapshots.items() if end <= length}
-        return Branch(prefix.until(length), cache, kept)
+        # A drafter has read all that its answers have, or must begin here.
+        context = best.context if best.context and best.context.end >= length else None
+        return Branch(prefix.until(length), cache, kept, context and context.until(length))
 
     def _embeds(self, model: Lfm2VL, prefix: Prefix, to: int, steps: int) -> mx.array | None:
         """Return what was read before a position; None if features of an image there are gone."""

@@ -90,7 +90,8 @@ class Ready:
         if len(ids) >= cache.offset:
             self.branch.snapshots[cache.offset] = cache.windows
         whole = Prefix(ids, self.prefix.spans, self.prefix.keys)
-        return Branch(whole.until(cache.offset), cache, self.branch.snapshots)
+        read = whole.until(cache.offset)
+        return Branch(read, cache, self.branch.snapshots, self.branch.context)
 
     def reached(self) -> None:
         """Take a snapshot of the cache at the end of a segment."""

@@ -14,7 +14,7 @@
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -91,7 +91,7 @@ class Sampler:
         # (L,) ids of each row's prompt and answer, kept only for the processors.
         self._said = [mx.array(list(ids), mx.uint32) for ids in prompts] if processors else []
         self._seen: mx.array | None = None  # (B, vocab_size) bool, made once that size is known
-        self._keys = [_random_keys(seed) for seed in seeds]
+        self._keys = [RandomKeys(seed) for seed in seeds]
         # Arrays, because Python numbers would be compiled into a separate kernel for each value.
         self._penalty = mx.array(sampling.repetition_penalty)
         self._numbers = (
@@ -141,15 +141,15 @@ class Sampler:
     def _draw(self, logits: mx.array) -> mx.array:
         sampling, penalizes = self.sampling, self.sampling.repetition_penalty != 1
         draws = sampling.temperature > 0
-        choose = _chooser(draws, penalizes, sampling.top_k, sampling.top_p < 1, sampling.min_p > 0)
+        choose = chooser(draws, penalizes, sampling.top_k, sampling.top_p < 1, sampling.min_p > 0)
         numbers: tuple[mx.array, ...] = ()
         if draws:
-            keys = [next(row) for row in self._keys]
+            keys = [row.take() for row in self._keys]
             numbers = (mx.stack(keys) if len(keys) > 1 else keys[0][None], *self._numbers)
         if not penalizes:
             return choose(logits, *numbers)
         if self._seen is None:
-            self._seen = _mask(self._prompts, logits.shape)
+            self._seen = mask_of(self._prompts, logits.shape)
         tokens, self._seen = choose(logits, self._seen, self._penalty, *numbers)
         return tokens
 
@@ -209,7 +209,7 @@ def draw(
 
 
 @lru_cache(maxsize=16)
-def _chooser(
+def chooser(
     draws: bool, penalizes: bool, top_k: int, has_top_p: bool, has_min_p: bool
 ) -> Callable[..., Any]:
     """Return the chain from logits to tokens as one traced function.
@@ -287,7 +287,7 @@ def logprobs_of(logits: mx.array, tokens: mx.array) -> mx.array:
     return chosen - mx.logsumexp(logits, axis=-1)
 
 
-def _mask(rows: Sequence[Sequence[int]], shape: Sequence[int]) -> mx.array:
+def mask_of(rows: Sequence[Sequence[int]], shape: Sequence[int]) -> mx.array:
     """Return (B, vocab_size) bool: which ids each row contains."""
     mask = np.zeros(shape, np.uint8)
     for row, ids in zip(mask, rows, strict=True):
@@ -295,9 +295,39 @@ def _mask(rows: Sequence[Sequence[int]], shape: Sequence[int]) -> mx.array:
     return mx.array(mask) > 0
 
 
-def _random_keys(seed: int) -> Iterator[mx.array]:
-    """Yield independent random states forever, made `KEYS` at a time to save kernel launches."""
-    key = mx.random.key(seed)
-    while True:
-        *keys, key = mx.random.split(key, KEYS)
-        yield from keys
+class RandomKeys:
+    """Independent random states, one for each token of an answer.
+
+    They are made `KEYS` at a time, to save kernel launches.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._source = mx.random.key(seed)
+        self._made, self._used = mx.zeros((0, 2), mx.uint32), 0
+
+    def take(self) -> mx.array:
+        """Return the next state, (2,) uint32, which is then used up."""
+        key = self.peek(1)[0]
+        self.skip(1)
+        return key
+
+    def peek(self, count: int, after: mx.array | int = 0) -> mx.array:
+        """Return (count, 2) states to come, of which none is used up.
+
+        Args:
+            count: number of states.
+            after: how many to leave out before them, at most `KEYS`; the host need not know it.
+        """
+        wanted = count + (after if isinstance(after, int) else KEYS)
+        while self._made.shape[0] < self._used + wanted:
+            more = mx.random.split(self._source, KEYS)
+            self._made = mx.concatenate([self._made[self._used :], more[:-1]])
+            self._source, self._used = more[-1], 0
+        begin = self._used + after
+        if isinstance(begin, int):
+            return self._made[begin : begin + count]
+        return self._made[begin + mx.arange(count)]
+
+    def skip(self, count: int) -> None:
+        """Use up states that were looked at."""
+        self._used += count

@@ -1,20 +1,27 @@
 """Answering one conversation piece by piece."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import mlx.core as mx
 
 from ..device_thread import Steps
 from ..model.lfm2vl import Lfm2VL
-from ..options import AnswerOptions
+from ..options import AnswerOptions, Sampling
 from ..prompt.messages import Message
 from ..prompt.processor import Processor
 from .answer import Answer, Clock, Piece, Timings, make_result
-from .lookup import Lookup
-from .loop import Drafts, generate_step
+from .loop import Drafts, Token, generate_step
 from .prefix_store import PrefixStore
-from .prepare import embed_prompt, read_prompt
+from .prepare import Ready, embed_prompt, read_prompt
 from .sampling import Sampler
+
+if TYPE_CHECKING:  # imported where there is a drafter
+    from .drafting import Drafting
+
+Sampled = TypeVar("Sampled", bound=Sampler)
 
 
 def stream_answer(
@@ -24,6 +31,7 @@ def stream_answer(
     options: AnswerOptions,
     store: PrefixStore | None = None,
     keys: list[bytes] | None = None,
+    drafting: Drafting | None = None,
 ) -> Steps[Piece]:
     """Answer a conversation; see `Engine.stream`.
 
@@ -34,6 +42,7 @@ def stream_answer(
         options: of the answer.
         store: what was read before; what this answer reads is added.
         keys: of the first images, if they are known; completed in place if there is a store.
+        drafting: the engine's draft model.
     """
     clock = Clock()
     sampling, seed = options.sampling_over(model.config.sampling), options.drawn_seed()
@@ -46,24 +55,7 @@ def stream_answer(
         keys[:] = ready.prefix.keys
     cached = ready.cached
     drafts = Drafts()
-    tokens = generate_step(
-        model,
-        ready.taken(),
-        ready.branch.cache,
-        Sampler(
-            sampling,
-            [prompt.input_ids],
-            [seed],
-            processors=options.logits_processors,
-            logprobs=options.logprobs,
-        ),
-        options.max_tokens,
-        drafter=Lookup(prompt.input_ids, options.lookup) if options.lookup else None,
-        drafts=drafts,
-        on_prefill=options.on_prefill,
-        ends=ready.ends,
-        reached=ready.reached,
-    )
+    tokens = _tokens(model, ready, sampling, seed, options, drafts, drafting)
     first, decoding, pending, text = 0.0, 0.0, 0, ""
     said: list[int] = []
     try:
@@ -87,3 +79,49 @@ def stream_answer(
     timings = Timings(reading + ready.decoding, first - ready.decoding, decoding)
     result = make_result(answer, prompt, sampling, seed, timings, drafts, cached)
     yield answer.piece(text, pending, result)
+
+
+def _tokens(
+    model: Lfm2VL,
+    ready: Ready,
+    sampling: Sampling,
+    seed: int,
+    options: AnswerOptions,
+    drafts: Drafts,
+    drafting: Drafting | None,
+) -> Iterator[Token]:
+    """Return the loop that decodes the answer."""
+
+    def make(kind: type[Sampled]) -> Sampled:
+        processors, logprobs = options.logits_processors, options.logprobs
+        return kind(sampling, [ready.prefix.ids], [seed], processors=processors, logprobs=logprobs)
+
+    cache, ends, reached = ready.branch.cache, ready.ends, ready.reached
+    if options.lookup or (drafting is not None and options.draft_tokens != 0):
+        from .drafted import drafted_step
+        from .drafting import make_drafter
+        from .verifying import VerifyingSampler
+
+        sampler = make(VerifyingSampler)
+        return drafted_step(
+            model,
+            ready.taken(),
+            cache,
+            sampler,
+            options.max_tokens,
+            make_drafter(drafting, model, sampler, ready, options),
+            drafts,
+            on_prefill=options.on_prefill,
+            ends=ends,
+            reached=reached,
+        )
+    return generate_step(
+        model,
+        ready.taken(),
+        cache,
+        make(Sampler),
+        options.max_tokens,
+        on_prefill=options.on_prefill,
+        ends=ends,
+        reached=reached,
+    )

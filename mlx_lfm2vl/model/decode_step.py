@@ -15,7 +15,7 @@ import operator
 import weakref
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import cast
+from typing import Protocol, cast
 
 import mlx.core as mx
 
@@ -32,6 +32,19 @@ PREFILL_CHUNK = 4096 if GPU else 512
 Arrays = tuple[mx.array, ...]
 
 
+class TapReader(Protocol):
+    """Something that reads the outputs of some decoder layers, such as a drafter."""
+
+    @property
+    def taps(self) -> Sequence[int]:
+        """Numbers of the layers, ascending."""
+        ...
+
+    def read(self, outputs: Sequence[mx.array], /) -> None:
+        """Take the (B, L, C) output of each of these layers at the next L positions."""
+        ...
+
+
 def prefill(
     model: Lfm2VL,
     inputs_embeds: mx.array,
@@ -39,6 +52,7 @@ def prefill(
     report: Callable[[int, int], object] | None = None,
     ends: Sequence[int] = (),
     reached: Callable[[], object] | None = None,
+    reader: TapReader | None = None,
 ) -> mx.array:
     """Read prompts, and apply the output head to their last position only.
 
@@ -50,16 +64,20 @@ def prefill(
             waits for each pass.
         ends: positions at which passes end, ascending, the last one L; none reads without cuts.
         reached: called when the passes up to an end are queued.
+        reader: is given the layers' outputs of every pass.
 
     Returns:
         (B, vocab_size) logits of the token after each prompt.
     """
+    taps = reader.taps if reader else ()
     length = inputs_embeds.shape[1]
     chunk = max(1, PREFILL_CHUNK // inputs_embeds.shape[0])
     begin, hidden = 0, inputs_embeds
     for end in ends or [length]:
         for stop in [*range(begin + chunk, end, chunk), end]:
-            hidden = model.language_model(inputs_embeds[:, begin:stop], cache)
+            hidden, outputs = model.language_model.tapped(inputs_embeds[:, begin:stop], cache, taps)
+            if reader:
+                reader.read(outputs)
             begin = stop
             if stop < length:
                 mx.async_eval(*cache.arrays)
@@ -87,14 +105,19 @@ class DecodeStep:
     or the model could never be freed; see `decode_step`.
     """
 
-    def __init__(self, model: Lfm2VL) -> None:
+    def __init__(self, model: Lfm2VL, taps: Sequence[int] = ()) -> None:
+        """
+        Args:
+            model: the network.
+            taps: numbers of layers whose outputs `tapped` returns, ascending.
+        """
         layers = model.layers
         self._weights = _decoder_weights(model)
         attentions = [i for i, layer in enumerate(layers) if layer.is_attention]
         self._attentions = [layers[i].self_attn for i in attentions]
         # Each segment goes from one attention to the next.
         self._spans = list(pairwise([-1, *attentions, len(layers)]))
-        segments = [_Segment(model, *span) for span in self._spans]
+        segments = [_Segment(model, *span, taps) for span in self._spans]
         # Evaluated now, or every step would slice the taps from the weights again.
         mx.async_eval([segment.taps for segment in segments])
         self._segments = [traced(segment) for segment in segments]
@@ -115,8 +138,12 @@ class DecodeStep:
         Returns:
             (B, vocab_size) logits of the next tokens.
         """
+        return self.tapped(tokens, cache)[0]
+
+    def tapped(self, tokens: mx.array, cache: Cache) -> tuple[mx.array, list[mx.array]]:
+        """Do the same, and return the (B, C) output of each tapped layer too."""
         place = cache.place(1)
-        arrays = cast(Arrays, (tokens,))
+        arrays, outputs = cast(Arrays, (tokens,)), list[mx.array]()
         for number, (begin, end) in enumerate(self._spans):
             if number:
                 x, q, k, v = arrays
@@ -124,23 +151,26 @@ class DecodeStep:
                 seen = self._attentions[number - 1].attend(q, k, v, memory, place)
                 arrays = x, seen
             memories = cast(list[ConvCache], cache.layers[begin + 1 : end])
-            arrays, windows = self._segments[number](arrays, [m.window for m in memories])
+            arrays, windows, tapped = self._segments[number](arrays, [m.window for m in memories])
+            outputs += tapped
             for memory, window in zip(memories, windows, strict=True):
                 memory.step(window)
-        return arrays[0]
+        return arrays[0], outputs
 
 
-_kept: dict[int, DecodeStep] = {}  # by the id of a model that is alive
+_kept: dict[int, dict[tuple[int, ...], DecodeStep]] = {}  # by the id of a model alive, and taps
 
 
-def decode_step(model: Lfm2VL) -> DecodeStep:
+def decode_step(model: Lfm2VL, taps: Sequence[int] = ()) -> DecodeStep:
     """Return the model's decode step; make it at first, and again if weights were replaced."""
-    step = _kept.get(id(model))
-    if step is None:
+    if id(model) not in _kept:
         weakref.finalize(model, _kept.pop, id(model), None)
-    if step is None or not step.is_of(model):
-        _kept[id(model)] = step = DecodeStep(model)
-    return step
+    steps = _kept.setdefault(id(model), {})
+    if not all(step.is_of(model) for step in steps.values()):
+        steps.clear()  # or the weights that were replaced would stay in memory
+    if tuple(taps) not in steps:
+        steps[tuple(taps)] = DecodeStep(model, taps)
+    return steps[tuple(taps)]
 
 
 def _decoder_weights(model: Lfm2VL) -> list[mx.array]:
@@ -151,8 +181,8 @@ def _decoder_weights(model: Lfm2VL) -> list[mx.array]:
 class _Segment:
     """The operations from one attention, or the tokens, to the next attention, or the logits."""
 
-    def __init__(self, model: Lfm2VL, begin: int, end: int) -> None:
-        layers = model.layers
+    def __init__(self, model: Lfm2VL, begin: int, end: int, taps: Sequence[int]) -> None:
+        layers, self._tapped = model.layers, [number - begin for number in taps]
         self._language_model = model.language_model
         self._lm_head = model.lm_head if "lm_head" in model else None
         self._before = layers[begin] if begin >= 0 else None
@@ -160,7 +190,9 @@ class _Segment:
         self.taps = [layer.conv.taps for layer in self._convolutions]
         self._after = layers[end] if end < len(layers) else None
 
-    def __call__(self, arrays: Arrays, windows: list[Window]) -> tuple[Arrays, list[Window]]:
+    def __call__(
+        self, arrays: Arrays, windows: list[Window]
+    ) -> tuple[Arrays, list[Window], list[mx.array]]:
         """Process one position of every row.
 
         Args:
@@ -171,10 +203,13 @@ class _Segment:
         Returns:
             In the last segment (B, vocab_size) logits; in the others (B, C) hidden states and the
             (B, heads, 1, D) queries, keys and values of the attention after it. Then the windows
-            after this position.
+            after this position, and the (B, C) outputs of the segment's layers that are tapped.
         """
-        x, windows = self._convolve(self._enter(*arrays), windows)
-        return self._leave(x), windows
+        outputs, windows = self._convolve(self._enter(*arrays), windows)
+        # What enters the first segment is no layer's output.
+        first = 0 if self._before is not None else 1
+        tapped = [outputs[i] for i in self._tapped if first <= i < len(outputs)]
+        return self._leave(outputs[-1]), windows, tapped
 
     def _enter(self, x: mx.array, seen: mx.array | None = None) -> mx.array:
         """Return (B, C) hidden states: embedded tokens, or the layer output of an attention."""
@@ -182,14 +217,14 @@ class _Segment:
             return self._language_model.embed_tokens(x)
         return self._before.finish(x, self._before.self_attn.out_proj(seen.flatten(1)))
 
-    def _convolve(self, x: mx.array, windows: list[Window]) -> tuple[mx.array, list[Window]]:
-        """Return hidden states after the segment's convolution layers, and the new windows."""
-        taken: list[Window] = []
+    def _convolve(self, x: mx.array, windows: list[Window]) -> tuple[list[mx.array], list[Window]]:
+        """Return hidden states before and after each convolution layer, and the new windows."""
+        taken, outputs = list[Window](), [x]
         for layer, window, taps in zip(self._convolutions, windows, self.taps, strict=True):
             mixed, window = layer.conv.step(layer.operator_norm(x), window, taps)
-            x = layer.finish(x, mixed)
+            outputs.append(x := layer.finish(x, mixed))
             taken.append(window)
-        return x, taken
+        return outputs, taken
 
     def _leave(self, x: mx.array) -> Arrays:
         """Return the inputs of the attention after this segment, or logits."""

@@ -42,40 +42,42 @@ class Proposals:
     confidence: mx.array | None
 
 
-@dataclass(frozen=True)
-class Noise:
-    """What the sampler adds to logits at the positions of a draft.
-
-    Attributes:
-        gumbel: (G, vocab_size) float32.
-        temperature: scalar above 0.
-    """
-
-    gumbel: mx.array
-    temperature: mx.array
-
-
 class DraftCache:
-    """Keys and values of the committed positions, for every layer of the drafter.
+    """Keys and values of committed positions, for every layer of a drafter.
 
     Attributes:
         layers: one part per layer.
+        first: position of the first column; a drafter may begin to read after the beginning.
         length: number of positions.
     """
 
-    def __init__(self, layers: int) -> None:
+    def __init__(self, layers: int, first: int = 0) -> None:
         self.layers = [KeyValueCache() for _ in range(layers)]
-        self.length = 0
+        self.first, self.length = first, 0
+
+    @property
+    def end(self) -> int:
+        """The position after the last one."""
+        return self.first + self.length
 
     @property
     def arrays(self) -> list[mx.array]:
         """All arrays, to evaluate them or count their bytes."""
         return [array for layer in self.layers for array in layer.arrays]
 
-    def fork(self) -> "DraftCache":
-        """Return a second cache that continues from here; they share memory until one writes."""
-        other = DraftCache(0)
-        other.layers, other.length = [layer.fork() for layer in self.layers], self.length
+    def until(self, end: int) -> "DraftCache | None":
+        """Return a second cache that ends earlier; they share memory until one writes.
+
+        Args:
+            end: the position after its last one, at most that of this one.
+
+        Returns:
+            None if nothing before it was read.
+        """
+        if end <= self.first:
+            return None
+        other = DraftCache(0, self.first)
+        other.layers, other.length = [layer.fork() for layer in self.layers], end - self.first
         return other
 
 
@@ -198,9 +200,9 @@ class DraftModel(nn.Module):
         if config.has_confidence:
             self.confidence_head = ConfidenceHead(config)
 
-    def make_cache(self) -> DraftCache:
-        """Return an empty context."""
-        return DraftCache(self.config.num_hidden_layers)
+    def make_cache(self, first: int = 0) -> DraftCache:
+        """Return an empty context, for positions from `first` on."""
+        return DraftCache(self.config.num_hidden_layers, first)
 
     def features(self, taps: mx.array) -> mx.array:
         """Join the target's layer outputs: (B, S, taps * C) -> (B, S, C)."""
@@ -215,7 +217,7 @@ class DraftModel(nn.Module):
         """
         features = self.features(taps)
         for layer, memory in zip(self.layers, cache.layers, strict=True):
-            memory.update(*layer.self_attn.keys_values(features, cache.length), cache.length)
+            memory.update(*layer.self_attn.keys_values(features, cache.end), cache.length)
         cache.length += taps.shape[1]
 
     def states(
@@ -239,12 +241,12 @@ class DraftModel(nn.Module):
         Returns:
             (1, G, C) states after the final norm.
         """
-        start, offset = cache.length, cache.length + valid
+        start, offset = cache.length, cache.end + valid
         features, visible = None, None
         if taps is not None:
             features, end = self.features(taps), start + taps.shape[1]
             columns = mx.arange(end + block.shape[1])
-            visible = (columns < offset) | (columns >= end)
+            visible = (columns < start + valid) | (columns >= end)
         x = block
         for layer, memory in zip(self.layers, cache.layers, strict=True):
             attention, normed = layer.self_attn, layer.input_layernorm(x)
@@ -259,25 +261,22 @@ class DraftModel(nn.Module):
         return self.norm(x)
 
     def propose(
-        self, states: mx.array, logits: mx.array, anchor: mx.array, noise: Noise | None = None
+        self, states: mx.array, scores: mx.array, anchor: mx.array, scale: mx.array | None = None
     ) -> Proposals:
         """Turn the rows of a block into a chain of tokens.
 
         Args:
             states: (G, C), from `states`.
-            logits: (G, vocab_size), the target's output head applied to them.
+            scores: (G, vocab_size), the target's output head applied to them, and changed as a
+                sampler changes logits.
             anchor: uint32 scalar.
-            noise: of the sampler, so that the draft is drawn as the target's tokens are; None
-                drafts greedily.
+            scale: factor of the Markov head's part of the scores; None for 1.
 
         Returns:
-            The draft.
+            The draft, which takes the best score at each place.
         """
-        scores = logits.astype(mx.float32)
-        if noise is not None:
-            scores = scores / noise.temperature + noise.gumbel
-        after = self.markov_head.markov_w2.weight
-        ids = None
+        scores = scores.astype(mx.float32)
+        after, ids = self.markov_head.markov_w2.weight, None
         if groups := _groups(scores.shape[1]):
             grouped = scores.reshape(scores.shape[0], -1, groups)  # token g + i * groups is in g
             members = mx.argmax(grouped, axis=1)  # (G, groups)
@@ -288,9 +287,7 @@ class DraftModel(nn.Module):
         for row in range(scores.shape[0]):
             codes.append(self.markov_head.markov_w1(previous))
             bias = ((after if ids is None else after[row]) @ codes[-1]).astype(mx.float32)
-            if noise is not None:
-                bias = bias / noise.temperature
-            best = mx.argmax(scores[row] + bias)
+            best = mx.argmax(scores[row] + (bias if scale is None else bias * scale))
             previous = best if ids is None else ids[row, best]
             tokens.append(previous)
         sure = self._confidence(states, mx.stack(codes)) if self.config.has_confidence else None

@@ -96,7 +96,7 @@ def compiling() -> Iterator[None]:
         fused(attention_module, "_widened"),
         patch.object(decode_step_module, "traced", mx.compile),
         patch.object(sampling, "traced", mx.compile),
-        patch.object(sampling, "_chooser", sampling._chooser.__wrapped__),
+        patch.object(sampling, "chooser", sampling.chooser.__wrapped__),
         patch.object(vision, "gelu_tanh", mx.compile(vision.gelu_sigmoid)),
     ]
     with ExitStack() as stack:

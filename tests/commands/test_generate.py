@@ -394,11 +394,3 @@ def test_a_traceback_is_shown_on_request(monkeypatch, capsys, value, shown):
     err = capsys.readouterr().err
     assert ("Traceback" in err) == shown
     assert err.splitlines()[-1].startswith("error: ")
-
-
-def test_lookup_with_drawn_tokens_is_refused_before_a_checkpoint_is_looked_for(monkeypatch, capsys):
-    find = "mlx_lfm2vl.checkpoint.find.find_checkpoint"
-    monkeypatch.setattr(find, lambda *_, **__: pytest.fail("looked for"))
-    arguments = ["--model", "me/nowhere", "--prompt", "x", "--lookup", "4", "--temperature", "1"]
-    assert main(arguments) == 2
-    assert "lookup needs greedy sampling" in capsys.readouterr().err

@@ -1,13 +1,11 @@
 """Sampling against a plain NumPy implementation of the same definitions."""
 
-from itertools import islice
-
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from mlx_lfm2vl.errors import InputError
-from mlx_lfm2vl.generation.sampling import KEYS, Sampler, _random_keys, limits, logprobs_of
+from mlx_lfm2vl.generation.sampling import KEYS, RandomKeys, Sampler, limits, logprobs_of
 from mlx_lfm2vl.options import Sampling
 
 LOGITS = np.random.default_rng(0).normal(size=(1, 50)).astype(np.float32) * 3
@@ -176,8 +174,20 @@ def test_a_logprob_is_behind_the_processors():
 
 
 def test_random_states_do_not_come_again():
-    keys = islice(_random_keys(3), 2 * KEYS + 1)
-    assert len({tuple(key.tolist()) for key in keys}) == 2 * KEYS + 1
+    keys = RandomKeys(3)
+    assert len({tuple(keys.take().tolist()) for _ in range(2 * KEYS + 1)}) == 2 * KEYS + 1
+
+
+def test_random_states_that_were_looked_at_come_when_they_are_taken():
+    keys, others = RandomKeys(3), RandomKeys(3)
+    for _ in range(KEYS - 3):
+        keys.take()
+        others.take()
+    seen, later = keys.peek(5), keys.peek(2, after=mx.array(3))
+    assert mx.array_equal(later, seen[3:5])
+    assert [others.take().tolist() for _ in range(5)] == seen.tolist()
+    keys.skip(4)
+    assert keys.take().tolist() == seen[4].tolist()
 
 
 def test_processors_see_prompt_and_answer_of_their_row():

@@ -10,7 +10,7 @@ from networks import lively
 
 from mlx_lfm2vl.drafter_loading import load_drafter
 from mlx_lfm2vl.loading import load
-from mlx_lfm2vl.model.drafter import DraftModel, Noise
+from mlx_lfm2vl.model.drafter import DraftModel
 
 STEPS = range(3)
 
@@ -96,14 +96,3 @@ def test_a_large_vocabulary_gets_the_same_first_proposal_from_the_best_of_each_g
     )
     assert found[0] == exact[0]
     assert mx.all(mx.take_along_axis(scores, found[:, None], axis=1)[:, 0] > scores.max(axis=1) - 4)
-
-
-def test_a_draft_is_drawn_with_the_noise_of_the_sampler():
-    drafter = lively(DraftModel(CONFIG))
-    states, logits = mx.random.normal((4, 32)), mx.zeros((4, 100))
-    gumbel = mx.random.gumbel((4, 100))
-    drafter.markov_head.markov_w2.weight = mx.zeros((100, 16))
-    noise = Noise(gumbel, mx.array(0.5))
-    assert mx.array_equal(
-        drafter.propose(states, logits, mx.array(3), noise).tokens, mx.argmax(gumbel, axis=1)
-    )

@@ -1,0 +1,165 @@
+"""A draft model at work: what it has read of one answer, and the draft it makes for each round."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+
+from ..model.drafter import DraftCache, DraftModel
+from ..model.lfm2vl import Lfm2VL
+from ..options import AnswerOptions
+from .drafted import Drafter
+from .lookup import Lookup
+from .pace import Pace
+from .prepare import Ready
+from .verifying import Verified, VerifyingSampler
+
+FRACTION = 2**20  # confidences are read as integers, together with the tokens
+HELD = 32  # plain positions whose taps are held before the drafter reads them
+
+
+@dataclass
+class Drafting:
+    """A draft model, and what its rounds have taught.
+
+    Attributes:
+        model: from `load_drafter`.
+        pace: of all answers with this model and its target on this machine.
+    """
+
+    model: DraftModel
+    pace: Pace = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pace = Pace(self.model.config.block_size)
+
+
+def make_drafter(
+    drafting: Drafting | None,
+    model: Lfm2VL,
+    sampler: VerifyingSampler,
+    ready: Ready,
+    options: AnswerOptions,
+) -> Drafter:
+    """Return what drafts an answer, by its options: a draft model, prompt lookup, or both."""
+    lookup = Lookup(ready.prefix.ids, options.lookup) if options.lookup else None
+    if drafting is None or options.draft_tokens == 0:
+        assert lookup is not None
+        return lookup
+    context = ready.branch.context or drafting.model.make_cache(ready.cached)
+    ready.branch.context = context
+    pace, most = drafting.pace, drafting.model.config.block_size
+    if options.draft_tokens is not None:
+        pace, most = None, min(most, options.draft_tokens)
+    return ModelDrafter(drafting.model, model, sampler, context, pace, most, lookup)
+
+
+class ModelDrafter:
+    """A `drafted.Drafter` of a draft model, for one answer.
+
+    Attributes:
+        taps: layers of the target that it reads.
+        context: of the positions it has read, all of them committed.
+    """
+
+    def __init__(
+        self,
+        drafter: DraftModel,
+        model: Lfm2VL,
+        sampler: VerifyingSampler,
+        context: DraftCache,
+        pace: Pace | None,
+        proposals: int,
+        lookup: Lookup | None = None,
+    ) -> None:
+        """
+        Args:
+            drafter: the draft model.
+            model: its target.
+            sampler: of the answer.
+            context: of what is cached of the prompt.
+            pace: chooses the length of drafts; None always takes `proposals`.
+            proposals: most tokens of a draft, at most the drafter's `block_size`.
+            lookup: what it copies goes before the drafter's proposals.
+        """
+        self._drafter, self._model, self._sampler = drafter, model, sampler
+        self.context, self._pace, self._proposals = context, pace, proposals
+        self._lookup = lookup
+        self.taps = drafter.config.target_layer_ids
+        masks = [drafter.config.mask_token_id] * (drafter.config.block_size - 1)
+        self._masks = mx.array(masks, mx.uint32)
+        self._held: list[mx.array] = []  # taps of committed positions, not read yet
+        self._new = 0  # positions of the round, of which only some may stay
+        self._tokens: list[int] = []
+        self._confidence: list[float] = []
+        self._tried: int | None = None  # tokens of the draft that is being verified
+        self._clock: float | None = None
+
+    def read(self, outputs: Sequence[mx.array]) -> None:
+        """Take the layers' outputs at committed positions."""
+        self._held.append(mx.concatenate(list(outputs), axis=-1))
+        if sum(taps.shape[1] for taps in self._held) >= HELD:
+            self._append()
+
+    def _append(self) -> None:
+        if self._held:
+            self._drafter.append(mx.concatenate(self._held, axis=1), self.context)
+            self._held = []
+            mx.async_eval(self.context.arrays)
+
+    def add(self, token: int) -> None:
+        """Append a token of the answer; while drafting rests, learn what it costs without."""
+        if self._lookup is not None:
+            self._lookup.add(token)
+        if self._pace is not None and self._pace.rests:
+            self._pace.plain(self._lap())
+
+    def queue(
+        self, anchor: mx.array, outputs: Sequence[mx.array], verified: Verified | None
+    ) -> mx.array | None:
+        """Queue the draft after a round; see `drafted.Drafter`."""
+        self._append()
+        taps = mx.concatenate(list(outputs), axis=-1) if outputs else None
+        valid = 0 if verified is None else verified.accepted + 1
+        ids = mx.concatenate([anchor.reshape(1), self._masks])
+        block = self._model.language_model.embed_tokens(ids)[None]
+        states = self._drafter.states(block, self.context, taps, valid)[0]
+        scores, scale = self._sampler.anticipate(self._model.head(states), verified)
+        found = self._drafter.propose(states, scores, anchor, scale)
+        numbers = [found.tokens.astype(mx.int32)]
+        if found.confidence is not None:
+            numbers.append((found.confidence * FRACTION).astype(mx.int32))
+        return mx.concatenate(numbers)
+
+    def told(self, numbers: Sequence[int], kept: int) -> None:
+        """Take the draft for the next round; `kept` positions of this one stay."""
+        self.context.length += kept
+        block = self._drafter.config.block_size
+        seconds = self._lap()
+        if self._tried is not None and self._pace is not None:
+            self._pace.round(self._tried, kept - 1, self._confidence, seconds)
+        self._tried = None
+        self._tokens = list(numbers[:block])
+        self._confidence = [number / FRACTION for number in numbers[block:]]
+
+    def draft(self, most: int) -> list[int]:
+        """Return the tokens to verify, at most `most`."""
+        if self._lookup is not None and not self._lookup.rests:
+            self._tried = None
+            return self._lookup.draft(most)
+        length = min(self._proposals, most)
+        if self._pace is not None:
+            length = self._pace.length(self._confidence, length)
+        self._tried = length
+        return self._tokens[:length]
+
+    @property
+    def rests(self) -> bool:
+        """Whether drafting does not pay for now."""
+        return self._pace is not None and self._pace.rests
+
+    def _lap(self) -> float | None:
+        """Return the seconds since the last call; None at first."""
+        last, self._clock = self._clock, time.perf_counter()
+        return None if last is None else self._clock - last

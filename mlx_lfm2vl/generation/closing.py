@@ -1,11 +1,13 @@
 """The search for a short way to the end of a constrained answer."""
 
 from collections import deque
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from .vocabulary import Vocabulary
 
-MAX_WORK = 500  # steps of one search, beside those of the likely way
+MAX_WORK = 300  # steps of one search, beside those of the likely way
 DETOURS = 2  # times that a way may leave the likely one
 BOUNDS = (16, 64, 256, 1024)  # tokens; ways are left after so many, so that short ones come first
 
@@ -42,24 +44,29 @@ def _within(
     vocabulary: Vocabulary, matcher: Any, bound: int, most_detours: int
 ) -> list[int] | None:
     """Return a closing of at most `bound` tokens, or None."""
-    waiting: deque[tuple[Any, list[int], int]] = deque([(matcher.deep_copy(), [], 0)])
-    work = MAX_WORK + bound
-    while waiting:
-        state, path, detours = waiting.popleft()
-        while len(path) <= bound:
-            if state.is_accepting():
-                return path
-            if not work:
-                return None
-            work -= 1
-            tokens: list[int] = state.compute_ff_tokens()
-            if not tokens:
-                tokens, others = vocabulary.toward_the_end(state)
-                for other in others if detours < most_detours and len(path) < bound else ():
-                    copy = state.deep_copy()
-                    if copy.try_consume_tokens([other]):
-                        waiting.append((copy, [*path, other], detours + 1))
-            if not tokens or state.try_consume_tokens(tokens) < len(tokens):
-                break
-            path = path + tokens
+    # Places where a way can be left: where it stands, its tokens, what else may follow, detours.
+    waiting: deque[tuple[Any, list[int], Iterator[int], int]] = deque()
+    state, path, detours = matcher.deep_copy(), list[int](), 0
+    for _ in range(MAX_WORK + bound):
+        if state.is_accepting():
+            return path
+        tokens: list[int] = state.compute_ff_tokens()
+        if not tokens:
+            ways = vocabulary.toward_the_end(state)
+            tokens = list(islice(ways, 1))
+            if detours < most_detours and len(path) < bound:
+                waiting.append((state.deep_copy(), path, ways, detours + 1))
+        path = path + tokens
+        if tokens and len(path) <= bound and state.try_consume_tokens(tokens) == len(tokens):
+            continue
+        while waiting:
+            place, path, ways, detours = waiting.popleft()
+            token = next(ways, None)
+            if token is not None:
+                waiting.append((place, path, ways, detours))
+                state, path = place.deep_copy(), [*path, token]
+                if state.try_consume_tokens([token]):
+                    break
+        else:
+            return None
     return None

@@ -1,6 +1,6 @@
 """A model's tokens as llguidance needs them, made once for each tokenizer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -63,8 +63,8 @@ class Vocabulary:
         matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
         return np.unpackbits(words.view(np.uint8), bitorder="little")[: self.rows].view(bool)
 
-    def toward_the_end(self, matcher: Any) -> tuple[list[int], list[int]]:
-        """Return the token that likely leads to an end, and others to try; none if none is allowed.
+    def toward_the_end(self, matcher: Any) -> Iterator[int]:
+        """Yield tokens that may come next, the one that likely leads to an end first.
 
         Within text that is a quotation mark. Elsewhere these are tokens that close something, a
         comma, short values. Then comes the longest token of each kind: letters, digits, and every
@@ -74,14 +74,12 @@ class Vocabulary:
             self._sort()
         allowed = self.allowed(matcher)
         likely = self._quotes if allowed[self._letter] else self._likely
-        found = likely[allowed[likely]][:_MOST_LIKELY].tolist()
+        yield from likely[allowed[likely]][:_MOST_LIKELY].tolist()
         for ids in self._classes:
             hits = allowed[ids]
             first = int(hits.argmax())
             if hits[first]:
-                found.append(int(ids[first]))
-        found = list(dict.fromkeys(found))
-        return found[:1], found[1:]
+                yield int(ids[first])
 
     def _sort(self) -> None:
         lengths = np.fromiter(map(len, self._data), np.int64, self.rows)

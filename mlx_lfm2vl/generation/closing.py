@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+import numpy as np
+
 from .vocabulary import Vocabulary
 
 MAX_WORK = 300  # steps of one search, beside those of the likely way
@@ -44,28 +46,35 @@ def _within(
     vocabulary: Vocabulary, matcher: Any, bound: int, most_detours: int
 ) -> list[int] | None:
     """Return a closing of at most `bound` tokens, or None."""
-    # Places where a way can be left: where it stands, its tokens, what else may follow, detours.
-    waiting: deque[tuple[Any, list[int], Iterator[int], int]] = deque()
+    # Places where a way can be left: where it stands, its tokens, what may follow, in which order,
+    # and the detours with it.
+    waiting: deque[tuple[Any, list[int], np.ndarray, Iterator[int], int]] = deque()
+    seen = set[bytes]()  # which tokens could come next
     state, path, detours = matcher.deep_copy(), list[int](), 0
     for _ in range(MAX_WORK + bound):
         if state.is_accepting():
             return path
         tokens: list[int] = state.compute_ff_tokens()
         if not tokens:
-            ways = vocabulary.toward_the_end(state)
+            words = vocabulary.words(state)
+            ways = vocabulary.toward_the_end(words)
             tokens = list(islice(ways, 1))
-            if detours < most_detours and len(path) < bound:
-                waiting.append((state.deep_copy(), path, ways, detours + 1))
+            if detours < most_detours and len(path) < bound and words.tobytes() not in seen:
+                waiting.append((state.deep_copy(), path, words, ways, detours + 1))
+            seen.add(words.tobytes())
         path = path + tokens
         if tokens and len(path) <= bound and state.try_consume_tokens(tokens) == len(tokens):
             continue
         while waiting:
-            place, path, ways, detours = waiting.popleft()
+            place, path, words, ways, detours = waiting.popleft()
             token = next(ways, None)
             if token is not None:
-                waiting.append((place, path, ways, detours))
+                waiting.append((place, path, words, ways, detours))
                 state, path = place.deep_copy(), [*path, token]
-                if state.try_consume_tokens([token]):
+                # If the same tokens may come next as before, the token has likely led nowhere.
+                if state.try_consume_tokens([token]) and (
+                    state.is_accepting() or not np.array_equal(vocabulary.words(state), words)
+                ):
                     break
         else:
             return None

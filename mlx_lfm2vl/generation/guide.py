@@ -77,7 +77,8 @@ class Guide:
                 self._allowed = np.zeros(self._vocabulary.rows, bool)
                 self._allowed[self._decided[:1] or list(self._vocabulary.ends)] = True
             else:
-                self._allowed = self._vocabulary.allowed(self._matcher)
+                words = self._vocabulary.words(self._matcher)
+                self._allowed = self._vocabulary.unpacked(words)
                 self._check()
         return self._allowed
 

@@ -57,13 +57,17 @@ class Vocabulary:
         """Return llguidance's matcher of a grammar, at its beginning."""
         return engine().LLMatcher(self.tokens, grammar, log_level=0)
 
-    def allowed(self, matcher: Any) -> np.ndarray:
-        """Return (rows,) bool: the tokens that may come next."""
+    def words(self, matcher: Any) -> np.ndarray:
+        """Return the tokens that may come next as bits, in int32 words."""
         words = np.zeros((self.rows + 31) // 32, np.int32)
         matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
+        return words
+
+    def unpacked(self, words: np.ndarray) -> np.ndarray:
+        """Return (rows,) bool of the bits of `words`."""
         return np.unpackbits(words.view(np.uint8), bitorder="little")[: self.rows].view(bool)
 
-    def toward_the_end(self, matcher: Any) -> Iterator[int]:
+    def toward_the_end(self, words: np.ndarray) -> Iterator[int]:
         """Yield tokens that may come next, the one that likely leads to an end first.
 
         Within text that is a quotation mark. Elsewhere these are tokens that close something, a
@@ -72,7 +76,7 @@ class Vocabulary:
         """
         if not self._classes:
             self._sort()
-        allowed = self.allowed(matcher)
+        allowed = self.unpacked(words)
         likely = self._quotes if allowed[self._letter] else self._likely
         yield from likely[allowed[likely]][:_MOST_LIKELY].tolist()
         for ids in self._classes:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
+from .constraints.constraint import Constraint
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -99,6 +100,9 @@ class AnswerOptions:
     special_tokens: Sequence[str] = ()  # a fine-tune's own, allowed in messages, shown in answers
     answer_start: str = ""  # the answer begins with this text, and the model continues it
 
+    # Form
+    constraint: Constraint | None = None  # what the whole answer must match, `answer_start` too
+
     # Speed
     lookup: int = 0  # tokens drafted from earlier text and verified in one step; 0 is off
     draft_tokens: int | None = None  # most per round of a draft model; None chooses; 0 is off
@@ -119,6 +123,7 @@ class AnswerOptions:
         _expect("sampling", self.sampling, Sampling | None)
         _expect("image_options", self.image_options, ImageOptions)
         _expect("answer_start", self.answer_start, str)
+        _expect("constraint", self.constraint, Constraint | None)
         for name in SAMPLING_KEYS:
             if getattr(self, name) is not None:
                 _expect_number(name, getattr(self, name), int if name == "top_k" else float)
@@ -134,6 +139,8 @@ class AnswerOptions:
             _expect_number("draft_tokens", self.draft_tokens, int)
             if not 0 <= self.draft_tokens <= MAX_LOOKUP:
                 raise InputError(f"draft_tokens is {self.draft_tokens}, expected 0 to {MAX_LOOKUP}")
+        if self.lookup and self.constraint:
+            raise InputError("lookup cannot be combined with a constraint; drop one of them")
         _expect_number("kv_bits", self.kv_bits, int)
         if self.kv_bits not in KV_BITS:
             raise InputError(f"kv_bits is {self.kv_bits}, expected 8, 4 or 0 (off)")
@@ -191,6 +198,7 @@ class AnswerChanges(TypedDict, total=False):
     tools: Sequence[dict[str, Any]] | None
     special_tokens: Sequence[str]
     answer_start: str
+    constraint: Constraint | None
     lookup: int
     draft_tokens: int | None
     kv_bits: int

@@ -26,6 +26,7 @@ from .answer_output import (
 from .asks import answer_questions
 from .cache_options import chosen_bytes, chosen_folder
 from .common import is_watched, run_command, stage
+from .constraint_options import chosen_constraint
 from .generate_options import build_parser
 from .image_options import chosen_image_options
 from .open_engine import (
@@ -66,6 +67,7 @@ def _answer_options(options: argparse.Namespace) -> AnswerOptions:
         {
             "tools": read_tools(options.tools) if options.tools else None,
             "answer_start": unescaped(options.answer_start),
+            "constraint": chosen_constraint(options),
         }
     )
     check_memory_options(options)

@@ -42,7 +42,8 @@ def complete_question(options: argparse.Namespace) -> None:
     options.image = expand_images([*images, *options.image], each=options.each)
     if prompts:
         options.prompt = prompts[0]
-    if [*options.image, options.prompt, options.ask_file].count("-") > 1:
+    files = (options.prompt, options.ask_file, options.json_schema, options.grammar)
+    if [*options.image, *files].count("-") > 1:
         raise InputError("stdin (-) can be used only once")
     options.questions = []
     if options.ask or options.ask_file is not None:
@@ -68,7 +69,7 @@ def _swallowed(options: argparse.Namespace) -> list[str]:
         found.append(word)
         if _is_question(word):
             return found
-    for taken in (options.image, options.special_tokens):
+    for taken in (options.image, options.special_tokens, options.choice):
         if options.prompt is None and len(taken) > 1 and _is_question(taken[-1]):
             return [*found, taken.pop()]
     return found
@@ -158,7 +159,8 @@ def _prompt(options: argparse.Namespace) -> str:
     if prompt is None and options.image and not names_image(options.image[-1]):
         word = options.image[-1]  # as in `--image a.png Describe`
         raise InputError(f"{missing}, or is it {word!r:.60}? then write --prompt")
-    if prompt is None and "-" not in options.image and not _stdin().isatty():
+    is_free = "-" not in [*options.image, options.json_schema, options.grammar]
+    if prompt is None and is_free and not _stdin().isatty():
         prompt = _read_prompt() or None  # nothing is sent if the user has forgotten the prompt
     elif prompt == "-":
         prompt = _read_prompt()
@@ -175,14 +177,19 @@ def _questions(options: argparse.Namespace) -> list[str]:
     if not all(question.strip() for question in questions):
         raise InputError("a question of --ask is empty")
     if options.ask_file is not None:
-        lines = _read_questions(options.ask_file).splitlines()
+        lines = read_file(options.ask_file).splitlines()
         questions += [line for line in lines if line.strip()]
     if not questions:
         raise InputError(f"{options.ask_file} holds no questions")
     return questions
 
 
-def _read_questions(name: str) -> str:
+def read_file(name: str) -> str:
+    """Return the text of a file, or that on stdin for `-`.
+
+    Raises:
+        InputError: it cannot be read, is too large or not UTF-8.
+    """
     if name == "-":
         return _read_text(_stdin().buffer, "the text on standard input")
     try:

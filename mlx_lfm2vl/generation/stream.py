@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import mlx.core as mx
@@ -20,6 +20,7 @@ from .sampling import Sampler
 
 if TYPE_CHECKING:  # imported where there is a drafter
     from .drafting import Drafting
+    from .guide import Guide
 
 Sampled = TypeVar("Sampled", bound=Sampler)
 
@@ -55,14 +56,20 @@ def stream_answer(
         keys[:] = ready.prefix.keys
     cached = ready.cached
     drafts = Drafts()
-    tokens = _tokens(model, ready, sampling, seed, options, drafts, drafting)
+
+    def make_guide() -> Guide:
+        from .guide import make_guide
+
+        return make_guide(model, processor, options, prompt.start)
+
+    tokens = _tokens(model, ready, sampling, seed, options, drafts, drafting, make_guide)
     first, decoding, pending, text = 0.0, 0.0, 0, ""
     said: list[int] = []
     try:
         for token in tokens:
             first = first or clock.lap()
             said.append(token.id)
-            text = answer.add(token.id, token.logprob)
+            text = answer.add(*token)
             if answer.finish_reason:
                 break
             if text:
@@ -89,6 +96,7 @@ def _tokens(
     options: AnswerOptions,
     drafts: Drafts,
     drafting: Drafting | None,
+    make_guide: Callable[[], Guide],
 ) -> Iterator[Token]:
     """Return the loop that decodes the answer."""
 
@@ -97,6 +105,19 @@ def _tokens(
         return kind(sampling, [ready.prefix.ids], [seed], processors=processors, logprobs=logprobs)
 
     cache, ends, reached = ready.branch.cache, ready.ends, ready.reached
+    if options.constraint:  # the tokens without choice are all that is known beforehand
+        from .constrained import constrained_step
+
+        return constrained_step(
+            model,
+            ready.taken(),
+            cache,
+            make(Sampler),
+            make_guide,
+            on_prefill=options.on_prefill,
+            ends=ends,
+            reached=reached,
+        )
     if options.lookup or (drafting is not None and options.draft_tokens != 0):
         from .drafted import drafted_step
         from .drafting import make_drafter

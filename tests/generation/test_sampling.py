@@ -188,6 +188,10 @@ def test_random_states_that_were_looked_at_come_when_they_are_taken():
     assert [others.take().tolist() for _ in range(5)] == seen.tolist()
     keys.skip(4)
     assert keys.take().tolist() == seen[4].tolist()
+    keys.skip(2 * KEYS)
+    for _ in range(2 * KEYS):
+        others.take()
+    assert keys.take().tolist() == others.take().tolist()
 
 
 def test_processors_see_prompt_and_answer_of_their_row():

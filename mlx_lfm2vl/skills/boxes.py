@@ -129,7 +129,7 @@ def read_boxes(text: str, sizes: Sequence[Size]) -> BoxAnswer:
     reason = ""
     for item in items:
         try:
-            boxes.append(_box(item, scale, sizes))
+            boxes.append(box_of(item, sizes, scale))
         except AnswerError as error:
             reason = reason or str(error)
     lost = len(_KEY.findall(text)) - len(boxes)
@@ -146,6 +146,28 @@ def read_boxes(text: str, sizes: Sequence[Size]) -> BoxAnswer:
         else f"the answer is {_shown(text)}, expected boxes as "
         '[{"label": ..., "bbox": [left, top, right, bottom]}]'
     )
+
+
+def box_of(item: dict[str, Any], sizes: Sequence[Size], scale: int | None = None) -> Box:
+    """Return the box of one object of an answer.
+
+    Args:
+        item: with a key of `SCALES`, and possibly `label` and `image_id`.
+        sizes: (height, width) of each upright image.
+        scale: of the answer's other boxes, for a box whose values do not tell it.
+
+    Raises:
+        AnswerError: it is no box of any of the images.
+    """
+    key, sides = _sides(item)
+    scale = _scale(sides) or scale or SCALES[key]
+    x1, y1, x2, y2 = (within(side / scale) for side in sides)
+    relative = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
+    image = _image(item, len(sizes))
+    label = item.get("label", "")
+    label = label if isinstance(label, str) else json.dumps(label)
+    label = " ".join(label.split())[:MAX_LABEL]
+    return Box(image, label, _pixels(relative, sizes[image]), relative)
 
 
 def _items(text: str) -> tuple[list[dict[str, Any]], str]:
@@ -217,18 +239,6 @@ def _sides(item: dict[str, Any]) -> tuple[str, list[float]]:
     if scale == 1000 and any(0 < abs(side) < 1 for side in sides):
         raise AnswerError(f"{what}, with numbers of two scales: from 0 to 1 and from 0 to 1000")
     return keys[0], sides
-
-
-def _box(item: dict[str, Any], scale: int | None, sizes: Sequence[Size]) -> Box:
-    key, sides = _sides(item)
-    scale = _scale(sides) or scale or SCALES[key]
-    x1, y1, x2, y2 = (within(side / scale) for side in sides)
-    relative = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
-    image = _image(item, len(sizes))
-    label = item.get("label", "")
-    label = label if isinstance(label, str) else json.dumps(label)
-    label = " ".join(label.split())[:MAX_LABEL]
-    return Box(image, label, _pixels(relative, sizes[image]), relative)
 
 
 def _image(item: dict[str, Any], count: int) -> int:

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .errors import CheckpointError, InputError, Lfm2VLError, NetworkError
+    from .errors import AnswerError, CheckpointError, InputError, Lfm2VLError, NetworkError
     from .generation.answer import Piece, Result
     from .generation.engine import (
         Engine,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AnswerError",
     "AnswerOptions",
     "CheckpointError",
     "Engine",
@@ -48,6 +49,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AnswerError": "errors",
     "AnswerOptions": "options",
     "CheckpointError": "errors",
     "Engine": "generation.engine",

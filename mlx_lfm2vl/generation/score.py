@@ -29,6 +29,9 @@ from .prefix_store import PrefixStore
 from .prepare import embed_prompt, read_prompt
 
 MAX_POSITIONS = 512  # of all rows in one pass
+# Positions of a pass that only fill up shorter rows. On a CPU they take as long as one more pass,
+# which reads the weights once more.
+MAX_FILLED = 16
 MAX_BYTES = 2**29  # of the copies of the prompt's keys and values in one pass
 
 
@@ -111,10 +114,13 @@ def _passes(lengths: Sequence[int], prefix_bytes: int) -> Iterator[list[int]]:
     """Group rows of similar length, so that a pass is small and has little to fill up."""
     most = max(1, MAX_BYTES // max(1, prefix_bytes))
     rows: list[int] = []
+    filled = 0
     for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
-        if rows and (len(rows) == most or (len(rows) + 1) * lengths[row] > MAX_POSITIONS):
+        filled += len(rows) * (lengths[row] - lengths[rows[-1]]) if rows else 0
+        is_full = len(rows) == most or (len(rows) + 1) * lengths[row] > MAX_POSITIONS
+        if rows and (is_full or filled > MAX_FILLED):
             yield rows
-            rows = []
+            rows, filled = [], 0
         rows.append(row)
     yield rows
 

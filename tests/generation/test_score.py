@@ -45,6 +45,13 @@ def test_answers_have_the_likelihood_that_each_has_alone(tiny, monkeypatch, limi
     assert scores.prompt_tokens > scores.image_tokens > 0
 
 
+def test_rows_of_similar_length_share_a_pass():
+    lengths = [1] * 8 + [2] * 6 + [4] + [3] * 5
+    assert list(score._passes(lengths, 1)) == [[*range(14)], [15, 16, 17, 18, 19, 14]]
+    assert list(score._passes([3, 3, 3], score.MAX_BYTES // 2)) == [[0, 1], [2]]
+    assert list(score._passes([300, 300, 2], 1)) == [[2], [0], [1]]
+
+
 def test_an_image_that_was_read_is_not_read_again_and_the_scores_are_the_same(tiny):
     engine = Engine(*tiny, store=PrefixStore())
     first = engine.score("What is it?", ANSWERS, image=PHOTO)

@@ -38,6 +38,7 @@ SHOWN = 80  # characters of an answer in a message
 
 _ITEM = re.compile(r'\{\s*+(?=")(?:[^{}"]++|"(?:[^"\\]++|\\.)*+")*+\}', re.DOTALL)
 _KEY = re.compile(r'"bbox(?:_2d)?"\s*:')
+_BEGUN = re.compile(r'\{\s*(?:"|\Z)')
 _NONE = re.compile(r"\[\s*\]")
 
 Corners = tuple[float, float, float, float]  # left, top, right, bottom
@@ -51,7 +52,7 @@ class Box:
 
     Attributes:
         image: number of the image, from 0.
-        label: what the model calls it; empty if it gives no name.
+        label: what the model calls it, printable and in one line; empty if it gives no name.
         pixels: left, top, right, bottom in pixels of the upright original. The right and bottom
             side are the first pixels outside, so Pillow's `crop` takes them. At least one pixel.
         relative: the same sides from 0 to 1, as the model wrote them.
@@ -133,11 +134,12 @@ def read_boxes(text: str, sizes: Sequence[Size]) -> BoxAnswer:
         except AnswerError as error:
             reason = reason or str(error)
     lost = len(_KEY.findall(text)) - len(boxes)
-    if "{" in rest and not _KEY.search(rest):
-        lost += 1  # an object that is cut off before its box
+    is_cut = _BEGUN.search(rest) is not None
+    if is_cut and not _KEY.search(rest):
+        lost += 1  # it ends before the box
     lost = max(lost, int(bool(reason)))
     if lost and not reason:
-        reason = f"it is cut off at {_shown(rest)}" if "{" in rest else "it is broken"
+        reason = f"it is cut off at {_shown(rest)}" if is_cut else "it is broken"
     if boxes or (not lost and _NONE.search(text)):
         return BoxAnswer(boxes, lost, reason)
     raise AnswerError(
@@ -166,8 +168,9 @@ def box_of(item: dict[str, Any], sizes: Sequence[Size], scale: int | None = None
     image = _image(item, len(sizes))
     label = item.get("label", "")
     label = label if isinstance(label, str) else json.dumps(label)
-    label = " ".join(label.split())[:MAX_LABEL]
-    return Box(image, label, _pixels(relative, sizes[image]), relative)
+    # Escapes in JSON can stand for what a terminal obeys, and for half a character.
+    label = "".join(letter for letter in " ".join(label.split()) if letter.isprintable())
+    return Box(image, label[:MAX_LABEL], _pixels(relative, sizes[image]), relative)
 
 
 def _items(text: str) -> tuple[list[dict[str, Any]], str]:

@@ -58,13 +58,15 @@ def test_the_two_published_forms_give_pixels():
     ],
 )
 def test_code_fences_text_around_and_single_objects_are_read(text):
-    assert one(text).pixels == (740, 0, 1600, 495)
+    found = read_boxes(text, [SIZE])
+    assert (found.boxes[0].pixels, found.lost) == ((740, 0, 1600, 495), 0)
 
 
 def test_a_label_is_what_the_model_wrote():
     assert one(SHIP.replace("ship", "label")).label == "label"
     assert one(SHIP.replace("ship", 'a {b} \\"c\\"\\n d')).label == 'a {b} "c" d'
     assert one('{"bbox": [0.1, 0.1, 0.5, 0.5]}').label == ""
+    assert one(SHIP.replace("ship", "\\u001b[31mred\\ud800")).label == "[31mred"
 
 
 @pytest.mark.parametrize(

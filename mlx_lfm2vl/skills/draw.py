@@ -71,9 +71,9 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
         _outline(pen, box.pixels, colors[box.label], line)
     placed: list[_Label] = []
     for number, box in enumerate(boxes, 1):
-        label = _label(box, number, colors[box.label], font, width)
-        if label is not None:
-            placed.append(_placed(label, box.pixels, placed, drawn.size, line))
+        new = _label(box, number, colors[box.label], font, width)
+        if new is not None:
+            placed.append(_placed(new, box.pixels, placed, drawn.size, line))
     for label in placed:
         ink = max((DARK, LIGHT), key=lambda ink: contrast(ink, label.color))
         left, top, right, bottom = label.frame

@@ -50,7 +50,7 @@ def test_the_two_published_forms_give_pixels():
         f"[{SHIP}]",
         SHIP,
         f"```json\n[{SHIP}]\n```",
-        f'Here is what I see (12" wide, {{roughly}}):\n[{SHIP}]\nIs there more?',
+        f'Here is what I see (12" wide, {{roughly}}):\n[{SHIP}]\nIs {{x}} or {{ more?',
         f'{{"objects": [{SHIP}]}}',
         SHIP.replace("0.37, 0.00, 0.80, 0.99", "0.80, 0.99, 0.37, 0.00"),  # corners swapped
         SHIP.replace("0.00", "-0.02"),

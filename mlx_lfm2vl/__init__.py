@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .constraints.constraint import Constraint, choice, grammar, json_schema, regex
-    from .errors import CheckpointError, InputError, Lfm2VLError, NetworkError
+    from .errors import AnswerError, CheckpointError, InputError, Lfm2VLError, NetworkError
     from .generation.answer import Piece, Result
     from .generation.engine import (
         Engine,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AnswerError",
     "AnswerOptions",
     "CheckpointError",
     "Constraint",
@@ -54,6 +55,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AnswerError": "errors",
     "AnswerOptions": "options",
     "CheckpointError": "errors",
     "Constraint": "constraints.constraint",

@@ -1,6 +1,7 @@
 """What a photo says about itself: dates, places and keywords from EXIF, XMP and IPTC."""
 
 import os
+import zlib
 
 import pytest
 from pictures import make_picture
@@ -27,18 +28,21 @@ def facts(path) -> dict[str, str]:
     return found
 
 
-def saved(path, date="2026:11:29 14:30:05", gps=None, **options):
+def saved(path, date="2026:11:29 14:30:05", gps=None, xmp=b""):
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0x9003] = date
     if gps:
         exif.get_ifd(0x8825).update(gps)
-    if path.suffix == ".png":  # before the pixels, as cameras and macOS write it
+    if path.suffix == ".png":
         info = PngInfo()
-        info.add(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
-        info.add_itxt("XML:com.adobe.xmp", options.pop("xmp").decode())
+        info.add_itxt("XML:com.adobe.xmp", XMP.decode())
         make_picture(9, 9, 1).save(path, pnginfo=info)
+        png, chunk = path.read_bytes(), b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+        size, crc = (number.to_bytes(4, "big") for number in (len(chunk) - 4, zlib.crc32(chunk)))
+        # before the pixels, as cameras and macOS write it
+        path.write_bytes(png[:33] + size + chunk + crc + png[33:])
     else:
-        make_picture(9, 9, 1).save(path, exif=exif.tobytes(), **options)
+        make_picture(9, 9, 1).save(path, exif=exif.tobytes(), xmp=xmp)
     return path
 
 
@@ -56,8 +60,7 @@ def iptc(path, *fields: tuple[int, bytes]) -> None:
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
 def test_date_place_and_keywords_are_read_from_every_kind(ending, tmp_path):
-    options = {} if ending == "tif" else {"xmp": XMP}
-    path = saved(tmp_path / f"My photo.{ending}", **options)
+    path = saved(tmp_path / f"My photo.{ending}", xmp=b"" if ending == "tif" else XMP)
     if ending == "tif":
         (tmp_path / "My photo.tif.xmp").write_bytes(XMP)
     assert facts(path) == {

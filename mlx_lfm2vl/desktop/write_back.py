@@ -153,13 +153,14 @@ class WriteBack:
         if given.path is None:
             logger.warning("%s is no file: nothing is written about it", given.name)
             return
-        photo, texts, problems = given.path, texts_of(record), list[str]()
-        if not self._plan.preview:
-            for write in (self._write_xmp, self._write_text, self._write_tags):
-                try:
-                    write(photo, texts, record)
-                except Lfm2VLError as error:
-                    problems.append(str(error))
+        texts, problems = texts_of(record), list[str]()
+        steps = () if self._plan.preview else (self._write_xmp, self._write_text, self._write_tags)
+        for write in steps:
+            try:
+                write(given.path, texts, record)
+            except (Lfm2VLError, OSError) as error:
+                problems.append(str(error))
+        photo = given.path
         try:
             if self._template and given.page is not None:
                 self._later.append((photo, texts))
@@ -167,10 +168,12 @@ class WriteBack:
                 photo = self._rename(photo, texts)
         except Lfm2VLError as error:
             problems.append(str(error))
-        if self._csv and (texts.description or texts.keywords):
-            self._csv.add(photo, texts)
-        if "finder-comment" in self._plan.ways and not self._plan.preview:
-            self._comment(photo, texts)
+        self._comment(photo, texts)
+        try:
+            if self._csv and (texts.description or texts.keywords):
+                self._csv.add(photo, texts)
+        except Lfm2VLError as error:
+            problems.append(str(error))
         if problems:
             raise InputError("; ".join(problems))
 
@@ -225,7 +228,7 @@ class WriteBack:
 
     def _comment(self, photo: Path, texts: Texts) -> None:
         comment = texts.description or texts.title or ", ".join(texts.keywords)
-        if comment:
+        if comment and "finder-comment" in self._plan.ways and not self._plan.preview:
             self._comments[photo] = comment
         if len(self._comments) >= COMMENTS_AT_ONCE:
             self._set_comments()

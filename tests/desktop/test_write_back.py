@@ -113,6 +113,8 @@ def test_without_words_a_photo_keeps_its_name(photo, tmp_path):
             writer(taken(photo), {"text": "…"})
         with pytest.raises(InputError, match="gone.jpg cannot be renamed"):
             writer(taken(photo.with_name("gone.jpg")), CAPTION)
+    with pytest.raises(InputError, match="No such file or directory"):
+        write_back(taken(photo.parent / "gone" / "a.jpg"), CAPTION, ["txt"])
     assert names(photo.parent) == {"a, b.jpg"}
 
 
@@ -150,7 +152,7 @@ def test_comments_are_set_together_after_renames(photo, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "COMMENTS_AT_ONCE", 2)
     calls = []
 
-    def set_comments(comments, *, replace):
+    def set_comments(comments, **_):
         calls.append({path.name: text for path, text in comments.items()})
         return dict.fromkeys(comments, finder.SET if len(calls) == 1 else "no permission")
 

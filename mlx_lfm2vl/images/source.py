@@ -15,6 +15,7 @@ from .decode import OpenedImage, pillow_rules
 from .limits import ImageLimits
 from .other_kinds import not_opened
 from .read import EXPECTED, OpenFile, is_url, read_source
+from .ready import ReadyImage
 
 __all__ = [
     "EXPECTED",
@@ -34,7 +35,8 @@ class Array(Protocol):
 
 
 BytesLike = bytes | bytearray | memoryview
-ImageSource = str | os.PathLike[str] | BytesLike | OpenFile | Array | Image.Image
+# A `ReadyImage` is taken in messages only: it needs no opening.
+ImageSource = str | os.PathLike[str] | BytesLike | OpenFile | Array | Image.Image | ReadyImage
 HEAD = 1024  # bytes that tell what kind of file it is
 # Formats whose header Pillow reads as `open_image` does, without the rest of the file.
 PLAIN_FORMATS = ("JPEG", "PNG", "GIF", "BMP")

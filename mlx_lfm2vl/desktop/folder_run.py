@@ -75,7 +75,9 @@ def run_options(skill: Skill) -> AnswerOptions:
     return options.changed({"seed": SEED}) if options.seed is None else options
 
 
-def settings_of(engine: Engine, skill: Skill, model: str) -> Settings:
+def settings_of(
+    engine: Engine, skill: Skill, model: str, own: Mapping[str, object] | None = None
+) -> Settings:
     """Return what all records of a run share.
 
     The digest covers the skill's name and prompt, the options of the answers, the model's weights
@@ -85,12 +87,13 @@ def settings_of(engine: Engine, skill: Skill, model: str) -> Settings:
         engine: with the model.
         skill: the question.
         model: as the user named it.
+        own: options of the skill that decide how an answer is read.
     """
     options = run_options(skill)
     named = {f.name: getattr(options, f.name) for f in fields(options) if f.name not in HOOKS}
     prompt = _text(skill.messages([b""], _Named()))
     config = engine.processor.image_config
-    parts = (skill.name, prompt, named, config)
+    parts = (skill.name, prompt, sorted((own or {}).items()), named, config)
     found = hashlib.blake2b(content_fingerprint(engine.model), digest_size=8)
     found.update(re.sub(r" at 0x[0-9a-f]+", "", repr(parts)).encode())
     return Settings(skill.name, model, found.hexdigest())
@@ -219,17 +222,16 @@ class FolderRun:
             return
         answer = {**answer, "finish_reason": outcome.finish_reason}
         record = answer_record(picture.given, picture.key, self._settings, answer)
-        self.counts.answered += self._keep(picture, record)
+        self._keep(picture, record)
         for each in equal:
             if self._journal.is_answered(each.key):
                 self._copy(each)
             else:  # the first one could not be kept
                 record = answer_record(each.given, each.key, self._settings, answer)
-                self.counts.answered += self._keep(each, record)
+                self._keep(each, record)
 
     def _copy(self, picture: _Picture) -> None:
-        record = copied(self._journal.answer(picture.key), place_of(picture.given))
-        self.counts.copied += self._keep(picture, record)
+        self._keep(picture, copied(self._journal.answer(picture.key), place_of(picture.given)))
 
     def _fail(self, picture: _Picture, error: Lfm2VLError, **more: Any) -> None:
         record = error_record(picture.given, picture.key, self._settings, error)
@@ -237,17 +239,20 @@ class FolderRun:
         self.counts.failed += 1
         self._report(self.counts)
 
-    def _keep(self, picture: _Picture, record: Record) -> bool:
-        """Hand a record on, then add it; return whether that went well."""
+    def _keep(self, picture: _Picture, record: Record) -> None:
+        """Hand a record on, then add it."""
         try:
             if self._on_record:
                 self._on_record(picture.given, record)
         except Lfm2VLError as error:
             self._fail(picture, error)
-            return False
+            return
         self._journal.add(record)
+        if "same_as" in record:
+            self.counts.copied += 1
+        else:
+            self.counts.answered += 1
         self._report(self.counts)
-        return True
 
 
 class _Named(dict[str, str]):
@@ -255,6 +260,9 @@ class _Named(dict[str, str]):
 
     def __missing__(self, name: str) -> str:
         return f"{{{name}}}"
+
+    def get(self, name: str, _default: Any = None) -> str:  # pyright: ignore
+        return self[name]
 
 
 def _text(messages: list[Message]) -> str:

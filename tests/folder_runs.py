@@ -22,7 +22,7 @@ OPTIONS = AnswerOptions(max_tokens=3, sampling=Sampling())
 SETTINGS = Settings("ask", "tiny", "00")
 
 
-def ask(question: str = "What is {name}?", options: AnswerOptions = OPTIONS) -> Skill:
+def ask(question: str = "What is this?", options: AnswerOptions = OPTIONS) -> Skill:
     """A skill that asks a question as it is."""
 
     def messages(images: Sequence[Any], facts: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -90,7 +90,7 @@ def asked(
     model: tuple[Any, Any], out: Path, inputs: Iterable[Input | None], **options: Any
 ) -> list[Record]:
     """Run over inputs into a journal; return its records."""
-    skill = options.pop("skill", ask("What is this?"))
+    skill = options.pop("skill", ask())
     engine = Engine(*model)
     settings = settings_of(engine, skill, "tiny")
     journal = Journal(out, settings)

@@ -103,7 +103,11 @@ def _body(record: Record) -> str:
     cells = _cells(record)
     text = cells.pop("text", None)
     hidden = (*PLACE, *LAST, "length", "form")
-    items = [f"- **{name}**: {value}" for name, value in cells.items() if name not in hidden]
+    items = [
+        f"- **{name}**: {value}"
+        for name, value in cells.items()
+        if value is not None and name not in hidden
+    ]
     return "\n".join([*([str(text)] if text is not None else []), *items])
 
 

@@ -37,11 +37,12 @@ def test_what_cannot_be_read_has_a_record_with_the_reason(tiny, tmp_path):
     assert "is damaged" in found["bad.png"]["error"]
     assert "does not exist" in found["gone.png"]["error"]
     assert found["bad.png"]["exit_code"] == 2
-    assert found["a.png"]["text"] and found["b.png"]["text"]
+    assert found["a.png"]["text"]
+    assert found["b.png"]["text"]
 
 
 def test_an_answer_that_cannot_be_read_is_an_error_with_its_text(tiny, tmp_path):
-    def read(text, sizes):
+    def read(*_):
         raise InputError("no JSON in it")
 
     skill = ask("What is this?")
@@ -106,7 +107,7 @@ def test_a_rerun_asks_only_about_what_is_new_changed_or_failed(tiny, tmp_path):
     make_picture(25, 25, 51).save(tmp_path / "bad.png")
     inputs += draw(tmp_path / ".", ["z.png"])
     new = []
-    options = {"on_record": lambda given, record: new.append(given.name)}
+    options = {"on_record": lambda given, _: new.append(given.name)}
     after = by_file(asked(tiny, tmp_path / "r.jsonl", inputs, **options))
     assert sorted(new) == ["a.png", "bad.png", "z.png"]
     assert len(after) == 4

@@ -84,11 +84,19 @@ class Task(Generic[Answer]):
         Raises:
             InputError: the skill takes another number of images.
         """
-        if len(images) < self.least or (self.most and len(images) > self.most):
-            count = f"{self.least}" if self.least == self.most else f"{self.least} or more"
-            noun = "image" if count == "1" else "images"
-            raise InputError(f"{self.name} takes {count} {noun}, and {len(images)} were given")
+        self.check_count(len(images))
         return self.prompt.messages(images, self.values, facts or {})
+
+    def check_count(self, count: int) -> None:
+        """Check the number of images in a question.
+
+        Raises:
+            InputError: the skill takes another number.
+        """
+        if count < self.least or (self.most and count > self.most):
+            expected = f"{self.least}" if self.least == self.most else f"{self.least} or more"
+            noun = "image" if expected == "1" else "images"
+            raise InputError(f"{self.name} takes {expected} {noun}, and {count} were given")
 
     def skill(self) -> Skill:
         """Return the skill without the type of its answer."""
@@ -276,12 +284,14 @@ def ask(kind: Kind, *, question: str, prompt: Prompt | None = None) -> Task[Repl
     """Answer a question, which may name facts of the photo in braces, such as {place}."""
     if not question.strip():
         raise InputError("the question is empty")
+    # In a prompt of one's own the question is a value; by itself it is the prompt.
+    values = {"question": question} if prompt else None
     prompt = prompt or replace(find_prompt("ask", kind), user=question)
 
     def parse(text: str, _: Sizes) -> Reply:
         return Reply(text.strip())
 
-    return _task("ask", prompt, parse, values={"question": question}, most=0)
+    return _task("ask", prompt, parse, values=values, most=0)
 
 
 TASKS: dict[str, Callable[..., Task[Any]]] = {

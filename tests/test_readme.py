@@ -7,7 +7,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from importlib import import_module
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -19,6 +18,7 @@ from pictures import make_picture
 
 from mlx_lfm2vl import cli
 from mlx_lfm2vl.commands.generate import build_parser, main
+from mlx_lfm2vl.commands.table import parser_of
 from mlx_lfm2vl.prompt.processor import Processor
 
 PACKAGE = ROOT / "mlx_lfm2vl"
@@ -148,8 +148,7 @@ def test_the_readme_is_short():
 
 @pytest.mark.parametrize("each", PAGES, ids=str)
 def test_every_option_named_exists(each):
-    modules = [import_module(f"mlx_lfm2vl.commands.{name}") for name in cli.COMMANDS]
-    parsers = [module.build_parser() for module in modules]
+    parsers = [parser_of(name) for name in cli.COMMANDS]
     known = {o for parser in parsers for action in parser._actions for o in action.option_strings}
     used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", each.text))
     assert used - {"--check", "--extra", "--version"} <= known  # of ruff, uv and python3

@@ -284,7 +284,7 @@ class Processor:
         self, opened: OpenedImage, plan: ImagePlan, config: ImageConfig
     ) -> list[np.ndarray]:
         """Return the patches of an image's views."""
-        pixels = opened.decode(plan.canvas if config.jpeg_draft else None)
+        pixels = opened.decode(plan.canvas if config.jpeg_draft else None, config.background)
         if self.look:
             self.look(pixels)
         return process_image(pixels, plan, config.resample)

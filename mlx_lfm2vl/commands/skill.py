@@ -20,7 +20,14 @@ from .common import run_command, stage
 from .image_options import chosen_image_options
 from .open_engine import check_memory_options, image_limits, open_engine
 from .question import expand_images, read_sources
-from .skill_options import answer_changes, build_parser, is_together, split_words, task_options
+from .skill_options import (
+    answer_changes,
+    build_parser,
+    is_together,
+    kind_of,
+    split_words,
+    task_options,
+)
 from .skill_output import as_text, check_drawing, draw_boxes, image_objects, prompt_object
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
@@ -42,7 +49,7 @@ def _run(name: str, options: argparse.Namespace) -> int:
     split_words(name, options)
     own, changes = task_options(name, options), answer_changes(options)
     check_memory_options(options)
-    kind = options.kind or _kind_of(options)
+    kind = options.kind or kind_of(options)
     task = make_task(name, kind, **own)
     image_options = chosen_image_options(options)
     answer = task.options.changed({**changes, "image_options": image_options})
@@ -56,18 +63,6 @@ def _run(name: str, options: argparse.Namespace) -> int:
     if getattr(options, "draw", None):
         check_drawing(options.draw)
     return _answer(task, kind, options)
-
-
-def _kind_of(options: argparse.Namespace) -> Kind:
-    """Return the kind of the checkpoint, which its small files tell."""
-    from ..checkpoint.config import read_model_config
-    from ..checkpoint.find import find_checkpoint
-    from ..skills.kinds import checkpoint_kind
-
-    model = options.model
-    folder = find_checkpoint(model, options.revision, with_weights=False, update=options.update)
-    name = str(folder.resolve()) if Path(model).is_dir() else model  # "." has a name too
-    return checkpoint_kind(read_model_config(folder, name))
 
 
 def _answer(task: Task[Any], kind: Kind, options: argparse.Namespace) -> int:

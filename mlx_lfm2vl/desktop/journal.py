@@ -192,6 +192,19 @@ class Journal:
         )
 
 
+def check_path(path: Path) -> None:
+    """Refuse what cannot be a result file, before anything is loaded.
+
+    Raises:
+        InputError: it is no plain file, or its folder does not exist.
+    """
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no plain file"
+        raise InputError(f"{path} is {what}, expected the name of a result file")
+    if not path.parent.is_dir():
+        raise InputError(f"{path} cannot be written: there is no folder {path.parent}")
+
+
 def _mark(name: bytes, key: str) -> bytes:
     """Return 16 bytes for a picture of this content at this place."""
     return bytes(a ^ b for a, b in zip(name, bytes.fromhex(key), strict=True))
@@ -203,9 +216,7 @@ def _opened(path: Path) -> int:
     Raises:
         InputError: it is no plain file, or another run has it.
     """
-    if path.exists() and not path.is_file():
-        what = "a folder" if path.is_dir() else "no plain file"
-        raise InputError(f"{path} is {what}, expected the name of a result file")
+    check_path(path)
     while True:
         file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         try:

@@ -33,12 +33,13 @@ interrupted
 def build_parser(name: str | None = None) -> argparse.ArgumentParser:
     """Return the parser for one skill; None has no options of a skill."""
     word = TEXTS[name][0] if name and name in TEXTS else ""
+    sources = f"SOURCE ... [{word}]" if word else "SOURCE ..."
     parser = Parser(
         prog=f"mlx_lfm2vl run {name or 'SKILL'}",
-        usage=f"mlx_lfm2vl run {name or 'SKILL'} [options] SOURCE ...{word and f' [{word}]'} --out FILE",
+        usage=f"mlx_lfm2vl run {name or 'SKILL'} [options] {sources} --out FILE",
         description=f"{DESCRIPTIONS[name] if name else 'Ask the same about many pictures.'}\n"
         "Each picture gets a record in a file, which a later run continues.\n"
-        + ("" if name else f"SKILL is {', '.join(SKILLS)}; run SKILL --help shows its options."),
+        + ("" if name else f"SKILL is {', '.join(SKILLS)}.\nrun SKILL --help shows its options."),
         epilog=EPILOG,
     )
     question = parser.add_argument_group("question")

@@ -158,8 +158,6 @@ def _listing(options: argparse.Namespace, limits: ImageLimits) -> Callable[[], I
         found = gather(options.image, recursive=options.recursive, limits=limits)
         return (given for given in found if not isinstance(given.source, Unreadable))
 
-    if reads_stdin(options):
-        raise InputError("--watch looks at files and folders only")
     return listing
 
 

@@ -13,7 +13,7 @@ from .generate_options import add_memory_options, add_reading_options, add_sampl
 from .page_options import add_page_options
 from .parser import Parser
 from .skill_options import DESCRIPTIONS, TEXTS, add_own_options
-from .source_options import add_source_options
+from .source_options import add_source_options, reads_stdin
 
 # `compare` needs several pictures in one question, and a run asks about each by itself.
 SKILLS = tuple(name for name in DESCRIPTIONS if name != "compare")
@@ -101,7 +101,8 @@ def check_run_options(options: argparse.Namespace) -> None:
             raise InputError(f"--{name.replace('_', '-')} is {number}, expected at least 1")
     if options.watch and (options.dry_run or options.limit or options.in_order):
         raise InputError("--watch has no end: remove --dry-run, --limit and --in-order, or --watch")
-    if options.watch and (options.screenshot or options.clipboard or options.files_from):
+    elsewhere = options.screenshot or options.clipboard or options.files_from
+    if options.watch and (elsewhere or reads_stdin(options)):
         raise InputError("--watch looks at files and folders only")
 
 

@@ -24,6 +24,7 @@ from ..prompt.sources import as_images
 from .answer import Piece, Result
 from .batch import BATCH_SIZE, Conversation, stream_answers
 from .prefix_store import PrefixStore
+from .score import Scores, score_answers
 from .seen import Seen, read_images
 from .stream import stream_answer
 
@@ -189,7 +190,7 @@ class Engine:
 
     def stream_batch(
         self,
-        conversations: Iterable[Conversation],
+        conversations: Iterable[Conversation | None],
         options: Options = None,
         *,
         batch_size: int = BATCH_SIZE,
@@ -204,7 +205,8 @@ class Engine:
 
         Args:
             conversations: messages of each, as for `stream`, but without `image`. They are taken
-                one by one as there is room, so their number is not limited.
+                one by one as there is room, so their number is not limited. None says that the next
+                is not there yet, so that those under way go on; it has no number.
             options: of every answer, as for `stream`. Each conversation uses the seed as if it were
                 alone. `lookup` must be 0.
             batch_size: maximum conversations to answer at the same time, at least 1.
@@ -238,6 +240,33 @@ class Engine:
                 raise result
             results[number] = result
         return [results[number] for number in sorted(results)]
+
+    def score(
+        self,
+        messages: Sequence[Message] | str,
+        answers: Sequence[str],
+        options: Options = None,
+        *,
+        image: Image | None = None,
+        **changes: Unpack[AnswerChanges],
+    ) -> Scores:
+        """Return how likely given answers are; the prompt is read once.
+
+        Args:
+            messages: as for `stream`.
+            answers: whole answers, as the model would write them.
+            options: as for `stream`; only those of the prompt count, and `kv_bits`.
+            image: as for `stream`.
+            changes: as for `stream`.
+
+        Raises:
+            InputError: as for `stream`, or an answer is empty.
+        """
+        chosen = merged(options, changes)
+        asked = _with_image(messages, image)
+        steps = score_answers(self.model, self.processor, asked, answers, chosen, self.store)
+        (scores,) = in_turn(steps)
+        return scores
 
     def _steps(
         self,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from .common import run_command
+from .parser import Parser
 
 if TYPE_CHECKING:  # opens images, which --help does without
     from ..desktop.write_back import Plan
@@ -15,6 +18,7 @@ if TYPE_CHECKING:  # opens images, which --help does without
 WAYS = ("xmp", "finder-comment", "finder-tags", "txt")
 UNDO_FILE = "renamed.jsonl"
 NAMES = ("stem", "file")
+UNDO_HELP = "give renamed files their old names, and do nothing else: mlx_lfm2vl run --undo FILE"
 
 
 def add_write_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -56,7 +60,7 @@ def add_write_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
         metavar="FILE",
         help=f"where the old names are kept; default: {UNDO_FILE} in the current folder",
     )
-    add("--undo", type=Path, metavar="FILE", help="give renamed files their old names, then stop")
+    add("--undo", type=Path, metavar="FILE", help=UNDO_HELP)
     return group
 
 
@@ -68,6 +72,8 @@ def write_plan(options: argparse.Namespace) -> Plan | None:
     """
     from ..desktop.write_back import Plan
 
+    if options.undo:
+        raise InputError("--undo stands alone, as in mlx_lfm2vl run --undo FILE")
     ways = frozenset(way for each in options.write for way in each)
     if not ways and options.exiftool_csv is None and options.rename is None:
         for name in ("replace", "xmp_name", "preview", "undo_file"):
@@ -92,15 +98,17 @@ def write_plan(options: argparse.Namespace) -> Plan | None:
     )
 
 
-def undo_renames(undo_file: Path) -> int:
-    """Do what --undo says; return the exit code: 1 if a file keeps its new name.
+def undo_renames(arguments: Sequence[str]) -> int:
+    """Do what `--undo FILE` says; return the exit code: 1 if a file keeps its new name."""
+    parser = Parser(prog="mlx_lfm2vl run", usage="mlx_lfm2vl run --undo FILE")
+    parser.add_argument("--undo", type=Path, metavar="FILE", help=UNDO_HELP)
+    return run_command(parser, _undo, arguments)
 
-    Raises:
-        InputError: the file is no undo file.
-    """
+
+def _undo(options: argparse.Namespace) -> int:
     from ..desktop.rename import undo
 
-    done = undo(undo_file)
+    done = undo(options.undo)
     for problem in done.problems:
         print(f"error: {problem}", file=sys.stderr)
     print(f"{done.restored} files have their old names again")

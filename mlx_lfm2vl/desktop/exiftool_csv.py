@@ -34,19 +34,23 @@ class ExiftoolCsv:
             if found and not found.startswith(header):
                 raise InputError(f"{path} is no table of --exiftool-csv; choose another name")
             whole = found[: found.rindex(b"\n") + 1] if found else header
+            self._lines = set(whole.splitlines(keepends=True))
             if whole != found:
                 path.write_bytes(whole)
 
     def add(self, photo: Path, texts: Texts) -> None:
-        """Add a row.
+        """Add a row, unless the same is there.
 
         Raises:
             InputError: the file cannot be written.
         """
         keywords = SEPARATOR.join(word.replace(";", ",") for word in texts.keywords)
         row = (os.path.abspath(photo), _one_line(texts.description), _one_line(keywords))
-        with writing(self._path), self._path.open("ab") as file:
-            file.write(_line(row))
+        line = _line(row)
+        if line not in self._lines:
+            with writing(self._path), self._path.open("ab") as file:
+                file.write(line)
+            self._lines.add(line)
 
 
 def _line(cells: tuple[str, ...]) -> bytes:

@@ -1,7 +1,12 @@
 """Options that write back: what they plan, and those that would do nothing."""
 
-import pytest
+import json
+from pathlib import Path
 
+import pytest
+from pictures import make_picture
+
+from mlx_lfm2vl.commands import run
 from mlx_lfm2vl.commands.parser import Parser
 from mlx_lfm2vl.commands.write_options import (
     UNDO_FILE,
@@ -11,6 +16,7 @@ from mlx_lfm2vl.commands.write_options import (
     write_plan,
 )
 from mlx_lfm2vl.desktop import write_back
+from mlx_lfm2vl.desktop.file_names import slug
 from mlx_lfm2vl.desktop.rename import Renamer
 from mlx_lfm2vl.errors import InputError, printable
 
@@ -40,6 +46,7 @@ def test_ways_are_joined_by_commas_or_given_one_by_one():
     ("arguments", "message"),
     [
         (["--write", "xmp,iptc"], "'iptc' is unknown; known are xmp, finder-comment"),
+        (["--undo", "x"], "--undo stands alone, as in mlx_lfm2vl run --undo FILE"),
         (["--replace"], "--replace means something with --write or --rename only"),
         (["--preview", "--write", "xmp"], "--preview means something with --rename only"),
         (["--undo-file", "x", "--write", "xmp"], "--undo-file means something with --rename only"),
@@ -55,10 +62,36 @@ def test_options_without_effect_are_refused(arguments, message):
 def test_an_undo_says_what_it_did(tmp_path, capsys):
     (tmp_path / "a.jpg").touch()
     Renamer(tmp_path / "undo").rename(tmp_path / "a.jpg", "x")
-    assert undo_renames(tmp_path / "undo") == 0
+    assert undo_renames(["--undo", str(tmp_path / "undo")]) == 0
     assert (tmp_path / "a.jpg").exists()
     (tmp_path / "a.jpg").unlink()
-    assert undo_renames(tmp_path / "undo") == 1
+    assert undo_renames(["--undo", str(tmp_path / "undo")]) == 1
     captured = capsys.readouterr()
     assert captured.out.splitlines()[0] == "1 files have their old names again"
     assert captured.err == f"error: {printable(str(tmp_path))}/x.jpg keeps its name: it is gone\n"
+
+
+def test_a_run_writes_back_also_what_it_knew_before_and_undoes_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "b.png"):
+        make_picture(20, 30, ord(name[0])).save(tmp_path / "photos" / name)
+    words = ["ocr", "photos", "--out", "r.jsonl", "--model", "demo", "--max-tokens", "3"]
+    assert run.main([*words, "--write", "xmp"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    stems = {slug(row["text"]) for row in rows}
+    assert all(stems)
+    rename = ["--rename", "x{slug}{ext}", "--exiftool-csv", "t.csv"]
+    assert run.main([*words, "--write", "txt", *rename]) == 0
+    assert "0 answered, 2 known from before" in capsys.readouterr().err
+    names = {path.name for path in (tmp_path / "photos").iterdir()}
+    assert {Path(name).suffix for name in names} == {".png", ".xmp", ".txt"}
+    assert {f"x{stem}.{ending}" for stem in stems for ending in ("png", "xmp", "txt")} <= names
+    assert len(names) == 6
+    assert len((tmp_path / "t.csv").read_text().splitlines()) == 3
+    assert run.main(["--undo", UNDO_FILE]) == 0
+    assert "6 files have their old names again" in capsys.readouterr().out
+    (tmp_path / "photos" / "a.xmp").write_text("damaged")
+    assert run.main([*words, "--write", "xmp"]) == 1
+    assert "1 failed" in capsys.readouterr().err
+    assert (tmp_path / "photos" / "a.xmp").read_text() == "damaged"

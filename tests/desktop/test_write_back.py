@@ -192,7 +192,7 @@ def test_a_table_goes_on_after_a_line_that_was_cut_off(tmp_path):
     ExiftoolCsv(table).add(tmp_path / "1.jpg", texts)
     whole = table.read_bytes()
     table.write_bytes(whole + b'/x,"half')
-    ExiftoolCsv(table)
+    ExiftoolCsv(table).add(tmp_path / "1.jpg", texts)
     assert table.read_bytes() == whole
     with table.open(newline="") as file:
         header, row = csv.reader(file)

@@ -54,17 +54,20 @@ def skill_of(row: dict) -> tuple[str, str | None] | None:
     return None
 
 
-def as_answer(answer: object) -> str:
-    """A typed answer in the words of the model, which `score` reads."""
+def as_answer(answer: object, size: tuple[int, int]) -> str:
+    """A typed answer in the words of the model, which `score` reads.
+
+    Args:
+        answer: of a skill.
+        size: (height, width) of the picture; boxes are taken back from its pixels.
+    """
     if isinstance(answer, Detection):
-        boxes = []
-        for box in answer.boxes:
-            (left, top, right, bottom), relative = box.pixels, box.relative
-            # From pixels, so that the way into the picture is scored too.
-            width = (right - left) / (relative[2] - relative[0] or 1)
-            height = (bottom - top) / (relative[3] - relative[1] or 1)
-            boxes.append((box.label, [left / width, top / height, right / width, bottom / height]))
-        return json.dumps([{"label": label, "bbox": bbox} for label, bbox in boxes])
+        height, width = size
+        sides = [
+            [x / (width, height)[i % 2] for i, x in enumerate(box.pixels)] for box in answer.boxes
+        ]
+        pairs = zip(answer.boxes, sides, strict=True)
+        return json.dumps([{"label": box.label, "bbox": bbox} for box, bbox in pairs])
     if isinstance(answer, ReadText):
         return f'The text says "{answer.text}".'
     assert isinstance(answer, Caption | Comparison)
@@ -86,7 +89,7 @@ def ask_skill(engine: Engine, name: str, rows: Sequence[dict], folder: Path) -> 
     options = tasks[0].options.changed({"sampling": Sampling()})
     for number, result in engine.stream_batch(questions, options, batch_size=16):
         assert isinstance(result, Result), result
-        answers[number] = as_answer(read_answer(tasks[number], result))
+        answers[number] = as_answer(read_answer(tasks[number], result), result.images[0].size)
     return answers
 
 

@@ -1,7 +1,5 @@
 """Which checkpoint is meant: told by its configuration."""
 
-import json
-import shutil
 
 import pytest
 from conftest import edit_json, golden

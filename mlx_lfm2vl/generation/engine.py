@@ -24,6 +24,7 @@ from ..prompt.sources import as_images
 from .answer import Piece, Result
 from .batch import BATCH_SIZE, Conversation, stream_answers
 from .prefix_store import PrefixStore
+from .score import Scores, score_answers
 from .seen import Seen, read_images
 from .stream import stream_answer
 
@@ -238,6 +239,33 @@ class Engine:
                 raise result
             results[number] = result
         return [results[number] for number in sorted(results)]
+
+    def score(
+        self,
+        messages: Sequence[Message] | str,
+        answers: Sequence[str],
+        options: Options = None,
+        *,
+        image: Image | None = None,
+        **changes: Unpack[AnswerChanges],
+    ) -> Scores:
+        """Return how likely given answers are; the prompt is read once.
+
+        Args:
+            messages: as for `stream`.
+            answers: whole answers, as the model would write them.
+            options: as for `stream`; only those of the prompt count, and `kv_bits`.
+            image: as for `stream`.
+            changes: as for `stream`.
+
+        Raises:
+            InputError: as for `stream`, or an answer is empty.
+        """
+        chosen = merged(options, changes)
+        asked = _with_image(messages, image)
+        steps = score_answers(self.model, self.processor, asked, answers, chosen, self.store)
+        (scores,) = in_turn(steps)
+        return scores
 
     def _steps(
         self,

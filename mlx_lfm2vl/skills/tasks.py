@@ -28,7 +28,7 @@ from .answers import (
 )
 from .fields import Fields, fields_of_schema, make_fields
 from .kinds import KINDS, Kind
-from .labels import check_labels, label_in, label_values
+from .labels import demo_variant, label_in
 from .plain_text import read_keywords, shortened, unfenced
 from .prompts import Prompt, find_prompt
 from .schemas import box_schema, constrained
@@ -241,13 +241,15 @@ def point(
 
 def classify(kind: Kind, *, labels: Sequence[str], prompt: Prompt | None = None) -> Task[Choice]:
     """Choose a label by writing it; `functions.classify` also gives probabilities."""
+    from .classify import check_labels
+
     checked = check_labels(labels)
-    prompt = prompt or find_prompt("classify", kind)
+    prompt = prompt or find_prompt("classify", kind, demo_variant(kind, checked))
 
     def parse(text: str, _: Sizes) -> Choice:
         return Choice(label_in(text, checked))
 
-    return _task("classify", prompt, parse, values=label_values(kind, checked))
+    return _task("classify", prompt, parse, values={"labels": _either(checked)})
 
 
 def extract(
@@ -341,6 +343,11 @@ def _joined(name: str, words: Sequence[str], prompt: Prompt) -> str:
         words = [re.sub(r"(?i)^the ", "", word) for word in words]
     *first, last = words
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def _either(words: Sequence[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} or {last}"
 
 
 def _is_a(label: str, asked: str) -> bool:

@@ -23,10 +23,12 @@ DRAWN = (".png", ".jpg", ".jpeg", ".webp")  # endings of files to draw into
 
 def as_text(answer: Any) -> str:
     """Return an answer as people and line-based tools read it."""
-    from ..skills.answers import Choice, Detection, Extraction, Keywords, Layout, Point
+    from ..skills.answers import Detection, Extraction, Keywords, Layout, Point
+    from ..skills.classify import Classification
 
-    if isinstance(answer, Choice):
-        return answer.choice
+    if isinstance(answer, Classification):
+        best = sorted(answer.probabilities.items(), key=lambda pair: -pair[1])
+        return "\n".join(f"{label}: {share:.1%}" for label, share in best)
     if isinstance(answer, Keywords):
         return ", ".join(answer.keywords)
     if isinstance(answer, Detection):

@@ -212,7 +212,7 @@ def score_task(
         message["content"][-1]["text"],
         form=(task.prompt.form or "{label}").replace("{label}", "{}"),
         system=before[0]["content"] if before else None,
-        options=task.options,
+        options=task.options.changed({"constraint": None}),
     )
 
 

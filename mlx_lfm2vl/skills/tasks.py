@@ -8,8 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, get_args
 
+from ..constraints.constraint import choice, json_schema
 from ..errors import InputError
 from ..options import AnswerOptions
 from .answers import (
@@ -249,7 +251,9 @@ def classify(kind: Kind, *, labels: Sequence[str], prompt: Prompt | None = None)
     def parse(text: str, _: Sizes) -> Choice:
         return Choice(label_in(text, checked))
 
-    return _task("classify", prompt, parse, values={"labels": _either(checked)})
+    task = _task("classify", prompt, parse, values={"labels": _either(checked)})
+    whole = [(prompt.form or "{label}").replace("{label}", label) for label in checked]
+    return replace(task, options=constrained(task.options, partial(choice, whole)))
 
 
 def extract(
@@ -324,9 +328,9 @@ def _task(
     return Task(name, prompt, values or {}, options, parse, least, most)
 
 
-def _follow(task: Task[Answer], schema: dict[str, Any]) -> Task[Answer]:
-    """Keep the answer to a schema where that is possible."""
-    return replace(task, options=constrained(task.options, schema))
+def _follow(task: Task[Answer], schema: Mapping[str, Any]) -> Task[Answer]:
+    """Keep the answer to a JSON Schema where that is possible."""
+    return replace(task, options=constrained(task.options, partial(json_schema, schema)))
 
 
 def _choice(name: str, value: str, known: Sequence[str]) -> None:

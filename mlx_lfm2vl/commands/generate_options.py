@@ -8,6 +8,7 @@ from .cache_options import add_cache_options
 from .common import add_adapter_option, add_model_options, add_special_tokens
 from .image_options import add_image_options
 from .parser import Parser
+from .source_options import add_source_options
 
 EPILOG = """\
 examples:
@@ -63,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--system", help="system message; default: none")
     add("--tools", type=Path, metavar="FILE", help="JSON list of functions that the model may call")
     add_special_tokens(question)
+    add_source_options(parser)
     add_engine_options(parser)
     add_cache_options(parser.add_argument_group("disk cache (default: none)"))
     output = parser.add_argument_group("output")

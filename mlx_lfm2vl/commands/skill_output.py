@@ -54,8 +54,10 @@ def _value(value: Any) -> str:
     return "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def image_objects(group: Sequence[Input], result: Result) -> list[dict[str, Any]]:
+def image_objects(group: Sequence[Input], result: Result | None) -> list[dict[str, Any]]:
     """Describe the images of a question for --json: pixels of a box are those of its image."""
+    if result is None:
+        return [{"file": one.name} for one in group]
     return [
         {"file": one.name, "width": plan.size[1], "height": plan.size[0]}
         for one, plan in zip(group, result.images, strict=True)

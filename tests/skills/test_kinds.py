@@ -1,6 +1,5 @@
 """Which checkpoint is meant: told by its configuration."""
 
-
 import pytest
 from conftest import edit_json, golden
 

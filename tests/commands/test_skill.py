@@ -48,7 +48,7 @@ def test_every_skill_has_a_command():
     ],
 )
 def test_an_answer_is_printed_as_lines(typed, line, expected):
-    assert typed(line) == (0, f"{expected}\n", "")
+    assert typed(line)[:2] == (0, f"{expected}\n")
 
 
 def test_json_has_the_typed_answer_and_the_size_that_its_pixels_belong_to(typed):
@@ -101,7 +101,6 @@ def test_the_prompt_is_shown_in_the_form_that_replaces_it(typed, tmp_path):
     code, out, _ = typed("detect --kind 3b --show-prompt")
     assert (code, 'user = "Provide bounding boxes for {target}."' in out) == (0, True)
     path = tmp_path / "own.toml"
-    path.write_text('user = "What color is the {target}?"\nmax_tokens = 30\n')
     arguments = f"ocr word.png --prompt-file {path}"
     path.write_text('user = "What color is the text?"\nmax_tokens = 30\n')
     assert typed(arguments)[1] == "The text is purple.\n"

@@ -76,7 +76,8 @@ def typed(desk, wide, program, capsys, monkeypatch):
             if option in ("--model", "-m") and model != "demo":
                 arguments[number + 1] = tiny
         assert cli.main([name, *arguments, *SHORT.get(name, [])]) == 0, line
-        assert name in ("fuse", "convert") or "--output" in arguments or capsys.readouterr().out
+        is_file = name in ("fuse", "convert", "run") or "--output" in arguments
+        assert is_file or capsys.readouterr().out
 
     return run
 
@@ -213,7 +214,7 @@ def test_the_table_of_packages_names_every_one():
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     rows = page("architecture").table("| package | what it does |")
     named = {name for names, _ in rows for name in re.findall(r"`(\w+)`", names)}
-    stubs = {"benchmark", "chat", "convert", "fuse", "generate", "train"}
+    stubs = {"benchmark", "chat", "convert", "fuse", "generate", "run", "train"}
     assert named == (modules | packages) - stubs
 
 

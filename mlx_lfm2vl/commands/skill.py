@@ -10,7 +10,6 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, Lfm2VLError
@@ -19,7 +18,14 @@ from .answer_output import print_object, say, say_costs
 from .common import run_command, stage
 from .image_options import chosen_image_options
 from .open_engine import check_memory_options, image_limits, open_engine
-from .skill_options import answer_changes, build_parser, is_together, split_words, task_options
+from .skill_options import (
+    answer_changes,
+    build_parser,
+    is_together,
+    kind_of,
+    split_words,
+    task_options,
+)
 from .skill_output import as_text, check_drawing, draw_boxes, image_objects, prompt_object
 from .source_options import chosen_inputs
 
@@ -50,7 +56,7 @@ def _run(name: str, options: argparse.Namespace) -> int:
     inputs = [] if options.show_prompt else list(chosen_inputs(options, limits))
     if name == "detect" and is_together(name, options):
         own["images"] = max(1, len(inputs))
-    kind = options.kind or _kind_of(options)
+    kind = options.kind or kind_of(options)
     task = make_task(name, kind, **own)
     image_options = chosen_image_options(options)
     answer = task.options.changed({**changes, "image_options": image_options})
@@ -62,18 +68,6 @@ def _run(name: str, options: argparse.Namespace) -> int:
     else:
         print(task.prompt.to_toml(), end="", flush=True)
     return 0
-
-
-def _kind_of(options: argparse.Namespace) -> Kind:
-    """Return the kind of the checkpoint, which its small files tell."""
-    from ..checkpoint.config import read_model_config
-    from ..checkpoint.find import find_checkpoint
-    from ..skills.kinds import checkpoint_kind
-
-    model = options.model
-    folder = find_checkpoint(model, options.revision, with_weights=False, update=options.update)
-    name = str(folder.resolve()) if Path(model).is_dir() else model  # "." has a name too
-    return checkpoint_kind(read_model_config(folder, name))
 
 
 def _answer(

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..options import SAMPLING_KEYS
-from ..skills.kinds import KINDS
+from ..skills.kinds import KINDS, Kind
 from .common import add_adapter_option, add_model_options
 from .generate_options import add_memory_options, add_reading_options, add_sampling_options
 from .parser import Parser
@@ -88,7 +88,8 @@ def build_parser(name: str) -> argparse.ArgumentParser:
         metavar="FILE",
         help="more images; - reads stdin; demo is a built-in picture",
     )
-    _add_own(question, name)
+    add_own_options(question, name)
+    _add_uses(question, name)
     add_source_options(parser)
     add("--prompt-file", type=Path, metavar="FILE", help="a prompt of your own, as text or TOML")
     add("--show-prompt", action="store_true", help="print the prompt as TOML, and stop")
@@ -105,8 +106,8 @@ def build_parser(name: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_own(group: argparse._ArgumentGroup, name: str) -> None:
-    """Add the options that only this skill has."""
+def add_own_options(group: argparse._ArgumentGroup, name: str) -> None:
+    """Add the options of the question that only this skill has."""
     add = group.add_argument
     if name == "caption":
         text = "how much to say; alt is alt text of at most 125 characters; default: normal"
@@ -127,6 +128,11 @@ def _add_own(group: argparse._ArgumentGroup, name: str) -> None:
         text = 'what to read; a description may name choices: "kind: select from a, b, or c"'
         add("--fields", nargs="+", action="extend", metavar="NAME: DESCRIPTION", help=text)
         add("--schema", type=Path, metavar="FILE", help="JSON Schema of the object to read")
+
+
+def _add_uses(group: argparse._ArgumentGroup, name: str) -> None:
+    """Add what else this skill does with images that are named one by one."""
+    add = group.add_argument
     if name in ("detect", "extract", "ask"):
         add("--together", action="store_true", help="put all images into one question")
     if name in ("detect", "point", "layout"):
@@ -138,8 +144,13 @@ def is_together(name: str, options: argparse.Namespace) -> bool:
     return name in ("layout", "compare") or getattr(options, "together", False)
 
 
-def split_words(name: str, options: argparse.Namespace) -> None:
+def split_words(name: str, options: argparse.Namespace, *, need_image: bool = True) -> None:
     """Tell images from the text beside them: fills `options.image` and `options.text`.
+
+    Args:
+        name: of the skill.
+        options: of the command.
+        need_image: refuse that no image is named.
 
     Raises:
         InputError: there is no image, or a text is missing or one too many.
@@ -158,7 +169,7 @@ def split_words(name: str, options: argparse.Namespace) -> None:
     if needed and not texts and not options.prompt_file:
         raise InputError(f"{metavar} is missing: put it in quotes in the last place")
     options.text = texts[0] if texts else None
-    if not has_sources(options) and not options.show_prompt:
+    if need_image and not has_sources(options) and not options.show_prompt:
         raise InputError(f"which image? as in mlx_lfm2vl {name} photo.jpg")
 
 
@@ -208,6 +219,18 @@ def task_options(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
         own["prompt"] = read_prompt(options.prompt_file)
     return own
+
+
+def kind_of(options: argparse.Namespace) -> Kind:
+    """Return the kind of the checkpoint, which its small files tell."""
+    from ..checkpoint.config import read_model_config
+    from ..checkpoint.find import find_checkpoint
+    from ..skills.kinds import checkpoint_kind
+
+    model = options.model
+    folder = find_checkpoint(model, options.revision, with_weights=False, update=options.update)
+    name = str(folder.resolve()) if Path(model).is_dir() else model  # "." has a name too
+    return checkpoint_kind(read_model_config(folder, name))
 
 
 def answer_changes(options: argparse.Namespace) -> dict[str, Any]:

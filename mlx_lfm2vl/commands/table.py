@@ -25,6 +25,7 @@ COMMANDS = {
     "generate": "answer a prompt about images",
     "chat": "talk about images, line by line",
     **SKILLS,
+    "run": "ask one of these about a whole folder, into a file",
     "convert": "quantize a checkpoint and report what was lost",
     "train": "fine-tune a checkpoint on your own images and answers",
     "fuse": "merge an adapter into its checkpoint",

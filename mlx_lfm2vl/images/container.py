@@ -9,7 +9,7 @@ from .heic import heic_to_tiff, heif_decoder, largest_size
 from .jpeg import START, examine_jpeg
 from .jpeg2000 import BOX_START, STREAM_START, examine_jpeg2000
 from .limits import ImageLimits
-from .other_kinds import HEADER_BYTES, refuse_other
+from .other_kinds import FRAME, HEADER_BYTES, refuse_other
 from .png import SIGNATURE, mend_png
 from .raw import find_preview
 from .tiff import PHOTOMETRIC, WHITE_IS_ZERO, Directory, find_page, raw_photo
@@ -162,9 +162,7 @@ def _from_boxes(data: bytes, name: str, limits: ImageLimits) -> bytes:
     if b"crx " in brands:
         raise raw_photo(name)
     if any(VIDEO_BRANDS.match(brand) for brand in brands):
-        raise InputError(
-            f"{name} is a video, not an image this program can read; save a frame of it as an image"
-        )
+        raise InputError(f"{name} is a video, not an image this program can read; {FRAME}")
     return data
 
 

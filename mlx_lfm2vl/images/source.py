@@ -12,10 +12,12 @@ from ..errors import InputError
 from .container import FORMATS, ImageFile, examine, is_heic
 from .damage import DECODE_ERRORS
 from .decode import OpenedImage, pillow_rules
+from .drawn import Drawn
 from .heic import heif_decoder, open_heif
 from .limits import ImageLimits
 from .other_kinds import not_opened
 from .read import EXPECTED, OpenFile, is_url, read_source
+from .ready import ReadyImage
 
 __all__ = [
     "EXPECTED",
@@ -35,7 +37,10 @@ class Array(Protocol):
 
 
 BytesLike = bytes | bytearray | memoryview
-ImageSource = str | os.PathLike[str] | BytesLike | OpenFile | Array | Image.Image
+# A `ReadyImage` is taken in messages only: it needs no opening.
+ImageSource = (
+    str | os.PathLike[str] | BytesLike | OpenFile | Array | Image.Image | Drawn | ReadyImage
+)
 HEAD = 1024  # bytes that tell what kind of file it is
 # Formats whose header Pillow reads as `open_image` does, without the rest of the file.
 PLAIN_FORMATS = ("JPEG", "PNG", "GIF", "BMP")
@@ -49,7 +54,8 @@ def open_image(source: ImageSource, limits: ImageLimits) -> OpenedImage:
     Args:
         source: a path (also with `~` or `file://`), an http(s) URL if `limits` allow it, a
             `data:` URI, the bytes of a file, a file open for reading bytes, a PIL image, or an
-            array of uint8, (H, W, 3), (H, W, 4) or (H, W), from any library that NumPy reads.
+            array of uint8, (H, W, 3), (H, W, 4) or (H, W), from any library that NumPy reads, or
+            a page, frame or slice as `expand_inputs` gives it, which is drawn at once.
         limits: on bytes read, pixels decoded and the use of the network.
 
     Raises:
@@ -58,6 +64,8 @@ def open_image(source: ImageSource, limits: ImageLimits) -> OpenedImage:
     """
     if isinstance(source, Image.Image):
         return OpenedImage(source, ImageFile("image", b""), limits, ours=False)
+    if isinstance(source, Drawn):
+        return OpenedImage(source.draw(limits), ImageFile(source.name, b""), limits, ours=False)
     if _is_array(source):
         return OpenedImage(_from_array(source), ImageFile("array", b""), limits)
     name, data = read_source(source, limits)

@@ -18,6 +18,7 @@ from .answer_output import print_object, say, say_costs
 from .common import run_command, stage
 from .image_options import chosen_image_options
 from .open_engine import check_memory_options, image_limits, open_engine
+from .page_options import chosen_pages
 from .skill_options import (
     answer_changes,
     build_parser,
@@ -26,7 +27,14 @@ from .skill_options import (
     split_words,
     task_options,
 )
-from .skill_output import as_text, check_drawing, draw_boxes, image_objects, prompt_object
+from .skill_output import (
+    as_text,
+    check_drawing,
+    draw_boxes,
+    image_objects,
+    of_whole,
+    prompt_object,
+)
 from .source_options import chosen_inputs
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
@@ -53,7 +61,7 @@ def _run(name: str, options: argparse.Namespace) -> int:
     if getattr(options, "draw", None):
         check_drawing(options.draw)
     limits = image_limits(options)
-    inputs = [] if options.show_prompt else list(chosen_inputs(options, limits))
+    inputs = [] if options.show_prompt else _inputs(options, limits)
     if name == "detect" and is_together(name, options):
         own["images"] = max(1, len(inputs))
     kind = options.kind or kind_of(options)
@@ -68,6 +76,21 @@ def _run(name: str, options: argparse.Namespace) -> int:
     else:
         print(task.prompt.to_toml(), end="", flush=True)
     return 0
+
+
+def _inputs(options: argparse.Namespace, limits: ImageLimits) -> list[Input]:
+    """Return the pictures that were chosen: pages of PDFs, and frames and slices on request."""
+    from ..checkpoint.find import find_checkpoint
+    from ..images.pages import expand_inputs
+    from ..prompt.processor import load_image_config
+
+    pages = chosen_pages(options)
+    inputs = chosen_inputs(options, limits)
+    folder = find_checkpoint(
+        options.model, options.revision, with_weights=False, update=options.update
+    )
+    config = load_image_config(folder).with_options(chosen_image_options(options))
+    return list(expand_inputs(inputs, pages, config, limits))
 
 
 def _answer(
@@ -122,9 +145,10 @@ def _outcomes(
     Raises:
         Lfm2VLError: there is only one group, and it cannot be answered.
     """
+    from ..desktop.photo_facts import photo_facts
     from ..skills.functions import read_answer, score_task
 
-    facts = [{"name": group[0].name} for group in groups]
+    facts = [photo_facts(group[0]) for group in groups]
     if labels:
         for group, known in zip(groups, facts, strict=True):
             try:
@@ -172,6 +196,8 @@ def _print(
 ) -> None:
     """Print the answer about a group of images, the only one or one of many."""
     answer, result = answered
+    if group[0].part and len(group) == 1:
+        answer = of_whole(answer, group[0].part)
     if result and result.finish_reason == "length":
         count = len(result.token_ids)
         say(f"note: {group[0].name}: the answer ends at {count} tokens; --max-tokens allows more")

@@ -12,6 +12,7 @@ from ..options import SAMPLING_KEYS
 from ..skills.kinds import KINDS, Kind
 from .common import add_adapter_option, add_model_options
 from .generate_options import add_memory_options, add_reading_options, add_sampling_options
+from .page_options import add_page_options
 from .parser import Parser
 from .question import names_image
 from .source_options import add_source_options, has_sources
@@ -91,6 +92,7 @@ def build_parser(name: str) -> argparse.ArgumentParser:
     add_own_options(question, name)
     _add_uses(question, name)
     add_source_options(parser)
+    add_page_options(parser)
     add("--prompt-file", type=Path, metavar="FILE", help="a prompt of your own, as text or TOML")
     add("--show-prompt", action="store_true", help="print the prompt as TOML, and stop")
     add("--kind", choices=KINDS, help="kind of checkpoint; default: what its configuration tells")

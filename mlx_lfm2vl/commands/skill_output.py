@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, printable
-from ..images.inputs import Input
+from ..images.inputs import Input, Part
 from ..whole_folder import new_file
 
 if TYPE_CHECKING:
@@ -58,10 +59,30 @@ def image_objects(group: Sequence[Input], result: Result | None) -> list[dict[st
     """Describe the images of a question for --json: pixels of a box are those of its image."""
     if result is None:
         return [{"file": one.name} for one in group]
-    return [
-        {"file": one.name, "width": plan.size[1], "height": plan.size[0]}
+    sizes = [
+        one.part.whole if one.part and len(group) == 1 else plan.size
         for one, plan in zip(group, result.images, strict=True)
     ]
+    return [
+        {"file": one.name, "width": width, "height": height}
+        for one, (height, width) in zip(group, sizes, strict=True)
+    ]
+
+
+def of_whole(answer: Any, part: Part) -> Any:
+    """Return the answer about a slice with its boxes in pixels of the whole picture."""
+    from ..skills.answers import Detection, Layout, Point
+    from ..skills.slice_boxes import in_whole
+
+    if isinstance(answer, Detection):
+        return Detection(tuple(in_whole(box, part) for box in answer.boxes))
+    if isinstance(answer, Point) and answer.box:
+        box = in_whole(answer.box, part)
+        return Point(*box.center, box)
+    if isinstance(answer, Layout):
+        placed = [(region, region.box and in_whole(region.box, part)) for region in answer.regions]
+        return Layout(tuple(replace(region, box=box) for region, box in placed))
+    return answer
 
 
 def prompt_object(task: Task[Any], kind: Kind) -> dict[str, Any]:

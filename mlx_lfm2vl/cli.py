@@ -2,10 +2,9 @@
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 
 from . import __version__
-from .commands.table import COMMANDS
+from .commands.table import COMMANDS, run_named
 
 USAGE = f"""\
 usage: mlx_lfm2vl COMMAND [options]
@@ -30,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name in COMMANDS:
         if rest == ["--version"]:
             return _print(__version__)
-        return import_module(f".commands.{name}", __package__).main(rest)
+        return run_named(name, rest)
     if name in ("--version", "version"):
         return _print(__version__)
     if name in ("-h", "--help"):
@@ -39,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from .commands.question import names_image
 
     if name and (name.startswith("-") or names_image(name) or any(map(str.isspace, name))):
-        return import_module(".commands.generate", __package__).main(given)
+        return run_named("generate", given)
     near = nearest(name, COMMANDS)
     hint = f"; did you mean {near}?" if near else f" among {', '.join(COMMANDS)}"
     problem = f"there is no command {name!r:.80}{hint}" if name else "which command?"

@@ -28,6 +28,12 @@ class AnswerError(Lfm2VLError):
     """The model's answer is not in the form that was asked for."""
 
 
+class Cancelled(Lfm2VLError):
+    """The user has broken off what they were asked for, as by Escape in a selection."""
+
+    exit_code = 130
+
+
 def printable(text: str) -> str:
     """Spell out what a terminal would obey or hide: servers and files can put it into messages."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)

@@ -71,6 +71,7 @@ class ImageOptions:
     max_tiles: int | None = None  # maximum number of tiles of an image that is cut
     use_thumbnail: bool | None = None  # add a view of the whole image to its tiles
     jpeg_draft: bool | None = None  # decode large JPEGs at a reduced size
+    background: str | None = None  # color below transparent pixels; black below light writing
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 KNOWN_SKIPS = {
     "LFM2VL_ASSETS is not set",
     "LFM2VL_FULL_SIZE is not set",
+    "exiftool is not installed",
     "MLX compiles with g++ here",
     "GPUs do it unasked",
     "only Linux has /dev/full",

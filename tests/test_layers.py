@@ -26,7 +26,7 @@ ROWS = [
     {"quantize", "desktop"},
     {"device_check"},
     {"commands"},
-    {"benchmark", "chat", "cli", "convert", "fuse", "generate", "train"},
+    {"benchmark", "chat", "cli", "convert", "fuse", "generate", "run", "train"},
 ]
 NEVER = {"torch", "transformers"}
 WITHOUT = {  # what a unit does not know, so that its neighbours can be read without it

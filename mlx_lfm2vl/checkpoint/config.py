@@ -79,6 +79,7 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]
     sampling: Sampling  # recommended for this checkpoint
     quantization: dict[str, Any] | None  # as in config.json; None: not quantized
+    is_extract: bool = False  # an -Extract model, which only its name tells from its base
 
 
 def read_model_config(folder: Path, name: str = "") -> ModelConfig:
@@ -87,7 +88,7 @@ def read_model_config(folder: Path, name: str = "") -> ModelConfig:
     Args:
         folder: the checkpoint.
         name: the path or repo id that the user gave. Only the name tells an -Extract model, which
-            has its own recommended sampling.
+            has its own recommended sampling and form of question.
 
     Raises:
         CheckpointError: a file is broken, a key is missing, or a value is not implemented.
@@ -124,16 +125,22 @@ def read_model_config(folder: Path, name: str = "") -> ModelConfig:
         use_layernorm=config.flag("projector_use_layernorm", True),  # absent in LFM2-VL: on
         downsample_factor=config.integer("downsample_factor", most=MAX_FACTOR),
     )
-    names = (name, str(values.get("_name_or_path", "")))
+    is_extract = _is_extract(name, str(values.get("_name_or_path", "")))
     return ModelConfig(
         vision=_read_vision(Section(values.get("vision_config"), "vision_config"), config),
         projector=projector,
         text=text,
         image_token_id=image_token_id,
         eos_token_ids=_read_eos(generation, values, text_values or {}),
-        sampling=_read_sampling(generation, projector, text, names),
+        sampling=_read_sampling(generation, projector, text, is_extract=is_extract),
         quantization=quantization,
+        is_extract=is_extract,
     )
+
+
+def _is_extract(*names: str) -> bool:
+    """Whether a name is that of an -Extract model; "-extract" in a parent folder means nothing."""
+    return any("-extract" in Path(name).name.lower() for name in names)
 
 
 def _read_eos(*sources: dict[str, Any]) -> tuple[int, ...]:
@@ -287,7 +294,8 @@ def _read_sampling(
     generation: dict[str, Any],
     projector: ProjectorConfig,
     text: TextConfig,
-    names: tuple[str, ...],
+    *,
+    is_extract: bool,
 ) -> Sampling:
     """Return the sampling recommended for a checkpoint.
 
@@ -314,8 +322,7 @@ def _read_sampling(
             return Sampling(**{**given, "top_k": int(given.get("top_k", 0))})
         except (InputError, TypeError, ValueError) as error:
             raise CheckpointError(f"generation_config.json: {error}") from None
-    # Only the last part of a path counts: "-extract" in a parent folder means nothing.
-    if any("-extract" in Path(name).name.lower() for name in names):
+    if is_extract:
         return Sampling()
     if len(text.layer_types) == 30 and not projector.use_layernorm:  # LFM2.5-VL-3B
         return Sampling(temperature=0.2, top_k=50)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import ARCHITECTURE, TIES, ModelConfig, TextConfig
-from .image_config import ImageConfig
+from .image_config import OUR_OPTIONS, ImageConfig
 from .json_file import read_json, read_optional_json
 
 # Code of the first repositories, which is not copied and which transformers no longer needs.
@@ -91,8 +91,7 @@ def _config(values: dict[str, Any], config: ModelConfig, dtype: str) -> dict[str
 
 
 def _processor(image: ImageConfig) -> dict[str, Any]:
-    values = asdict(image)
-    del values["jpeg_draft"]  # an option of this package
+    values = {key: value for key, value in asdict(image).items() if key not in OUR_OPTIONS}
     special_tokens = values.pop("use_image_special_tokens")
     tile = (image.tile_size // image.encoder_patch_size) ** 2
     nested = {

@@ -44,6 +44,7 @@ class ImageConfig:
     image_std: tuple[float, ...] = (0.5, 0.5, 0.5)
     use_image_special_tokens: bool = True
     jpeg_draft: bool = True  # decode JPEGs at 1/2, 1/4 or 1/8 of their size if that is enough
+    background: str | None = None  # color below transparent pixels; None chooses white or black
 
     def __post_init__(self) -> None:
         block = self.encoder_patch_size * self.downsample_factor
@@ -81,6 +82,8 @@ class ImageConfig:
             raise CheckpointError(
                 f"resample {self.resample} is neither 2 (bilinear) nor 3 (bicubic)"
             )
+        if self.background is not None:
+            check_color(self.background)
 
     def with_options(self, options: ImageOptions) -> "ImageConfig":
         """These settings with a caller's on top.
@@ -91,6 +94,25 @@ class ImageConfig:
         values = {field.name: getattr(options, field.name) for field in fields(options)}
         return replace(self, **{name: value for name, value in values.items() if value is not None})
 
+
+def check_color(color: str) -> None:
+    """Refuse what is not the name of a color.
+
+    Raises:
+        InputError: it is none.
+    """
+    from PIL import ImageColor  # settings without a background do not need it
+
+    try:
+        ImageColor.getrgb(color)
+    except ValueError:
+        raise InputError(
+            f"background {color!r:.40} is no color, expected a name such as black, or #rrggbb"
+        ) from None
+
+
+# Fields that no checkpoint sets.
+OUR_OPTIONS = frozenset({"jpeg_draft", "background"})
 
 # Keys of processor files that have no effect here.
 IGNORED_PROCESSOR_KEYS = frozenset(
@@ -142,8 +164,7 @@ def read_image_config(folder: Path) -> ImageConfig:
     if not isinstance(nested, dict):
         raise CheckpointError("processor_config.json: image_processor is not a JSON object")
     processor = {**legacy, **{k: v for k, v in outer.items() if k != "image_processor"}, **nested}
-    # Checkpoints do not know jpeg_draft, an option of this package.
-    known = {field.name for field in fields(ImageConfig)} - {"jpeg_draft"}
+    known = {field.name for field in fields(ImageConfig)} - OUR_OPTIONS
     if not (known - {"use_image_special_tokens"}) & set(processor):
         raise CheckpointError(
             f"{folder} has no image settings: neither processor_config.json nor "
@@ -159,7 +180,7 @@ def read_image_config(folder: Path) -> ImageConfig:
         logger.warning("ignoring unknown keys in the processor files: %s", some(sorted(unknown)))
     merged = Section({**_vision_geometry(model), **model, **processor}, "processor_config.json")
     values: dict[str, Any] = {}
-    for field in fields(ImageConfig):
+    for field in (field for field in fields(ImageConfig) if field.name in known):
         required = field.default is MISSING
         if merged.values.get(field.name) is None and not required:
             continue

@@ -94,13 +94,12 @@ def _chat(options: argparse.Namespace) -> int:
 
 def _sources(names: Sequence[str], limits: ImageLimits) -> list[ImageSource]:
     """Read the images, and find bad ones before a checkpoint is downloaded or loaded."""
-    from ..checkpoint.find import find_image
     from ..images.read import read_once
     from ..images.source import is_url, open_image
 
-    expanded = expand_images(names, each=False)
+    expanded = expand_images(names)
     limits.check_count(len(expanded))
-    sources = [read_once(find_image(name), limits) for name in expanded]
+    sources = [read_once(image.source, limits) for image in expanded]
     for source in sources:
         if not is_url(source):
             open_image(source, limits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +17,11 @@ from .state import user_secret
 if TYPE_CHECKING:
     from ..generation.answer import Piece
     from ..generation.conversation import Conversation
+    from ..images.inputs import Input
 
 HELP = {
     "/image": ("PATH ...", "add images to the next question; a dropped file does the same"),
-    "/paste": ("", "add the image on the clipboard (macOS)"),
+    "/paste": ("", "add the image on the clipboard, or the files that were copied (macOS)"),
     "/system": ('[TEXT | ""]', "set the system message, show it, or remove it"),
     "/undo": ("", "take back the image that waits, or the last question and its answer"),
     "/edit": ("[TEXT]", "ask the last question again in other words"),
@@ -85,22 +86,21 @@ class Commands:
         self._add(paths_in(text))
 
     def _add(self, names: list[str]) -> None:
-        from ..checkpoint.find import find_image
+        self._add_all(expand_images(names))
 
+    def _add_all(self, images: Iterable[Input]) -> None:
         waiting = list(self.conversation.waiting)
         try:
-            for name in expand_images(names, each=False):
-                plan = self.conversation.add_image(find_image(name))
-                say(describe_plan(name, plan))
+            for image in images:
+                say(describe_plan(image.name, self.conversation.add_image(image.source)))
         except BaseException:
             self.conversation.waiting = waiting  # all of them, or none
             raise
 
     def _paste(self, _text: str) -> None:
-        from ..images.clipboard import read_clipboard
+        from ..images.clipboard import copied
 
-        image = read_clipboard(self.conversation.engine.processor.limits)
-        say(describe_plan(image.name, self.conversation.add_image(image)))
+        self._add_all(copied(self.conversation.engine.processor.limits))
 
     def _system(self, text: str) -> None:
         if text:

@@ -5,11 +5,10 @@ Exit codes: 0 printed, 2 wrong use.
 
 import argparse
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 
 from .common import run_command
 from .parser import Parser
-from .table import COMMANDS
+from .table import COMMANDS, parser_of
 
 EPILOG = """\
 examples:
@@ -63,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _completion(options: argparse.Namespace) -> int:
-    parsers = {name: import_module(f".{name}", __package__).build_parser() for name in COMMANDS}
+    parsers = {name: parser_of(name) for name in COMMANDS}
     if options.shell == "fish":
         print(fish_script(parsers, COMMANDS), end="")
     else:

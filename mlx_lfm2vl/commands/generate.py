@@ -7,7 +7,7 @@ image was not answered, and with --ask if a question was not.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -36,7 +36,8 @@ from .open_engine import (
     open_engine,
     unescaped,
 )
-from .question import complete_question, read_sources
+from .question import complete_question
+from .source_options import chosen_inputs, has_sources
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
     from pathlib import Path
@@ -44,9 +45,9 @@ if TYPE_CHECKING:  # heavy imports wait until the arguments are right
     from ..generation.answer import Result
     from ..generation.engine import Engine
     from ..generation.prefix_store import PrefixStore
+    from ..images.inputs import Input
     from ..images.source import ImageLimits, ImageSource
-
-ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+    from ..prompt.messages import Message
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,7 +72,7 @@ def _answer_options(options: argparse.Namespace) -> AnswerOptions:
         }
     )
     check_memory_options(options)
-    if options.each and not options.image:
+    if options.each and not has_sources(options):
         raise InputError("--each needs at least one --image")
     if options.each and options.lookup:
         raise InputError("--lookup serves one answer at a time: remove it, or --each")
@@ -95,23 +96,22 @@ def _plan(options: argparse.Namespace) -> int:
     from ..images.source import open_image
     from ..prompt.processor import load_image_config
 
-    if not options.image:
+    if not has_sources(options):
         raise InputError("--plan needs at least one --image")
     limits = image_limits(options)
-    sources = read_sources(options, limits)
+    inputs = chosen_inputs(options, limits)
     folder = find_checkpoint(
         options.model, options.revision, with_weights=False, update=options.update
     )
     read_model_config(folder)  # rejects other models
     config = load_image_config(folder).with_options(chosen_image_options(options))
-    plans = []
-    for source in sources:
-        image = open_image(source, limits)
+    named = []
+    for chosen in inputs:
+        image = open_image(chosen.source, limits)
         image.say_notes()
-        plans.append(plan_image(*image.size, config))
-    named = list(zip(options.image, plans, strict=True))
+        named.append((chosen.name, plan_image(*image.size, config)))
     if options.json:
-        total = sum(plan.image_tokens for plan in plans)
+        total = sum(plan.image_tokens for _, plan in named)
         print_object({"images": [plan_object(*pair) for pair in named], "image_tokens": total})
         return 0
     for name, plan in named:
@@ -121,9 +121,8 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _answer(options: argparse.Namespace) -> int:
     limits = image_limits(options)
-    if not options.each:
-        limits.check_count(len(options.image))
-    sources = read_sources(options, limits)
+    inputs = chosen_inputs(options, limits)
+    sources = [] if options.each else _read_all(inputs, options, limits)
     answer = _answer_options(options)
     cache = chosen_folder(options.cache), chosen_bytes(options.cache_size)
     if not options.each:
@@ -131,9 +130,23 @@ def _answer(options: argparse.Namespace) -> int:
         if len(sources) > 1:
             say(f"note: {len(sources)} images in one prompt; --each asks about each by itself")
     engine = open_engine(options, limits, answer, _store(*cache))
-    if options.questions:
-        return answer_questions(engine, options, sources, answer)
-    return (_answer_each if options.each else _answer_one)(engine, options, sources, answer)
+    if options.each:
+        return _answer_each(engine, options, inputs, answer)
+    return (answer_questions if options.questions else _answer_one)(
+        engine, options, sources, answer
+    )
+
+
+def _read_all(
+    inputs: Iterator[Input], options: argparse.Namespace, limits: ImageLimits
+) -> list[ImageSource]:
+    """Read the images of one prompt, each once; `options.image` becomes their names."""
+    from ..images.read import read_once
+
+    images = list(inputs)
+    limits.check_count(len(images))
+    options.image = [image.name for image in images]
+    return [read_once(image.source, limits) for image in images]
 
 
 def _store(folder: Path | None, folder_bytes: int) -> PrefixStore | None:
@@ -194,22 +207,28 @@ def _answer_one(
 def _answer_each(
     engine: Engine,
     options: argparse.Namespace,
-    sources: Sequence[ImageSource],
+    inputs: Iterator[Input],
     answer: AnswerOptions,
 ) -> int:
     """Answer the prompt about each image, as a batch; print the answers in the order given."""
     from ..prompt.messages import user_message
 
-    questions = (user_message(options.prompt, [source], options.system) for source in sources)
+    names: dict[int, str] = {}  # of the images that are not printed yet
     waiting: dict[int, Result | Lfm2VLError] = {}
+
+    def questions() -> Iterator[list[Message]]:
+        for number, image in enumerate(inputs):
+            names[number] = image.name
+            yield user_message(options.prompt, [image.source], options.system)
+
     printed = failed = 0
-    for number, outcome in engine.stream_batch(questions, answer):
+    for number, outcome in engine.stream_batch(questions(), answer):
         waiting[number] = outcome
         while printed in waiting:
-            failed += not _print_one(options.image[printed], waiting.pop(printed), options)
+            failed += not _print_one(names.pop(printed), waiting.pop(printed), options)
             printed += 1
     if failed:
-        say(f"{failed} of {len(sources)} images not answered")
+        say(f"{failed} of {printed} images not answered")
     return 1 if failed else 0
 
 

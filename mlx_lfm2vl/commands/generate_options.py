@@ -9,6 +9,7 @@ from .common import add_adapter_option, add_model_options, add_special_tokens
 from .constraint_options import add_constraint_options
 from .image_options import add_image_options
 from .parser import Parser
+from .source_options import add_source_options
 
 EPILOG = """\
 examples:
@@ -65,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--tools", type=Path, metavar="FILE", help="JSON list of functions that the model may call")
     add_special_tokens(question)
     add_constraint_options(parser)
+    add_source_options(parser)
     add_engine_options(parser)
     add_cache_options(parser.add_argument_group("disk cache (default: none)"))
     output = parser.add_argument_group("output")
@@ -83,6 +85,45 @@ def build_parser() -> argparse.ArgumentParser:
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the model, of images, of answers and of memory."""
     add_adapter_option(add_model_options(parser))
+    add_reading_options(parser)
+    answer = parser.add_argument_group("answer (default of sampling: the checkpoint's settings)")
+    add = answer.add_argument
+    add(
+        "--answer-start",
+        default="",
+        metavar="TEXT",
+        help="text that the answer begins with and continues, such as '{' for JSON; \\n is a line "
+        "end",
+    )
+    add("--max-tokens", type=int, default=512, metavar="N", help="longest answer; default: 512")
+    add_sampling_options(answer)
+    add(
+        "--lookup",
+        type=int,
+        default=0,
+        metavar="N",
+        help="copy up to N tokens from where the text repeats and verify them in one step; "
+        "default: 0 (off)",
+    )
+    add(
+        "--kv-bits",
+        type=int,
+        choices=KV_BITS,
+        default=0,
+        help="keep keys and values in 8 or 4 bits, for long contexts; default: 0 (off)",
+    )
+    add(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end the answer before this text, in which \\n is a line end; can be repeated",
+    )
+    add_memory_options(parser)
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of images: where they may come from, how they are cut, how large they are."""
     image = parser.add_argument_group("images (default: the checkpoint's settings)")
     add = image.add_argument
     add("--allow-url", action="store_true", help="let --image fetch http and https URLs")
@@ -94,16 +135,11 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="reject images with more megapixels; default: 200",
     )
-    answer = parser.add_argument_group("answer (default of sampling: the checkpoint's settings)")
-    add = answer.add_argument
-    add(
-        "--answer-start",
-        default="",
-        metavar="TEXT",
-        help="text that the answer begins with and continues, such as '{' for JSON; \\n is a line "
-        "end",
-    )
-    add("--max-tokens", type=int, default=512, metavar="N", help="longest answer; default: 512")
+
+
+def add_sampling_options(group: argparse._ArgumentGroup) -> None:
+    """Add the fields of `Sampling`, and the seed."""
+    add = group.add_argument
     add(
         "--temperature",
         "--temp",
@@ -131,28 +167,10 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         help="make tokens less likely that occurred before; 1 is off",
     )
     add("--seed", type=int, metavar="N", help="seed that makes a random answer repeatable")
-    add(
-        "--lookup",
-        type=int,
-        default=0,
-        metavar="N",
-        help="copy up to N tokens from where the text repeats and verify them in one step; "
-        "default: 0 (off)",
-    )
-    add(
-        "--kv-bits",
-        type=int,
-        choices=KV_BITS,
-        default=0,
-        help="keep keys and values in 8 or 4 bits, for long contexts; default: 0 (off)",
-    )
-    add(
-        "--stop",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="end the answer before this text, in which \\n is a line end; can be repeated",
-    )
+
+
+def add_memory_options(parser: argparse.ArgumentParser) -> None:
+    """Add the limits on the GPU's memory."""
     device = parser.add_argument_group("GPU memory (the defaults depend on the Mac's memory)")
     add = device.add_argument
     add("--cache-limit", type=float, metavar="GB", help="most freed memory to keep for reuse")

@@ -37,6 +37,21 @@ def add_image_options(group: argparse._ArgumentGroup) -> None:
         "times faster for large ones, and pixel values differ by 0.2 to 0.5 of 255 on average; "
         "text and line art are decoded in full; default: yes",
     )
+    add(
+        "--background",
+        type=_color,
+        metavar="COLOR",
+        help="color below transparent pixels, such as black or '#202020'; default: white, or black "
+        "if all that is drawn is light",
+    )
+
+
+def _color(text: str) -> str:
+    """A color that is known."""
+    from ..checkpoint.image_config import check_color
+
+    check_color(text)
+    return text
 
 
 def chosen_image_options(options: argparse.Namespace) -> ImageOptions:

@@ -6,30 +6,31 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from glob import glob
+from glob import iglob
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TextIO
+from typing import BinaryIO, TextIO
 
 from ..checkpoint.aliases import DEMO
 from ..errors import InputError
-from ..images.endings import images_in, is_image_name
-
-if TYPE_CHECKING:
-    from ..images.source import ImageLimits, ImageSource
+from ..images.endings import is_image_name
+from ..images.gather import find_path, gather, has_pattern, is_address
+from ..images.inputs import Input
+from .source_options import reads_stdin
 
 MAX_PROMPT_BYTES = 16 * 2**20  # of stdin, far more than any context holds
 
 
 def complete_question(options: argparse.Namespace) -> None:
-    """Fill in what is asked from bare words, patterns, folders and stdin.
+    """Fill in what is asked from bare words and stdin.
 
-    These are `options.image`, and `options.prompt` or `options.questions`.
+    These are `options.image`, the names of images, and `options.prompt` or `options.questions`.
 
     Args:
         options: of `generate`; its `words` are images and at most one prompt.
 
     Raises:
-        InputError: there is no prompt, or more than one, or it is empty, or it stands beside --ask.
+        InputError: there is no prompt, or more than one, or it is empty, or it stands beside --ask,
+            or a folder is given without --each.
     """
     words = _swallowed(options) + options.words
     images = [word for word in words if names_image(word)]
@@ -39,11 +40,13 @@ def complete_question(options: argparse.Namespace) -> None:
             f"two prompts: {prompts[0]!r:.80} and {prompts[1]!r:.80}; put a prompt of several "
             "words in quotes"
         )
-    options.image = expand_images([*images, *options.image], each=options.each)
+    options.image = [*images, *options.image]
+    if not options.each:
+        _refuse_folders(options.image)
     if prompts:
         options.prompt = prompts[0]
-    files = (options.prompt, options.ask_file, options.json_schema, options.grammar)
-    if [*options.image, *files].count("-") > 1:
+    files = (options.files_from, options.ask_file, options.json_schema, options.grammar)
+    if [*options.image, options.prompt, *files].count("-") > 1:
         raise InputError("stdin (-) can be used only once")
     options.questions = []
     if options.ask or options.ask_file is not None:
@@ -83,74 +86,30 @@ def _is_question(word: str) -> bool:
 
 def names_image(word: str) -> bool:
     """Whether a word is an image: a file, or what can only be meant as one."""
-    if word in ("-", DEMO) or re.match(r"(?i)(https?|file)://|data:", word):
+    if word in ("-", DEMO) or is_address(word):
         return True
     if is_image_name(word) or ("/" in word and not re.search(r"\s", word)):
         return True
-    return _exists(word) or bool(re.search(r"[*[]", word) and glob(word))
+    return find_path(word) is not None or (has_pattern(word) and any(iglob(word)))
 
 
-def _path(word: str) -> Path:
-    """The path of a word. A file whose name begins with ~ comes before a home folder."""
-    path = Path(word)
-    return path if path.exists() else path.expanduser()
-
-
-def _exists(word: str) -> bool:
-    try:
-        return bool(word) and _path(word).exists()
-    except (OSError, ValueError, RuntimeError):  # too long, or no home
-        return False
-
-
-def expand_images(names: Sequence[str], *, each: bool) -> list[str]:
-    """Replace patterns by the files that match: some programs start us without a shell.
-
-    Args:
-        names: images as the user gave them. A file of that name comes before the pattern.
-        each: with it, a folder stands for the image files in it.
+def expand_images(names: Sequence[str]) -> list[Input]:
+    """Return the images of one prompt: files, and those that match patterns.
 
     Raises:
-        InputError: a folder is given without `each`, or has no images.
+        InputError: a folder is given.
     """
-    expanded: list[str] = []
+    _refuse_folders(names)
+    return list(gather(names))
+
+
+def _refuse_folders(names: Sequence[str]) -> None:
     for name in names:
-        if not _exists(name):
-            found = sorted(glob(str(Path(name)))) if re.search(r"[*?[]", name) else []
-            expanded += [path for path in found if Path(path).is_file()] or [name]
-        elif name not in ("-", DEMO) and _path(name).is_dir():
-            expanded += _in_folder(name, each=each)
-        else:
-            expanded.append(name)
-    return expanded
-
-
-def _in_folder(name: str, *, each: bool) -> list[str]:
-    if not each:
-        raise InputError(f"{name} is a folder; --each --image {name} asks about each image in it")
-    found = [str(path) for path in images_in(_path(name))]
-    if not found:
-        raise InputError(f"there are no images in {name}")
-    return found
-
-
-def read_sources(options: argparse.Namespace, limits: ImageLimits) -> list[ImageSource]:
-    """Return the images: the bytes on stdin for `-`, and its file for `demo`.
-
-    Files and pipes are read here, once, unless each image is asked about by itself: then every
-    file is read when its turn comes.
-    """
-    from ..checkpoint.find import find_image
-    from ..images.read import read_once
-
-    sources: list[ImageSource] = []
-    for source in options.image:
-        if source == "-":
-            sources.append(_stdin().buffer.read(limits.max_bytes + 1))
-        else:
-            found = find_image(source)
-            sources.append(found if options.each else read_once(found, limits))
-    return sources
+        path = find_path(name)
+        if path is not None and path.is_dir() and name not in ("-", DEMO):
+            raise InputError(
+                f"{name} is a folder; --each --image {name} asks about each image in it"
+            )
 
 
 def _prompt(options: argparse.Namespace) -> str:
@@ -159,7 +118,7 @@ def _prompt(options: argparse.Namespace) -> str:
     if prompt is None and options.image and not names_image(options.image[-1]):
         word = options.image[-1]  # as in `--image a.png Describe`
         raise InputError(f"{missing}, or is it {word!r:.60}? then write --prompt")
-    is_free = "-" not in [*options.image, options.json_schema, options.grammar]
+    is_free = not reads_stdin(options) and "-" not in (options.json_schema, options.grammar)
     if prompt is None and is_free and not _stdin().isatty():
         prompt = _read_prompt() or None  # nothing is sent if the user has forgotten the prompt
     elif prompt == "-":
@@ -193,7 +152,7 @@ def read_file(name: str) -> str:
     if name == "-":
         return _read_text(_stdin().buffer, "the text on standard input")
     try:
-        with _path(name).open("rb") as file:
+        with (find_path(name) or Path(name)).open("rb") as file:
             return _read_text(file, name)
     except (OSError, ValueError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error

@@ -69,7 +69,8 @@ def stream_answers(
 ) -> Steps[tuple[int, Result | Lfm2VLError]]:
     """Answer conversations, which the generator is sent, as a batch; see `Engine.stream_batch`.
 
-    `keys` are those of the images of each conversation, if all have the same ones.
+    If it is sent None, there is none at the moment, and it goes on with those under way. `keys` are
+    those of the images of each conversation, if all have the same ones.
     """
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}, expected at least 1")
@@ -85,6 +86,8 @@ def stream_answers(
             if conversation is Signal.END:
                 is_more = False
                 continue
+            if conversation is None:
+                break
             number = next(numbers)
             try:
                 arrived.append(
@@ -93,8 +96,10 @@ def stream_answers(
             except Lfm2VLError as error:
                 yield number, error
         batch.take(arrived)
-        if not batch.rows:
+        if not (batch.rows or is_more):
             return
+        if not batch.rows:
+            continue
         for row in batch.step():
             yield row.number, row.result(batch.sampler)
 

@@ -214,7 +214,7 @@ class Engine:
 
     def stream_batch(
         self,
-        conversations: Iterable[Conversation],
+        conversations: Iterable[Conversation | None],
         options: Options = None,
         *,
         batch_size: int = BATCH_SIZE,
@@ -229,7 +229,8 @@ class Engine:
 
         Args:
             conversations: messages of each, as for `stream`, but without `image`. They are taken
-                one by one as there is room, so their number is not limited.
+                one by one as there is room, so their number is not limited. None says that the next
+                is not there yet, so that those under way go on; it has no number.
             options: of every answer, as for `stream`. Each conversation uses the seed as if it were
                 alone. `lookup` must be 0.
             batch_size: maximum conversations to answer at the same time, at least 1.

@@ -42,6 +42,19 @@ def fingerprint(model: Lfm2VL) -> bytes:
     kernels = (version("mlx"), GPU, str(mx.default_device()), chip, PREFILL_CHUNK, MAX_PATCHES)
     found = hashlib.sha256(repr((FORMAT, __version__, kernels)).encode())
     found.update(repr((model.config, model.image_config, model.files)).encode())
+    _add_layers(found, model)
+    return found.digest()
+
+
+def content_fingerprint(model: Lfm2VL) -> bytes:
+    """Return 32 bytes that are the same on every machine, and for every copy of the files."""
+    found = hashlib.sha256(repr((model.config, model.image_config)).encode())
+    _add_layers(found, model)
+    return found.digest()
+
+
+def _add_layers(found: Any, model: Lfm2VL) -> None:
+    """Add the settings and the entries of all layers to a hash."""
     modules = cast(list[tuple[str, nn.Module]], model.named_modules())
     for path, module in sorted(modules, key=lambda item: item[0]):
         settings = sorted(filter(_is_setting, vars(module).items())) if path else []
@@ -52,7 +65,6 @@ def fingerprint(model: Lfm2VL) -> bytes:
     for (name, array), sample in zip(arrays, samples, strict=True):
         found.update(repr((name, array.shape, str(array.dtype))).encode())
         found.update(np.asarray(sample).data)
-    return found.digest()
 
 
 def _is_setting(item: tuple[str, Any]) -> bool:

@@ -28,6 +28,7 @@ KIND = (FILE, "chat")
 FORMAT = 1
 PICTURE = re.compile(r"image-([0-9a-f]{64})(\.[a-z0-9]{1,5})?")
 MAX_NAME = 300  # characters of an image's name
+KINDS = {"bool | None": bool, "int | None": int, "str | None": str}  # of image options
 SETTINGS = ("max_tokens", "stop", "seed", *SAMPLING_KEYS)
 
 
@@ -207,7 +208,7 @@ def _settings(session: _Reader) -> dict[str, Any]:
     image = _Reader(session.given.get("image_options"), f"{session.name}: image_options").given
     known: dict[str, Any] = {}
     for field in fields(ImageOptions):
-        value, kind = image.get(field.name), bool if "bool" in str(field.type) else int
+        value, kind = image.get(field.name), KINDS[str(field.type)]
         if value is not None and type(value) is not kind:
             raise CheckpointError(
                 f"{session.name}: {field.name} is {shown(value)}, expected {kind.__name__}"

@@ -1,17 +1,43 @@
-"""The image on a Mac's clipboard, by `osascript`, which comes with macOS."""
+"""The images on a Mac's clipboard, by `osascript`, which comes with macOS."""
 
 import sys
 from pathlib import Path
 
 from ..errors import InputError
+from .gather import gather
+from .inputs import Input
 from .limits import ImageLimits
-from .read import NamedBytes, read_source
+from .read import read_once
 
 SECONDS = 30
-# A file that was copied in the Finder is on the clipboard by its name. The path to write to is an
-# argument, so no letter of it is read as AppleScript.
+# Files that were copied in the Finder are on the clipboard by their addresses. They are counted
+# by number, because `repeat with` makes other objects of them. If AppKit cannot be asked, there is
+# still the first file. The path to write to is an argument, so no letter of it is read as
+# AppleScript.
 SCRIPT = """\
+use framework "AppKit"
+use scripting additions
+
+on copiedFiles()
+    set paths to ""
+    set board to current application's NSPasteboard's generalPasteboard()
+    set urls to board's readObjectsForClasses:{current application's NSURL} options:(missing value)
+    if urls is missing value then return paths
+    repeat with i from 0 to ((urls's |count|()) as integer) - 1
+        set url to urls's objectAtIndex:i
+        if (url's isFileURL()) as boolean then
+            set paths to paths & ((url's |path|()) as text) & (character id 0)
+        end if
+    end repeat
+    return paths
+end copiedFiles
+
 on run arguments
+    set paths to ""
+    try
+        set paths to my copiedFiles()
+    end try
+    if paths is not "" then return paths
     if (clipboard info for «class furl») is not {} then
         return POSIX path of (the clipboard as «class furl»)
     end if
@@ -23,8 +49,14 @@ end run
 """
 
 
-def read_clipboard(limits: ImageLimits) -> NamedBytes:
-    """Return the image on the clipboard, or the image file that was copied.
+def copied(limits: ImageLimits, *, recursive: bool = False) -> list[Input]:
+    """Return the files that were copied in the Finder, or the image on the clipboard.
+
+    A folder that was copied stands for the images in it.
+
+    Args:
+        limits: on the bytes that are read.
+        recursive: whether to enter the folders in a folder.
 
     Raises:
         InputError: this is not a Mac, or there is no image on the clipboard.
@@ -41,8 +73,9 @@ def read_clipboard(limits: ImageLimits) -> NamedBytes:
             done = subprocess.run(command, capture_output=True, check=True, timeout=SECONDS)
         except (OSError, subprocess.SubprocessError):
             raise InputError("there is no image on the clipboard") from None
-        copied = done.stdout.decode(errors="replace").removesuffix("\n")
-        name, data = read_source(copied or target, limits)
-    named = NamedBytes(data)
-    named.name = name if copied else "the clipboard's image"
-    return named
+        names = done.stdout.decode(errors="surrogateescape").removesuffix("\n")
+        if names:
+            return list(gather(filter(None, names.split("\0")), recursive=recursive))
+        image = read_once(target, limits)
+    image.name = "the clipboard's image"
+    return [Input("clipboard", image)]

@@ -125,8 +125,12 @@ class ColorReader:
             del image.info["transparency"]
             image.putalpha(_unlike(key, image, data))
 
-    def convert(self, image: Image.Image) -> Image.Image:
+    def convert(self, image: Image.Image, background: str | None = None) -> Image.Image:
         """Convert all pixels; the image itself is returned if they are 8-bit RGB already.
+
+        Args:
+            image: the decoded image.
+            background: color below transparent pixels; None chooses white or black.
 
         Raises:
             DamageError: the values lie outside every range in use.
@@ -140,7 +144,7 @@ class ColorReader:
             and not image.getchannel("A").getbbox()
         )
         self._transform = None
-        self._ground = self._find_ground(image)
+        self._ground = background or self._find_ground(image)
         converted = Image.new("RGB", image.size)
         for top, strip in strips(image):
             converted.paste(self._to_rgb(strip), (0, top))

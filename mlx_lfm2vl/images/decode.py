@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..errors import InputError
 from .colors import ColorReader, check_meaning, has_fine_detail, mend_palette
-from .container import ImageFile, check_pixels
+from .container import HEIF_COST, ImageFile, check_pixels
 from .damage import DECODE_ERRORS, DamageError, reason
 from .jpeg import END, reduction
 from .libtiff import libtiff_only, silent_libtiff
@@ -30,7 +30,8 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-DECODER_COSTS = {"AVIF": 12, "JPEG2000": 20}  # bytes per pixel, where it is more than 8
+# Bytes per pixel, where it is more than 8.
+DECODER_COSTS = {"AVIF": 12, "JPEG2000": 20, "HEIF": HEIF_COST}
 # Bits that complete the last blocks of a JPEG. If they change its pixels, it was cut. Groups of 011
 # are codes of values other than zero in most tables, where the decoder itself fills in zeros.
 JUNK = b"\x6d\xb6\xdb" * 400
@@ -85,10 +86,12 @@ class OpenedImage:
             self._file.notes.append("its EXIF data are damaged, so it may lie on its side")
             return 1
 
-    def decode(self, needed: tuple[int, int] | None = None) -> Image.Image:
+    def decode(
+        self, needed: tuple[int, int] | None = None, background: str | None = None
+    ) -> Image.Image:
         """Decode the image to RGB as a viewer would show it.
 
-        EXIF rotation is applied, transparent pixels are blended over white, values of 16 and 32
+        EXIF rotation is applied, transparent pixels are blended over a color, values of 16 and 32
         bits are scaled to 8, palettes, grayscale, Lab and CMYK become RGB, other color profiles are
         converted to sRGB, and an animation gives its first frame.
 
@@ -96,6 +99,8 @@ class OpenedImage:
             needed: (height, width) in pixels to which the image will be resized. A JPEG may then
                 be decoded at 1/2 or 1/4 of its size, if that is well above this, and if it shows
                 no text or lines. None decodes all pixels.
+            background: color below transparent pixels, such as "black" or "#202020". None is white,
+                or black if all that is drawn is light.
 
         Returns:
             An RGB image.
@@ -109,7 +114,7 @@ class OpenedImage:
         try:
             with pillow_rules(self._limits):
                 size = self._load(needed)
-            image = self._to_rgb()
+            image = self._to_rgb(background)
         except DECODE_ERRORS as error:
             raise InputError(f"{self.name} is damaged or not supported: {reason(error)}") from None
         if (image.height, image.width) != size:
@@ -177,7 +182,7 @@ class OpenedImage:
             self._file.notes.append(MISSING_END)
         return images[0]
 
-    def _to_rgb(self) -> Image.Image:
+    def _to_rgb(self, background: str | None) -> Image.Image:
         """Turn and convert the loaded pixels. Those of an image of ours are let go of early."""
         image = self._image
         if self._ours:
@@ -185,7 +190,7 @@ class OpenedImage:
             self._image = Image.new("L", (1, 1))
         if self._turn is not None:
             image = image.transpose(self._turn)
-        return self._colors.convert(image)
+        return self._colors.convert(image, background)
 
 
 def _reduce(image: Image.Image, scale: int) -> None:

@@ -8,15 +8,15 @@ from ..errors import InputError
 HEADER_BYTES = 4096  # that are searched for what a file is
 EXPORT = "export it as JPEG or PNG"
 CONVERT = "convert it to PNG"
-FRAME = "save a frame of it as an image"
+FRAME = "ask about frames of it with generate --frames or --at, or save one as an image"
 NO_IMAGE = "look at it in a text editor: it may be an error message of the program that wrote it"
+PDF = rb"\s*%PDF"
+VIDEO = rb"(?s)RIFF....AVI |\x1aE\xdf\xa3|\0\0\x01\xba|FLV|....(moov|mdat|wide|free|skip)"
+VIDEO_BRAND = rb"(?s)....ftyp(qt  |isom|iso[2-9]|mp4|M4V|avc1|3g[p2]|dash)"
+ANIMATION = rb"(?s)GIF8|RIFF....WEBP|\x89PNG|....ftypavis"
 # Pattern of the first bytes, what the file is, and the way out.
 OTHERS = [
-    (
-        rb"\s*%PDF",
-        "a PDF",
-        "convert its pages first (on a Mac: sips -s format png A.pdf --out A.png)",
-    ),
+    (PDF, "a PDF", "ask about its pages with generate --pages, in Python with open_pages"),
     (rb"%!PS|\xc5\xd0\xd3\xc6", "PostScript", EXPORT),
     (rb"8BPS|8BPB", "a Photoshop file", EXPORT),
     (rb"gimp xcf", "a GIMP file", EXPORT),
@@ -42,11 +42,7 @@ OTHERS = [
     (rb"\x8a[MJ]NG|\x8bJNG", "an MNG or JNG picture", CONVERT),
     (rb"\xd7\xcd\xc6\x9a|(?s:\x01\0\0\0.{36} EMF)", "a Windows metafile", CONVERT),
     (rb"AT&TFORM", "a DjVu document", "convert its pages to PNG first"),
-    (
-        rb"(?s)RIFF....AVI |\x1aE\xdf\xa3|\0\0\x01\xba|FLV|....(moov|mdat|wide|free|skip)",
-        "a video",
-        FRAME,
-    ),
+    (VIDEO, "a video", FRAME),
     (rb"(?s)ID3|OggS|fLaC|RIFF....WAVE", "a sound file", "only images are read"),
     (
         rb"PK\x03\x04|\xd0\xcf\x11\xe0",
@@ -78,10 +74,26 @@ KNOWN = [
     (rb"GIF8", "GIF"),
     (rb"BM", "BMP"),
     (rb"II[*+]\0|MM\0[*+]", "TIFF"),
-    (rb"(?s)....ftyp", "AVIF"),
+    (rb"(?s)....ftypavi[fs]", "AVIF"),
+    (rb"(?s)....ftyp", "HEIC"),
     (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"),
     (rb"P[1-6f]\s", "PPM"),
 ]
+
+
+def is_pdf(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is a PDF."""
+    return re.match(PDF, head) is not None
+
+
+def is_video(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is a video."""
+    return re.match(VIDEO, head) is not None or re.match(VIDEO_BRAND, head) is not None
+
+
+def is_animation(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is of a kind that may have several frames."""
+    return re.match(ANIMATION, head) is not None
 
 
 def refuse_other(data: bytes, name: str) -> None:

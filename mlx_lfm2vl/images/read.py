@@ -15,6 +15,7 @@ from ..errors import InputError, Lfm2VLError
 from .limits import ImageLimits
 
 IDLE_SECONDS = 30.0  # that a pipe may be silent
+PEEKED = 4096  # bytes that tell what kind of file it is
 PIECE = 2**20  # bytes of a pipe read at a time
 SIBLINGS = 10_000  # files of a folder that are compared with a name
 NAME_SHOWN = 200  # letters of a name in a message
@@ -64,10 +65,39 @@ def read_once(source: Any, limits: ImageLimits) -> Any:
     """
     if not isinstance(source, str | Path) or is_url(source):
         return source
-    name, data = read_source(source, limits)
+    return _named(*read_source(source, limits))
+
+
+def _named(name: str, data: bytes) -> NamedBytes:
+    if isinstance(data, NamedBytes):
+        return data
     named = NamedBytes(data)
     named.name = name
     return named
+
+
+def peek(source: Any, limits: ImageLimits) -> tuple[Any, bytes]:
+    """Look at the first bytes of a source.
+
+    Returns:
+        The source, and its first bytes. A source that can be read only once becomes its bytes, and
+        so does a URL that names a PDF. There are no first bytes of other URLs, of pixels, and of
+        what cannot be read.
+    """
+    if is_url(source) and not urlsplit(source).path.lower().endswith(".pdf"):
+        return source, b""
+    try:
+        if isinstance(source, str | os.PathLike):
+            path = _path(source if isinstance(source, str) else _as_path(source))
+            if path.is_file():
+                with path.open("rb") as file:
+                    return source, file.read(PEEKED)
+        elif not (isinstance(source, bytes | bytearray) or hasattr(source, "read")):
+            return source, b""
+        name, data = read_source(source, limits)
+    except (Lfm2VLError, OSError, ValueError, RuntimeError):
+        return source, b""
+    return _named(name, data), bytes(data[:PEEKED])
 
 
 def is_url(source: Any) -> bool:

@@ -12,9 +12,12 @@ from ..errors import InputError
 from .container import FORMATS, ImageFile, examine, is_heic
 from .damage import DECODE_ERRORS
 from .decode import OpenedImage, pillow_rules
+from .drawn import Drawn
+from .heic import heif_decoder, open_heif
 from .limits import ImageLimits
 from .other_kinds import not_opened
 from .read import EXPECTED, OpenFile, is_url, read_source
+from .ready import ReadyImage
 
 __all__ = [
     "EXPECTED",
@@ -34,7 +37,10 @@ class Array(Protocol):
 
 
 BytesLike = bytes | bytearray | memoryview
-ImageSource = str | os.PathLike[str] | BytesLike | OpenFile | Array | Image.Image
+# A `ReadyImage` is taken in messages only: it needs no opening.
+ImageSource = (
+    str | os.PathLike[str] | BytesLike | OpenFile | Array | Image.Image | Drawn | ReadyImage
+)
 HEAD = 1024  # bytes that tell what kind of file it is
 # Formats whose header Pillow reads as `open_image` does, without the rest of the file.
 PLAIN_FORMATS = ("JPEG", "PNG", "GIF", "BMP")
@@ -43,12 +49,13 @@ PLAIN_FORMATS = ("JPEG", "PNG", "GIF", "BMP")
 def open_image(source: ImageSource, limits: ImageLimits) -> OpenedImage:
     """Read an image file and parse its header, without decoding the pixels.
 
-    HEIC is an exception: it is converted to TIFF at once.
+    HEIC is an exception without pillow-heif: it is converted to TIFF at once.
 
     Args:
         source: a path (also with `~` or `file://`), an http(s) URL if `limits` allow it, a
             `data:` URI, the bytes of a file, a file open for reading bytes, a PIL image, or an
-            array of uint8, (H, W, 3), (H, W, 4) or (H, W), from any library that NumPy reads.
+            array of uint8, (H, W, 3), (H, W, 4) or (H, W), from any library that NumPy reads, or
+            a page, frame or slice as `expand_inputs` gives it, which is drawn at once.
         limits: on bytes read, pixels decoded and the use of the network.
 
     Raises:
@@ -57,13 +64,15 @@ def open_image(source: ImageSource, limits: ImageLimits) -> OpenedImage:
     """
     if isinstance(source, Image.Image):
         return OpenedImage(source, ImageFile("image", b""), limits, ours=False)
+    if isinstance(source, Drawn):
+        return OpenedImage(source.draw(limits), ImageFile(source.name, b""), limits, ours=False)
     if _is_array(source):
         return OpenedImage(_from_array(source), ImageFile("array", b""), limits)
     name, data = read_source(source, limits)
     file = examine(data, name, limits)
     try:
         with pillow_rules(limits, file.is_tiff):
-            image = Image.open(io.BytesIO(file.data), formats=FORMATS)
+            image = _open(file)
     except Image.DecompressionBombError:
         limit = limits.max_pixels / 1e6
         raise InputError(
@@ -75,16 +84,25 @@ def open_image(source: ImageSource, limits: ImageLimits) -> OpenedImage:
     return OpenedImage(image, file, limits)
 
 
+def _open(file: ImageFile) -> Image.Image:
+    if not is_heic(file.data):
+        return Image.open(io.BytesIO(file.data), formats=FORMATS)
+    image, file.profile, notes = open_heif(file.data)
+    file.orientation = 1  # pillow-heif turns the pixels
+    file.notes += notes
+    return image
+
+
 def read_size(path: str | Path, limits: ImageLimits) -> tuple[int, int] | None:
     """Read (height, width) in pixels from a file's header.
 
     Returns:
-        None if the file cannot be read, or is HEIC, whose size is not known before decoding. The
-        sides of a photo that lies on its side may be exchanged.
+        None if the file cannot be read, or is HEIC without pillow-heif, for then its size is not
+        known before decoding. The sides of a photo that lies on its side may be exchanged.
     """
     try:
         with open(path, "rb") as file:
-            if is_heic(file.read(HEAD)):
+            if is_heic(file.read(HEAD)) and heif_decoder() is None:
                 return None
             file.seek(0)
             try:

@@ -15,6 +15,7 @@ from ..checkpoint.tensors import detect_layout
 from ..errors import CheckpointError, InputError
 from ..images.geometry import ImagePlan, plan_image
 from ..images.patches import process_image
+from ..images.ready import ReadyImage
 from ..images.source import ImageLimits, ImageSource, OpenedImage, open_image
 from ..options import ImageOptions
 from .continued import marked, started_answer, until_mark
@@ -183,11 +184,7 @@ class Processor:
         if not ids:
             raise InputError("the chat template writes nothing for these messages")
         config = self.image_config.with_options(options or ImageOptions())
-        opened = [open_image(source, self.limits) for source in sources]
-        images = [plan_image(*image.size, config) for image in opened]
-        for image, plan in zip(opened, images, strict=True):
-            if plan.scaling:
-                logger.warning("%s is %s", image.name, plan.scaling)
+        images, decoders = self._open(sources, config)
         input_ids, spans = self._expand(ids, images)
         if max_length is not None and len(input_ids) > max_length:
             raise InputError(
@@ -195,10 +192,25 @@ class Processor:
                 f"({sum(plan.image_tokens for plan in images)} of images), at most {max_length} "
                 "leave room for the answer; use fewer or smaller images, or a lower max_tokens"
             )
-        decoders = [
-            partial(self._decode, *pair, config) for pair in zip(opened, images, strict=True)
-        ]
         return Inputs(input_ids, images, spans, Views(decoders), start or "")
+
+    def ready(self, source: ImageSource, options: ImageOptions | None = None) -> ReadyImage:
+        """Read, decode and cut an image now, so that its conversation does not wait for it.
+
+        Any thread may do it, for any number of images at a time. The result stands for the image in
+        messages.
+
+        Args:
+            source: the image.
+            options: those of the answer.
+
+        Raises:
+            InputError: the image cannot be read or is damaged.
+            NetworkError: an image URL cannot be fetched.
+        """
+        config = self.image_config.with_options(options or ImageOptions())
+        (plan,), (decode,) = self._open([source], config)
+        return ReadyImage(plan, decode(), config)
 
     def render(
         self,
@@ -247,11 +259,32 @@ class Processor:
         text = self.template.render(marked(messages), tools=tools, add_generation_prompt=False)
         return until_mark(text, messages)
 
+    def _open(
+        self, sources: Sequence[ImageSource], config: ImageConfig
+    ) -> tuple[list[ImagePlan], list[Callable[[], list[np.ndarray]]]]:
+        """Return the plan of each image, and what gives the patches of its views."""
+        plans: list[ImagePlan] = []
+        decoders: list[Callable[[], list[np.ndarray]]] = []
+        for source in sources:
+            if isinstance(source, ReadyImage):
+                if source.config != config:
+                    raise InputError("an image was made ready with other image options")
+                plans.append(source.plan)
+                decoders.append(partial(getattr, source, "views"))
+                continue
+            opened = open_image(source, self.limits)
+            plan = plan_image(*opened.size, config)
+            if plan.scaling:
+                logger.warning("%s is %s", opened.name, plan.scaling)
+            plans.append(plan)
+            decoders.append(partial(self._decode, opened, plan, config))
+        return plans, decoders
+
     def _decode(
         self, opened: OpenedImage, plan: ImagePlan, config: ImageConfig
     ) -> list[np.ndarray]:
         """Return the patches of an image's views."""
-        pixels = opened.decode(plan.canvas if config.jpeg_draft else None)
+        pixels = opened.decode(plan.canvas if config.jpeg_draft else None, config.background)
         if self.look:
             self.look(pixels)
         return process_image(pixels, plan, config.resample)

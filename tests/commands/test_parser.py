@@ -1,6 +1,5 @@
 """Wrong use is one line that names the nearest option or command."""
 
-import importlib
 import io
 import shlex
 import shutil
@@ -13,12 +12,10 @@ from pictures import make_picture
 from processes import modules_after
 
 from mlx_lfm2vl import __version__, cli
+from mlx_lfm2vl.commands.table import parser_of
 
 TINY = str(golden("new_names").folder)
-PARSERS = {
-    name: importlib.import_module(f"mlx_lfm2vl.commands.{name}").build_parser()
-    for name in cli.COMMANDS
-}
+PARSERS = {name: parser_of(name) for name in cli.COMMANDS}
 
 
 @pytest.mark.parametrize(

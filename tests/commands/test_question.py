@@ -10,7 +10,9 @@ from pictures import make_picture
 from mlx_lfm2vl import cli
 from mlx_lfm2vl.commands.generate_options import build_parser
 from mlx_lfm2vl.commands.question import complete_question
+from mlx_lfm2vl.commands.source_options import chosen_inputs
 from mlx_lfm2vl.errors import InputError
+from mlx_lfm2vl.images.limits import ImageLimits
 
 
 class Pipe(io.TextIOWrapper):
@@ -39,7 +41,8 @@ def desk(tmp_path, monkeypatch) -> Path:
 def asked(*arguments: str) -> tuple[list[str], str]:
     options = build_parser().parse_args(list(arguments))
     complete_question(options)
-    return options.image, options.prompt
+    names = [image.name for image in chosen_inputs(options, ImageLimits())]
+    return names, options.prompt
 
 
 @pytest.mark.parametrize(
@@ -65,10 +68,11 @@ def test_a_file_is_an_image_whatever_it_is_called():
     assert asked("b c.jpg", "no_ending", "Compare.") == (["b c.jpg", "no_ending"], "Compare.")
 
 
-@pytest.mark.parametrize("name", ["gone.png", "gone/photo", "https://a.b/c", "data:x", "-"])
-def test_what_can_only_be_an_image_never_becomes_the_prompt(name):
-    assert asked(name, "What is this?") == ([name], "What is this?")
-    assert asked("-i", "a.png", name, "-p", "Hi") == (["a.png", name], "Hi")
+@pytest.mark.parametrize("word", ["gone.png", "gone/photo", "https://a.b/c", "data:x", "-"])
+def test_what_can_only_be_an_image_never_becomes_the_prompt(word):
+    name = "data URI" if word == "data:x" else word
+    assert asked(word, "What is this?") == ([name], "What is this?")
+    assert asked("-i", "a.png", word, "-p", "Hi") == (["a.png", name], "Hi")
 
 
 @pytest.mark.parametrize("last", ["gone", "gone.png", "pics/gone"])

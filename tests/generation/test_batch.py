@@ -71,6 +71,22 @@ def test_conversations_are_read_when_there_is_room(tiny):
     assert len(read) <= 6
 
 
+def test_those_under_way_go_on_while_the_next_is_not_there(tiny):
+    answered = []
+
+    def slowly():
+        for number, question in enumerate(["One", "Two"]):
+            while len(answered) < number:  # would wait for ever if the first did not go on
+                yield None
+            yield question
+        yield None
+
+    for number, result in stream_batch(*tiny, slowly(), batch_size=4, max_tokens=3, seed=0):
+        answered.append((number, result.token_ids))
+    alone = [generate(*tiny, text, max_tokens=3, seed=0).token_ids for text in ("One", "Two")]
+    assert answered == [*enumerate(alone)]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({"batch_size": 0}, "batch_size is 0"), ({"max_tokens": 0}, "max_tokens is 0")],

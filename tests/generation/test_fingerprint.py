@@ -8,7 +8,7 @@ import pytest
 from conftest import edit_json, golden
 
 from mlx_lfm2vl.generation import fingerprint as module
-from mlx_lfm2vl.generation.fingerprint import fingerprint
+from mlx_lfm2vl.generation.fingerprint import content_fingerprint, fingerprint
 from mlx_lfm2vl.loading import load
 
 
@@ -43,6 +43,14 @@ def test_one_byte_of_the_file_is_enough(checkpoint):
         file.write(bytes([byte[0] ^ 1]))
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as if nothing had happened
     assert fingerprint(loaded(checkpoint)) != before
+
+
+def test_a_copy_on_another_machine_has_the_same_content(checkpoint, tmp_path):
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    assert content_fingerprint(loaded(copy)) == content_fingerprint(loaded(checkpoint))
+    assert fingerprint(loaded(copy)) != fingerprint(loaded(checkpoint))
+    other = loaded(golden("odd_constants").folder)
+    assert content_fingerprint(other) != content_fingerprint(loaded(checkpoint))
 
 
 def test_a_fine_tune_under_the_same_name_differs(checkpoint, tmp_path):

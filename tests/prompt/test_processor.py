@@ -340,3 +340,21 @@ def test_views_that_were_read_are_not_read_again(real):
     next(inputs.views)
     with pytest.raises(RuntimeError, match="can be read once"):
         _ = inputs.pixel_values
+
+
+def test_an_image_that_was_made_ready_is_read_as_it_is_otherwise(tiny, tmp_path):
+    path = tmp_path / "photo.jpg"
+    make_picture(90, 140, 1).save(path)
+    options = ImageOptions(max_tiles=4)
+    ready = tiny[1].ready(path, options)
+    path.unlink()  # nothing is read any more
+    make_picture(90, 140, 1).save(tmp_path / "same.jpg")
+    expected = tiny[1](user_message("Hi", [tmp_path / "same.jpg"]), options=options)
+    for _ in range(2):  # it may be asked about again
+        found = tiny[1](user_message("Hi", [ready]), options=options)
+        assert found.input_ids == expected.input_ids
+        assert found.images == expected.images
+    for view, other in zip(found.pixel_values, expected.pixel_values, strict=True):
+        assert np.array_equal(view, other)
+    with pytest.raises(InputError, match="made ready with other image options"):
+        tiny[1](user_message("Hi", [ready]))

@@ -1,0 +1,254 @@
+"""The options of the skills' commands, and what they say of the question."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..options import SAMPLING_KEYS
+from ..skills.kinds import KINDS, Kind
+from .common import add_adapter_option, add_model_options
+from .generate_options import add_memory_options, add_reading_options, add_sampling_options
+from .page_options import add_page_options
+from .parser import Parser
+from .question import names_image
+from .source_options import add_source_options, has_sources
+
+MAX_SCHEMA_BYTES = 2**20
+LENGTHS = ("short", "normal", "detailed", "alt")
+FORMS = ("text", "markdown")
+SURFACES = ("app", "web", "photo")
+TEXTS = {  # the word beside the images that a skill takes, and whether it must be there
+    "detect": ("WHAT", False),
+    "point": ("WHAT", True),
+    "ask": ("QUESTION", True),
+}
+DESCRIPTIONS = {
+    "caption": "Describe each image.",
+    "keywords": "List keywords for each image.",
+    "ocr": "Read the text in each image.",
+    "layout": "Read a document region by region; the images are its pages. Needs LFM2.5-VL-3B.",
+    "detect": "Find things in each image: label, and left, top, right, bottom in pixels.",
+    "point": "Find one place in each image: x and y in pixels.",
+    "classify": "Choose a label for each image. The probabilities are not calibrated.",
+    "extract": "Read fields from each image. The -Extract models were made for that.",
+    "compare": "Say what differs between two or more images.",
+    "ask": "Ask a question about each image.",
+}
+EXAMPLES = {
+    "caption": ["photo.jpg", "--length alt photos"],
+    "keywords": ["photo.jpg --count 10"],
+    "ocr": ["scan.png", "--form markdown scan.png"],
+    "layout": ["page1.png page2.png --json"],
+    "detect": ['photo.jpg "the two cats" --draw boxes.png', "photo.jpg --labels cat dog --json"],
+    "point": ['screenshot.png "save the file"', '--surface photo photo.jpg "the red car"'],
+    "classify": ["photo.jpg --labels receipt letter photo"],
+    "extract": [
+        'receipt.jpg --fields "total: amount paid" "date: day of purchase"',
+        "receipt.jpg --schema receipt.json --json",
+    ],
+    "compare": ["before.png after.png"],
+    "ask": ['photo.jpg "How many people are there?"'],
+}
+
+EXIT_CODES = """\
+exit codes: 0 answered, 1 failed or an image was not answered, 2 wrong use or bad input, 130
+interrupted
+"""
+
+
+def build_parser(name: str) -> argparse.ArgumentParser:
+    """Return the parser of a skill's command."""
+    word = f" [{TEXTS[name][0]}]" if name in TEXTS else ""
+    model = "3b" if name == "layout" else "450m"
+    lines = "".join(f"  mlx_lfm2vl {name} -m {model} {line}\n" for line in EXAMPLES[name])
+    parser = Parser(
+        prog=f"mlx_lfm2vl {name}",
+        usage=f"mlx_lfm2vl {name} [options] IMAGE ...{word}",
+        description=f"{DESCRIPTIONS[name]}\nThe answer goes to stdout, everything else to stderr.",
+        epilog=f"examples:\n{lines}\n{EXIT_CODES}",
+    )
+    question = parser.add_argument_group("question")
+    add = question.add_argument
+    what = {"detect": " and what to find", "point": " and what to find", "ask": " and the question"}
+    add(
+        "words",
+        nargs="*",
+        metavar=f"IMAGE{f', {TEXTS[name][0]}' if name in TEXTS else ''}",
+        help=f"images{what.get(name, '')}, in any order; a folder stands for the images in it",
+    )
+    add(
+        "-i",
+        "--image",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="more images; - reads stdin; demo is a built-in picture",
+    )
+    add_own_options(question, name)
+    _add_uses(question, name)
+    add_source_options(parser)
+    add_page_options(parser)
+    add("--prompt-file", type=Path, metavar="FILE", help="a prompt of your own, as text or TOML")
+    add("--show-prompt", action="store_true", help="print the prompt as TOML, and stop")
+    add("--kind", choices=KINDS, help="kind of checkpoint; default: what its configuration tells")
+    add_adapter_option(add_model_options(parser))
+    add_reading_options(parser)
+    answer = parser.add_argument_group("answer (default: the settings of the prompt)")
+    answer.add_argument("--max-tokens", type=int, metavar="N", help="longest answer")
+    add_sampling_options(answer)
+    add_memory_options(parser)
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", action="store_true", help="print a JSON object for each answer")
+    output.add_argument("-V", "--verbose", action="store_true", help="print settings and speed")
+    return parser
+
+
+def add_own_options(group: argparse._ArgumentGroup, name: str) -> None:
+    """Add the options of the question that only this skill has."""
+    add = group.add_argument
+    if name == "caption":
+        text = "how much to say; alt is alt text of at most 125 characters; default: normal"
+        add("--length", choices=LENGTHS, default="normal", help=text)
+    if name == "keywords":
+        add("--count", type=int, default=15, metavar="N", help="most keywords; default: 15")
+    if name == "ocr":
+        add("--form", choices=FORMS, default="text", help="default: text")
+    if name == "detect":
+        add("--labels", nargs="+", action="extend", metavar="LABEL", help="things to find")
+    if name == "point":
+        text = "what the image shows; for app and web the place is one to click; default: app"
+        add("--surface", choices=SURFACES, default="app", help=text)
+    if name == "classify":
+        text = "the labels to choose among"
+        add("--labels", nargs="+", action="extend", metavar="LABEL", help=text)
+    if name == "extract":
+        text = 'what to read; a description may name choices: "kind: select from a, b, or c"'
+        add("--fields", nargs="+", action="extend", metavar="NAME: DESCRIPTION", help=text)
+        add("--schema", type=Path, metavar="FILE", help="JSON Schema of the object to read")
+
+
+def _add_uses(group: argparse._ArgumentGroup, name: str) -> None:
+    """Add what else this skill does with images that are named one by one."""
+    add = group.add_argument
+    if name in ("detect", "extract", "ask"):
+        add("--together", action="store_true", help="put all images into one question")
+    if name in ("detect", "point", "layout"):
+        add("--draw", type=Path, metavar="FILE", help="draw the boxes into a copy of the image")
+
+
+def is_together(name: str, options: argparse.Namespace) -> bool:
+    """Whether all images are in one question."""
+    return name in ("layout", "compare") or getattr(options, "together", False)
+
+
+def split_words(name: str, options: argparse.Namespace, *, need_image: bool = True) -> None:
+    """Tell images from the text beside them: fills `options.image` and `options.text`.
+
+    Args:
+        name: of the skill.
+        options: of the command.
+        need_image: refuse that no image is named.
+
+    Raises:
+        InputError: there is no image, or a text is missing or one too many.
+    """
+    words = [*_taken(options), *options.words]
+    images = [word for word in words if names_image(word)]
+    texts = [word for word in words if word not in images]
+    options.image = [*images, *options.image]
+    metavar, needed = TEXTS.get(name, ("", False))
+    if texts and not metavar:
+        raise InputError(f"{texts[0]!r:.80} is no image, and {name} takes nothing else")
+    if len(texts) > 1:
+        raise InputError(
+            f"two texts: {texts[0]!r:.80} and {texts[1]!r:.80}; put one of several words in quotes"
+        )
+    if needed and not texts and not options.prompt_file:
+        raise InputError(f"{metavar} is missing: put it in quotes in the last place")
+    options.text = texts[0] if texts else None
+    if need_image and not has_sources(options) and not options.show_prompt:
+        raise InputError(f"which image? as in mlx_lfm2vl {name} photo.jpg")
+
+
+def _taken(options: argparse.Namespace) -> list[str]:
+    """Take back images that an option for several words has taken: `--labels cat dog photo.jpg`."""
+    found: list[str] = []
+    for name in ("labels", "fields"):
+        words = getattr(options, name, None) or []
+        while len(words) > 1 and names_image(words[-1]) and ": " not in words[-1]:
+            found.insert(0, words.pop())
+    return found
+
+
+def task_options(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of the skill, as `make_task` takes them.
+
+    Raises:
+        InputError: one is missing or wrong.
+    """
+    own = {
+        key: getattr(options, key)
+        for key in ("length", "count", "form", "surface")
+        if key in options
+    }
+    if name == "detect":
+        if options.text and options.labels:
+            raise InputError(f"{options.text!r:.80} and --labels: use one of them")
+        own["target"] = options.text or options.labels
+    if name == "point":
+        own["target"] = options.text or "target"
+    if name == "ask":
+        own["question"] = options.text or "-"
+    if name == "classify":
+        if not options.labels:
+            raise InputError("--labels is missing, as in --labels cat dog")
+        own["labels"] = options.labels
+    if name == "extract":
+        if bool(options.fields) == bool(options.schema):
+            raise InputError('extract needs --fields "name: description" or --schema FILE')
+        own |= (
+            {"schema": _read_schema(options.schema)}
+            if options.schema
+            else {"fields": options.fields}
+        )
+    if options.prompt_file:
+        from ..skills.prompts import read_prompt
+
+        own["prompt"] = read_prompt(options.prompt_file)
+    return own
+
+
+def kind_of(options: argparse.Namespace) -> Kind:
+    """Return the kind of the checkpoint, which its small files tell."""
+    from ..checkpoint.config import read_model_config
+    from ..checkpoint.find import find_checkpoint
+    from ..skills.kinds import checkpoint_kind
+
+    model = options.model
+    folder = find_checkpoint(model, options.revision, with_weights=False, update=options.update)
+    name = str(folder.resolve()) if Path(model).is_dir() else model  # "." has a name too
+    return checkpoint_kind(read_model_config(folder, name))
+
+
+def answer_changes(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings of the answer that were given."""
+    names = ("max_tokens", "seed", *SAMPLING_KEYS)
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+
+def _read_schema(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_SCHEMA_BYTES + 1)
+        if len(data) > MAX_SCHEMA_BYTES:
+            raise InputError(f"{path} has over {MAX_SCHEMA_BYTES} bytes, too many for a schema")
+        return json.loads(data)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from None

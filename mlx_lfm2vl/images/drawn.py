@@ -1,0 +1,90 @@
+"""Pictures that are made when they are opened: pages, frames, parts of larger pictures."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ..errors import Lfm2VLError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from .decode import OpenedImage
+    from .inputs import Part
+    from .limits import ImageLimits
+
+
+class Drawn(ABC):
+    """A source of `open_image` that is no file of its own.
+
+    Attributes:
+        name: for messages, such as `scan.pdf, page 2`.
+    """
+
+    name: str
+
+    @abstractmethod
+    def draw(self, limits: ImageLimits) -> Image.Image:
+        """Make the picture. It may be asked for more than once, and by any thread.
+
+        Raises:
+            InputError: it cannot be made.
+        """
+
+
+class Kept(Drawn):
+    """A picture that was made before."""
+
+    def __init__(self, name: str, image: Image.Image) -> None:
+        self.name, self._image = name, image
+
+    def draw(self, limits: ImageLimits) -> Image.Image:  # noqa: ARG002
+        """Return the picture."""
+        return self._image
+
+
+class Refused(Drawn):
+    """A file whose pages or frames cannot be told. The reason comes up when its turn comes."""
+
+    def __init__(self, name: str, error: Lfm2VLError) -> None:
+        self.name, self._error = name, error
+
+    def draw(self, limits: ImageLimits) -> Image.Image:  # noqa: ARG002
+        """Raise the error that was met."""
+        raise type(self._error)(*self._error.args)
+
+
+class Whole:
+    """A picture that is cut into parts: it is decoded once, and freed with the last of them."""
+
+    def __init__(self, opened: OpenedImage, background: str | None) -> None:
+        self._opened, self._background = opened, background
+        self._lock = threading.Lock()
+
+    def pixels(self) -> Image.Image:
+        """The picture in RGB.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        with self._lock:
+            return self._pixels
+
+    @cached_property
+    def _pixels(self) -> Image.Image:
+        return self._opened.decode(background=self._background)
+
+
+class Slice(Drawn):
+    """A part of a larger picture."""
+
+    def __init__(self, name: str, whole: Whole, part: Part) -> None:
+        self.name, self._whole, self._part = name, whole, part
+
+    def draw(self, limits: ImageLimits) -> Image.Image:  # noqa: ARG002
+        """Cut the part out."""
+        top, left, height, width, _ = self._part
+        return self._whole.pixels().crop((left, top, left + width, top + height))

@@ -1,0 +1,150 @@
+"""Frames of animations, as a viewer shows them, and of videos by ffmpeg."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from ..errors import InputError
+from .container import check_pixels, examine
+from .damage import DECODE_ERRORS, reason
+from .decode import pillow_rules
+from .drawn import Drawn
+from .read import read_source
+
+if TYPE_CHECKING:
+    from .inputs import Input
+    from .limits import ImageLimits
+
+FORMATS = ("GIF", "WEBP", "PNG", "AVIF")
+MAX_FRAMES = 10_000  # of one animation
+MAX_WORK = 4 * 10**9  # pixels of all frames up to the last that is shown
+SHORTEST = 0.01  # seconds; browsers show a shorter frame, or one without a time, for a tenth
+DEFAULT = 0.1
+
+
+def spread(count: int, total: int) -> list[int]:
+    """Return up to `count` numbers from 0 to total - 1: the middles of as many equal parts."""
+    count = min(count, total)
+    return [(2 * number + 1) * total // (2 * count) for number in range(count)]
+
+
+def animation_frames(
+    item: Input, frames: int | None, at: Sequence[float], limits: ImageLimits
+) -> Iterator[Input]:
+    """Yield frames of an animation; a picture of one frame as it is.
+
+    Args:
+        item: the animation: GIF, WebP, PNG or AVIF.
+        frames: how many, spread evenly over all; all if there are no more.
+        at: seconds of the frames instead.
+        limits: on the file and its pixels.
+
+    Raises:
+        InputError: the file is damaged, has too many frames, or ends before a time.
+        NetworkError: a URL could not be fetched.
+    """
+    animation = Animation(item, limits)
+    if animation.count == 1:
+        yield item
+        return
+    if at:
+        numbers = [animation.number_at(second) for second in at]
+    else:
+        numbers = spread(frames or 1, animation.count)
+    animation.check_work(max(numbers))
+    for number, second in zip(numbers, at or [None] * len(numbers), strict=True):
+        frame = Frame(animation, number)
+        yield replace(item, name=frame.name, source=frame, page=number + 1, seconds=second)
+
+
+class Animation:
+    """An animation whose frames are composed one after the other."""
+
+    def __init__(self, item: Input, limits: ImageLimits) -> None:
+        self.name, self._limits = item.name, limits
+        self._lock = threading.Lock()
+        _, data = read_source(item.source, limits)
+        examine(data, item.name, limits)
+        with self._rules():
+            self._image = Image.open(io.BytesIO(data), formats=FORMATS)
+            self.count = getattr(self._image, "n_frames", 1)
+        check_pixels(item.name, *self._image.size, 1, limits)
+        if self.count > MAX_FRAMES:
+            raise InputError(f"{item.name} has {self.count} frames, at most {MAX_FRAMES} are read")
+
+    def check_work(self, last: int) -> None:
+        """Refuse frames before which too many others have to be decoded.
+
+        Raises:
+            InputError: there are too many.
+        """
+        width, height = self._image.size
+        if (last + 1) * width * height > MAX_WORK:
+            raise InputError(
+                f"{self.name} has {self.count} frames of {width} x {height} pixels, too many to "
+                f"reach frame {last + 1}; make a smaller copy"
+            )
+
+    def number_at(self, second: float) -> int:
+        """The frame, from 0, that is shown at a time.
+
+        Raises:
+            InputError: the animation has ended before.
+        """
+        end = 0.0
+        for number in range(self.count):
+            self.check_work(number)
+            with self._lock, self._rules():
+                self._image.seek(number)
+                self._image.load()  # a WebP tells the time of a frame that was decoded
+                lasts = self._image.info.get("duration", 0) / 1000
+            end += lasts if lasts > SHORTEST else DEFAULT
+            if second < end:
+                return number
+        raise InputError(f"{self.name} lasts {end:.2f} seconds: there is no frame at {second:g}")
+
+    def frame(self, number: int) -> Image.Image:
+        """Compose a frame, counted from 0.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        with self._lock, self._rules():
+            self._image.seek(number)
+            return self._image.copy()
+
+    def _rules(self) -> _Rules:
+        return _Rules(self.name, self._limits)
+
+
+class _Rules:
+    """Pillow within our limits; its errors in our words."""
+
+    def __init__(self, name: str, limits: ImageLimits) -> None:
+        self._name, self._rules = name, pillow_rules(limits)
+
+    def __enter__(self) -> None:
+        self._rules.__enter__()
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        self._rules.__exit__(None, None, None)
+        if isinstance(error, DECODE_ERRORS):
+            raise InputError(f"{self._name} is damaged or not supported: {reason(error)}") from None
+
+
+class Frame(Drawn):
+    """A frame of an animation."""
+
+    def __init__(self, animation: Animation, number: int) -> None:
+        self.name = f"{animation.name}, frame {number + 1}"
+        self._animation, self._number = animation, number
+
+    def draw(self, limits: ImageLimits) -> Image.Image:  # noqa: ARG002
+        """Compose the frame."""
+        return self._animation.frame(self._number)

@@ -1,0 +1,123 @@
+"""Which pictures a file holds: pages of a PDF, frames of a video, slices of a long picture."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ..checkpoint.image_config import ImageConfig
+from ..errors import InputError, NetworkError
+from .drawn import Refused, Slice, Whole
+from .frames import animation_frames
+from .inputs import Input
+from .other_kinds import is_animation, is_pdf, is_video
+from .page_ranges import page_ranges
+from .pdf import pdf_pages
+from .read import peek
+from .slices import plan_slices
+from .source import ImageLimits, open_image
+from .video import video_frames
+
+logger = logging.getLogger(__name__)
+
+MAX_FRAMES = 1000
+
+
+@dataclass(frozen=True)
+class PageOptions:
+    """Which pages, frames and parts of the inputs are asked about.
+
+    Raises:
+        InputError: a value is out of range, or two contradict each other.
+    """
+
+    pages: str = ""  # of each PDF, such as "1-3,5" or "4-"; empty takes all
+    frames: int | None = None  # of each animation or video, spread evenly; None takes the first
+    at: tuple[float, ...] = ()  # seconds of the frames to take instead
+    slices: Literal["auto", "off"] = "off"  # cut long pictures, so that they keep their scale
+
+    def __post_init__(self) -> None:
+        if self.pages:
+            page_ranges(self.pages)
+        if self.frames is not None and not 1 <= self.frames <= MAX_FRAMES:
+            raise InputError(f"frames is {self.frames}, expected 1 to {MAX_FRAMES}")
+        if self.frames is not None and self.at:
+            raise InputError("frames and at both choose frames: give one of them")
+        if not all(math.isfinite(second) and second >= 0 for second in self.at):
+            raise InputError(f"at is {', '.join(map(str, self.at))}, expected seconds from 0 on")
+        if len(self.at) > MAX_FRAMES:
+            raise InputError(f"at has {len(self.at)} times, at most {MAX_FRAMES} are read")
+        if self.slices not in ("auto", "off"):
+            raise InputError(f"slices is {self.slices!r}, expected auto or off")
+
+
+def expand_inputs(
+    inputs: Iterable[Input], options: PageOptions, config: ImageConfig, limits: ImageLimits
+) -> Iterator[Input]:
+    """Replace files of several pictures by these, one by one and in order.
+
+    PDFs become pages. With `options.frames` or `options.at`, animations and videos become frames;
+    without, an animation shows its first. With `options.slices`, long pictures become slices. All
+    other inputs pass unread.
+
+    A picture is drawn when `open_image` opens its source. A file that cannot be expanded raises its
+    error there too, so that the others are not held up.
+
+    Args:
+        inputs: what is asked about; any number.
+        options: which pages, frames and parts.
+        config: image settings in use. They tell at which size a page loses nothing.
+        limits: on files and pixels.
+    """
+    for item in inputs:
+        for picture in _pictures(item, options, config, limits):
+            yield from _slices(picture, config, limits) if options.slices == "auto" else [picture]
+
+
+def _pictures(
+    item: Input, options: PageOptions, config: ImageConfig, limits: ImageLimits
+) -> Iterator[Input]:
+    """The pages or frames of a file, or the file itself."""
+    source, head = peek(item.source, limits)
+    item = replace(item, source=source)
+    frames_wanted = options.frames is not None or bool(options.at)
+    try:
+        if is_pdf(head):
+            for number, page in pdf_pages(item, options.pages, config, limits):
+                yield replace(item, name=page.name, source=page, page=number)
+        elif is_video(head) and frames_wanted:
+            yield from video_frames(item, options.frames, options.at)
+        elif is_animation(head) and frames_wanted:
+            yield from animation_frames(item, options.frames, options.at, limits)
+        else:
+            yield item
+    except (InputError, NetworkError) as error:
+        yield replace(item, source=Refused(item.name, error))
+
+
+def _slices(item: Input, config: ImageConfig, limits: ImageLimits) -> Iterator[Input]:
+    """The slices of a long picture, or the picture itself."""
+    try:
+        opened = open_image(item.source, limits)
+        parts = plan_slices(*opened.size, config)
+    except (InputError, NetworkError):  # it comes up again when its turn comes
+        yield item
+        return
+    if len(parts) == 1:
+        yield item
+        return
+    height, width = parts[0].height, parts[0].width
+    logger.warning(
+        "%s is cut into %d slices of %d x %d pixels, so that it keeps its scale",
+        item.name,
+        len(parts),
+        width,
+        height,
+    )
+    whole = Whole(opened, config.background)
+    for number, part in enumerate(parts, 1):
+        name = f"{item.name}, slice {number} of {len(parts)}"
+        yield replace(item, name=name, source=Slice(name, whole, part), part=part)

@@ -1,0 +1,229 @@
+"""Folder runs: each picture gets its record, also after the process was killed anywhere."""
+
+import os
+import shutil
+
+import pytest
+from folder_runs import OPTIONS, ask, asked, asked_fake, by_file, draw, records
+from pictures import make_picture
+
+from mlx_lfm2vl import AnswerOptions, Engine, InputError, generate
+from mlx_lfm2vl.desktop.folder_run import settings_of
+from mlx_lfm2vl.images.inputs import Input, Part
+from mlx_lfm2vl.options import ImageOptions, Sampling
+from mlx_lfm2vl.skills.skill import Skill
+
+NAMES = [f"{number}.png" for number in range(7)]
+
+
+def test_each_picture_gets_the_answer_that_it_gets_alone(tiny, tmp_path):
+    inputs = draw(tmp_path, NAMES)
+    found = asked(tiny, tmp_path / "r.jsonl", inputs, skill=ask("What is {name}?"))
+    assert len(found) == len(NAMES)
+    for given in inputs:
+        question = f"What is {given.path.stem}?"
+        alone = generate(*tiny, question, OPTIONS, image=given.path, seed=0)
+        record = by_file(found)[given.name]
+        assert record["text"] == alone.text
+        assert record["size"] == [*alone.images[0].size]
+        assert record["file"] == str(given.path)
+        assert record["finish_reason"] == alone.finish_reason
+
+
+def test_what_cannot_be_read_has_a_record_with_the_reason(tiny, tmp_path):
+    inputs = draw(tmp_path, ["a.png", "bad.png", "b.png"])
+    inputs.insert(1, Input("gone.png", tmp_path / "gone.png", tmp_path / "gone.png"))
+    found = by_file(asked(tiny, tmp_path / "r.jsonl", inputs))
+    assert "is damaged" in found["bad.png"]["error"]
+    assert "does not exist" in found["gone.png"]["error"]
+    assert found["bad.png"]["exit_code"] == 2
+    assert found["a.png"]["text"]
+    assert found["b.png"]["text"]
+
+
+def test_an_answer_that_cannot_be_read_is_an_error_with_its_text(tiny, tmp_path):
+    def read(*_):
+        raise InputError("no JSON in it")
+
+    skill = ask("What is this?")
+    skill = Skill(skill.name, skill.messages, skill.options, read)
+    (record,) = asked(tiny, tmp_path / "r.jsonl", draw(tmp_path, ["a.png"]), skill=skill)
+    assert record["error"] == "no JSON in it"
+    assert record["text"]
+
+
+def test_equal_pictures_are_asked_about_once(tiny, tmp_path):
+    inputs = draw(tmp_path, ["a.png", "b.png"])
+    for name in ("copy.png", "later.png"):
+        shutil.copy(tmp_path / "a.png", tmp_path / name)
+        inputs.append(Input(name, tmp_path / name, tmp_path / name))
+    counts = []
+    options = {"report": lambda now: counts.append((now.answered, now.copied))}
+    found = by_file(asked(tiny, tmp_path / "r.jsonl", inputs, **options))
+    assert counts[-1] == (2, 2)
+    for name in ("copy.png", "later.png"):
+        assert found[name]["text"] == found["a.png"]["text"]
+        assert found[name]["same_as"] == str(tmp_path / "a.png")
+    assert "same_as" not in found["b.png"]
+
+
+def test_equal_pictures_with_different_questions_are_different(tiny, tmp_path):
+    first, second = draw(tmp_path, ["a.png", "b.png"])
+    shutil.copy(tmp_path / "a.png", tmp_path / "b.png")
+    found = asked(tiny, tmp_path / "r.jsonl", [first, second], skill=ask("What is {name}?"))
+    assert not any("same_as" in record for record in found)
+
+
+def test_pages_times_and_parts_of_a_file_are_pictures_of_their_own(tiny, tmp_path):
+    (given,) = draw(tmp_path, ["a.png"])
+    part = Part(2, 3, 10, 12, (20, 30))
+    inputs = [
+        Input("a, page 1", given.path, given.path, page=1),
+        Input("a, page 2", make_picture(9, 9, 1), given.path, page=2),
+        Input("a, 2.5 s", make_picture(9, 9, 2), given.path, seconds=2.5),
+        Input("a, part", make_picture(9, 9, 3), given.path, part=part),
+        Input("clipboard", make_picture(9, 9, 4)),
+    ]
+    found = asked(tiny, tmp_path / "r.jsonl", inputs)
+    kept = [{k: r[k] for k in ("page", "seconds", "part") if k in r} for r in found]
+    assert sorted(kept, key=str) == sorted(
+        [
+            {"page": 1},
+            {"page": 2},
+            {"seconds": 2.5},
+            {"part": {"left": 3, "top": 2, "width": 12, "height": 10}},
+            {},
+        ],
+        key=str,
+    )
+    assert {"clipboard", str(given.path)} == {record["file"] for record in found}
+    assert len({record["key"] for record in found}) == 5
+
+
+def test_a_rerun_asks_only_about_what_is_new_changed_or_failed(tiny, tmp_path):
+    inputs = draw(tmp_path, ["a.png", "bad.png", "b.png"])
+    before = by_file(asked(tiny, tmp_path / "r.jsonl", inputs))
+    make_picture(25, 25, 50).save(tmp_path / "a.png")
+    make_picture(25, 25, 51).save(tmp_path / "bad.png")
+    inputs += draw(tmp_path / ".", ["z.png"])
+    new = []
+    options = {"on_record": lambda given, _: new.append(given.name)}
+    after = by_file(asked(tiny, tmp_path / "r.jsonl", inputs, **options))
+    assert sorted(new) == ["a.png", "bad.png", "z.png"]
+    assert len(after) == 4
+    assert len(records(tmp_path / "r.jsonl")) == 4
+    assert after["b.png"] == before["b.png"]
+    assert after["a.png"]["key"] != before["a.png"]["key"]
+    assert "error" not in after["bad.png"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"skill": ask("What is that?")},
+        {"skill": ask("What is this?", AnswerOptions(max_tokens=4, sampling=Sampling()))},
+        {"skill": ask("What is this?", OPTIONS.changed({"image_options": ImageOptions(2)}))},
+        {"skill": ask("What is this?", OPTIONS.changed({"seed": 7}))},
+    ],
+    ids=["prompt", "length", "image options", "seed"],
+)
+def test_answers_of_other_settings_are_never_mixed(tiny, tmp_path, other):
+    inputs = draw(tmp_path, ["a.png"])
+    asked(tiny, tmp_path / "r.jsonl", inputs)
+    before = (tmp_path / "r.jsonl").read_bytes()
+    with pytest.raises(InputError, match="answers of other settings .*--restart"):
+        asked(tiny, tmp_path / "r.jsonl", inputs, **other)
+    assert (tmp_path / "r.jsonl").read_bytes() == before
+
+
+def test_settings_know_the_weights_and_how_an_answer_is_read(tiny):
+    engine, skill = Engine(*tiny), ask()
+    digest = settings_of(engine, skill, "tiny").digest
+    assert settings_of(engine, skill, "other/name").digest == digest
+    assert settings_of(engine, skill, "tiny", {"length": "alt"}).digest != digest
+    norm = engine.model.language_model.embedding_norm
+    kept, norm.weight = norm.weight, norm.weight * 1.5
+    assert settings_of(engine, skill, "tiny").digest != digest
+    norm.weight = kept
+    assert settings_of(engine, skill, "tiny").digest == digest
+
+
+def test_a_hook_sees_each_record_before_it_is_kept_and_may_refuse_it(tiny, tmp_path):
+    out = tmp_path / "r.jsonl"
+
+    def write_back(given, record):
+        assert record["key"] not in out.read_text() or "same_as" in record
+        if given.name == "b.png":
+            raise InputError("no room for a sidecar")
+
+    found = by_file(asked(tiny, out, draw(tmp_path, ["a.png", "b.png"]), on_record=write_back))
+    assert found["b.png"]["error"] == "no room for a sidecar"
+    assert "text" not in found["b.png"]
+    assert found["a.png"]["text"]
+
+
+def test_the_batch_goes_on_while_there_is_no_new_picture(tiny, tmp_path):
+    inputs = draw(tmp_path, NAMES[:2])
+    answered = []
+
+    def stream():
+        yield inputs[0]
+        for _ in range(10**6):  # nothing new until the first is answered
+            if answered:
+                break
+            yield None
+        yield inputs[1]
+
+    found = asked(tiny, tmp_path / "r.jsonl", stream(), on_record=lambda *_: answered.append(1))
+    assert len(found) == 2
+
+
+# -- killed --
+
+
+class Killed(BaseException):
+    """The process is gone: from now on it writes nothing."""
+
+
+def dying(monkeypatch, at: int) -> None:
+    """Let the process die at the n-th write or fsync, in the middle of a line that is written."""
+    write, fsync, calls = os.write, os.fsync, []
+
+    def dying_write(file, data):
+        calls.append("write")
+        if len(calls) == at + 1:
+            write(file, bytes(data)[: len(data) // 2])
+        if len(calls) > at:
+            raise Killed
+        return write(file, data)
+
+    def dying_fsync(file):
+        calls.append("fsync")
+        if len(calls) > at:
+            raise Killed
+        fsync(file)
+
+    monkeypatch.setattr(os, "write", dying_write)
+    monkeypatch.setattr(os, "fsync", dying_fsync)
+
+
+def test_a_run_that_was_killed_anywhere_ends_as_one_that_was_not(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("mlx_lfm2vl.desktop.journal.SYNC_SECONDS", 0)
+    inputs = draw(tmp_path, [*NAMES, "bad.png", "gone.png"])
+    shutil.copy(tmp_path / "1.png", tmp_path / "same.png")
+    (tmp_path / "gone.png").unlink()
+    inputs.append(Input("same.png", tmp_path / "same.png", tmp_path / "same.png"))
+    processor = tiny[1]
+    whole = by_file(asked_fake(processor, tmp_path / "whole.jsonl", inputs))
+    assert len(whole) == 10
+    assert sum("error" in record for record in whole.values()) == 2
+    for at in range(20):
+        out = tmp_path / f"{at}.jsonl"
+        with monkeypatch.context() as patch:
+            dying(patch, at)
+            with pytest.raises(Killed):
+                asked_fake(processor, out, inputs)
+        assert out.read_bytes().count(b"\n") == (at + 1) // 2
+        found = asked_fake(processor, out, inputs)
+        assert len(found) == 10
+        assert by_file(found) == whole

@@ -11,6 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from .constraints.constraint import Constraint, choice, grammar, json_schema, regex
     from .errors import CheckpointError, InputError, Lfm2VLError, NetworkError
     from .generation.answer import Piece, Result
     from .generation.engine import (
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AnswerOptions",
     "CheckpointError",
+    "Constraint",
     "Engine",
     "ImageLimits",
     "ImageOptions",
@@ -40,8 +42,12 @@ __all__ = [
     "Result",
     "Sampling",
     "batch_generate",
+    "choice",
     "generate",
+    "grammar",
+    "json_schema",
     "load",
+    "regex",
     "stream_batch",
     "stream_generate",
     "user_message",
@@ -50,6 +56,7 @@ __all__ = [
 _HOMES = {
     "AnswerOptions": "options",
     "CheckpointError": "errors",
+    "Constraint": "constraints.constraint",
     "Engine": "generation.engine",
     "ImageLimits": "images.source",
     "ImageOptions": "options",
@@ -60,8 +67,12 @@ _HOMES = {
     "Result": "generation.answer",
     "Sampling": "options",
     "batch_generate": "generation.engine",
+    "choice": "constraints.constraint",
     "generate": "generation.engine",
+    "grammar": "constraints.constraint",
+    "json_schema": "constraints.constraint",
     "load": "loading",
+    "regex": "constraints.constraint",
     "stream_batch": "generation.engine",
     "stream_generate": "generation.engine",
     "user_message": "prompt.messages",

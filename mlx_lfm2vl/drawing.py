@@ -131,7 +131,7 @@ class Canvas:
             align: which part of the line is at x.
         """
         anchor = {"left": "lm", "middle": "mm", "right": "rm"}[align]
-        self.texts.append(Text(_plain(content), x, y, anchor, size, color or self.theme.ink))
+        self.texts.append(Text(plain(content), x, y, anchor, size, color or self.theme.ink))
 
     def legend(self, right: float, y: float, entries: Sequence[tuple[str, str]]) -> None:
         """Draw a row of color swatches with their names.
@@ -180,7 +180,13 @@ def describe_origin(model: str, chip: str) -> str:
 
 def width_of(text: str, size: float = SIZE) -> float:
     """Return the width of a line of text in points."""
-    return _font(size).getlength(_plain(text)) / PIXELS
+    return _font(size).getlength(plain(text)) / PIXELS
+
+
+def plain(text: str) -> str:
+    """Drop accents from a text, and replace other characters that the font lacks by "?"."""
+    letters = (c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return "".join(c if " " <= c <= "~" or c in TYPOGRAPHIC else "?" for c in letters)
 
 
 def shorten(text: str, width: float, size: float = SIZE) -> str:
@@ -235,11 +241,6 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
     exact = (n for n in range(9) if all(math.isclose(round(t, n), t, rel_tol=1e-9) for t in ticks))
     decimals = next(exact, 9)
     return [f"{tick:,.{decimals}f}" for tick in ticks]
-
-
-def _plain(text: str) -> str:
-    letters = (c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    return "".join(c if " " <= c <= "~" or c in TYPOGRAPHIC else "?" for c in letters)
 
 
 @cache

@@ -24,14 +24,14 @@ class InputError(Lfm2VLError):
     exit_code = 2
 
 
+class AnswerError(Lfm2VLError):
+    """The model's answer is not in the form that was asked for."""
+
+
 class Cancelled(Lfm2VLError):
     """The user has broken off what they were asked for, as by Escape in a selection."""
 
     exit_code = 130
-
-
-class AnswerError(Lfm2VLError):
-    """The model's answer is not in the form that was asked for."""
 
 
 def printable(text: str) -> str:

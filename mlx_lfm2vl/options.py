@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
+from .constraints.constraint import Constraint
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -100,6 +101,9 @@ class AnswerOptions:
     special_tokens: Sequence[str] = ()  # a fine-tune's own, allowed in messages, shown in answers
     answer_start: str = ""  # the answer begins with this text, and the model continues it
 
+    # Form
+    constraint: Constraint | None = None  # what the whole answer must match, `answer_start` too
+
     # Speed
     lookup: int = 0  # tokens drafted from earlier text and verified in one step; 0 is off
     kv_bits: int = 0  # 8 or 4 quantizes keys and values, for long contexts; 0 is off
@@ -119,6 +123,7 @@ class AnswerOptions:
         _expect("sampling", self.sampling, Sampling | None)
         _expect("image_options", self.image_options, ImageOptions)
         _expect("answer_start", self.answer_start, str)
+        _expect("constraint", self.constraint, Constraint | None)
         for name in SAMPLING_KEYS:
             if getattr(self, name) is not None:
                 _expect_number(name, getattr(self, name), int if name == "top_k" else float)
@@ -132,6 +137,8 @@ class AnswerOptions:
             raise InputError(f"lookup is {self.lookup}, expected 0 to {MAX_LOOKUP}")
         if self.lookup and self.logits_processors:
             raise InputError("lookup cannot be combined with logits_processors; drop one of them")
+        if self.lookup and self.constraint:
+            raise InputError("lookup cannot be combined with a constraint; drop one of them")
         _expect_number("kv_bits", self.kv_bits, int)
         if self.kv_bits not in KV_BITS:
             raise InputError(f"kv_bits is {self.kv_bits}, expected 8, 4 or 0 (off)")
@@ -195,6 +202,7 @@ class AnswerChanges(TypedDict, total=False):
     tools: Sequence[dict[str, Any]] | None
     special_tokens: Sequence[str]
     answer_start: str
+    constraint: Constraint | None
     lookup: int
     kv_bits: int
     logits_processors: Sequence[LogitsProcessor]

@@ -12,6 +12,7 @@ PACKAGE = Path(mlx_lfm2vl.__file__).parent
 # A unit imports units of rows above its own, and nothing of its own row but itself.
 ROWS = [
     {"errors"},
+    {"constraints"},
     {"device", "disk_space", "options"},
     {"whole_folder", "device_thread"},
     {"arrays", "drawing"},
@@ -28,6 +29,7 @@ ROWS = [
 ]
 NEVER = {"torch", "transformers"}
 WITHOUT = {  # what a unit does not know, so that its neighbours can be read without it
+    "constraints": {"mlx"},
     "images": {"mlx"},
     "prompt": {"mlx"},
     "model": {"PIL", "tokenizers", "jinja2", "huggingface_hub"},

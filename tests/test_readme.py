@@ -28,6 +28,10 @@ SHORT = {
     "benchmark": ["--tokens", "2", "--repeats", "1"],
     "chat": ["--max-tokens", "5"],
     "generate": ["--max-tokens", "5"],
+    **dict.fromkeys(("caption", "keywords", "ocr", "compare", "ask"), ["--max-tokens", "5"]),
+    **dict.fromkeys(("detect", "point"), ["--max-tokens", "60"]),
+    "layout": ["--kind", "3b", "--show-prompt"],  # the tiny model writes none
+    "extract": ["--show-prompt"],
     "train": ["--steps", "2"],
 }
 SLOW = [(each, line) for each in PAGES for line in each.commands if "--learned" in line]

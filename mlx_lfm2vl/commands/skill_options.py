@@ -12,8 +12,10 @@ from ..options import SAMPLING_KEYS
 from ..skills.kinds import KINDS, Kind
 from .common import add_adapter_option, add_model_options
 from .generate_options import add_memory_options, add_reading_options, add_sampling_options
+from .page_options import add_page_options
 from .parser import Parser
 from .question import names_image
+from .source_options import add_source_options, has_sources
 
 MAX_SCHEMA_BYTES = 2**20
 LENGTHS = ("short", "normal", "detailed", "alt")
@@ -89,6 +91,8 @@ def build_parser(name: str) -> argparse.ArgumentParser:
     )
     add_own_options(question, name)
     _add_uses(question, name)
+    add_source_options(parser)
+    add_page_options(parser)
     add("--prompt-file", type=Path, metavar="FILE", help="a prompt of your own, as text or TOML")
     add("--show-prompt", action="store_true", help="print the prompt as TOML, and stop")
     add("--kind", choices=KINDS, help="kind of checkpoint; default: what its configuration tells")
@@ -167,7 +171,7 @@ def split_words(name: str, options: argparse.Namespace, *, need_image: bool = Tr
     if needed and not texts and not options.prompt_file:
         raise InputError(f"{metavar} is missing: put it in quotes in the last place")
     options.text = texts[0] if texts else None
-    if need_image and not options.image and not options.show_prompt:
+    if need_image and not has_sources(options) and not options.show_prompt:
         raise InputError(f"which image? as in mlx_lfm2vl {name} photo.jpg")
 
 
@@ -196,7 +200,6 @@ def task_options(name: str, options: argparse.Namespace) -> dict[str, Any]:
         if options.text and options.labels:
             raise InputError(f"{options.text!r:.80} and --labels: use one of them")
         own["target"] = options.text or options.labels
-        own["images"] = len(options.image) if options.together else 1
     if name == "point":
         own["target"] = options.text or "target"
     if name == "ask":

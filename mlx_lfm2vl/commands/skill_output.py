@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, printable
-from ..images.inputs import Input
+from ..images.inputs import Input, Part
 from ..whole_folder import new_file
 
 if TYPE_CHECKING:
@@ -23,10 +24,12 @@ DRAWN = (".png", ".jpg", ".jpeg", ".webp")  # endings of files to draw into
 
 def as_text(answer: Any) -> str:
     """Return an answer as people and line-based tools read it."""
-    from ..skills.answers import Choice, Detection, Extraction, Keywords, Layout, Point
+    from ..skills.answers import Detection, Extraction, Keywords, Layout, Point
+    from ..skills.classify import Classification
 
-    if isinstance(answer, Choice):
-        return answer.choice
+    if isinstance(answer, Classification):
+        best = sorted(answer.probabilities.items(), key=lambda pair: -pair[1])
+        return "\n".join(f"{label}: {share:.1%}" for label, share in best)
     if isinstance(answer, Keywords):
         return ", ".join(answer.keywords)
     if isinstance(answer, Detection):
@@ -52,12 +55,34 @@ def _value(value: Any) -> str:
     return "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def image_objects(group: Sequence[Input], result: Result) -> list[dict[str, Any]]:
+def image_objects(group: Sequence[Input], result: Result | None) -> list[dict[str, Any]]:
     """Describe the images of a question for --json: pixels of a box are those of its image."""
-    return [
-        {"file": one.name, "width": plan.size[1], "height": plan.size[0]}
+    if result is None:
+        return [{"file": one.name} for one in group]
+    sizes = [
+        one.part.whole if one.part and len(group) == 1 else plan.size
         for one, plan in zip(group, result.images, strict=True)
     ]
+    return [
+        {"file": one.name, "width": width, "height": height}
+        for one, (height, width) in zip(group, sizes, strict=True)
+    ]
+
+
+def of_whole(answer: Any, part: Part) -> Any:
+    """Return the answer about a slice with its boxes in pixels of the whole picture."""
+    from ..skills.answers import Detection, Layout, Point
+    from ..skills.slice_boxes import in_whole
+
+    if isinstance(answer, Detection):
+        return Detection(tuple(in_whole(box, part) for box in answer.boxes))
+    if isinstance(answer, Point) and answer.box:
+        box = in_whole(answer.box, part)
+        return Point(*box.center, box)
+    if isinstance(answer, Layout):
+        placed = [(region, region.box and in_whole(region.box, part)) for region in answer.regions]
+        return Layout(tuple(replace(region, box=box) for region, box in placed))
+    return answer
 
 
 def prompt_object(task: Task[Any], kind: Kind) -> dict[str, Any]:

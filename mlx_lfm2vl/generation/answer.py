@@ -3,7 +3,7 @@
 import time
 from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import mlx.core as mx
 
@@ -12,9 +12,7 @@ from ..options import AnswerOptions, Sampling
 from ..prompt.processor import Inputs
 from ..prompt.tokenizer import Tokenizer
 from .answer_text import AnswerText
-from .loop import Drafts
-
-FinishReason = Literal["stop", "length"]
+from .loop import Drafts, FinishReason
 
 
 class Clock:
@@ -151,14 +149,16 @@ class Answer:
         self.text = ""
         self.finish_reason: FinishReason | None = None
 
-    def add(self, token: int, logprob: float | None = None) -> str:
+    def add(
+        self, token: int, logprob: float | None = None, ended: FinishReason | None = None
+    ) -> str:
         """Add a token and return the new text.
 
         Text that may turn out to be the beginning of a stop string or part of a character is held
-        back until a later token, or the end of the answer.
+        back until a later token, or the end of the answer. With `ended` that is this token.
         """
         if token in self._end_ids:
-            self.finish_reason = "stop"
+            self.finish_reason = ended or "stop"
             return self._give(self._stops.add(self._stream.finish()) + self._stops.finish())
         self.token_ids.append(token)
         if logprob is not None:
@@ -166,8 +166,8 @@ class Answer:
         piece = self._stops.add(self._stream.add(token))
         if self._stops.found:
             self.finish_reason = "stop"
-        elif len(self.token_ids) == self._options.max_tokens:
-            self.finish_reason = "length"
+        elif ended or len(self.token_ids) == self._options.max_tokens:
+            self.finish_reason = ended or "length"
             piece += self._stops.add(self._stream.finish()) + self._stops.finish()
         return self._give(piece)
 

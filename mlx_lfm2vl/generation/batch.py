@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, groupby
+from typing import TYPE_CHECKING, cast
 
 import mlx.core as mx
+import numpy as np
 
 from ..device_thread import Signal, Steps
 from ..errors import InputError, Lfm2VLError
@@ -15,10 +17,13 @@ from ..options import AnswerOptions
 from ..prompt.messages import Message
 from ..prompt.processor import Inputs, Processor
 from .answer import Answer, Clock, Result, Timings, make_result
-from .loop import CLEAR_EVERY, Drafts
+from .loop import CLEAR_EVERY, Drafts, Token
 from .prefix_store import PrefixStore
 from .prepare import Ready, embed_prompt, read_prompt
-from .sampling import Drawn, Sampler
+from .sampling import Drawn, Sampler, logprobs_of
+
+if TYPE_CHECKING:  # only a constraint needs it
+    from .guide import Guide
 
 BATCH_SIZE = 8
 
@@ -36,6 +41,7 @@ class _Row:
     seed: int
     clock: Clock
     preparing: float  # seconds, without decoding images
+    guide: "Guide | None" = None  # of the constraint
     first: float = 0.0  # seconds from `preparing` to the first token, with decoding images
 
     def result(self, sampler: Sampler) -> Result:
@@ -70,7 +76,7 @@ def stream_answers(
         raise InputError(f"batch_size is {batch_size}, expected at least 1")
     if options.lookup:
         raise InputError("lookup serves one conversation at a time, not a batch; set it to 0")
-    batch = _Batch(model, options, store)
+    batch = _Batch(model, processor, options, store)
     numbers, is_more = count(), True
     mx.reset_peak_memory()
     while True:
@@ -125,14 +131,22 @@ class _Batch:
         sampler: for these rows.
     """
 
-    def __init__(self, model: Lfm2VL, options: AnswerOptions, store: PrefixStore | None) -> None:
+    def __init__(
+        self,
+        model: Lfm2VL,
+        processor: Processor,
+        options: AnswerOptions,
+        store: PrefixStore | None,
+    ) -> None:
         self._model, self._options, self._store = model, options, store
+        self._processor = processor
         self._sampling = options.sampling_over(model.config.sampling)
         self._decode = decode_step(model)
         self.sampler = self._make_sampler([])
         self._cache = model.make_cache(options.kv_bits)
         # One token per row that is queued on the device, not read by the host, not in the cache.
         self._queued = Drawn(mx.array([]), None)
+        self._drawn_from = mx.array([])  # logits of these tokens, kept only for a constraint
         self._steps = 0
         self.rows: list[_Row] = []
 
@@ -149,10 +163,12 @@ class _Batch:
         parts: list[Rows] = []
         samplers: list[tuple[Sampler, Sequence[int]]] = []
         queued: list[Drawn] = []
+        drawn_from: list[mx.array] = []
         if kept:
             parts.append(Rows(self._cache, kept))
             samplers.append((self.sampler, kept))
             queued.append(self._queued.rows(mx.array(kept)))
+            drawn_from += [self._drawn_from[mx.array(kept)]] if self._options.constraint else []
         self.rows = [self.rows[i] for i in kept]
         # What is kept is read as a prompt alone is, so that all answers can continue it.
         groups = [[row] for row in arrived] if self._store else _equally_long(arrived)
@@ -167,7 +183,8 @@ class _Batch:
             logits = prefill(self._model, embeds, cache, self._options.on_prefill, ends, reached)
             if self._store and reached:
                 self._store.keep(group[0].ready.read([]))  # the batch goes on with a copy
-            queued.append(sampler(logits))
+            queued.append(sampler(logits, self._guided(group, logits)))
+            drawn_from += [logits] if self._options.constraint else []
             mx.async_eval(queued[-1], cache.arrays)
             parts.append(Rows(cache, range(len(group))))
             samplers.append((sampler, range(len(group))))
@@ -175,19 +192,56 @@ class _Batch:
         if self.rows:
             self._cache, self.sampler = Cache.joined(parts), Sampler.joined(samplers)
             self._queued = Drawn.joined(queued)
+            self._drawn_from = mx.concatenate(drawn_from) if drawn_from else self._drawn_from
 
     def step(self) -> list[_Row]:
         """Queue the next token of every row, then read the last; return the rows it finishes."""
         drawn = self._queued
-        self._queued = self.sampler(self._decode(drawn.tokens, self._cache))
-        mx.async_eval(self._queued, self._cache.arrays)
-        for row, (token, logprob) in zip(self.rows, drawn.read(), strict=True):
+        if self._options.constraint:
+            tokens = self._step_guided(drawn)
+        else:
+            self._queued = self.sampler(self._decode(drawn.tokens, self._cache))
+            mx.async_eval(self._queued, self._cache.arrays)
+            tokens = [Token(*found) for found in drawn.read()]
+        for row, token in zip(self.rows, tokens, strict=True):
             row.first = row.first or row.clock.lap()
-            row.answer.add(token, logprob)
+            row.answer.add(*token)
         self._steps += 1
         if self._steps % CLEAR_EVERY == 0:
             mx.clear_cache()
         return [row for row in self.rows if row.answer.finish_reason]
+
+    def _step_guided(self, drawn: Drawn) -> list[Token]:
+        """Queue the next token of every row inside its constraint; return the last ones."""
+        begin, windows = self._cache.offset, self._cache.windows
+        logits = self._decode(drawn.tokens, self._cache)
+        mx.async_eval(logits, self._cache.arrays)
+        read = drawn.read()
+        guides = [row.guide for row in self.rows if row.guide]
+        taken = [guide.take(token) for guide, (token, _) in zip(guides, read, strict=True)]
+        logprobs = [logprob for _, logprob in read]
+        if taken != [token for token, _ in read]:  # once in an answer at most, where a row closes
+            self._cache.back(begin, windows)
+            tokens = mx.array(taken, mx.uint32)
+            logits = self._decode(tokens, self._cache)
+            if self._options.logprobs:
+                logprobs = cast(list[float], logprobs_of(self._drawn_from, tokens).tolist())
+        self._queued = self.sampler(logits, np.stack([guide.mask() for guide in guides]))
+        self._drawn_from = logits
+        mx.async_eval(self._queued, self._cache.arrays)
+        rows = zip(taken, logprobs, guides, strict=True)
+        return [Token(token, logprob, guide.ended) for token, logprob, guide in rows]
+
+    def _guided(self, rows: Sequence[_Row], logits: mx.array) -> np.ndarray | None:
+        """Make the guides of new rows while the device reads their prompts; return the masks."""
+        if not self._options.constraint:
+            return None
+        from .guide import make_guide
+
+        mx.async_eval(logits)
+        for row in rows:
+            row.guide = make_guide(self._model, self._processor, self._options, row.prompt.start)
+        return np.stack([row.guide.mask() for row in rows if row.guide])
 
     def _make_sampler(self, rows: Sequence[_Row]) -> Sampler:
         return Sampler(

@@ -5,7 +5,7 @@ It knows a model, a cache and a sampler. It knows nothing of text or of when an 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, cast
+from typing import Literal, NamedTuple, Protocol, cast
 
 import mlx.core as mx
 
@@ -16,6 +16,8 @@ from .sampling import Drawn, greedy, logprobs_of
 
 CLEAR_EVERY = 256  # tokens after which MLX's unused buffers are freed
 
+FinishReason = Literal["stop", "length"]
+
 
 class Token(NamedTuple):
     """One token of an answer.
@@ -23,10 +25,12 @@ class Token(NamedTuple):
     Attributes:
         id: its number in the vocabulary.
         logprob: its log-probability; None if the sampler does not report it.
+        ended: why the answer ends with it, if a constraint allows no more; else None.
     """
 
     id: int
     logprob: float | None
+    ended: FinishReason | None = None
 
 
 class Drafter(Protocol):

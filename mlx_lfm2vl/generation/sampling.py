@@ -1,7 +1,7 @@
 """Sampling: from logits to tokens, by temperature, top-k, top-p, min-p and a repetition penalty.
 
-- The order is that of transformers: logits processors, penalty, temperature, top-k, top-p, min-p,
-  draw.
+- The order is that of transformers: logits processors, penalty, what a constraint excludes,
+  temperature, top-k, top-p, min-p, draw.
 - A `Sampler` serves the rows of a batch. For each row it keeps the random state, the ids seen so
   far if there is a penalty, and all tokens if there are logits processors.
 - It knows token ids and logits. It knows nothing of the model, text, end tokens or `max_tokens`.
@@ -9,7 +9,8 @@
 - The same settings, prompt, seed and logits give the same tokens.
 - A token whose logit equals the limit of top-k, top-p or min-p can still be drawn, so ties may
   leave more than `top_k` tokens.
-- Log-probabilities are those after the processors and before the penalty and temperature.
+- Log-probabilities are those after the processors and before the penalty, temperature and what a
+  constraint excludes.
 - Sampling does not wait for the device. Only `Drawn.read` and logits processors of a caller may.
 """
 
@@ -118,16 +119,34 @@ class Sampler:
         joined._seen = mx.concatenate(kept) if kept else None
         return joined
 
-    def __call__(self, logits: mx.array) -> Drawn:
-        """Draw a token for each row from (B, vocab_size) logits."""
+    def __call__(self, logits: mx.array, allowed: np.ndarray | None = None) -> Drawn:
+        """Draw a token for each row.
+
+        Args:
+            logits: (B, vocab_size).
+            allowed: (B, vocab_size) bool, the tokens to draw from; None allows all.
+        """
         if self.processors:
             logits = self._processed(logits)
-        tokens = self._draw(logits)
+        # The penalty leaves -inf as it is, so this is as good as excluding tokens after it.
+        tokens = self._draw(
+            logits if allowed is None else mx.where(mx.array(allowed), logits, -math.inf)
+        )
         if self.processors:
             self._said = [
                 mx.concatenate([said, tokens[row : row + 1]]) for row, said in enumerate(self._said)
             ]
         return Drawn(tokens, logprobs_of(logits, tokens) if self.logprobs else None)
+
+    def skip(self, tokens: Sequence[int]) -> None:
+        """Go on as if the only row had drawn these tokens; it must have no logits processors."""
+        if self.sampling.temperature > 0:
+            for _ in tokens:
+                next(self._keys[0])
+        if self._seen is not None:
+            self._seen = self._seen | _mask([tokens], self._seen.shape)
+        else:
+            self._prompts = [[*self._prompts[0], *tokens]]
 
     def _processed(self, logits: mx.array) -> mx.array:
         rows: list[mx.array] = []

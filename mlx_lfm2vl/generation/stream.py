@@ -1,6 +1,6 @@
 """Answering one conversation piece by piece."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import mlx.core as mx
 
@@ -8,12 +8,12 @@ from ..device_thread import Steps
 from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerOptions
 from ..prompt.messages import Message
-from ..prompt.processor import Processor
+from ..prompt.processor import Inputs, Processor
 from .answer import Answer, Clock, Piece, Timings, make_result
 from .lookup import Lookup
-from .loop import Drafts, generate_step
+from .loop import Drafts, Token, generate_step
 from .prefix_store import PrefixStore
-from .prepare import embed_prompt, read_prompt
+from .prepare import Ready, embed_prompt, read_prompt
 from .sampling import Sampler
 
 
@@ -46,31 +46,21 @@ def stream_answer(
         keys[:] = ready.prefix.keys
     cached = ready.cached
     drafts = Drafts()
-    tokens = generate_step(
-        model,
-        ready.taken(),
-        ready.branch.cache,
-        Sampler(
-            sampling,
-            [prompt.input_ids],
-            [seed],
-            processors=options.logits_processors,
-            logprobs=options.logprobs,
-        ),
-        options.max_tokens,
-        drafter=Lookup(prompt.input_ids, options.lookup) if options.lookup else None,
-        drafts=drafts,
-        on_prefill=options.on_prefill,
-        ends=ready.ends,
-        reached=ready.reached,
+    sampler = Sampler(
+        sampling,
+        [prompt.input_ids],
+        [seed],
+        processors=options.logits_processors,
+        logprobs=options.logprobs,
     )
+    tokens = _tokens(model, processor, prompt, ready, sampler, options, drafts)
     first, decoding, pending, text = 0.0, 0.0, 0, ""
     said: list[int] = []
     try:
         for token in tokens:
             first = first or clock.lap()
             said.append(token.id)
-            text = answer.add(token.id, token.logprob)
+            text = answer.add(*token)
             if answer.finish_reason:
                 break
             if text:
@@ -87,3 +77,41 @@ def stream_answer(
     timings = Timings(reading + ready.decoding, first - ready.decoding, decoding)
     result = make_result(answer, prompt, sampling, seed, timings, drafts, cached)
     yield answer.piece(text, pending, result)
+
+
+def _tokens(
+    model: Lfm2VL,
+    processor: Processor,
+    prompt: Inputs,
+    ready: Ready,
+    sampler: Sampler,
+    options: AnswerOptions,
+    drafts: Drafts,
+) -> Iterator[Token]:
+    """Return the loop that decodes the answer."""
+    if options.constraint:
+        from .constrained import constrained_step
+        from .guide import make_guide
+
+        return constrained_step(
+            model,
+            ready.taken(),
+            ready.branch.cache,
+            sampler,
+            lambda: make_guide(model, processor, options, prompt.start),
+            on_prefill=options.on_prefill,
+            ends=ready.ends,
+            reached=ready.reached,
+        )
+    return generate_step(
+        model,
+        ready.taken(),
+        ready.branch.cache,
+        sampler,
+        options.max_tokens,
+        drafter=Lookup(prompt.input_ids, options.lookup) if options.lookup else None,
+        drafts=drafts,
+        on_prefill=options.on_prefill,
+        ends=ready.ends,
+        reached=ready.reached,
+    )

@@ -5,7 +5,7 @@ import struct
 from dataclasses import dataclass, field
 
 from ..errors import InputError
-from .heic import heic_to_tiff
+from .heic import heic_to_tiff, heif_decoder, largest_size
 from .jpeg import START, examine_jpeg
 from .jpeg2000 import BOX_START, STREAM_START, examine_jpeg2000
 from .limits import ImageLimits
@@ -27,6 +27,7 @@ RAW_STARTS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", 
 RAW_STARTS += (b"II\x1a\0\0\0HEAPCCDR",)
 
 WEBP_COST = 24  # bytes per pixel that the decoder takes, as soon as the file is opened
+HEIF_COST = 12  # with pillow-heif; 9 without alpha
 PIXEL_COST = 8  # bytes per pixel that every limit on pixels allows for
 MAX_BLOCKS = 1_000_000  # of a GIF
 MAX_SLOW_BYTES = 2**23  # of kinds of BMP and PPM that Pillow decodes in Python, 1 MB a second
@@ -71,7 +72,7 @@ def examine(data: bytes, name: str, limits: ImageLimits) -> ImageFile:
         InputError: the file is no image that can be read, or reading it takes too much.
     """
     if data[4:8] == b"ftyp":
-        data = _from_boxes(data, name)
+        data = _from_boxes(data, name, limits)
     file = ImageFile(name, data)
     if data.startswith(SIGNATURE):
         png = mend_png(data, name)
@@ -151,12 +152,13 @@ def _brands(data: bytes) -> set[bytes]:
     return {data[8:12], *(data[at : at + 4] for at in range(16, end - 3, 4))}
 
 
-def _from_boxes(data: bytes, name: str) -> bytes:
+def _from_boxes(data: bytes, name: str, limits: ImageLimits) -> bytes:
     brands = _brands(data)
     if brands & AVIF_BRANDS:
         return data[:8] + b"avif" + data[12:]  # Pillow looks at the first brand only
     if is_heic(data):
-        return heic_to_tiff(data, name)
+        check_pixels(name, *largest_size(data), HEIF_COST, limits)
+        return heic_to_tiff(data, name) if heif_decoder() is None else data
     if b"crx " in brands:
         raise raw_photo(name)
     if any(VIDEO_BRANDS.match(brand) for brand in brands):

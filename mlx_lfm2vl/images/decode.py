@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..errors import InputError
 from .colors import ColorReader, check_meaning, has_fine_detail, mend_palette
-from .container import ImageFile, check_pixels
+from .container import HEIF_COST, ImageFile, check_pixels
 from .damage import DECODE_ERRORS, DamageError, reason
 from .jpeg import END, reduction
 from .libtiff import libtiff_only, silent_libtiff
@@ -30,7 +30,8 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-DECODER_COSTS = {"AVIF": 12, "JPEG2000": 20}  # bytes per pixel, where it is more than 8
+# Bytes per pixel, where it is more than 8.
+DECODER_COSTS = {"AVIF": 12, "JPEG2000": 20, "HEIF": HEIF_COST}
 # Bits that complete the last blocks of a JPEG. If they change its pixels, it was cut. Groups of 011
 # are codes of values other than zero in most tables, where the decoder itself fills in zeros.
 JUNK = b"\x6d\xb6\xdb" * 400

@@ -54,6 +54,9 @@ def _names_of(path: str) -> Iterator[str]:
 
 def _names(file: BinaryIO, what: str) -> Iterator[str]:
     first = piece = _read(file)
+    while piece and b"\n" not in first and b"\0" not in first and len(first) <= MAX_NAME:
+        piece = _read(file)
+        first += piece
     if first.startswith(UTF16_MARKS):
         raise InputError(f"{what} is UTF-16; save it as UTF-8")
     separator = b"\0" if b"\0" in first else b"\n"

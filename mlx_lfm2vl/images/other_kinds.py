@@ -74,7 +74,8 @@ KNOWN = [
     (rb"GIF8", "GIF"),
     (rb"BM", "BMP"),
     (rb"II[*+]\0|MM\0[*+]", "TIFF"),
-    (rb"(?s)....ftyp", "AVIF"),
+    (rb"(?s)....ftypavi[fs]", "AVIF"),
+    (rb"(?s)....ftyp", "HEIC"),
     (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"),
     (rb"P[1-6f]\s", "PPM"),
 ]

@@ -33,7 +33,7 @@ GAMMA_UNIT = 100_000
 SRGB_GAMMA = 45_455  # what writers of sRGB put into gAMA
 NEAR = 0.01  # of a gamma, and of a coordinate
 CLIPPED = "its HDR colors were converted, and what is brighter than paper white is white"
-UNKNOWN = "its color description (cICP) is not supported, so its colors may be off"
+UNKNOWN = "its color description is not supported, so its colors may be off"
 
 Chromaticities = tuple[tuple[float, float], ...]
 Curve = Callable[[np.ndarray], np.ndarray]

@@ -13,6 +13,7 @@ from .container import FORMATS, ImageFile, examine, is_heic
 from .damage import DECODE_ERRORS
 from .decode import OpenedImage, pillow_rules
 from .drawn import Drawn
+from .heic import heif_decoder, open_heif
 from .limits import ImageLimits
 from .other_kinds import not_opened
 from .read import EXPECTED, OpenFile, is_url, read_source
@@ -48,7 +49,7 @@ PLAIN_FORMATS = ("JPEG", "PNG", "GIF", "BMP")
 def open_image(source: ImageSource, limits: ImageLimits) -> OpenedImage:
     """Read an image file and parse its header, without decoding the pixels.
 
-    HEIC is an exception: it is converted to TIFF at once.
+    HEIC is an exception without pillow-heif: it is converted to TIFF at once.
 
     Args:
         source: a path (also with `~` or `file://`), an http(s) URL if `limits` allow it, a
@@ -71,7 +72,7 @@ def open_image(source: ImageSource, limits: ImageLimits) -> OpenedImage:
     file = examine(data, name, limits)
     try:
         with pillow_rules(limits, file.is_tiff):
-            image = Image.open(io.BytesIO(file.data), formats=FORMATS)
+            image = _open(file)
     except Image.DecompressionBombError:
         limit = limits.max_pixels / 1e6
         raise InputError(
@@ -83,16 +84,25 @@ def open_image(source: ImageSource, limits: ImageLimits) -> OpenedImage:
     return OpenedImage(image, file, limits)
 
 
+def _open(file: ImageFile) -> Image.Image:
+    if not is_heic(file.data):
+        return Image.open(io.BytesIO(file.data), formats=FORMATS)
+    image, file.profile, notes = open_heif(file.data)
+    file.orientation = 1  # pillow-heif turns the pixels
+    file.notes += notes
+    return image
+
+
 def read_size(path: str | Path, limits: ImageLimits) -> tuple[int, int] | None:
     """Read (height, width) in pixels from a file's header.
 
     Returns:
-        None if the file cannot be read, or is HEIC, whose size is not known before decoding. The
-        sides of a photo that lies on its side may be exchanged.
+        None if the file cannot be read, or is HEIC without pillow-heif, for then its size is not
+        known before decoding. The sides of a photo that lies on its side may be exchanged.
     """
     try:
         with open(path, "rb") as file:
-            if is_heic(file.read(HEAD)):
+            if is_heic(file.read(HEAD)) and heif_decoder() is None:
                 return None
             file.seek(0)
             try:

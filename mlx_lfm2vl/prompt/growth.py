@@ -57,6 +57,14 @@ def number_of_steps(step: Any) -> int:
     return 0 if step is None else _number(json.loads(step.__getstate__()))
 
 
+def is_byte_level(decoder: Any) -> bool:
+    """Return whether a decoder does no more than turn the characters of tokens into bytes."""
+    if decoder is None:
+        return False
+    values = json.loads(decoder.__getstate__())
+    return [step["type"] for step in _inner(values) or [values]] == ["ByteLevel"]
+
+
 def _number(values: dict[str, Any]) -> int:
     inner = _inner(values)
     return 1 if inner is None else sum(map(_number, inner))

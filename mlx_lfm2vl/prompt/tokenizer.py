@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from ..checkpoint.plain_file import read_bytes
 from ..checkpoint.redownload import download_again
 from ..errors import CheckpointError, InputError
 from .expressions import check_expressions
-from .growth import growth, number_of_steps
+from .growth import growth, is_byte_level, number_of_steps
+from .token_bytes import token_bytes
 
 MAX_FILE_BYTES = 32 * 2**20  # the largest real file has 18 MB
 MAX_BYTES = 8 * 2**20  # of a text once it is normalized: beyond any context, some 8 s and 1 GB
@@ -164,6 +165,22 @@ class Tokenizer:
     def decode_all(self, ids: Iterable[int]) -> str:
         """Decode ids, with special ones spelled out."""
         return _decoded(self._rust, list(ids))
+
+    def token_bytes(self, rows: int) -> list[bytes]:
+        """Return the bytes of every token by its id; see `token_bytes.token_bytes`.
+
+        Raises:
+            CheckpointError: the vocabulary is not of bytes.
+        """
+        if not is_byte_level(self._rust.decoder):
+            raise CheckpointError("tokenizer.json: only byte-level tokens can follow a constraint")
+        vocabulary = self._rust.get_vocab(with_added_tokens=True)
+        return token_bytes(vocabulary, self._special, rows)
+
+    def plain_encoder(self) -> Callable[[str], list[int]]:
+        """Return a function that does what `encode_plain` does without holding this tokenizer."""
+        rust = self._rust
+        return lambda text: rust.encode(text, add_special_tokens=False).ids
 
     def text_stream(self, shown: Collection[str] = ()) -> "TextStream":
         """Return a decoder that takes one id at a time.

@@ -11,6 +11,7 @@ Every function raises `InputError` for options that are wrong and images that ca
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from ..options import AnswerChanges
@@ -18,6 +19,7 @@ from ..prompt.sources import as_images
 from . import tasks
 from .answers import (
     Caption,
+    Choice,
     Comparison,
     Detection,
     Extraction,
@@ -29,6 +31,8 @@ from .answers import (
     ReadText,
     Reply,
 )
+from .classify import Classification
+from .classify import classify as score_labels
 from .kinds import Kind, checkpoint_kind
 from .prompts import Prompt
 from .tasks import Plain, Surface, Task
@@ -174,6 +178,44 @@ def point(
     return _answered(engine, make, [image], settings)
 
 
+def classify(
+    engine: Engine, image: ImageSource, labels: Sequence[str], **settings: Unpack[Settings]
+) -> Classification:
+    """Choose a label, and say how likely each is; see `classify.classify`.
+
+    Args:
+        engine: as for `caption`.
+        image: as for `caption`.
+        labels: at least two.
+        settings: see `Settings`.
+    """
+
+    def make(kind: Kind, prompt: Prompt | None) -> Task[Choice]:
+        return tasks.classify(kind, labels=labels, prompt=prompt)
+
+    return score_task(engine, _made(engine, make, settings), image, labels, settings.get("facts"))
+
+
+def score_task(
+    engine: Engine,
+    task: Task[Choice],
+    image: ImageSource,
+    labels: Sequence[str],
+    facts: Mapping[str, str] | None = None,
+) -> Classification:
+    """Do what `classify` does, with a task that was made for the labels."""
+    *before, message = task.messages([image], facts)
+    return score_labels(
+        engine,
+        image,
+        labels,
+        message["content"][-1]["text"],
+        form=(task.prompt.form or "{label}").replace("{label}", "{}"),
+        system=before[0]["content"] if before else None,
+        options=task.options.changed({"constraint": None}),
+    )
+
+
 def extract(
     engine: Engine,
     image: ImageSource | Sequence[ImageSource],
@@ -248,9 +290,14 @@ def read_answer(task: Task[Answer], result: Result) -> Answer:
 def _answered(
     engine: Engine, make: Make[Answer], images: Sequence[ImageSource], settings: Settings
 ) -> Answer:
+    task = _made(engine, make, settings)
+    messages = task.messages(images, settings.get("facts"))
+    return read_answer(task, engine.generate(messages, task.options))
+
+
+def _made(engine: Engine, make: Make[Answer], settings: Settings) -> Task[Answer]:
+    """Make a task for the engine's checkpoint, with the caller's settings."""
     kind = settings.get("kind") or checkpoint_kind(engine.model.config)
     task = make(kind, settings.get("prompt"))
     changes = {name: value for name, value in settings.items() if name not in OWN}
-    options = task.options.changed(changes)
-    messages = task.messages(images, settings.get("facts", {}))
-    return read_answer(task, engine.generate(messages, options))
+    return replace(task, options=task.options.changed(changes))

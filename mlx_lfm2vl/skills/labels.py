@@ -1,4 +1,4 @@
-"""The labels of a classification: checked, put into a prompt, found in an answer."""
+"""The labels of a classification: those that the demo model knows, and labels in an answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from ..errors import AnswerError, InputError
 from .kinds import Kind
 
-MAX_LABELS = 1000
 DEMO_WORDS = {  # what the demo model can tell apart
     "shape": {"circle", "square", "triangle", "star", "ring", "cross"},
     "color": {"red", "green", "blue", "yellow", "purple", "orange", "black", "white"},
@@ -16,39 +15,20 @@ DEMO_WORDS = {  # what the demo model can tell apart
 }
 
 
-def check_labels(labels: Sequence[str]) -> list[str]:
-    """Return labels without spaces around them.
+def demo_variant(kind: Kind, labels: Sequence[str]) -> str:
+    """Return which of its questions the demo model is asked: "shape", "color" or "size".
+
+    Other kinds are asked about any labels: "".
 
     Raises:
-        InputError: there are fewer than two or too many, or one is empty or there twice.
+        InputError: the demo model does not know the labels.
     """
-    checked = [" ".join(label.split()) for label in labels]
-    if not 2 <= len(checked) <= MAX_LABELS:
-        raise InputError(f"there are {len(checked)} labels, expected 2 to {MAX_LABELS}")
-    seen: set[str] = set()
-    for label in checked:
-        if not label:
-            raise InputError("a label is empty")
-        if label.casefold() in seen:
-            raise InputError(f"the label {label!r:.60} is there twice")
-        seen.add(label.casefold())
-    return checked
-
-
-def label_values(kind: Kind, labels: Sequence[str]) -> dict[str, str]:
-    """Return the values of a prompt about labels.
-
-    Raises:
-        InputError: the demo model does not know them.
-    """
-    *first, last = labels
-    values = {"labels": f"{', '.join(first)} or {last}"}
     if kind != "demo":
-        return values
+        return ""
     asked = {label.lower() for label in labels}
     for attribute, words in DEMO_WORDS.items():
         if asked <= words:
-            return {**values, "attribute": attribute}
+            return attribute
     known = "; ".join(", ".join(sorted(words)) for words in DEMO_WORDS.values())
     raise InputError(f"the demo model can tell apart only labels of one of these lists: {known}")
 

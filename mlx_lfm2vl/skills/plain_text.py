@@ -61,8 +61,10 @@ def read_keywords(text: str, count: int) -> tuple[str, ...]:
     items = [" ".join(item.strip(" \t\"'`*_#.“”").split()) for item in items]
     items = [item for item in items if item and len(item) <= MAX_KEYWORD]
     shouted = all(item.upper() == item for item in items)
-    cased = [item.lower() if shouted else _lower(item) for item in items]
-    return tuple({item.casefold(): item for item in reversed(cased)}.values())[::-1][:count]
+    kept: dict[str, str] = {}
+    for item in items:
+        kept.setdefault(item.casefold(), item.lower() if shouted else _lower(item))
+    return tuple(kept.values())[:count]
 
 
 def _lower(keyword: str) -> str:

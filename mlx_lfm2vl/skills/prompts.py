@@ -37,6 +37,7 @@ class Prompt:
         system: system message; None sends none.
         media: text before each image, in which {n} is its number from 1.
         answer: what the answer begins with.
+        form: of classify: the answer with a {label}; "" is the label alone.
         source: where it was published.
     """
 
@@ -44,6 +45,7 @@ class Prompt:
     system: str | None = None
     media: str = ""
     answer: str = ""
+    form: str = ""
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -184,7 +186,8 @@ def read_prompt(path: Path) -> Prompt:
 def _checked(values: dict[str, Any], path: Path) -> dict[str, Any]:
     """Check the keys and types of a prompt file; ranges are checked by `AnswerOptions`."""
     values.pop("source", None)  # it is no longer the published one
-    texts, counts = ("user", "system", "media", "answer"), ("max_tokens", "top_k")
+    texts = ("user", "system", "media", "answer", "form")
+    counts = ("max_tokens", "top_k")
     for name, value in values.items():
         if name not in (*texts, "max_tokens", *SAMPLING_KEYS):
             known = ", ".join((*texts, "max_tokens", *SAMPLING_KEYS))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
+from ..constraints.constraint import Constraint
 from ..options import AnswerOptions
 from .kinds import Kind
 
@@ -41,18 +43,12 @@ def _four(side: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": side, "minItems": 4, "maxItems": 4}
 
 
-def constrained(options: AnswerOptions, schema: dict[str, Any]) -> AnswerOptions:
-    """Return options whose answer follows a JSON Schema, or the same without the extra `[json]`.
-
-    The schema then also decides how the answer begins.
+def constrained(options: AnswerOptions, make: Callable[[], Constraint]) -> AnswerOptions:
+    """Return options whose answer follows a constraint, or the same without the extra `[json]`.
 
     Raises:
-        InputError: the engine of the constraint cannot do this schema.
+        InputError: the engine of the constraint cannot do this one.
     """
     if find_spec("llguidance") is None:
         return options
-    try:
-        from ..generation.constraint import json_schema  # pyright: ignore
-    except ImportError:
-        return options
-    return options.changed({"constraint": json_schema(schema), "answer_start": ""})
+    return options.changed({"constraint": make()})

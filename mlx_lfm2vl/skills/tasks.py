@@ -8,8 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, get_args
 
+from ..constraints.constraint import choice, json_schema
 from ..errors import InputError
 from ..options import AnswerOptions
 from .answers import (
@@ -28,7 +30,7 @@ from .answers import (
 )
 from .fields import Fields, fields_of_schema, make_fields
 from .kinds import KINDS, Kind
-from .labels import check_labels, label_in, label_values
+from .labels import demo_variant, label_in
 from .plain_text import read_keywords, shortened, unfenced
 from .prompts import Prompt, find_prompt
 from .schemas import box_schema, constrained
@@ -241,13 +243,17 @@ def point(
 
 def classify(kind: Kind, *, labels: Sequence[str], prompt: Prompt | None = None) -> Task[Choice]:
     """Choose a label by writing it; `functions.classify` also gives probabilities."""
+    from .classify import check_labels
+
     checked = check_labels(labels)
-    prompt = prompt or find_prompt("classify", kind)
+    prompt = prompt or find_prompt("classify", kind, demo_variant(kind, checked))
 
     def parse(text: str, _: Sizes) -> Choice:
         return Choice(label_in(text, checked))
 
-    return _task("classify", prompt, parse, values=label_values(kind, checked))
+    task = _task("classify", prompt, parse, values={"labels": _either(checked)})
+    whole = [(prompt.form or "{label}").replace("{label}", label) for label in checked]
+    return replace(task, options=constrained(task.options, partial(choice, whole)))
 
 
 def extract(
@@ -322,9 +328,9 @@ def _task(
     return Task(name, prompt, values or {}, options, parse, least, most)
 
 
-def _follow(task: Task[Answer], schema: dict[str, Any]) -> Task[Answer]:
-    """Keep the answer to a schema where that is possible."""
-    return replace(task, options=constrained(task.options, schema))
+def _follow(task: Task[Answer], schema: Mapping[str, Any]) -> Task[Answer]:
+    """Keep the answer to a JSON Schema where that is possible."""
+    return replace(task, options=constrained(task.options, partial(json_schema, schema)))
 
 
 def _choice(name: str, value: str, known: Sequence[str]) -> None:
@@ -341,6 +347,11 @@ def _joined(name: str, words: Sequence[str], prompt: Prompt) -> str:
         words = [re.sub(r"(?i)^the ", "", word) for word in words]
     *first, last = words
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def _either(words: Sequence[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} or {last}"
 
 
 def _is_a(label: str, asked: str) -> bool:

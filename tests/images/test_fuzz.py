@@ -5,6 +5,7 @@ import io
 import random
 
 import mutations
+import pillow_heif
 import pytest
 from drawn_files import packed_bits, png, tiff
 from pictures import make_picture
@@ -56,12 +57,20 @@ def seeds() -> list[bytes]:
     deep = bytes(range(256)) * 2
     return [
         *files,
+        heic(picture, exif),
+        heic(clear, exif),
         png([deep[:72]] * 4, 12, 16, 2),
         png([packed_bits_row()] * 4, 8, 4, 0),
         tiff([deep[:96]], (4, 12), 0, (16,)),
         tiff([deep[:64]] * 3, (8, 8), 8, (8, 8, 8), packed=True),
         b"P5 8 8 100\n" + deep[:64],
     ]
+
+
+def heic(image: Image.Image, exif: Image.Exif) -> bytes:
+    data = io.BytesIO()
+    pillow_heif.encode(image.mode, image.size, image.tobytes(), data, exif=exif.tobytes())
+    return data.getvalue()
 
 
 def packed_bits_row() -> bytes:

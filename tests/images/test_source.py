@@ -4,9 +4,7 @@ import base64
 import contextlib
 import io
 import struct
-import subprocess
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -212,32 +210,6 @@ def test_bad_bytes_are_refused_in_one_line(tmp_path, name):
         with pytest.raises(InputError, match=message) as error:
             load_image(source, LIMITS)
         assert "\n" not in str(error.value)
-
-
-def test_heic_goes_through_sips_on_a_mac(monkeypatch):
-    picture = make_picture(12, 20, 3)
-    commands = []
-
-    def run(command, **_):
-        commands.append(command)
-        Path(command[-1]).write_bytes(encoded(picture, "tiff"))
-
-    with monkeypatch.context() as mac:  # nothing else may be imported for a Mac meanwhile
-        mac.setattr("mlx_lfm2vl.images.heic.sys.platform", "darwin")
-        mac.setattr("subprocess.run", run)
-        shown = pixels(BAD["heic"][0])
-    np.testing.assert_array_equal(shown, np.asarray(picture))
-    assert [c[:4] for c in commands] == [["sips", "-s", "format", "tiff"]]
-
-
-def test_heic_that_sips_cannot_read_is_refused(monkeypatch):
-    def run(command, **_):
-        raise subprocess.CalledProcessError(1, command)
-
-    monkeypatch.setattr("mlx_lfm2vl.images.heic.sys.platform", "darwin")
-    monkeypatch.setattr("subprocess.run", run)
-    with pytest.raises(InputError, match="sips cannot convert it"):
-        load_image(BAD["heic"][0], LIMITS)
 
 
 def test_a_damaged_png_is_refused():

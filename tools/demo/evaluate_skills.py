@@ -1,11 +1,10 @@
 """Ask a model the held-out questions through the skills, and print their scores.
 
-usage: python tools/demo/evaluate_skills.py MODEL EVAL [--limit N] [--json FILE]
+usage: python tools/demo/evaluate_skills.py MODEL EVAL [--own] [--limit N] [--json FILE]
 
 MODEL is a checkpoint folder, or demo; EVAL is a folder written by make_eval.py. Each skill gets the
-rows that it can answer, and beside its score stands that of the rows' own questions: a skill asks
-with its own words, and reads the answer into a type. Greedy, in float32, with the scores of
-evaluate.py.
+rows that it can answer. It asks with its own words, and reads the answer into a type; --own also
+asks the rows' own questions. Greedy, in float32, with the scores of evaluate.py.
 
     caption   rows of "describe"
     ocr       rows of "text" about the whole text
@@ -54,17 +53,20 @@ def skill_of(row: dict) -> tuple[str, str | None] | None:
     return None
 
 
-def as_answer(answer: object) -> str:
-    """A typed answer in the words of the model, which `score` reads."""
+def as_answer(answer: object, size: tuple[int, int]) -> str:
+    """A typed answer in the words of the model, which `score` reads.
+
+    Args:
+        answer: of a skill.
+        size: (height, width) of the picture; boxes are taken back from its pixels.
+    """
     if isinstance(answer, Detection):
-        boxes = []
-        for box in answer.boxes:
-            (left, top, right, bottom), relative = box.pixels, box.relative
-            # From pixels, so that the way into the picture is scored too.
-            width = (right - left) / (relative[2] - relative[0] or 1)
-            height = (bottom - top) / (relative[3] - relative[1] or 1)
-            boxes.append((box.label, [left / width, top / height, right / width, bottom / height]))
-        return json.dumps([{"label": label, "bbox": bbox} for label, bbox in boxes])
+        height, width = size
+        sides = [
+            [x / (width, height)[i % 2] for i, x in enumerate(box.pixels)] for box in answer.boxes
+        ]
+        pairs = zip(answer.boxes, sides, strict=True)
+        return json.dumps([{"label": box.label, "bbox": bbox} for box, bbox in pairs])
     if isinstance(answer, ReadText):
         return f'The text says "{answer.text}".'
     assert isinstance(answer, Caption | Comparison)
@@ -83,17 +85,23 @@ def ask_skill(engine: Engine, name: str, rows: Sequence[dict], folder: Path) -> 
         for task, row in zip(tasks, rows, strict=True)
     )
     answers = [""] * len(rows)
-    options = tasks[0].options.changed({"sampling": Sampling()})
+    longest = max(tasks, key=lambda task: task.options.max_tokens)
+    options = longest.options.changed({"sampling": Sampling()})
     for number, result in engine.stream_batch(questions, options, batch_size=16):
         assert isinstance(result, Result), result
-        answers[number] = as_answer(read_answer(tasks[number], result))
+        answers[number] = as_answer(read_answer(tasks[number], result), result.images[0].size)
     return answers
+
+
+def mean(rows: Sequence[dict], answers: Sequence[str]) -> float:
+    return sum(map(score, rows, answers)) / len(rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="checkpoint folder, or demo")
     parser.add_argument("eval", type=Path, help="folder that make_eval.py wrote")
+    parser.add_argument("--own", action="store_true", help="also ask the rows' own questions")
     parser.add_argument("--limit", type=int, help="most rows of each skill; default: all")
     parser.add_argument("--json", type=Path, help="write the numbers here")
     options = parser.parse_args()
@@ -108,14 +116,15 @@ def main() -> None:
     print("| skill | score | of the rows' own questions | number |\n|---|---|---|---|")
     for name, rows in groups.items():
         rows = rows[: options.limit]
-        own = ask_all(engine.model, engine.processor, rows, options.eval)
-        skilled = ask_skill(engine, name, rows, options.eval)
-        means = [sum(map(score, rows, answers)) / len(rows) for answers in (skilled, own)]
-        summary[name] = {"skill": means[0], "question": means[1], "rows": len(rows)}
-        print(
-            f"| {name} | {100 * means[0]:.1f} % | {100 * means[1]:.1f} % | {len(rows)} |",
-            flush=True,
-        )
+        means = {"skill": mean(rows, ask_skill(engine, name, rows, options.eval))}
+        if options.own:
+            answers = ask_all(engine.model, engine.processor, rows, options.eval)
+            means["question"] = mean(rows, answers)
+        summary[name] = {**means, "rows": len(rows)}
+        cells = [
+            f"{100 * means[key]:.1f} %" if key in means else "–" for key in ("skill", "question")
+        ]
+        print(f"| {name} | {' | '.join(cells)} | {len(rows)} |", flush=True)
     if options.json:
         options.json.write_text(json.dumps(summary, indent=2) + "\n")
 

@@ -103,16 +103,21 @@ def is_address(word: str) -> bool:
 
 def _matches(pattern: str, recursive: bool) -> Iterator[Input]:
     """The files that match, and with `recursive` those in folders that match."""
-    found, enters = False, recursive and "**" not in pattern
+    found = folders = 0
+    enters = recursive and "**" not in pattern  # whose matches are in all folders already
     for path in _sorted_matches(pattern):
-        if path.is_dir():
-            images = _in_folder(path, recursive) if enters else ()
+        if not path.is_dir():
+            images: Iterable[Input] = [Input(str(path), path, path)] if path.is_file() else ()
         else:
-            images = [Input(str(path), path, path)] if path.is_file() else ()
+            folders += 1
+            images = _in_folder(path, recursive) if enters else ()
         for image in images:
-            found = True
+            found += 1
             yield image
-    if not found:
+    if not found and folders:
+        reason = f"only folders match {pattern!r}; --recursive enters them, {pattern}/* names files"
+        yield Input(pattern, Unreadable(reason))
+    elif not found:
         yield _file(pattern)  # which is missing
 
 

@@ -177,13 +177,13 @@ def test_a_mac_reads_heic_without_a_package(sips):
 
 def test_what_sips_cannot_read_is_refused_with_both_ways_out(sips):
     sips.works = False
-    told = r"sips cannot convert it; try pip install 'mlx-lfm2vl\[heif\]', or export it as JPEG"
+    told = r"sips cannot convert it; try pip install pillow-heif, or export it as JPEG"
     with pytest.raises(InputError, match=told):
         open_image(heic(make_picture(16, 16, 1)), LIMITS)
 
 
 def test_without_a_decoder_both_ways_out_are_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    told = r"pip install 'mlx-lfm2vl\[heif\]'; or convert it first \(on a Mac: sips -s format jpeg"
+    told = r"pip install pillow-heif; or convert it first \(on a Mac: sips -s format jpeg"
     with pytest.raises(InputError, match=told):
         open_image(heic(make_picture(16, 16, 1)), LIMITS)

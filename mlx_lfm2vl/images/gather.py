@@ -91,11 +91,6 @@ def find_path(word: str) -> Path | None:
         return None
 
 
-def has_pattern(word: str) -> bool:
-    """Whether a word has letters that stand for others in names of files."""
-    return bool(re.search(r"[*?[]", word)) and not is_address(word)
-
-
 def is_address(word: str) -> bool:
     """Whether a word is fetched or decoded, or is the address of a file."""
     return bool(re.match(r"(?i)(https?|file)://|data:", word))
@@ -153,7 +148,7 @@ def _named(word: str, recursive: bool) -> Iterator[Input]:
         yield Input(word, path, path)
     elif word == DEMO:
         yield Input(DEMO, find_image(DEMO))
-    elif has_pattern(word):
+    elif re.search(r"[*?[]", word):
         yield from _matches(word, recursive)
     else:
         yield _file(word)
@@ -181,7 +176,7 @@ def _addressed(word: str) -> Input:
 
 def _from_stdin(stdin: BinaryIO | None, limits: ImageLimits) -> Input:
     if stdin is None:
-        raise InputError("standard input is closed: there is nothing to read for -")
+        raise InputError("- stands for standard input, which cannot be read here")
     named = NamedBytes(stdin.read(limits.max_bytes + 1))
     named.name = "the image on standard input"
     return Input("-", named)

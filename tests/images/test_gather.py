@@ -157,7 +157,7 @@ def test_an_image_is_read_from_stdin():
     assert (image.name, image.path) == ("-", None)
     assert open_image(image.source, ImageLimits()).size == (9, 9)
     assert "at most 5 are read" in str(error_of(image.source, ImageLimits(max_bytes=5)))
-    with pytest.raises(InputError, match="standard input is closed"):
+    with pytest.raises(InputError, match="standard input, which cannot be read here"):
         list(gather(["-"]))
 
 

@@ -121,6 +121,10 @@ def test_too_many_pixels_are_refused_before_anything_is_decoded(monkeypatch):
     data = heic(make_picture(64, 64, 1))
     with pytest.raises(InputError, match="has 64 x 64 pixels .* raise it with --max-megapixels"):
         open_image(data, ImageLimits(max_pixels=1000))
+    deep = heic(np.zeros((64, 64, 4), np.uint16))
+    assert open_image(data, ImageLimits(max_pixels=64 * 64 * 12 // 8)).size == (64, 64)
+    with pytest.raises(InputError, match="the limit for a format that takes so much memory"):
+        open_image(deep, ImageLimits(max_pixels=64 * 64 * 12 // 8))
     at = data.index(b"ispe") + 8
     bomb = data[:at] + (60_000).to_bytes(4) * 2 + data[at + 8 :]
     for installed in (pillow_heif, None):

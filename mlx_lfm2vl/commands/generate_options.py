@@ -15,7 +15,7 @@ EPILOG = """\
 examples:
   mlx_lfm2vl generate -m 450m photo.jpg "What is in this photo?"
   mlx_lfm2vl generate -m 450m -i photo.jpg --plan
-  mlx_lfm2vl generate -m 450m --each photos "Describe this photo." --json
+  mlx_lfm2vl generate -m 450m --each --recursive photos "Describe it." --json
 
 exit codes: 0 answered, 1 failed, 2 wrong use or bad input, 130 interrupted
 (--each, --ask: 1 if an image or a question was not answered)

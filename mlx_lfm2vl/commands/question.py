@@ -13,7 +13,7 @@ from typing import BinaryIO, TextIO
 from ..checkpoint.aliases import DEMO
 from ..errors import InputError
 from ..images.endings import is_image_name
-from ..images.gather import find_path, gather, has_pattern, is_address
+from ..images.gather import find_path, gather, is_address
 from ..images.inputs import Input
 from .source_options import reads_stdin
 
@@ -90,7 +90,9 @@ def names_image(word: str) -> bool:
         return True
     if is_image_name(word) or ("/" in word and not re.search(r"\s", word)):
         return True
-    return find_path(word) is not None or (has_pattern(word) and any(iglob(word)))
+    if find_path(word) is not None:
+        return True
+    return bool(re.search(r"[*[]", word)) and any(iglob(word))  # ? ends a prompt, too
 
 
 def expand_images(names: Sequence[str]) -> list[Input]:

@@ -10,8 +10,8 @@ from .limits import ImageLimits
 from .read import read_once
 
 SECONDS = 30
-# Files that were copied in the Finder are on the clipboard by their addresses. They are counted
-# by number, because `repeat with` makes other objects of them. If AppKit cannot be asked, there is
+# Files that were copied in the Finder are on the clipboard by their addresses. They are taken by
+# number, because `repeat with` makes other objects of them. If AppKit cannot be asked, there is
 # still the first file. The path to write to is an argument, so no letter of it is read as
 # AppleScript.
 SCRIPT = """\
@@ -19,32 +19,33 @@ use framework "AppKit"
 use scripting additions
 
 on copiedFiles()
-    set paths to ""
-    set board to current application's NSPasteboard's generalPasteboard()
-    set urls to board's readObjectsForClasses:{current application's NSURL} options:(missing value)
-    if urls is missing value then return paths
-    repeat with i from 0 to ((urls's |count|()) as integer) - 1
-        set url to urls's objectAtIndex:i
-        if (url's isFileURL()) as boolean then
-            set paths to paths & ((url's |path|()) as text) & (character id 0)
+    set thePaths to ""
+    set theBoard to current application's NSPasteboard's generalPasteboard()
+    set theClasses to {current application's NSURL}
+    set theFiles to theBoard's readObjectsForClasses:theClasses options:(missing value)
+    if theFiles is missing value then return thePaths
+    repeat with i from 0 to ((theFiles's |count|()) as integer) - 1
+        set theFile to theFiles's objectAtIndex:i
+        if (theFile's isFileURL()) as boolean then
+            set thePaths to thePaths & ((theFile's |path|()) as text) & (character id 0)
         end if
     end repeat
-    return paths
+    return thePaths
 end copiedFiles
 
 on run arguments
-    set paths to ""
+    set thePaths to ""
     try
-        set paths to my copiedFiles()
+        set thePaths to my copiedFiles()
     end try
-    if paths is not "" then return paths
+    if thePaths is not "" then return thePaths
     if (clipboard info for «class furl») is not {} then
         return POSIX path of (the clipboard as «class furl»)
     end if
-    set image to the clipboard as «class PNGf»
-    set target to open for access (POSIX file (item 1 of arguments)) with write permission
-    write image to target
-    close access target
+    set theImage to the clipboard as «class PNGf»
+    set theTarget to open for access (POSIX file (item 1 of arguments)) with write permission
+    write theImage to theTarget
+    close access theTarget
 end run
 """
 

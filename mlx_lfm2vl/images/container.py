@@ -27,7 +27,7 @@ RAW_STARTS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", 
 RAW_STARTS += (b"II\x1a\0\0\0HEAPCCDR",)
 
 WEBP_COST = 24  # bytes per pixel that the decoder takes, as soon as the file is opened
-HEIF_COST = 12  # with pillow-heif; 9 without alpha
+HEIF_COST = 12  # with pillow-heif
 PIXEL_COST = 8  # bytes per pixel that every limit on pixels allows for
 MAX_BLOCKS = 1_000_000  # of a GIF
 MAX_SLOW_BYTES = 2**23  # of kinds of BMP and PPM that Pillow decodes in Python, 1 MB a second

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,6 @@ class Listing(NamedTuple):
 
     images: list[str]
     folders: list[str]
-    in_cloud: int  # images that are not on this disk
 
 
 def images_below(folder: Path, *, recursive: bool) -> Iterator[tuple[str, str | None]]:
@@ -42,61 +41,71 @@ def images_below(folder: Path, *, recursive: bool) -> Iterator[tuple[str, str | 
         (path, None) of an image, or (path, why) of a folder that cannot be read or has no images.
     """
     if _is_package(folder.resolve().name):
-        yield str(folder), _package(str(folder))
+        yield str(folder), _package(folder)
         return
-    waiting, seen = [str(folder)], set[tuple[int, int]]()
+    waiting, seen = [folder], set[str]()
     found = below = 0
     while waiting:
         current = waiting.pop()
         try:
-            status = os.stat(current)
-            if (status.st_dev, status.st_ino) in seen:
+            real = os.path.realpath(current)
+            if real in seen:
                 continue
-            seen.add((status.st_dev, status.st_ino))
+            seen.add(real)
             listing = _list(current)
         except OSError as error:
             found += 1
-            yield current, f"{current} cannot be read: {error.strerror}"
+            yield str(current), f"{current} cannot be read: {error.strerror}"
             continue
-        if listing.in_cloud:
-            logger.warning(
-                "%s: %d images are in iCloud only and left out; download them in the Finder",
-                *(current, listing.in_cloud),
-            )
         for name in listing.images:
             found += 1
-            yield str(Path(current, name)), None
+            yield str(current / name), None
         below += len(listing.folders)
         if recursive:
-            waiting += [os.path.join(current, name) for name in reversed(listing.folders)]
+            waiting += [current / name for name in reversed(listing.folders)]
     if not found:
         hint = "; --recursive enters the folders in it" if below and not recursive else ""
         yield str(folder), f"there are no images in {folder}{hint}"
 
 
-def _list(folder: str) -> Listing:
-    images, folders, in_cloud = [], [], 0
+def _list(folder: Path) -> Listing:
+    """List a folder, and say in notes what of it is left out.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    images, folders, packages, in_cloud = list[str](), list[str](), list[str](), 0
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
             if name.startswith("."):
                 original = name.removesuffix(IN_CLOUD)
                 in_cloud += original != name and is_image_name(original)
-            elif entry.is_dir():
-                folders.append(name)
-            elif is_image_name(name) and entry.is_file():
+            elif _is(entry, os.DirEntry.is_dir):
+                (packages if _is_package(name) else folders).append(name)
+            elif is_image_name(name) and _is(entry, os.DirEntry.is_file):
                 images.append(name)
-    for name in sorted(filter(_is_package, folders)):
-        logger.warning("%s", _package(os.path.join(folder, name)))
-    entered = sorted(name for name in folders if not _is_package(name))
-    return Listing(sorted(images), entered, in_cloud)
+    for name in sorted(packages):
+        logger.warning("%s", _package(folder / name))
+    if in_cloud:
+        what = "1 image is" if in_cloud == 1 else f"{in_cloud} images are"
+        logger.warning("%s: %s only in iCloud and left out; download first", folder, what)
+    return Listing(sorted(images), sorted(folders))
+
+
+def _is(entry: os.DirEntry[str], kind: Callable[[os.DirEntry[str]], bool]) -> bool:
+    """Whether an entry is of a kind; a link that leads nowhere or to itself is of none."""
+    try:
+        return kind(entry)
+    except OSError:
+        return False
 
 
 def _is_package(name: str) -> bool:
     return name.lower().endswith(PACKAGES)
 
 
-def _package(path: str) -> str:
+def _package(path: Path) -> str:
     return (
         f"{path} belongs to another program and is not entered; export its pictures, or name a "
         "folder inside it"

@@ -91,11 +91,6 @@ def find_path(word: str) -> Path | None:
         return None
 
 
-def has_pattern(word: str) -> bool:
-    """Whether a word has letters that stand for others in names of files."""
-    return bool(re.search(r"[*?[]", word)) and not is_address(word)
-
-
 def is_address(word: str) -> bool:
     """Whether a word is fetched or decoded, or is the address of a file."""
     return bool(re.match(r"(?i)(https?|file)://|data:", word))
@@ -103,16 +98,21 @@ def is_address(word: str) -> bool:
 
 def _matches(pattern: str, recursive: bool) -> Iterator[Input]:
     """The files that match, and with `recursive` those in folders that match."""
-    found, enters = False, recursive and "**" not in pattern
+    found = folders = 0
+    enters = recursive and "**" not in pattern  # whose matches are in all folders already
     for path in _sorted_matches(pattern):
-        if path.is_dir():
-            images = _in_folder(path, recursive) if enters else ()
+        if not path.is_dir():
+            images: Iterable[Input] = [Input(str(path), path, path)] if path.is_file() else ()
         else:
-            images = [Input(str(path), path, path)] if path.is_file() else ()
+            folders += 1
+            images = _in_folder(path, recursive) if enters else ()
         for image in images:
-            found = True
+            found += 1
             yield image
-    if not found:
+    if not found and folders:
+        reason = f"only folders match {pattern!r}; --recursive enters them, {pattern}/* names files"
+        yield Input(pattern, Unreadable(reason))
+    elif not found:
         yield _file(pattern)  # which is missing
 
 
@@ -148,7 +148,7 @@ def _named(word: str, recursive: bool) -> Iterator[Input]:
         yield Input(word, path, path)
     elif word == DEMO:
         yield Input(DEMO, find_image(DEMO))
-    elif has_pattern(word):
+    elif re.search(r"[*?[]", word):
         yield from _matches(word, recursive)
     else:
         yield _file(word)
@@ -176,7 +176,7 @@ def _addressed(word: str) -> Input:
 
 def _from_stdin(stdin: BinaryIO | None, limits: ImageLimits) -> Input:
     if stdin is None:
-        raise InputError("standard input is closed: there is nothing to read for -")
+        raise InputError("- stands for standard input, which cannot be read here")
     named = NamedBytes(stdin.read(limits.max_bytes + 1))
     named.name = "the image on standard input"
     return Input("-", named)

@@ -13,7 +13,7 @@ from ..errors import InputError
 from .png_colors import color_profile
 
 SIPS_SECONDS = 60
-INSTALL = "pip install 'mlx-lfm2vl[heif]'"
+INSTALL = "pip install pillow-heif"
 SIZE = re.compile(rb"ispe\0{4}(.{8})", re.DOTALL)  # the box of a picture's width and height
 # Numbers of ITU-T H.273 for television, or for nothing, which writers of sRGB pictures use as well.
 PLAIN_PRIMARIES, PLAIN_CURVES = (1, 2, 5, 6, 7), (1, 2, 6, 13, 14, 15)

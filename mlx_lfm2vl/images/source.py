@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
-from .container import FORMATS, ImageFile, examine, is_heic
+from .container import FORMATS, ImageFile, check_pixels, examine, is_heic
 from .damage import DECODE_ERRORS
 from .decode import OpenedImage, pillow_rules
 from .drawn import Drawn
@@ -42,6 +42,7 @@ ImageSource = (
     str | os.PathLike[str] | BytesLike | OpenFile | Array | Image.Image | Drawn | ReadyImage
 )
 HEAD = 1024  # bytes that tell what kind of file it is
+DEEP_HEIF_COST = 21  # bytes per pixel that pillow-heif takes for 10 bits with alpha
 # Formats whose header Pillow reads as `open_image` does, without the rest of the file.
 PLAIN_FORMATS = ("JPEG", "PNG", "GIF", "BMP")
 
@@ -72,7 +73,7 @@ def open_image(source: ImageSource, limits: ImageLimits) -> OpenedImage:
     file = examine(data, name, limits)
     try:
         with pillow_rules(limits, file.is_tiff):
-            image = _open(file)
+            image = _open(file, limits)
     except Image.DecompressionBombError:
         limit = limits.max_pixels / 1e6
         raise InputError(
@@ -84,10 +85,12 @@ def open_image(source: ImageSource, limits: ImageLimits) -> OpenedImage:
     return OpenedImage(image, file, limits)
 
 
-def _open(file: ImageFile) -> Image.Image:
+def _open(file: ImageFile, limits: ImageLimits) -> Image.Image:
     if not is_heic(file.data):
         return Image.open(io.BytesIO(file.data), formats=FORMATS)
     image, file.profile, notes = open_heif(file.data)
+    if image.mode == "RGBA" and image.info["bit_depth"] > 8:
+        check_pixels(file.name, *image.size, DEEP_HEIF_COST, limits)
     file.orientation = 1  # pillow-heif turns the pixels
     file.notes += notes
     return image

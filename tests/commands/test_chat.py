@@ -19,6 +19,7 @@ from pictures import make_picture
 
 from mlx_lfm2vl import cli
 from mlx_lfm2vl.commands.chat_lines import HELP
+from mlx_lfm2vl.images.gather import gather
 
 ROOT = str(Path(cli.__file__).parents[1])
 TINY = str(golden("new_names").folder)
@@ -70,6 +71,15 @@ def test_several_images_come_with_the_next_question(chat, capsys, line):
     expected = alone(capsys, "-i", "a b.png", "c.png", "-p", "Compare.")
     assert chat(line, "Compare.")[:2] == (0, expected)
     assert chat("Compare.", options=("a b.png", "c.png"))[:2] == (0, expected)
+
+
+def test_all_files_that_were_copied_are_pasted(chat, capsys, monkeypatch):
+    expected = alone(capsys, "-i", "a b.png", "c.png", "-p", "Compare.")
+    files = list(gather(["a b.png", "c.png"]))
+    monkeypatch.setattr("mlx_lfm2vl.images.clipboard.copied", lambda _: files)
+    code, out, err = chat("/paste", "Compare.")
+    assert (code, out) == (0, expected)
+    assert "c.png: 60 x 40 pixels" in err
 
 
 def test_a_dropped_file_is_an_image_and_what_follows_the_question(chat, capsys, tmp_path):

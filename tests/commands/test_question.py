@@ -88,6 +88,12 @@ def test_a_word_after_image_may_have_been_the_prompt(terminal, monkeypatch):
         asked("-i", "a.png", "Describe")
 
 
+def test_a_question_mark_makes_no_image_of_a_prompt(desk):
+    (desk / "Why1").touch()
+    assert asked("a.png", "Why?") == (["a.png"], "Why?")
+    assert asked("-p", "Hi", "-i", "Why?") == (["Why1"], "Hi")
+
+
 def test_a_prompt_without_quotes_is_refused():
     with pytest.raises(InputError, match="two prompts: 'What' and 'is'; put .* in quotes"):
         asked("a.png", "What", "is", "this?")

@@ -52,6 +52,13 @@ def test_pictures_come_from_names_then_a_list_then_clipboard_and_screen(ask, mon
     assert err == "error: gone.png: 'gone.png' does not exist\n1 of 6 images not answered\n"
 
 
+def test_a_folder_without_images_is_one_error_among_the_answers(ask):
+    Path("empty").mkdir()
+    code, out, err = ask("--each", "a.png", "empty", "pics/1.png")
+    assert (code, asked(out)) == (1, ["a.png", "pics/1.png"])
+    assert err == "error: empty: there are no images in empty\n1 of 3 images not answered\n"
+
+
 def test_a_list_may_name_the_images_of_one_prompt(ask):
     Path("list").write_text("a.png\npics/1.png\n")
     code, out, err = ask("--files-from", "list", "--json")

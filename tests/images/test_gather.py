@@ -66,6 +66,7 @@ def test_recursive_enters_the_folders_after_the_images_beside_them():
 def test_circles_of_links_end_and_a_folder_is_entered_once(desk):
     Path("pics/day/back").symlink_to(desk / "pics")
     Path("pics/again").symlink_to(desk / "pics/day")
+    Path("pics/itself.png").symlink_to("itself.png")
     found = names("pics", recursive=True)
     assert len(found) == len({Path(name).resolve() for name in found}) == 4
     assert len(names("pics/**/*.png")) == 1  # and 10.PNG is no *.png
@@ -84,7 +85,7 @@ def test_images_that_are_in_icloud_only_are_counted(caplog):
     add("pics/.IMG_1.HEIC.icloud")
     add("pics/.notes.txt.icloud")
     assert len(names("pics")) == 2
-    assert "pics: 1 images are in iCloud only and left out" in caplog.text
+    assert "pics: 1 image is only in iCloud and left out; download first" in caplog.text
 
 
 def test_a_folder_without_images_says_where_they_may_be():
@@ -121,6 +122,9 @@ def test_patterns_are_expanded_if_no_file_has_that_name(monkeypatch, desk):
     add("IMG1.png")
     assert names("IMG[1].png") == ["IMG[1].png"]
     assert why("none*.png") == "'none*.png' does not exist"
+    assert why("pic*").startswith(
+        "only folders match 'pic*'; --recursive enters them, pic*/* names"
+    )
 
 
 def test_a_file_called_like_something_else_comes_first(monkeypatch, desk):
@@ -153,7 +157,7 @@ def test_an_image_is_read_from_stdin():
     assert (image.name, image.path) == ("-", None)
     assert open_image(image.source, ImageLimits()).size == (9, 9)
     assert "at most 5 are read" in str(error_of(image.source, ImageLimits(max_bytes=5)))
-    with pytest.raises(InputError, match="standard input is closed"):
+    with pytest.raises(InputError, match="standard input, which cannot be read here"):
         list(gather(["-"]))
 
 

@@ -121,6 +121,10 @@ def test_too_many_pixels_are_refused_before_anything_is_decoded(monkeypatch):
     data = heic(make_picture(64, 64, 1))
     with pytest.raises(InputError, match="has 64 x 64 pixels .* raise it with --max-megapixels"):
         open_image(data, ImageLimits(max_pixels=1000))
+    deep = heic(np.zeros((64, 64, 4), np.uint16))
+    assert open_image(data, ImageLimits(max_pixels=64 * 64 * 12 // 8)).size == (64, 64)
+    with pytest.raises(InputError, match="the limit for a format that takes so much memory"):
+        open_image(deep, ImageLimits(max_pixels=64 * 64 * 12 // 8))
     at = data.index(b"ispe") + 8
     bomb = data[:at] + (60_000).to_bytes(4) * 2 + data[at + 8 :]
     for installed in (pillow_heif, None):
@@ -177,13 +181,13 @@ def test_a_mac_reads_heic_without_a_package(sips):
 
 def test_what_sips_cannot_read_is_refused_with_both_ways_out(sips):
     sips.works = False
-    told = r"sips cannot convert it; try pip install 'mlx-lfm2vl\[heif\]', or export it as JPEG"
+    told = r"sips cannot convert it; try pip install pillow-heif, or export it as JPEG"
     with pytest.raises(InputError, match=told):
         open_image(heic(make_picture(16, 16, 1)), LIMITS)
 
 
 def test_without_a_decoder_both_ways_out_are_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    told = r"pip install 'mlx-lfm2vl\[heif\]'; or convert it first \(on a Mac: sips -s format jpeg"
+    told = r"pip install pillow-heif; or convert it first \(on a Mac: sips -s format jpeg"
     with pytest.raises(InputError, match=told):
         open_image(heic(make_picture(16, 16, 1)), LIMITS)

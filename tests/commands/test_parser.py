@@ -33,7 +33,7 @@ PARSERS = {name: parser_of(name) for name in cli.COMMANDS}
         ("fuse --adaptor x", "there is no option --adaptor; did you mean --adapter?"),
         ("--modle demo x.png", "there is no option --modle; did you mean --model?"),
         ("genrate", "there is no command 'genrate'; did you mean generate?"),
-        ("xyz", "there is no command 'xyz' among generate, chat, convert"),
+        ("xyz", "there is no command 'xyz' among generate, chat, caption"),
     ],
 )
 def test_wrong_use_is_one_line_with_the_way_out(line, message, capsys):

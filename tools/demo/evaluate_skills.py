@@ -1,6 +1,6 @@
 """Ask a model the held-out questions through the skills, and print their scores.
 
-usage: python tools/demo/evaluate_skills.py MODEL EVAL [--own] [--limit N] [--json FILE]
+usage: python tools/demo/evaluate_skills.py MODEL EVAL [--skill NAME] [--own] [--limit N] [--json FILE]
 
 MODEL is a checkpoint folder, or demo; EVAL is a folder written by make_eval.py. Each skill gets the
 rows that it can answer. It asks with its own words, and reads the answer into a type; --own also
@@ -8,7 +8,7 @@ asks the rows' own questions. Greedy, in float32, with the scores of evaluate.py
 
     caption   rows of "describe"
     ocr       rows of "text" about the whole text
-    detect    rows of "box"; boxes go through pixels of the picture and back
+    detect    rows of "box"
     compare   rows of "compare" that ask what differs
 """
 
@@ -27,6 +27,8 @@ from mlx_lfm2vl.skills.answers import Caption, Comparison, Detection, ReadText
 from mlx_lfm2vl.skills.functions import read_answer
 from mlx_lfm2vl.skills.kinds import checkpoint_kind
 from mlx_lfm2vl.skills.tasks import Task, make_task
+
+SKILLS = ("caption", "ocr", "detect", "compare")
 
 
 def named(templates: Iterable[str], question: str) -> str | None:
@@ -53,20 +55,15 @@ def skill_of(row: dict) -> tuple[str, str | None] | None:
     return None
 
 
-def as_answer(answer: object, size: tuple[int, int]) -> str:
+def as_answer(answer: object) -> str:
     """A typed answer in the words of the model, which `score` reads.
 
-    Args:
-        answer: of a skill.
-        size: (height, width) of the picture; boxes are taken back from its pixels.
+    Of boxes it takes the sides from 0 to 1: the pictures are so small that pixels are coarser than
+    the two decimals of the truth.
     """
     if isinstance(answer, Detection):
-        height, width = size
-        sides = [
-            [x / (width, height)[i % 2] for i, x in enumerate(box.pixels)] for box in answer.boxes
-        ]
-        pairs = zip(answer.boxes, sides, strict=True)
-        return json.dumps([{"label": box.label, "bbox": bbox} for box, bbox in pairs])
+        boxes = [{"label": box.label, "bbox": list(box.relative)} for box in answer.boxes]
+        return json.dumps(boxes)
     if isinstance(answer, ReadText):
         return f'The text says "{answer.text}".'
     assert isinstance(answer, Caption | Comparison)
@@ -89,7 +86,7 @@ def ask_skill(engine: Engine, name: str, rows: Sequence[dict], folder: Path) -> 
     options = longest.options.changed({"sampling": Sampling()})
     for number, result in engine.stream_batch(questions, options, batch_size=16):
         assert isinstance(result, Result), result
-        answers[number] = as_answer(read_answer(tasks[number], result), result.images[0].size)
+        answers[number] = as_answer(read_answer(tasks[number], result))
     return answers
 
 
@@ -102,6 +99,7 @@ def main() -> None:
     parser.add_argument("model", help="checkpoint folder, or demo")
     parser.add_argument("eval", type=Path, help="folder that make_eval.py wrote")
     parser.add_argument("--own", action="store_true", help="also ask the rows' own questions")
+    parser.add_argument("--skill", choices=SKILLS, help="only this one; default: all")
     parser.add_argument("--limit", type=int, help="most rows of each skill; default: all")
     parser.add_argument("--json", type=Path, help="write the numbers here")
     options = parser.parse_args()
@@ -109,7 +107,7 @@ def main() -> None:
     groups: dict[str, list[dict]] = {}
     for row in map(json.loads, lines):
         found = skill_of(row)
-        if found:
+        if found and options.skill in (None, found[0]):
             groups.setdefault(found[0], []).append(row)
     engine = Engine(*load(options.model, dtype="float32"))
     summary = {}

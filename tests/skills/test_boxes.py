@@ -166,7 +166,7 @@ def mutated(text, random):
 def test_damaged_answers_give_boxes_within_the_image_or_one_kind_of_error():
     chance = random.Random(7)
     read = 0
-    for _ in range(1500):
+    for _ in range(800):
         text = mutated(chance.choice([f"```json\n[{CAT}, {SHIP}, {CAT}]\n```", SHIP]), chance)
         try:
             boxes = read_boxes(text, [SIZE, (1, 1)][: chance.randint(1, 2)]).boxes
@@ -178,14 +178,14 @@ def test_damaged_answers_give_boxes_within_the_image_or_one_kind_of_error():
             assert 0 <= left < right <= 2000
             assert 0 <= top < bottom <= 500
             assert all(0 <= side <= 1 for side in box.relative)
-    assert 300 < read < 1500
+    assert 150 < read < 800
 
 
 @pytest.mark.parametrize(
     "piece", ["{", '{"', '{"a":', '{"\\"', "[", f"[{SHIP[:-1]}", '{"bbox": [[', f"{SHIP}, "]
 )
 def test_the_time_grows_with_the_length_of_an_answer_and_no_faster(piece):
-    text = piece * (100_000 // len(piece))
+    text = piece * (40_000 // len(piece))
     start = time.process_time()
     with contextlib.suppress(AnswerError):
         read_boxes(text, [SIZE])
@@ -210,7 +210,7 @@ def written(sides, size, form):
     return json.dumps({"bbox_2d": [round(1000 * side) for side in relative], "image_id": 0})
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(pictures(), st.sampled_from(["bbox", "bbox_2d"]))
 def test_a_box_comes_back_to_half_a_step_of_its_form_and_to_the_pixel_where_steps_are_small(
     picture, form

@@ -101,8 +101,8 @@ def test_every_place_of_a_damaged_table_belongs_to_one_cell_and_every_word_stays
 
 @pytest.mark.parametrize("piece", ["<fcel>", "<lcel>", "<ucel><nl>", "<nl><fcel>a", "<", "<xcel>b"])
 def test_the_time_grows_with_the_length_of_a_table_and_no_faster(piece):
-    text = "<fcel>" + piece * (120_000 // len(piece))
+    text = "<fcel>" + piece * (60_000 // len(piece))
     start = time.process_time()
     table = parse_otsl(text)
-    assert len(table.to_html()) + len(table.to_markdown()) + len(table.to_csv()) < 4_000_000
+    assert len(table.to_html()) + len(table.to_markdown()) + len(table.to_csv()) < 2_000_000
     assert time.process_time() - start < 3

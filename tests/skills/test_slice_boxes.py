@@ -18,7 +18,7 @@ def box(label, *sides, part):
     return Box(0, label, sides, tuple(relative))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_box_of_a_slice_is_at_the_same_pixels_of_the_whole(data):
     height, width = data.draw(st.integers(1, 20_000)), data.draw(st.integers(1, 900))

@@ -105,7 +105,7 @@ def _ask(task: Task[Any], own: Mapping[str, Any], options: argparse.Namespace) -
         settings,
         facts=_facts(task),
         read=partial(_read, task),
-        direct=partial(_classify, engine, task, options.labels)
+        direct=direct,
         if task.name == "classify"
         else None,
         report=report,

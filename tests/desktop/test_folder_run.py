@@ -209,6 +209,7 @@ def test_how_an_answer_is_read_may_depend_on_the_picture(tiny, tmp_path):
     assert (record["name"], record["tokens"]) == ("a.png", 3)
 
 
+@pytest.mark.slow
 def test_500_files_of_every_awkward_kind_have_their_records(tiny, tmp_path):
     """Kinds, names and damage as folders have them; a tenth of the files is damaged."""
     folder = tmp_path / "photos"

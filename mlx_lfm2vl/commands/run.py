@@ -106,8 +106,6 @@ def _ask(task: Task[Any], own: Mapping[str, Any], options: argparse.Namespace) -
         facts=_facts(task),
         read=partial(_read, task),
         direct=direct,
-        if task.name == "classify"
-        else None,
         report=report,
         batch_size=options.batch_size,
     )

@@ -50,6 +50,7 @@ class Constraint:
         size = len(self.text.encode(errors="replace"))
         if size > MAX_BYTES:
             raise InputError(f"{self.name} has {size} bytes, expected at most {MAX_BYTES}")
+        engine()
         compiled(self)
 
     @property

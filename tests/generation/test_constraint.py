@@ -67,8 +67,8 @@ def valid_answers(engine, seeds, *, max_tokens) -> tuple[int, int]:
 
 @pytest.mark.parametrize("max_tokens", [20, 100])
 def test_an_answer_is_valid_json_within_its_budget(demo, max_tokens):
-    valid, _ = valid_answers(Engine(*demo), range(20), max_tokens=max_tokens)
-    assert valid >= 14
+    valid, _ = valid_answers(Engine(*demo), range(8), max_tokens=max_tokens)
+    assert valid >= 6
 
 
 @pytest.mark.slow
@@ -90,9 +90,9 @@ def test_a_budget_that_is_too_small_is_refused_with_what_is_needed(tiny):
 
 
 def test_an_answer_that_the_budget_closes_says_so(tiny):
-    settings = {"constraint": json_schema(BOXES), "sampling": DRAWN, "seed": 1}
-    found = generate(*tiny, "Hi", max_tokens=50, **settings)
-    jsonschema.validate(json.loads(found.text), BOXES)
+    settings = {"constraint": json_schema(PERSON), "sampling": DRAWN, "seed": 4}
+    found = generate(*tiny, "Hi", max_tokens=40, **settings)
+    jsonschema.validate(json.loads(found.text), PERSON)
     assert found.finish_reason == "length"
     complete = generate(*tiny, "Hi", max_tokens=30, constraint=choice(["red", "blue"]))
     assert (complete.text in ("red", "blue"), complete.finish_reason) == (True, "stop")
@@ -120,9 +120,8 @@ CONSTRAINTS = [
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), DRAWN], ids=["greedy", "drawn"])
-@pytest.mark.parametrize("max_tokens", [30, 70])
-def test_tokens_do_not_depend_on_how_many_a_step_reads(tiny, sampling, max_tokens):
-    settings = {"sampling": sampling, "max_tokens": max_tokens, "seed": 4}
+def test_tokens_do_not_depend_on_how_many_a_step_reads(tiny, sampling):
+    settings = {"sampling": sampling, "max_tokens": 40, "seed": 4}
     for constraint in CONSTRAINTS:
         together = generate(*tiny, "Hi", constraint=constraint, **settings)
         one_by_one = generate(*tiny, "Hi", constraint=constraint, logprobs=True, **settings)

@@ -235,7 +235,8 @@ class FolderRun:
     def _know(self, picture: _Picture) -> None:
         """Hand on the record of an earlier run."""
         try:
-            if self._on_record:
+            # Another process of the run may have the answer, and hands it on itself.
+            if self._on_record and self._journal.is_answered(picture.key):
                 answer = self._journal.answer(picture.key)
                 self._on_record(picture.given, copied(answer, place_of(picture.given)))
         except Lfm2VLError as error:

@@ -113,6 +113,7 @@ def _ask(
         settings,
         facts=_facts(task),
         on_record=writer,
+        on_known=writer,
         report=report,
         batch_size=options.batch_size,
     )

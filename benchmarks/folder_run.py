@@ -4,8 +4,8 @@ usage: python benchmarks/folder_run.py [--model demo] [--pictures 500] [--files 
        python benchmarks/folder_run.py --memory 5000 --max-tokens 3
 
 The three ways take turns in blocks of pictures, so that other work on the machine slows all alike.
-Rates of CPU time beside those of wall-clock time depend less on such work. Loading counts only where
-every file pays for it: one process per file. On a CPU, preload OpenBLAS.
+Rates of CPU time beside those of wall-clock time depend less on such work. Loading counts only
+where every file pays for it: one process per file. On a CPU, preload OpenBLAS.
 """
 
 import argparse

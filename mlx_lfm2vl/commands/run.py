@@ -31,8 +31,11 @@ if TYPE_CHECKING:  # heavy imports wait until the arguments are right
     from ..checkpoint.image_config import ImageConfig
     from ..desktop.folder_run import Counts, Facts
     from ..desktop.write_back import Plan
+    from ..generation.answer import Result
+    from ..generation.engine import Engine
     from ..images.inputs import Input
     from ..images.limits import ImageLimits
+    from ..images.ready import ReadyImage
     from ..skills.tasks import Task
 
 TABLE_SECONDS = 10.0  # between two versions of a table under --watch
@@ -106,6 +109,7 @@ def _ask(
         if keeper:
             keeper.write(counts)
 
+    direct = partial(_classify, engine, task, options.labels) if task.name == "classify" else None
     run = FolderRun(
         engine,
         skill,
@@ -114,6 +118,8 @@ def _ask(
         facts=_facts(task),
         on_record=writer,
         on_known=writer,
+        read=partial(_read, task),
+        direct=direct,
         report=report,
         batch_size=options.batch_size,
     )
@@ -141,6 +147,29 @@ def _ask(
         say("interrupted: the same command continues")
         return 130
     return 1 if failed else 0
+
+
+def _read(task: Task[Any], given: Input, result: Result) -> Mapping[str, Any]:
+    """Return the typed answer; boxes of a slice are in pixels of the whole picture."""
+    from ..skills.functions import read_answer
+    from .skill_output import of_whole
+
+    answer = read_answer(task, result)
+    return (of_whole(answer, given.part) if given.part else answer).to_dict()
+
+
+def _classify(
+    engine: Engine,
+    task: Task[Any],
+    labels: Sequence[str],
+    image: ReadyImage,
+    facts: Mapping[str, str],
+) -> Mapping[str, Any]:
+    """Return the label of a picture, with probabilities."""
+    from ..skills.functions import score_task
+
+    (answer,) = score_task(engine, task, image, labels, facts).to_dict()["answers"].values()
+    return answer
 
 
 def _expanded(

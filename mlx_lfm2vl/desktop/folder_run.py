@@ -17,6 +17,7 @@ from ..generation.batch import BATCH_SIZE
 from ..generation.engine import Engine
 from ..generation.fingerprint import content_fingerprint
 from ..images.inputs import Input
+from ..images.ready import ReadyImage
 from ..options import AnswerOptions
 from ..prompt.messages import Message
 from ..skills.skill import Skill
@@ -36,6 +37,8 @@ SEED = 0  # if none is chosen: a run that is continued ends as one that was not 
 HOOKS = ("on_encode", "on_prefill")  # options that change no answer
 
 Facts = Callable[[Input], Mapping[str, str]]
+Read = Callable[[Input, Result], Mapping[str, Any]]
+Direct = Callable[[ReadyImage, Mapping[str, str]], Mapping[str, Any]]
 OnRecord = Callable[[Input, Record], object]
 
 
@@ -60,7 +63,8 @@ class _Picture:
 
     given: Input
     key: str = ""  # of its content and the question; empty if it cannot be read
-    messages: list[Message] = field(default_factory=list[Message])  # none if it is not asked about
+    image: ReadyImage | None = None  # None if its answer is known
+    facts: Mapping[str, str] = field(default_factory=dict[str, str])
     error: Lfm2VLError | None = None
 
 
@@ -114,6 +118,8 @@ class FolderRun:
         settings: Settings,
         *,
         facts: Facts = file_facts,
+        read: Read | None = None,
+        direct: Direct | None = None,
         on_record: OnRecord | None = None,
         on_known: OnRecord | None = None,
         report: Callable[[Counts], object] | None = None,
@@ -126,6 +132,9 @@ class FolderRun:
             journal: gets the records.
             settings: from `settings_of`.
             facts: what the prompt may name of a picture; any thread calls it.
+            read: makes the answer from a picture and what the model wrote; None reads as the skill
+                does.
+            direct: answers about one picture, instead of a batch that writes answers.
             on_record: called with each new record before it is kept. If the process is killed in
                 between, the picture is asked about again, and this is called again. If it raises an
                 `Lfm2VLError`, the picture has failed.
@@ -136,6 +145,7 @@ class FolderRun:
         self._engine, self._skill, self._journal = engine, skill, journal
         self._settings, self._facts = settings, facts
         self._on_record, self._on_known = on_record, on_known
+        self._read, self._direct = read or self._read_skill, direct
         self._report = report or _ignore
         self._batch_size = batch_size
         self._options = run_options(skill)
@@ -153,21 +163,38 @@ class FolderRun:
         Raises:
             InputError: the journal cannot be written, or an option is out of range.
         """
-        conversations = self._conversations(inputs)
-        answers = self._engine.stream_batch(
-            conversations, self._options, batch_size=self._batch_size
-        )
+        pictures = self._pictures(inputs)
         try:
-            for number, outcome in answers:
-                self._answered(self._asked.pop(number), outcome)
+            if self._direct:
+                self._answer_one_by_one(self._direct, pictures)
+            else:
+                self._answer_as_batch(pictures)
         finally:
-            conversations.close()
+            pictures.close()
         return self.counts
 
-    def _conversations(
-        self, inputs: Iterable[Input | None]
-    ) -> Generator[list[Message] | None, None, None]:
-        """Yield what to ask next, and None while the next picture is not ready."""
+    def _answer_as_batch(self, pictures: Iterable[_Picture | None]) -> None:
+        answers = self._engine.stream_batch(
+            map(self._conversation, pictures), self._options, batch_size=self._batch_size
+        )
+        for number, outcome in answers:
+            picture = self._asked.pop(number)
+            failed = isinstance(outcome, Lfm2VLError)
+            self._answered(picture, outcome if failed else self._read_result(picture, outcome))
+
+    def _answer_one_by_one(self, direct: Direct, pictures: Iterable[_Picture | None]) -> None:
+        for picture in pictures:
+            if picture is None:
+                continue
+            assert picture.image is not None
+            try:
+                answer = direct(picture.image, picture.facts)
+            except Lfm2VLError as error:
+                answer = error
+            self._answered(self._asked.popitem()[1], answer)
+
+    def _pictures(self, inputs: Iterable[Input | None]) -> Generator[_Picture | None, None, None]:
+        """Yield what to ask about next, and None while the next picture is not ready."""
         pictures = ahead(
             self._prepare, inputs, window=2 * self._batch_size, is_idle=lambda: not self._asked
         )
@@ -180,14 +207,20 @@ class FolderRun:
             elif self._journal.is_done(place_of(picture.given), picture.key):
                 self._know(picture)
             elif picture.key in self._equal:
-                self._equal[picture.key].append(replace(picture, messages=[]))
+                self._equal[picture.key].append(replace(picture, image=None))
             elif self._journal.is_answered(picture.key):
                 self._copy(picture)
             else:
                 self._equal[picture.key] = []
-                self._asked[self._number] = replace(picture, messages=[])
+                self._asked[self._number] = replace(picture, image=None)
                 self._number += 1
-                yield picture.messages
+                yield picture
+
+    def _conversation(self, picture: _Picture | None) -> list[Message] | None:
+        if picture is None:
+            return None
+        assert picture.image is not None
+        return self._skill.messages([picture.image], picture.facts)
 
     def _prepare(self, given: Input) -> _Picture:
         """Read a picture, and decode it unless its answer is known. Any thread may do this."""
@@ -201,28 +234,32 @@ class FolderRun:
             if is_known or self._journal.is_answered(key):
                 return _Picture(given, key)
             image = self._engine.processor.ready(source, self._options.image_options)
-            return _Picture(given, key, self._skill.messages([image], facts))
+            return _Picture(given, key, image, facts)
         except Lfm2VLError as error:
             return _Picture(given, key, error=error)
         except (OSError, RuntimeError, MemoryError) as error:  # of this picture, not of the run
             reason = Lfm2VLError(f"{given.name}: {type(error).__name__}: {error}")
             return _Picture(given, key, error=reason)
 
-    def _answered(self, picture: _Picture, outcome: Result | Lfm2VLError) -> None:
+    def _read_skill(self, _given: Input, result: Result) -> Mapping[str, Any]:
+        return self._skill.read(result.text, [plan.size for plan in result.images])
+
+    def _read_result(self, picture: _Picture, result: Result) -> Mapping[str, Any] | Lfm2VLError:
+        """Return the answer that the model wrote, or why it is none."""
+        try:
+            answer = self._read(picture.given, result)
+        except Lfm2VLError as error:
+            error.add_note(result.text)
+            return error
+        return {**answer, "finish_reason": result.finish_reason}
+
+    def _answered(self, picture: _Picture, answer: Mapping[str, Any] | Lfm2VLError) -> None:
         """Record an answer, also for the pictures that are equal."""
         equal = self._equal.pop(picture.key)
-        if isinstance(outcome, Lfm2VLError):
+        if isinstance(answer, Lfm2VLError):
             for each in (picture, *equal):
-                self._fail(each, outcome)
+                self._fail(each, answer)
             return
-        try:
-            sizes = [plan.size for plan in outcome.images]
-            answer = self._skill.read(outcome.text, sizes)
-        except Lfm2VLError as error:
-            for each in (picture, *equal):
-                self._fail(each, error, text=outcome.text)
-            return
-        answer = {**answer, "finish_reason": outcome.finish_reason}
         record = answer_record(picture.given, picture.key, self._settings, answer)
         self._keep(picture, record)
         for each in equal:
@@ -248,9 +285,8 @@ class FolderRun:
         self.counts.known += 1
         self._report(self.counts)
 
-    def _fail(self, picture: _Picture, error: Lfm2VLError, **more: Any) -> None:
-        record = error_record(picture.given, picture.key, self._settings, error)
-        self._journal.add({**record, **more})
+    def _fail(self, picture: _Picture, error: Lfm2VLError) -> None:
+        self._journal.add(error_record(picture.given, picture.key, self._settings, error))
         self.counts.failed += 1
         self._report(self.counts)
 

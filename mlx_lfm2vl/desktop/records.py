@@ -76,8 +76,13 @@ def answer_record(given: Input, key: str, settings: Settings, answer: Mapping[st
 
 
 def error_record(given: Input, key: str, settings: Settings, error: Lfm2VLError) -> Record:
-    """Return the record of a picture that is not answered."""
+    """Return the record of a picture that is not answered.
+
+    Notes of the error are what the model wrote instead of an answer.
+    """
     why = {"error": str(error), "exit_code": error.exit_code}
+    if written := getattr(error, "__notes__", []):
+        why["text"] = written[0]
     return answer_record(given, key, settings, why)
 
 

@@ -2,13 +2,16 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from folder_runs import OPTIONS, ask, asked, asked_fake, by_file, draw, records
 from pictures import make_picture
+from PIL import Image
 
 from mlx_lfm2vl import AnswerOptions, Engine, InputError, generate
 from mlx_lfm2vl.desktop.folder_run import settings_of
+from mlx_lfm2vl.images.gather import gather
 from mlx_lfm2vl.images.inputs import Input, Part
 from mlx_lfm2vl.options import ImageOptions, Sampling
 from mlx_lfm2vl.skills.skill import Skill
@@ -176,6 +179,86 @@ def test_the_batch_goes_on_while_there_is_no_new_picture(tiny, tmp_path):
 
     found = asked(tiny, tmp_path / "r.jsonl", stream(), on_record=lambda *_: answered.append(1))
     assert len(found) == 2
+
+
+def test_answers_may_also_come_one_by_one_without_a_batch(tiny, tmp_path):
+    inputs = draw(tmp_path, ["a.png", "bad.png", "b.png"])
+    shutil.copy(tmp_path / "a.png", tmp_path / "same.png")
+    inputs.append(Input("same.png", tmp_path / "same.png", tmp_path / "same.png"))
+    seen = []
+
+    def direct(image, facts):
+        seen.append(facts["name"])
+        if facts["name"] == "b":
+            raise InputError("no label fits")
+        return {"choice": f"{image.plan.size}"}
+
+    skill = ask("What is this?")
+    found = by_file(asked(tiny, tmp_path / "r.jsonl", inputs, skill=skill, direct=direct))
+    assert seen == ["a", "b"]
+    assert found["a.png"]["choice"] == found["same.png"]["choice"] == "(20, 30)"
+    assert found["b.png"]["error"] == "no label fits"
+    assert "damaged" in found["bad.png"]["error"]
+
+
+def test_how_an_answer_is_read_may_depend_on_the_picture(tiny, tmp_path):
+    def read(given, result):
+        return {"name": given.name, "tokens": len(result.token_ids)}
+
+    (record,) = asked(tiny, tmp_path / "r.jsonl", draw(tmp_path, ["a.png"]), read=read)
+    assert (record["name"], record["tokens"]) == ("a.png", 3)
+
+
+@pytest.mark.slow
+def test_500_files_of_every_awkward_kind_have_their_records(tiny, tmp_path):
+    """Kinds, names and damage as folders have them; a tenth of the files is damaged."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(450):
+        awkward_file(folder, number)
+    for number in range(50):
+        damaged_file(folder, number)
+    inputs = list(gather([str(folder)]))
+    assert len(inputs) == 500
+    found = asked_fake(tiny[1], tmp_path / "r.jsonl", inputs)
+    assert len(found) == len(by_file(found)) == 500
+    failed = [record for record in found if "error" in record]
+    assert sorted(Path(record["file"]).name[:6] for record in failed) == ["broken"] * 50
+    assert len({record["text"] for record in found if "text" in record}) > 100
+    again = asked_fake(tiny[1], tmp_path / "r.jsonl", inputs)
+    assert sorted(again, key=str) == sorted(found, key=str)
+
+
+KINDS = ("png", "jpg", "webp", "gif", "bmp", "tif", "ppm", "tga", "jp2")
+NAMES_OF_FILES = ("IMG {}.{}", "Bildschirmfoto\u202f{}.{}", "~{}.{}", "a'\"\\{}.{}", "-{}.{}")
+
+
+def awkward_file(folder: Path, number: int) -> None:
+    """Write a whole picture of one of many kinds, turned, transparent, deep or without colors."""
+    kind = KINDS[number % len(KINDS)]
+    name = NAMES_OF_FILES[number % len(NAMES_OF_FILES)].format(number, kind)
+    picture = make_picture(12 + number % 9, 10 + number % 31, number)
+    options = {}
+    if kind in ("png", "tif", "webp") and number % 2:
+        picture.putalpha(number % 256)
+    if kind == "jpg":
+        exif = Image.Exif()
+        exif[0x0112] = 1 + number % 8
+        options["exif"] = exif
+        picture = picture.convert(("RGB", "L", "CMYK")[number % 3])
+    if kind == "gif":
+        options = {"save_all": True, "append_images": [make_picture(12, 10, 1)]}
+    picture.save(folder / (name.upper() if number % 7 == 0 else name), **options)
+
+
+def damaged_file(folder: Path, number: int) -> None:
+    """Write what looks like a picture and is none."""
+    path = folder / f"broken{number}.{('png', 'jpg', 'tif')[number % 3]}"
+    make_picture(40, 40, number).save(path)
+    data = path.read_bytes()
+    path.write_bytes(
+        (b"", data[:9], data[: len(data) // 2], b"<html>404</html>", bytes(500))[number % 5]
+    )
 
 
 # -- killed --

@@ -117,6 +117,7 @@ def _ask(
         settings,
         facts=_facts(task),
         on_record=writer,
+        on_known=writer,
         read=partial(_read, task),
         direct=direct,
         report=report,

@@ -94,7 +94,11 @@ def summary(counts: Counts, out: str) -> str:
     ):
         if number:
             parts.append(f"{number:,} {what}")
-    return f"{counts.done:,} pictures: {', '.join(parts)}; {out}"
+    return f"{counts.done:,} {_noun(counts.done)}: {', '.join(parts)}; {out}"
+
+
+def _noun(number: int) -> str:
+    return "picture" if number == 1 else "pictures"
 
 
 def _duration(seconds: float) -> str:

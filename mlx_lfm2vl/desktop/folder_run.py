@@ -121,6 +121,7 @@ class FolderRun:
         read: Read | None = None,
         direct: Direct | None = None,
         on_record: OnRecord | None = None,
+        on_known: OnRecord | None = None,
         report: Callable[[Counts], object] | None = None,
         batch_size: int = BATCH_SIZE,
     ) -> None:
@@ -134,14 +135,16 @@ class FolderRun:
             read: makes the answer from a picture and what the model wrote; None reads as the skill
                 does.
             direct: answers about one picture, instead of a batch that writes answers.
-            on_record: called with each new record before it is kept, and with those of earlier
-                runs, so it may be called again with the same. If it raises an `Lfm2VLError`, the
-                picture has failed.
+            on_record: called with each new record before it is kept. If the process is killed in
+                between, the picture is asked about again, and this is called again. If it raises an
+                `Lfm2VLError`, the picture has failed.
+            on_known: the same for each record of an earlier run.
             report: called with the counts after each picture, and while there is nothing to do.
             batch_size: pictures to answer at the same time.
         """
         self._engine, self._skill, self._journal = engine, skill, journal
-        self._settings, self._facts, self._on_record = settings, facts, on_record
+        self._settings, self._facts = settings, facts
+        self._on_record, self._on_known = on_record, on_known
         self._read, self._direct = read or self._read_skill, direct
         self._report = report or _ignore
         self._batch_size = batch_size
@@ -272,9 +275,10 @@ class FolderRun:
     def _know(self, picture: _Picture) -> None:
         """Hand on the record of an earlier run."""
         try:
-            if self._on_record:
+            # Another process of the run may have the answer, and hands it on itself.
+            if self._on_known and self._journal.is_answered(picture.key):
                 answer = self._journal.answer(picture.key)
-                self._on_record(picture.given, copied(answer, place_of(picture.given)))
+                self._on_known(picture.given, copied(answer, place_of(picture.given)))
         except Lfm2VLError as error:
             self._fail(picture, error)
             return

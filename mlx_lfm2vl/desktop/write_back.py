@@ -128,10 +128,8 @@ class WriteBack:
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         for photo, texts in self._later:
-            try:
-                self._rename(photo, texts)
-            except Lfm2VLError as failure:
-                self._fail(str(failure))
+            for problem in self._finish(photo, texts):
+                self._fail(problem)
         self._later.clear()
         self._set_comments()
         if self._kept:
@@ -160,12 +158,18 @@ class WriteBack:
                 write(given.path, texts, record)
             except (Lfm2VLError, OSError) as error:
                 problems.append(str(error))
-        photo = given.path
+        if self._template and given.page is not None:
+            self._later.append((given.path, texts))
+        else:
+            problems += self._finish(given.path, texts)
+        if problems:
+            raise InputError("; ".join(problems))
+
+    def _finish(self, photo: Path, texts: Texts) -> list[str]:
+        """Rename a photo, then do what needs its new path; return what went wrong."""
+        problems = list[str]()
         try:
-            if self._template and given.page is not None:
-                self._later.append((photo, texts))
-            else:
-                photo = self._rename(photo, texts)
+            photo = self._rename(photo, texts)
         except Lfm2VLError as error:
             problems.append(str(error))
         self._comment(photo, texts)
@@ -174,11 +178,12 @@ class WriteBack:
                 self._csv.add(photo, texts)
         except Lfm2VLError as error:
             problems.append(str(error))
-        if problems:
-            raise InputError("; ".join(problems))
+        return problems
 
     def _write_xmp(self, photo: Path, texts: Texts, _record: Mapping[str, Any]) -> None:
-        if "xmp" in self._plan.ways and photo.exists():
+        if "xmp" in self._plan.ways:
+            if not photo.is_file():
+                raise InputError(f"{photo} is gone")
             replace, whole_name = self._plan.replace, self._plan.whole_name
             self._kept += write_xmp(photo, texts, replace=replace, whole_name=whole_name).has_own
 
@@ -189,7 +194,9 @@ class WriteBack:
         target = beside(photo, ".txt")
         data = text.encode(errors="replace")
         try:
-            old = target.read_bytes() if os.path.lexists(target) else None
+            if os.path.lexists(target) and not target.is_file():
+                raise InputError(f"{target} is no file")
+            old = target.read_bytes() if target.exists() else None
         except OSError as error:
             raise InputError(f"{target} cannot be read: {error.strerror or error}") from None
         if old is None or (self._plan.replace and old != data):

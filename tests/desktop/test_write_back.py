@@ -66,11 +66,16 @@ def test_text_of_somebody_else_stays_unless_it_is_to_be_replaced(photo, caplog):
 
 def test_one_way_that_fails_stops_no_other_and_is_one_error(photo):
     photo.with_suffix(".xmp").write_text("no xmp")
-    photo.with_suffix(".TXT").mkdir()
     with pytest.raises(InputError) as error:
         write_back(taken(photo), CAPTION, ["xmp", "txt"])
     assert str(error.value).count("a, b.xmp is no XMP") == 1
     assert photo.with_suffix(".txt").read_text() == CAPTION["text"] + "\n"
+    photo.with_suffix(".txt").unlink()
+    os.mkfifo(photo.with_suffix(".txt"))
+    with pytest.raises(InputError, match=r"a, b\.txt is no file"):
+        write_back(taken(photo), CAPTION, ["txt"], replace=True)
+    with pytest.raises(InputError, match=r"gone\.jpg is gone"):
+        write_back(taken(photo.with_name("gone.jpg")), CAPTION, ["xmp"])
 
 
 def test_only_the_first_page_and_whole_pictures_are_written_about(photo, caplog):
@@ -100,11 +105,14 @@ def test_photos_are_renamed_with_what_was_written_and_come_back(photo, tmp_path)
 
 
 def test_a_file_of_pages_keeps_its_name_until_the_end(photo, tmp_path):
-    with WriteBack(Plan(rename="{slug}{ext}", undo_file=tmp_path / "undo")) as writer:
+    table = tmp_path / "table.csv"
+    plan = Plan(csv=table, rename="{slug}{ext}", undo_file=tmp_path / "undo")
+    with WriteBack(plan) as writer:
         writer(taken(photo, page=1), CAPTION)
         writer(taken(photo, page=2), {"text": "other"})
         assert photo.exists()
     assert names(photo.parent) == {"a-red-apple-on-a-table-1.jpg"}
+    assert "a-red-apple-on-a-table-1.jpg" in table.read_text()
 
 
 def test_without_words_a_photo_keeps_its_name(photo, tmp_path):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         stream_batch,
         stream_generate,
     )
+    from .images.pages import open_pages
     from .images.source import ImageLimits
     from .loading import load
     from .options import AnswerOptions, ImageOptions, Sampling
@@ -42,6 +43,7 @@ __all__ = [
     "batch_generate",
     "generate",
     "load",
+    "open_pages",
     "stream_batch",
     "stream_generate",
     "user_message",
@@ -62,6 +64,7 @@ _HOMES = {
     "batch_generate": "generation.engine",
     "generate": "generation.engine",
     "load": "loading",
+    "open_pages": "images.pages",
     "stream_batch": "generation.engine",
     "stream_generate": "generation.engine",
     "user_message": "prompt.messages",

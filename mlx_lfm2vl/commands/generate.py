@@ -7,7 +7,7 @@ image was not answered, and with --ask if a question was not.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -27,7 +27,6 @@ from .asks import answer_questions
 from .cache_options import chosen_bytes, chosen_folder
 from .common import is_watched, run_command, stage
 from .generate_options import build_parser
-from .image_options import chosen_image_options
 from .open_engine import (
     answer_options,
     check_memory_options,
@@ -35,6 +34,7 @@ from .open_engine import (
     open_engine,
     unescaped,
 )
+from .page_options import chosen_image_config, chosen_pages, pictures_of_prompt
 from .question import complete_question, read_sources
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
@@ -43,7 +43,9 @@ if TYPE_CHECKING:  # heavy imports wait until the arguments are right
     from ..generation.answer import Result
     from ..generation.engine import Engine
     from ..generation.prefix_store import PrefixStore
+    from ..images.inputs import Input
     from ..images.source import ImageLimits, ImageSource
+    from ..prompt.template import Message
 
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
@@ -87,29 +89,22 @@ def _check_images(sources: Sequence[ImageSource], limits: ImageLimits) -> None:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from ..checkpoint.config import read_model_config
-    from ..checkpoint.find import find_checkpoint
     from ..images.geometry import plan_image
+    from ..images.pages import expand_inputs
     from ..images.source import open_image
-    from ..prompt.processor import load_image_config
 
     if not options.image:
         raise InputError("--plan needs at least one --image")
-    limits = image_limits(options)
-    sources = read_sources(options, limits)
-    folder = find_checkpoint(
-        options.model, options.revision, with_weights=False, update=options.update
-    )
-    read_model_config(folder)  # rejects other models
-    config = load_image_config(folder).with_options(chosen_image_options(options))
-    plans = []
-    for source in sources:
-        image = open_image(source, limits)
+    limits, pages = image_limits(options), chosen_pages(options)
+    inputs = _inputs(options, read_sources(options, limits))
+    config = chosen_image_config(options)
+    named = []
+    for picture in expand_inputs(inputs, pages, config, limits):
+        image = open_image(picture.source, limits)
         image.say_notes()
-        plans.append(plan_image(*image.size, config))
-    named = list(zip(options.image, plans, strict=True))
+        named.append((picture.name, plan_image(*image.size, config)))
     if options.json:
-        total = sum(plan.image_tokens for plan in plans)
+        total = sum(plan.image_tokens for _, plan in named)
         print_object({"images": [plan_object(*pair) for pair in named], "image_tokens": total})
         return 0
     for name, plan in named:
@@ -118,20 +113,36 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _answer(options: argparse.Namespace) -> int:
+    from ..images.pages import expand_inputs
+
     limits = image_limits(options)
     if not options.each:
         limits.check_count(len(options.image))
+    pages = chosen_pages(options)
     sources = read_sources(options, limits)
     answer = _answer_options(options)
     cache = chosen_folder(options.cache), chosen_bytes(options.cache_size)
     if not options.each:
+        inputs = pictures_of_prompt(options, _inputs(options, sources), limits)
+        sources, options.image = [i.source for i in inputs], [i.name for i in inputs]
         _check_images(sources, limits)
         if len(sources) > 1:
             say(f"note: {len(sources)} images in one prompt; --each asks about each by itself")
     engine = open_engine(options, limits, answer, _store(*cache))
     if options.questions:
         return answer_questions(engine, options, sources, answer)
-    return (_answer_each if options.each else _answer_one)(engine, options, sources, answer)
+    if options.each:
+        config = engine.processor.image_config.with_options(answer.image_options)
+        inputs = expand_inputs(_inputs(options, sources), pages, config, limits)
+        return _answer_each(engine, options, inputs, answer)
+    return _answer_one(engine, options, sources, answer)
+
+
+def _inputs(options: argparse.Namespace, sources: Sequence[ImageSource]) -> list[Input]:
+    """The images that were given, under the names that they were given."""
+    from ..images.inputs import Input
+
+    return [Input(name, source) for name, source in zip(options.image, sources, strict=True)]
 
 
 def _store(folder: Path | None, folder_bytes: int) -> PrefixStore | None:
@@ -192,22 +203,28 @@ def _answer_one(
 def _answer_each(
     engine: Engine,
     options: argparse.Namespace,
-    sources: Sequence[ImageSource],
+    inputs: Iterable[Input],
     answer: AnswerOptions,
 ) -> int:
     """Answer the prompt about each image, as a batch; print the answers in the order given."""
     from ..prompt.messages import user_message
 
-    questions = (user_message(options.prompt, [source], options.system) for source in sources)
+    names: list[str] = []
+
+    def questions() -> Iterator[list[Message]]:
+        for picture in inputs:
+            names.append(picture.name)
+            yield user_message(options.prompt, [picture.source], options.system)
+
     waiting: dict[int, Result | Lfm2VLError] = {}
     printed = failed = 0
-    for number, outcome in engine.stream_batch(questions, answer):
+    for number, outcome in engine.stream_batch(questions(), answer):
         waiting[number] = outcome
         while printed in waiting:
-            failed += not _print_one(options.image[printed], waiting.pop(printed), options)
+            failed += not _print_one(names[printed], waiting.pop(printed), options)
             printed += 1
     if failed:
-        say(f"{failed} of {len(sources)} images not answered")
+        say(f"{failed} of {len(names)} images not answered")
     return 1 if failed else 0
 
 

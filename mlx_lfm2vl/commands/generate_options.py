@@ -7,6 +7,7 @@ from ..options import KV_BITS
 from .cache_options import add_cache_options
 from .common import add_adapter_option, add_model_options, add_special_tokens
 from .image_options import add_image_options
+from .page_options import add_page_options
 from .parser import Parser
 
 EPILOG = """\
@@ -44,8 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="FILE",
-        help="one or more images, all in one prompt; - reads stdin; demo is a built-in picture, "
-        "unless there is a file of that name",
+        help="one or more images or PDFs, all in one prompt; - reads stdin; demo is a built-in "
+        "picture, unless there is a file of that name",
     )
     add(
         "--each",
@@ -63,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--system", help="system message; default: none")
     add("--tools", type=Path, metavar="FILE", help="JSON list of functions that the model may call")
     add_special_tokens(question)
+    add_page_options(parser)
     add_engine_options(parser)
     add_cache_options(parser.add_argument_group("disk cache (default: none)"))
     output = parser.add_argument_group("output")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from ..checkpoint.aliases import DEMO
 from ..errors import InputError
-from ..images.endings import images_in, is_image_name
+from ..images.endings import images_in, is_image_name, is_picture_name
 
 if TYPE_CHECKING:
     from ..images.source import ImageLimits, ImageSource
@@ -84,7 +84,7 @@ def names_image(word: str) -> bool:
     """Whether a word is an image: a file, or what can only be meant as one."""
     if word in ("-", DEMO) or re.match(r"(?i)(https?|file)://|data:", word):
         return True
-    if is_image_name(word) or ("/" in word and not re.search(r"\s", word)):
+    if is_picture_name(word) or ("/" in word and not re.search(r"\s", word)):
         return True
     return _exists(word) or bool(re.search(r"[*[]", word) and glob(word))
 

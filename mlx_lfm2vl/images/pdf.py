@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .inputs import Input
     from .limits import ImageLimits
 
+SECONDS = 30.0  # for a page
 WORKER = Path(__file__).with_name("pdf_worker.py")
 GROWTH = 1.1  # by which a page is drawn larger until it is cut into its tiles
 THINNEST = 500  # times as long as wide; no paper is
@@ -180,7 +181,7 @@ class PdfFile:
                 "page alone can be converted on a Mac: sips -s format png A.pdf --out A.png"
             )
         worker = subprocess.Popen(
-            [sys.executable, "-P", str(WORKER)],
+            [sys.executable, "-P", str(WORKER), str(SECONDS)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -200,7 +201,7 @@ def _reason(answer: dict[str, Any]) -> str:
     if answer.get("error") in LOCKED:
         return LOCKED[answer["error"]]
     if code == -signal.SIGALRM:
-        return "takes more than 30 seconds"
+        return f"takes more than {SECONDS:g} seconds"
     if code:
         return f"makes the PDF reader fail (exit code {code})"
     return "is damaged"

@@ -112,7 +112,7 @@ def open_pages(
     Raises:
         InputError: a choice is out of range.
     """
-    options = PageOptions(pages, frames, tuple(at), slices)
+    options = PageOptions(str(pages), frames, tuple(at), slices)
     name = str(source) if isinstance(source, str | os.PathLike) else "image data"
     return expand_inputs([Input(name, source)], options, config, limits or ImageLimits())
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .inputs import Input
     from .limits import ImageLimits
 
-SECONDS = 30.0  # for a page
+SECONDS = 30.0  # of processor time for a page
 WORKER = Path(__file__).with_name("pdf_worker.py")
 GROWTH = 1.1  # by which a page is drawn larger until it is cut into its tiles
 THINNEST = 500  # times as long as wide; no paper is
@@ -200,8 +200,8 @@ def _reason(answer: dict[str, Any]) -> str:
     code = answer.get("code")
     if answer.get("error") in LOCKED:
         return LOCKED[answer["error"]]
-    if code == -signal.SIGALRM:
-        return f"takes more than {SECONDS:g} seconds"
+    if code == -signal.SIGPROF:
+        return f"takes more than {SECONDS:g} seconds of work"
     if code:
         return f"makes the PDF reader fail (exit code {code})"
     return "is damaged"

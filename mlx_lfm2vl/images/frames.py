@@ -70,15 +70,28 @@ class Animation:
     def __init__(self, item: Input, limits: ImageLimits) -> None:
         self.name, self._limits = item.name, limits
         self._lock = threading.Lock()
-        _, data = read_source(item.source, limits)
-        examine(data, item.name, limits)
-        if data[:4] == b"GIF8":  # Pillow counts them slowly
-            self._check_count(count_frames(data, item.name, MAX_FRAMES + 1))
+        _, self._data = read_source(item.source, limits)
+        examine(self._data, item.name, limits)
+        if self._data[:4] == b"GIF8":  # Pillow counts them slowly
+            self._check_count(count_frames(self._data, item.name, MAX_FRAMES + 1))
         with self._careful():
-            self._image = Image.open(io.BytesIO(data), formats=FORMATS)
-            self.count = getattr(self._image, "n_frames", 1)
+            self._image = self._open()
+            # An APNG may begin with a picture for programs that do not know animations.
+            self._skipped = int(getattr(self._image, "default_image", False))
+            self.count = max(1, getattr(self._image, "n_frames", 1) - self._skipped)
         self._check_count(self.count)
         check_pixels(item.name, *self._image.size, 1, limits)
+
+    def _open(self) -> Image.Image:
+        return Image.open(io.BytesIO(self._data), formats=FORMATS)
+
+    def _show(self, number: int) -> Image.Image:
+        """Pillow's image with a frame loaded."""
+        if number + self._skipped < self._image.tell():
+            self._image = self._open()  # Pillow fails on some ways back
+        self._image.seek(number + self._skipped)
+        self._image.load()
+        return self._image
 
     def _check_count(self, count: int) -> None:
         if count > MAX_FRAMES:
@@ -107,9 +120,7 @@ class Animation:
         for number in range(self.count):
             self.check_work(number)
             with self._careful():
-                self._image.seek(number)
-                self._image.load()  # a WebP tells the time of a frame that was decoded
-                lasts = self._image.info.get("duration", 0) / 1000
+                lasts = self._show(number).info.get("duration", 0) / 1000
             end += lasts if lasts > SHORTEST else DEFAULT
             if second < end:
                 return number
@@ -122,8 +133,7 @@ class Animation:
             InputError: the file is damaged.
         """
         with self._careful():
-            self._image.seek(number)
-            return self._image.copy()
+            return self._show(number).copy()
 
     @contextmanager
     def _careful(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
@@ -85,7 +86,6 @@ def pictures_of_prompt(
             nothing in any of them.
     """
     from ..images.container import is_animation, is_video
-    from ..images.drawn import Drawn, Kept
     from ..images.other_kinds import is_pdf
     from ..images.pages import PageOptions, expand_inputs
     from ..images.read import peek, read_once
@@ -100,15 +100,19 @@ def pictures_of_prompt(
         raise InputError("--frames and --at choose frames of animations and videos; none is given")
     if chosen == PageOptions() and not any(map(is_pdf, heads)):
         return given
-    pictures: list[Input] = []
-    for picture in expand_inputs(given, chosen, chosen_image_config(options), limits):
-        if len(pictures) == limits.max_images:
-            raise InputError(
-                f"there are more than {limits.max_images} pictures for one prompt; choose some "
-                "with --pages or --frames, or ask about each with --each"
-            )
-        if isinstance(picture.source, Drawn):
-            drawn = Kept(picture.name, picture.source.draw(limits))
-            picture = replace(picture, source=drawn)
-        pictures.append(picture)
-    return pictures
+    pictures = expand_inputs(given, chosen, chosen_image_config(options), limits)
+    found = list(islice(pictures, limits.max_images + 1))
+    if len(found) > limits.max_images:
+        raise InputError(
+            f"there are more than {limits.max_images} pictures for one prompt; choose some with "
+            "--pages or --frames, or ask about each with --each"
+        )
+    return [_drawn(picture, limits) for picture in found]
+
+
+def _drawn(picture: Input, limits: ImageLimits) -> Input:
+    from ..images.drawn import Drawn, Kept
+
+    if not isinstance(picture.source, Drawn):
+        return picture
+    return replace(picture, source=Kept(picture.name, picture.source.draw(limits)))

@@ -177,8 +177,8 @@ class PdfFile:
     def _start(self) -> subprocess.Popen[bytes]:
         if find_spec("pypdfium2") is None:
             raise InputError(
-                "is a PDF, which needs the extra 'pdf': pip install 'mlx-lfm2vl[pdf]'; its first "
-                "page alone can be converted on a Mac: sips -s format png A.pdf --out A.png"
+                "is a PDF, whose pages need pypdfium2, the extra 'pdf': pip install pypdfium2; "
+                "on a Mac, this converts the first page: sips -s format png A.pdf --out A.png"
             )
         worker = subprocess.Popen(
             [sys.executable, "-P", str(WORKER), str(SECONDS)],

@@ -275,7 +275,7 @@ def test_a_broken_page_does_not_hold_up_the_others():
 def test_without_pypdfium2_the_error_names_the_extra(monkeypatch):
     monkeypatch.setattr(reader, "find_spec", lambda _: None)
     (refused,) = pages(pdf((SQUARE, "")))
-    with pytest.raises(InputError, match=r"a\.pdf is a PDF, .* pip install 'mlx-lfm2vl\[pdf\]'"):
+    with pytest.raises(InputError, match=r"a\.pdf is a PDF, .*: pip install pypdfium2; .*sips"):
         open_image(refused.source, ImageLimits())
 
 

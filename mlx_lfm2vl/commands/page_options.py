@@ -93,7 +93,9 @@ def pictures_of_prompt(
     chosen, given = chosen_pages(options), list(inputs)
     limits.check_count(len(given))
     given = [replace(item, source=read_once(item.source, limits)) for item in given]
-    heads = [peek(item.source, limits)[1] for item in given]
+    peeked = [peek(item.source, limits) for item in given]
+    given = [replace(item, source=source) for item, (source, _) in zip(given, peeked, strict=True)]
+    heads = [head for _, head in peeked]
     if chosen.pages and not any(map(is_pdf, heads)):
         raise InputError("--pages chooses pages of a PDF, and none is given")
     if chosen.has_frames and not any(is_video(head) or is_animation(head) for head in heads):

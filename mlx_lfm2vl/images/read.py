@@ -102,15 +102,29 @@ def peek(source: Any, limits: ImageLimits) -> tuple[Any, bytes]:
     return named, bytes(named[:PEEKED])
 
 
+def local_file(source: Any) -> Path | None:
+    """The file that a source names, also one below `~` or of `file://`; None if it names none."""
+    if not isinstance(source, str | os.PathLike):
+        return None
+    try:
+        if isinstance(source, str) and source.lower().startswith("file://"):
+            path = Path(unquote(urlsplit(source).path))
+        else:
+            path = _path(source if isinstance(source, str) else _as_path(source))
+        return path if path.is_file() else None
+    except (OSError, ValueError, RuntimeError):
+        return None
+
+
 def _head(source: Any) -> bytes:
     """The first bytes of a file; none of anything else, and of what cannot be read."""
+    path = local_file(source)
+    if path is None:
+        return b""
     try:
-        path = _path(source if isinstance(source, str) else _as_path(source))
-        if not path.is_file():
-            return b""
         with path.open("rb") as file:
             return file.read(PEEKED)
-    except (OSError, ValueError, RuntimeError):
+    except OSError:
         return b""
 
 

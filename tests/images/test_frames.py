@@ -219,6 +219,14 @@ def test_frames_of_a_video_come_from_ffmpeg_with_safe_arguments(ffmpeg, clip, tm
     assert (draw[at["-ss"] + 1], draw[at["-max_pixels"] + 1]) == ("6.000", "1000")
 
 
+@pytest.mark.parametrize("name", ["~/-i evil.mp4", "file://{}/-i%20evil.mp4"])
+def test_a_video_is_found_under_any_name_of_its_file(name, ffmpeg, clip, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    called = ffmpeg(LENGTH + "None")
+    found(name.format(tmp_path), PageOptions(frames=1))
+    assert called()[0][-1] == f"file:{tmp_path}/{clip}"
+
+
 def test_times_of_a_video_need_no_length(ffmpeg, clip):
     called = ffmpeg("")
     first, _ = found(clip, PageOptions(at=(12.5, 3)))

@@ -1,5 +1,6 @@
 """Where long pictures are cut."""
 
+import io
 import logging
 from dataclasses import replace
 
@@ -120,6 +121,20 @@ def test_the_ground_below_transparent_pixels_is_that_of_the_whole_picture():
         )
         last = open_image(slices[-1].source, ImageLimits()).decode()
         assert last.getpixel((5, 5)) == (0, 0, ground)
+
+
+def test_a_damaged_picture_is_the_same_error_in_every_slice():
+    file = io.BytesIO()
+    Image.fromarray(np.full((1100, 100), 1e9, np.float32)).save(file, "TIFF")  # no known range
+    slices = list(
+        expand_inputs(
+            [Input("a", file.getvalue())], PageOptions(slices="auto"), SMALL, ImageLimits()
+        )
+    )
+    assert len(slices) > 1
+    for item in slices:
+        with pytest.raises(InputError, match=r"its values range from 0 to 1e\+09"):
+            open_image(item.source, ImageLimits())
 
 
 def test_a_picture_that_is_not_cut_passes_as_it_is():

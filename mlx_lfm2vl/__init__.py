@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         stream_batch,
         stream_generate,
     )
+    from .images.pages import open_pages
     from .images.source import ImageLimits
     from .loading import load
     from .options import AnswerOptions, ImageOptions, Sampling
@@ -48,6 +49,7 @@ __all__ = [
     "grammar",
     "json_schema",
     "load",
+    "open_pages",
     "regex",
     "stream_batch",
     "stream_generate",
@@ -74,6 +76,7 @@ _HOMES = {
     "grammar": "constraints.constraint",
     "json_schema": "constraints.constraint",
     "load": "loading",
+    "open_pages": "images.pages",
     "regex": "constraints.constraint",
     "stream_batch": "generation.engine",
     "stream_generate": "generation.engine",

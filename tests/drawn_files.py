@@ -1,7 +1,8 @@
-"""TIFF and PNG files that are written byte by byte, so that a test knows what they must show."""
+"""TIFF, PNG and PDF files written byte by byte, so that a test knows what they must show."""
 
 import struct
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -90,3 +91,34 @@ def packed_bits(values: np.ndarray, bits: int) -> bytes:
     """Pack rows of small numbers, each row ending at a whole byte."""
     binary = (values[..., None] >> np.arange(bits - 1, -1, -1)) & 1
     return np.packbits(binary.reshape(len(values), -1).astype(np.uint8), axis=1).tobytes()
+
+
+def pdf(*pages: tuple[str, str], extra: Sequence[str] = (), trailer: str = "") -> bytes:
+    """A PDF.
+
+    Args:
+        pages: entries of its dictionary, and what is drawn, for each page.
+        extra: more objects; the first has number 3.
+        trailer: entries of the trailer, and of the catalog those after a `|`.
+    """
+    trailer, _, catalog = trailer.partition("|")
+    first = 3 + len(extra)
+    kids = " ".join(f"{first + 2 * number} 0 R" for number in range(len(pages)))
+    objects = [
+        f"<< /Type /Catalog /Pages 2 0 R {catalog} >>",
+        f"<< /Type /Pages /Kids [{kids}] /Count {len(pages)} >>",
+        *extra,
+    ]
+    for entries, drawn in pages:
+        content = f"/Contents {len(objects) + 2} 0 R"
+        objects.append(f"<< /Type /Page /Parent 2 0 R {content} {entries} >>")
+        objects.append(f"<< /Length {len(drawn)} >> stream\n{drawn}\nendstream")
+    data, places = "%PDF-1.7\n", []
+    for number, body in enumerate(objects, 1):
+        places.append(len(data))
+        data += f"{number} 0 obj\n{body}\nendobj\n"
+    table = "".join(f"{place:010} 00000 n \n" for place in places)
+    start, count = len(data), len(objects) + 1
+    data += f"xref\n0 {count}\n0000000000 65535 f \n{table}"
+    data += f"trailer << /Size {count} /Root 1 0 R {trailer} >>\nstartxref\n{start}\n%%EOF\n"
+    return data.encode("latin-1")

@@ -47,6 +47,8 @@ def belongings(tmp_path_factory) -> Path:
     make_picture(1080, 1920, 2).save(folder / "screenshot.png")
     make_picture(50, 40, 4).save(folder / "photos" / "cat.jpg")
     make_picture(30, 40, 3).save(folder / "plants" / "fern.jpg")
+    pages = [make_picture(84, 59, seed) for seed in (5, 6, 7)]
+    pages[0].save(folder / "scan.pdf", save_all=True, append_images=pages[1:])
     (row,) = page("training").blocks("json")
     (folder / "plants.jsonl").write_text(row)
     (folder / "questions.txt").write_text("What is in this photo?\nWhich colors does it have?\n")

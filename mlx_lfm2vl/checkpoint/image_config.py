@@ -3,7 +3,7 @@
 import logging
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..errors import CheckpointError, InputError
 from ..options import ImageOptions
@@ -95,7 +95,7 @@ class ImageConfig:
         return replace(self, **{name: value for name, value in values.items() if value is not None})
 
 
-def check_color(color: str) -> None:
+def check_color(color: object) -> None:
     """Refuse what is not the name of a color.
 
     Raises:
@@ -104,8 +104,8 @@ def check_color(color: str) -> None:
     from PIL import ImageColor  # settings without a background do not need it
 
     try:
-        ImageColor.getrgb(color)
-    except ValueError:
+        ImageColor.getrgb(cast(str, color))
+    except (ValueError, TypeError):
         raise InputError(
             f"background {color!r:.40} is no color, expected a name such as black, or #rrggbb"
         ) from None

@@ -7,7 +7,7 @@ image was not answered, and with --ask if a question was not.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -28,7 +28,6 @@ from .cache_options import chosen_bytes, chosen_folder
 from .common import is_watched, run_command, stage
 from .constraint_options import chosen_constraint
 from .generate_options import build_parser
-from .image_options import chosen_image_options
 from .open_engine import (
     answer_options,
     check_memory_options,
@@ -36,6 +35,7 @@ from .open_engine import (
     open_engine,
     unescaped,
 )
+from .page_options import chosen_image_config, chosen_pages, pictures_of_prompt
 from .question import complete_question
 from .source_options import chosen_inputs, has_sources
 
@@ -90,26 +90,20 @@ def _check_images(sources: Sequence[ImageSource], limits: ImageLimits) -> None:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from ..checkpoint.config import read_model_config
-    from ..checkpoint.find import find_checkpoint
     from ..images.geometry import plan_image
+    from ..images.pages import expand_inputs
     from ..images.source import open_image
-    from ..prompt.processor import load_image_config
 
     if not has_sources(options):
         raise InputError("--plan needs at least one --image")
-    limits = image_limits(options)
+    limits, pages = image_limits(options), chosen_pages(options)
     inputs = chosen_inputs(options, limits)
-    folder = find_checkpoint(
-        options.model, options.revision, with_weights=False, update=options.update
-    )
-    read_model_config(folder)  # rejects other models
-    config = load_image_config(folder).with_options(chosen_image_options(options))
+    config = chosen_image_config(options)
     named = []
-    for chosen in inputs:
-        image = open_image(chosen.source, limits)
+    for picture in expand_inputs(inputs, pages, config, limits):
+        image = open_image(picture.source, limits)
         image.say_notes()
-        named.append((chosen.name, plan_image(*image.size, config)))
+        named.append((picture.name, plan_image(*image.size, config)))
     if options.json:
         total = sum(plan.image_tokens for _, plan in named)
         print_object({"images": [plan_object(*pair) for pair in named], "image_tokens": total})
@@ -120,33 +114,26 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _answer(options: argparse.Namespace) -> int:
+    from ..images.pages import expand_inputs
+
     limits = image_limits(options)
-    inputs = chosen_inputs(options, limits)
-    sources = [] if options.each else _read_all(inputs, options, limits)
+    pages, inputs = chosen_pages(options), chosen_inputs(options, limits)
     answer = _answer_options(options)
     cache = chosen_folder(options.cache), chosen_bytes(options.cache_size)
+    sources: list[ImageSource] = []
     if not options.each:
+        pictures = pictures_of_prompt(options, inputs, limits)
+        sources, options.image = [p.source for p in pictures], [p.name for p in pictures]
         _check_images(sources, limits)
         if len(sources) > 1:
             say(f"note: {len(sources)} images in one prompt; --each asks about each by itself")
     engine = open_engine(options, limits, answer, _store(*cache))
     if options.each:
-        return _answer_each(engine, options, inputs, answer)
+        config = engine.processor.image_config.with_options(answer.image_options)
+        return _answer_each(engine, options, expand_inputs(inputs, pages, config, limits), answer)
     return (answer_questions if options.questions else _answer_one)(
         engine, options, sources, answer
     )
-
-
-def _read_all(
-    inputs: Iterator[Input], options: argparse.Namespace, limits: ImageLimits
-) -> list[ImageSource]:
-    """Read the images of one prompt, each once; `options.image` becomes their names."""
-    from ..images.read import read_once
-
-    images = list(inputs)
-    limits.check_count(len(images))
-    options.image = [image.name for image in images]
-    return [read_once(image.source, limits) for image in images]
 
 
 def _store(folder: Path | None, folder_bytes: int) -> PrefixStore | None:
@@ -207,7 +194,7 @@ def _answer_one(
 def _answer_each(
     engine: Engine,
     options: argparse.Namespace,
-    inputs: Iterator[Input],
+    inputs: Iterable[Input],
     answer: AnswerOptions,
 ) -> int:
     """Answer the prompt about each image, as a batch; print the answers in the order given."""

@@ -8,6 +8,7 @@ from .cache_options import add_cache_options
 from .common import add_adapter_option, add_model_options, add_special_tokens
 from .constraint_options import add_constraint_options
 from .image_options import add_image_options
+from .page_options import add_page_options
 from .parser import Parser
 from .source_options import add_source_options
 
@@ -46,8 +47,8 @@ def build_parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="FILE",
-        help="one or more images, all in one prompt; - reads stdin; demo is a built-in picture, "
-        "unless there is a file of that name",
+        help="one or more images or PDFs, all in one prompt; - reads stdin; demo is a built-in "
+        "picture, unless there is a file of that name",
     )
     add(
         "--each",
@@ -67,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_special_tokens(question)
     add_constraint_options(parser)
     add_source_options(parser)
+    add_page_options(parser)
     add_engine_options(parser)
     add_cache_options(parser.add_argument_group("disk cache (default: none)"))
     output = parser.add_argument_group("output")

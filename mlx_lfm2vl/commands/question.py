@@ -12,7 +12,7 @@ from typing import BinaryIO, TextIO
 
 from ..checkpoint.aliases import DEMO
 from ..errors import InputError
-from ..images.endings import is_image_name
+from ..images.endings import is_image_name, is_picture_name
 from ..images.gather import find_path, gather, is_address
 from ..images.inputs import Input
 from .source_options import reads_stdin
@@ -88,7 +88,7 @@ def names_image(word: str) -> bool:
     """Whether a word is an image: a file, or what can only be meant as one."""
     if word in ("-", DEMO) or is_address(word):
         return True
-    if is_image_name(word) or ("/" in word and not re.search(r"\s", word)):
+    if is_picture_name(word) or ("/" in word and not re.search(r"\s", word)):
         return True
     if find_path(word) is not None:
         return True

@@ -9,7 +9,7 @@ from .heic import heic_to_tiff, heif_decoder, largest_size
 from .jpeg import START, examine_jpeg
 from .jpeg2000 import BOX_START, STREAM_START, examine_jpeg2000
 from .limits import ImageLimits
-from .other_kinds import FRAME, HEADER_BYTES, refuse_other
+from .other_kinds import ANIMATION, FRAME, HEADER_BYTES, VIDEO, refuse_other
 from .png import SIGNATURE, mend_png
 from .raw import find_preview
 from .tiff import PHOTOMETRIC, WHITE_IS_ZERO, Directory, find_page, raw_photo
@@ -85,7 +85,7 @@ def examine(data: bytes, name: str, limits: ImageLimits) -> ImageFile:
     elif data.startswith(TIFF_STARTS) and len(data) > 8:
         _examine_tiff(file)
     elif data[:4] == b"GIF8":
-        file.is_series = _gif_is_series(data, name)
+        file.is_series = count_frames(data, name, 2) > 1
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         _check_webp(data, name, limits)
         _mend_webp(file)
@@ -129,6 +129,19 @@ def is_heic(head: bytes) -> bool:
     return bool(brands & (HEIC_BRANDS | GENERAL_BRANDS)) and not brands & AVIF_BRANDS
 
 
+def is_video(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of a video."""
+    brands = _brands(head)
+    is_image = brands & AVIF_BRANDS or is_heic(head) or b"crx " in brands
+    has_brand = any(VIDEO_BRANDS.match(brand) for brand in brands)
+    return bool(re.match(VIDEO, head)) or (has_brand and not is_image)
+
+
+def is_animation(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of a kind that may have several frames."""
+    return bool(re.match(ANIMATION, head)) or b"avis" in _brands(head)
+
+
 def check_pixels(name: str, width: int, height: int, cost: float, limits: ImageLimits) -> None:
     """Refuse an image that has too many pixels for a decoder that takes `cost` bytes for each.
 
@@ -161,27 +174,31 @@ def _from_boxes(data: bytes, name: str, limits: ImageLimits) -> bytes:
         return heic_to_tiff(data, name) if heif_decoder() is None else data
     if b"crx " in brands:
         raise raw_photo(name)
-    if any(VIDEO_BRANDS.match(brand) for brand in brands):
+    if is_video(data):
         raise InputError(f"{name} is a video, not an image this program can read; {FRAME}")
     return data
 
 
-def _gif_is_series(data: bytes, name: str) -> bool:
-    """Whether a GIF has a second frame; counts the blocks up to it."""
+def count_frames(data: bytes, name: str, most: int) -> int:
+    """Count the frames of a GIF, up to so many.
+
+    Raises:
+        InputError: there are too many blocks up to them.
+    """
     flags = data[10] if len(data) > 10 else 0
     at, frames = 13 + _colors(flags), 0
     for _ in range(MAX_BLOCKS):
         kind = data[at : at + 1]
         if kind == b",":
             frames += 1
-            if frames > 1:
-                return True
+            if frames == most:
+                return frames
             at += 10
             at += 1 + _colors(data[at - 1] if at <= len(data) else 0)
         elif kind == b"!":
             at += 2
         elif kind in (b";", b""):
-            return False
+            return frames
         else:
             at += 1
             continue

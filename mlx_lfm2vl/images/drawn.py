@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ..errors import Lfm2VLError
+from ..errors import InputError, Lfm2VLError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -71,11 +71,17 @@ class Whole:
             InputError: the file is damaged.
         """
         with self._lock:
-            return self._pixels
+            outcome = self._outcome
+        if isinstance(outcome, InputError):
+            raise InputError(*outcome.args)
+        return outcome
 
     @cached_property
-    def _pixels(self) -> Image.Image:
-        return self._opened.decode(background=self._background)
+    def _outcome(self) -> Image.Image | InputError:
+        try:
+            return self._opened.decode(background=self._background)
+        except InputError as error:  # of every part
+            return error
 
 
 class Slice(Drawn):

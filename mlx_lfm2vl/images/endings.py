@@ -8,6 +8,14 @@ IMAGE_ENDINGS = (
     *(".avif", ".heic", ".heif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
 )
 
+PDF_ENDING = ".pdf"
+VIDEO_ENDINGS = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi")
+
+
+def is_picture_name(name: str | Path) -> bool:
+    """Whether a name ends as those of images, PDFs and videos do, in any case."""
+    return is_image_name(name) or str(name).lower().endswith((PDF_ENDING, *VIDEO_ENDINGS))
+
 
 def is_image_name(name: str | Path) -> bool:
     """Whether a name ends as those of image files do, in any case."""

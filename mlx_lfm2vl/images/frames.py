@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from ..errors import InputError
-from .container import check_pixels, examine
+from .container import check_pixels, count_frames, examine
 from .damage import DECODE_ERRORS, reason
 from .decode import pillow_rules
 from .drawn import Drawn
@@ -69,14 +70,32 @@ class Animation:
     def __init__(self, item: Input, limits: ImageLimits) -> None:
         self.name, self._limits = item.name, limits
         self._lock = threading.Lock()
-        _, data = read_source(item.source, limits)
-        examine(data, item.name, limits)
-        with self._rules():
-            self._image = Image.open(io.BytesIO(data), formats=FORMATS)
-            self.count = getattr(self._image, "n_frames", 1)
+        _, self._data = read_source(item.source, limits)
+        examine(self._data, item.name, limits)
+        if self._data[:4] == b"GIF8":  # Pillow counts them slowly
+            self._check_count(count_frames(self._data, item.name, MAX_FRAMES + 1))
+        with self._careful():
+            self._image = self._open()
+            # An APNG may begin with a picture for programs that do not know animations.
+            self._skipped = int(getattr(self._image, "default_image", False))
+            self.count = max(1, getattr(self._image, "n_frames", 1) - self._skipped)
+        self._check_count(self.count)
         check_pixels(item.name, *self._image.size, 1, limits)
-        if self.count > MAX_FRAMES:
-            raise InputError(f"{item.name} has {self.count} frames, at most {MAX_FRAMES} are read")
+
+    def _open(self) -> Image.Image:
+        return Image.open(io.BytesIO(self._data), formats=FORMATS)
+
+    def _show(self, number: int) -> Image.Image:
+        """Pillow's image with a frame loaded."""
+        if number + self._skipped < self._image.tell():
+            self._image = self._open()  # Pillow fails on some ways back
+        self._image.seek(number + self._skipped)
+        self._image.load()
+        return self._image
+
+    def _check_count(self, count: int) -> None:
+        if count > MAX_FRAMES:
+            raise InputError(f"{self.name} has more than {MAX_FRAMES} frames, the limit")
 
     def check_work(self, last: int) -> None:
         """Refuse frames before which too many others have to be decoded.
@@ -100,10 +119,8 @@ class Animation:
         end = 0.0
         for number in range(self.count):
             self.check_work(number)
-            with self._lock, self._rules():
-                self._image.seek(number)
-                self._image.load()  # a WebP tells the time of a frame that was decoded
-                lasts = self._image.info.get("duration", 0) / 1000
+            with self._careful():
+                lasts = self._show(number).info.get("duration", 0) / 1000
             end += lasts if lasts > SHORTEST else DEFAULT
             if second < end:
                 return number
@@ -115,27 +132,17 @@ class Animation:
         Raises:
             InputError: the file is damaged.
         """
-        with self._lock, self._rules():
-            self._image.seek(number)
-            return self._image.copy()
+        with self._careful():
+            return self._show(number).copy()
 
-    def _rules(self) -> _Rules:
-        return _Rules(self.name, self._limits)
-
-
-class _Rules:
-    """Pillow within our limits; its errors in our words."""
-
-    def __init__(self, name: str, limits: ImageLimits) -> None:
-        self._name, self._rules = name, pillow_rules(limits)
-
-    def __enter__(self) -> None:
-        self._rules.__enter__()
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        self._rules.__exit__(None, None, None)
-        if isinstance(error, DECODE_ERRORS):
-            raise InputError(f"{self._name} is damaged or not supported: {reason(error)}") from None
+    @contextmanager
+    def _careful(self) -> Iterator[None]:
+        """Use Pillow's image: one thread at a time, within our limits, with errors of ours."""
+        try:
+            with self._lock, pillow_rules(self._limits):
+                yield
+        except DECODE_ERRORS as error:
+            raise InputError(f"{self.name} is damaged or not supported: {reason(error)}") from None
 
 
 class Frame(Drawn):

@@ -12,8 +12,7 @@ FRAME = "ask about frames of it with generate --frames or --at, or save one as a
 NO_IMAGE = "look at it in a text editor: it may be an error message of the program that wrote it"
 PDF = rb"\s*%PDF"
 VIDEO = rb"(?s)RIFF....AVI |\x1aE\xdf\xa3|\0\0\x01\xba|FLV|....(moov|mdat|wide|free|skip)"
-VIDEO_BRAND = rb"(?s)....ftyp(qt  |isom|iso[2-9]|mp4|M4V|avc1|3g[p2]|dash)"
-ANIMATION = rb"(?s)GIF8|RIFF....WEBP|\x89PNG|....ftypavis"
+ANIMATION = rb"(?s)GIF8|RIFF....WEBP|\x89PNG"
 # Pattern of the first bytes, what the file is, and the way out.
 OTHERS = [
     (PDF, "a PDF", "ask about its pages with generate --pages, in Python with open_pages"),
@@ -82,18 +81,8 @@ KNOWN = [
 
 
 def is_pdf(head: bytes) -> bool:
-    """Whether a file that begins with these bytes is a PDF."""
+    """Whether the first bytes of a file are those of a PDF."""
     return re.match(PDF, head) is not None
-
-
-def is_video(head: bytes) -> bool:
-    """Whether a file that begins with these bytes is a video."""
-    return re.match(VIDEO, head) is not None or re.match(VIDEO_BRAND, head) is not None
-
-
-def is_animation(head: bytes) -> bool:
-    """Whether a file that begins with these bytes is of a kind that may have several frames."""
-    return re.match(ANIMATION, head) is not None
 
 
 def refuse_other(data: bytes, name: str) -> None:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..checkpoint.image_config import ImageConfig
 from ..errors import InputError, NetworkError
+from .container import is_animation, is_video
 from .drawn import Refused, Slice, Whole
 from .frames import animation_frames
 from .inputs import Input
-from .other_kinds import is_animation, is_pdf, is_video
+from .other_kinds import is_pdf
 from .page_ranges import page_ranges
 from .pdf import pdf_pages
 from .read import peek
 from .slices import plan_slices
-from .source import ImageLimits, open_image
+from .source import ImageLimits, ImageSource, open_image
 from .video import video_frames
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,11 @@ class PageOptions:
         if self.slices not in ("auto", "off"):
             raise InputError(f"slices is {self.slices!r}, expected auto or off")
 
+    @property
+    def has_frames(self) -> bool:
+        """Whether frames are chosen."""
+        return self.frames is not None or bool(self.at)
+
 
 def expand_inputs(
     inputs: Iterable[Input], options: PageOptions, config: ImageConfig, limits: ImageLimits
@@ -77,20 +84,52 @@ def expand_inputs(
             yield from _slices(picture, config, limits) if options.slices == "auto" else [picture]
 
 
+def open_pages(
+    source: ImageSource,
+    config: ImageConfig,
+    *,
+    pages: str = "",
+    frames: int | None = None,
+    at: Sequence[float] = (),
+    slices: Literal["auto", "off"] = "off",
+    limits: ImageLimits | None = None,
+) -> Iterator[Input]:
+    """Yield the pages of a PDF, frames of an animation or video, or slices of a long picture.
+
+    The `source` of each is an image for a prompt, and its `name` says which it is. It is drawn when
+    it is asked about. What cannot be read raises `InputError` then.
+
+    Args:
+        source: of an image or a PDF, as for `open_image`; a video is a path.
+        config: image settings, such as `processor.image_config`. They tell at which size a page
+            loses nothing.
+        pages: of a PDF, such as "1-3,5" or "4-"; empty is all.
+        frames: how many, spread evenly; None is the first of an animation.
+        at: seconds of the frames instead.
+        slices: "auto" cuts a long picture, so that it keeps its scale.
+        limits: on files and pixels.
+
+    Raises:
+        InputError: a choice is out of range.
+    """
+    options = PageOptions(str(pages), frames, tuple(at), slices)
+    name = str(source) if isinstance(source, str | os.PathLike) else "image data"
+    return expand_inputs([Input(name, source)], options, config, limits or ImageLimits())
+
+
 def _pictures(
     item: Input, options: PageOptions, config: ImageConfig, limits: ImageLimits
 ) -> Iterator[Input]:
     """The pages or frames of a file, or the file itself."""
-    source, head = peek(item.source, limits)
-    item = replace(item, source=source)
-    frames_wanted = options.frames is not None or bool(options.at)
     try:
+        source, head = peek(item.source, limits)
+        item = replace(item, source=source)
         if is_pdf(head):
             for number, page in pdf_pages(item, options.pages, config, limits):
                 yield replace(item, name=page.name, source=page, page=number)
-        elif is_video(head) and frames_wanted:
+        elif is_video(head) and options.has_frames:
             yield from video_frames(item, options.frames, options.at)
-        elif is_animation(head) and frames_wanted:
+        elif is_animation(head) and options.has_frames:
             yield from animation_frames(item, options.frames, options.at, limits)
         else:
             yield item

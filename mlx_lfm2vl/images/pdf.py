@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .inputs import Input
     from .limits import ImageLimits
 
+SECONDS = 30.0  # of processor time for a page
 WORKER = Path(__file__).with_name("pdf_worker.py")
 GROWTH = 1.1  # by which a page is drawn larger until it is cut into its tiles
 THINNEST = 500  # times as long as wide; no paper is
@@ -176,11 +177,11 @@ class PdfFile:
     def _start(self) -> subprocess.Popen[bytes]:
         if find_spec("pypdfium2") is None:
             raise InputError(
-                "is a PDF, which needs the extra 'pdf': pip install 'mlx-lfm2vl[pdf]'; its first "
-                "page alone can be converted on a Mac: sips -s format png A.pdf --out A.png"
+                "is a PDF, whose pages need pypdfium2, the extra 'pdf': pip install pypdfium2; "
+                "on a Mac, this converts the first page: sips -s format png A.pdf --out A.png"
             )
         worker = subprocess.Popen(
-            [sys.executable, "-P", str(WORKER)],
+            [sys.executable, "-P", str(WORKER), str(SECONDS)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -199,8 +200,8 @@ def _reason(answer: dict[str, Any]) -> str:
     code = answer.get("code")
     if answer.get("error") in LOCKED:
         return LOCKED[answer["error"]]
-    if code == -signal.SIGALRM:
-        return "takes more than 30 seconds"
+    if code == -signal.SIGPROF:
+        return f"takes more than {SECONDS:g} seconds of work"
     if code:
         return f"makes the PDF reader fail (exit code {code})"
     return "is damaged"

@@ -4,7 +4,9 @@ PDFium is C++ that reads files from strangers. A page can make it work for hours
 crash. Its calls cannot be interrupted, and it serves one thread at a time.
 
 On stdin: the number of bytes of the PDF in a line, the bytes, then requests, a JSON list in a line:
-`["count"]`, `["size", page]`, `["draw", page, height, width]`. On stdout: a line of JSON for each.
+`["count"]`, `["size", page]`, `["draw", page, height, width]`. On stdout: a line of JSON for each,
+and the RGB pixels of what was drawn. The argument is the processor time in seconds that a request
+may take. After it the process is killed.
 """
 
 import contextlib
@@ -17,16 +19,15 @@ from typing import Any, BinaryIO
 import pypdfium2 as pdfium
 import pypdfium2.raw as raw
 
-SECONDS = 30  # for a request; the process is killed after them
 MAX_MEMORY = 4 * 2**30  # bytes of address space; macOS does not hold processes to it
 BYTES = 3  # of a pixel
 FLAGS = raw.FPDF_ANNOT | raw.FPDF_REVERSE_BYTE_ORDER  # comments and stamps too; RGB
 
 
-def serve(requests: BinaryIO, answers: BinaryIO) -> None:
+def serve(requests: BinaryIO, answers: BinaryIO, seconds: float) -> None:
     """Answer requests about one PDF until there are no more."""
     data = requests.read(int(requests.readline()))
-    signal.alarm(SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         document = pdfium.PdfDocument(data)
         document.init_forms()
@@ -34,9 +35,9 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
         answers.write(_line({"error": error.err_code}))
         return
     for line in requests:
-        signal.alarm(SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         answer, pixels = _answer(document, *json.loads(line))
-        signal.alarm(0)  # the caller may take its time
+        signal.setitimer(signal.ITIMER_PROF, 0)  # the caller may take its time
         answers.write(_line(answer))
         answers.write(pixels)
         answers.flush()
@@ -72,7 +73,7 @@ def _line(values: dict[str, Any]) -> bytes:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
-    serve(sys.stdin.buffer, sys.stdout.buffer)
+    serve(sys.stdin.buffer, sys.stdout.buffer, float(sys.argv[1]))

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from ..checkpoint.find import find_image
 from ..errors import InputError, Lfm2VLError
+from .container import is_video
 from .limits import ImageLimits
 
 IDLE_SECONDS = 30.0  # that a pipe may be silent
@@ -61,11 +62,13 @@ def read_source(source: Any, limits: ImageLimits) -> tuple[str, bytes]:
 def read_once(source: Any, limits: ImageLimits) -> Any:
     """Replace the name of a file or pipe by its bytes, so that it is read only once.
 
-    URLs stay as they are: they are fetched when they are needed.
+    URLs stay as they are: they are fetched when they are needed. So do videos, of which ffmpeg
+    reads a part.
     """
     if not isinstance(source, str | Path) or is_url(source):
         return source
-    return _named(*read_source(source, limits))
+    found, head = peek(source, limits)
+    return found if is_video(head) else _named(*read_source(found, limits))
 
 
 def _named(name: str, data: bytes) -> NamedBytes:
@@ -81,23 +84,48 @@ def peek(source: Any, limits: ImageLimits) -> tuple[Any, bytes]:
 
     Returns:
         The source, and its first bytes. A source that can be read only once becomes its bytes, and
-        so does a URL that names a PDF. There are no first bytes of other URLs, of pixels, and of
-        what cannot be read.
+        so does a URL that names a PDF. Other URLs, and pixels, have no first bytes.
+
+    Raises:
+        InputError: it cannot be read.
+        NetworkError: a URL could not be fetched.
     """
     if is_url(source) and not urlsplit(source).path.lower().endswith(".pdf"):
         return source, b""
-    try:
-        if isinstance(source, str | os.PathLike):
-            path = _path(source if isinstance(source, str) else _as_path(source))
-            if path.is_file():
-                with path.open("rb") as file:
-                    return source, file.read(PEEKED)
-        elif not (isinstance(source, bytes | bytearray) or hasattr(source, "read")):
-            return source, b""
-        name, data = read_source(source, limits)
-    except (Lfm2VLError, OSError, ValueError, RuntimeError):
+    if isinstance(source, str | os.PathLike):
+        head = _head(source)
+        if head:
+            return source, head
+    elif not (isinstance(source, bytes | bytearray) or hasattr(source, "read")):
         return source, b""
-    return _named(name, data), bytes(data[:PEEKED])
+    named = _named(*read_source(source, limits))
+    return named, bytes(named[:PEEKED])
+
+
+def local_file(source: Any) -> Path | None:
+    """The file that a source names, also one below `~` or of `file://`; None if it names none."""
+    if not isinstance(source, str | os.PathLike):
+        return None
+    try:
+        if isinstance(source, str) and source.lower().startswith("file://"):
+            path = Path(unquote(urlsplit(source).path))
+        else:
+            path = _path(source if isinstance(source, str) else _as_path(source))
+        return path if path.is_file() else None
+    except (OSError, ValueError, RuntimeError):
+        return None
+
+
+def _head(source: Any) -> bytes:
+    """The first bytes of a file; none of anything else, and of what cannot be read."""
+    path = local_file(source)
+    if path is None:
+        return b""
+    try:
+        with path.open("rb") as file:
+            return file.read(PEEKED)
+    except OSError:
+        return b""
 
 
 def is_url(source: Any) -> bool:

@@ -66,7 +66,7 @@ def open_image(source: ImageSource, limits: ImageLimits) -> OpenedImage:
     if isinstance(source, Image.Image):
         return OpenedImage(source, ImageFile("image", b""), limits, ours=False)
     if isinstance(source, Drawn):
-        return OpenedImage(source.draw(limits), ImageFile(source.name, b""), limits, ours=False)
+        return OpenedImage(source.draw(limits), ImageFile(source.name, b""), limits)
     if _is_array(source):
         return OpenedImage(_from_array(source), ImageFile("array", b""), limits)
     name, data = read_source(source, limits)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from ..errors import InputError
 from .damage import DECODE_ERRORS
 from .decode import pillow_rules
 from .drawn import Drawn
+from .read import local_file
 
 if TYPE_CHECKING:
     from .inputs import Input
@@ -39,9 +39,10 @@ def video_frames(item: Input, frames: int | None, at: Sequence[float]) -> Iterat
     Raises:
         InputError: ffmpeg is not installed or cannot read it, or it is no file.
     """
-    if not isinstance(item.source, str | os.PathLike) or not Path(item.source).is_file():
+    file = local_file(item.source)
+    if file is None:
         raise InputError(f"{item.name} is a video; save it to a file first")
-    path = Path(os.fsdecode(item.source)).absolute()
+    path = file.absolute()
     if not at:
         lasts = _duration(path, item.name)
         count = frames or 1

@@ -42,10 +42,7 @@ def fingerprint(model: Lfm2VL) -> bytes:
     kernels = (version("mlx"), GPU, str(mx.default_device()), chip, PREFILL_CHUNK, MAX_PATCHES)
     found = hashlib.sha256(repr((FORMAT, __version__, kernels)).encode())
     found.update(repr((model.config, model.image_config, model.files)).encode())
-    modules = cast(list[tuple[str, nn.Module]], model.named_modules())
-    for path, module in sorted(modules, key=lambda item: item[0]):
-        settings = sorted(filter(_is_setting, vars(module).items())) if path else []
-        found.update(repr((path, type(module).__qualname__, settings)).encode())
+    found.update(repr(sorted(layer_settings(model))).encode())
     arrays = sorted(named_arrays(model.parameters()).items())
     samples = [_sample(array) for _, array in arrays]
     mx.eval(samples)
@@ -53,6 +50,19 @@ def fingerprint(model: Lfm2VL) -> bytes:
         found.update(repr((name, array.shape, str(array.dtype))).encode())
         found.update(np.asarray(sample).data)
     return found.digest()
+
+
+def layer_settings(model: Lfm2VL) -> list[tuple[str, str, list[tuple[str, Any]]]]:
+    """Return the path, the class and the settings of every layer.
+
+    The attributes of the model itself, such as its name, change nothing that it computes.
+    """
+    modules = cast(list[tuple[str, nn.Module]], model.named_modules())
+    return [
+        (path, type(module).__qualname__, sorted(filter(_is_setting, vars(module).items())))
+        for path, module in modules
+        if path
+    ]
 
 
 def _is_setting(item: tuple[str, Any]) -> bool:

@@ -24,6 +24,7 @@ from ..arrays import named_arrays
 from ..model.cache import Cache, Window
 from ..model.lfm2vl import Lfm2VL
 from ..model.rewind import reach, rewind
+from .fingerprint import layer_settings
 from .prefix import Prefix
 
 if TYPE_CHECKING:  # imported where a folder is given: most programs keep nothing on disk
@@ -87,13 +88,16 @@ class PrefixStore:
         self.branches: list[Branch] = []
         self.features: OrderedDict[bytes, mx.array] = OrderedDict()
         self._weights: list[mx.array] = []
+        self._settings: object = None
 
     def serve(self, model: Lfm2VL) -> None:
-        """Forget everything if a weight is not the one that has filled the store."""
+        """Forget everything if a weight or a layer's setting is not that of the filled store."""
         weights = list(named_arrays(model.parameters()).values())
-        if len(weights) != len(self._weights) or not all(map(is_, weights, self._weights)):
+        settings = layer_settings(model)
+        same = len(weights) == len(self._weights) and all(map(is_, weights, self._weights))
+        if not same or settings != self._settings:
             self.clear()
-            self._weights = weights
+            self._weights, self._settings = weights, settings
             self._saved = self._open_folder(model)
 
     def _open_folder(self, model: Lfm2VL) -> SavedPrefixes | None:

@@ -132,16 +132,16 @@ class PrefixStore:
     def common(self, prefix: Prefix, kv_bits: int = 0) -> int:
         """Return how many positions of a prompt some branch has read or files may hold.
 
-        A file may turn out to be damaged. Files hold no quantized keys and values.
+        A file may turn out to be damaged.
         """
-        saved = self._saved.common(prefix) if self._saved and not kv_bits else 0
+        saved = self._saved.common(prefix, kv_bits) if self._saved else 0
         return max(self.held(prefix, kv_bits), saved)
 
     def recall(self, prefix: Prefix, kv_bits: int = 0) -> None:
         """Make a branch of what files hold of a prompt, if that is more than branches hold."""
-        if self._saved is None or kv_bits:
+        if self._saved is None:
             return
-        found = self._saved.load(prefix, self.held(prefix))
+        found = self._saved.load(prefix, self.held(prefix, kv_bits), kv_bits)
         if found is not None:
             length, cache, snapshots = found
             self._add(Branch(prefix.until(length), cache, snapshots))
@@ -207,7 +207,7 @@ class PrefixStore:
     def keep(self, branch: Branch) -> None:
         """Keep a branch; those that it continues go, with their snapshots taken over."""
         self._add(branch)
-        if self._saved is None or branch.cache.kv_bits:
+        if self._saved is None:
             return
         for key in branch.prefix.keys:
             if key in self.features:

@@ -269,7 +269,7 @@ def test_names_depend_on_all_that_was_read_before(loaded, folder):
     end = loaded[0].config.eos_token_ids[0]
 
     def last(ids, spans=(), keys=()) -> str:
-        return saved._names(Prefix(ids, spans, keys))[-1][1]
+        return saved._names(Prefix(ids, spans, keys), 0)[-1][1]
 
     found = [
         last([1, 8, end, 3, end]),

@@ -280,7 +280,9 @@ def test_names_depend_on_all_that_was_read_before(loaded, folder):
         last([1, 5, 5, 3, end], [(0, 3)], [b"a" * 32]),
     ]
     assert len(set(found)) == 6
-    assert saved._names(Prefix([1, 8])) == []
+    assert saved._names(Prefix([1, 8]), 0) == []
+    ids = Prefix([1, 8, end])
+    assert len({saved._names(ids, bits)[0][1] for bits in (0, 4, 8)}) == 3
 
 
 @settings(

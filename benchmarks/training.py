@@ -1,11 +1,14 @@
 """Train the same LoRA adapter with mlx_lfm2vl and mlx-vlm, and print the ratios as Markdown.
 
 usage: python benchmarks/training.py CHECKPOINT --peer-python PYTHON
-           [--updates 3] [--repeats 2] [--preload libopenblas.so.0]
+           [--updates 6] [--repeats 2] [--preload libopenblas.so.0]
 
 Both train rank 8 on the decoder's linear layers, in float32, on batches of two conversations with
 an image of 320 x 240 each. Before the first update both compute the loss of the same batch, which
 must be equal. Every run is a new process, ours and the peer's in turn.
+
+Ours keeps the image features of the frozen parts, so that updates after the first epoch encode
+nothing. The table has both kinds of updates. The peer encodes the images at every update.
 """
 
 import argparse
@@ -23,8 +26,11 @@ from PIL import Image, ImageDraw
 
 SIZE = (320, 240)
 ROWS = 8
+EPOCH = 4  # updates, of two conversations each
 BAR = 3.0  # the peer's seconds per update over ours, at least
 LOSS_TOLERANCE = 1e-3
+# The first update also warms up.
+WHEN = {"update of the first epoch": slice(1, EPOCH), "later update": slice(EPOCH, None)}
 
 
 def draw(seed: int) -> tuple[Image.Image, str]:
@@ -67,6 +73,11 @@ def check_equal_work(ours: dict, peer: dict) -> None:
         sys.exit(f"loss before the first update: ours {ours['loss']}, the peer's {peer['loss']}")
 
 
+def updates(results: Sequence[dict], key: str, when: slice) -> list[float]:
+    """The measurements of some updates, of all runs."""
+    return [value for result in results for value in result[key][when]]
+
+
 def table(ours: Sequence[dict], peer: Sequence[dict]) -> str:
     """The measurements of both packages as Markdown."""
     lines = ["| measure | ratio | mlx_lfm2vl | mlx-vlm | unit |", "|---|---|---|---|---|"]
@@ -76,12 +87,15 @@ def table(ours: Sequence[dict], peer: Sequence[dict]) -> str:
         ratio = one / other if less else other / one
         lines.append(f"| {name} | {ratio:.2f} | {one:.3g} | {other:.3g} | {unit} |")
 
-    def later(results: Sequence[dict], key: str) -> list[float]:
-        return [seconds for result in results for seconds in result[key][1:]]
-
-    add("an update, best", "s", lambda results: min(later(results, "seconds")), less=False)
-    add("an update, mean", "s", lambda results: mean(later(results, "seconds")), less=False)
-    add("its CPU time, best", "s", lambda results: min(later(results, "cpu_seconds")), less=False)
+    for name, when in WHEN.items():
+        add(f"{name}, best", "s", lambda rs, w=when: min(updates(rs, "seconds", w)), less=False)
+        add(f"{name}, mean", "s", lambda rs, w=when: mean(updates(rs, "seconds", w)), less=False)
+        add(
+            "its CPU time, best",
+            "s",
+            lambda rs, w=when: min(updates(rs, "cpu_seconds", w)),
+            less=False,
+        )
     add("first update, best", "s", lambda rs: min(r["seconds"][0] for r in rs), less=False)
     add("peak of MLX", "GB", lambda rs: min(r["peak_bytes"] for r in rs) / 1e9, less=True)
     add(
@@ -97,10 +111,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path, help="float32 checkpoint with published shapes")
     parser.add_argument("--peer-python", required=True, help="a Python with mlx-vlm")
-    parser.add_argument("--updates", type=int, default=3, help="in each run; default: 3")
+    parser.add_argument("--updates", type=int, default=6, help="in each run; default: 6")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each; default: 2")
     parser.add_argument("--preload", default="", help="library to preload into both")
     options = parser.parse_args()
+    if options.updates <= EPOCH:
+        parser.error(f"--updates is {options.updates}, expected more than an epoch, {EPOCH}")
     # Absolute, but not resolved: Python finds its virtual environment through the link.
     sides = [
         Side(sys.executable, "mlx_lfm2vl", HERE / "training_ours.py"),
@@ -118,10 +134,10 @@ def main() -> int:
     check_equal_work(ours[0], peer[0])
     print(f"loss before training: ours {ours[0]['loss']:.5f}, the peer's {peer[0]['loss']:.5f}")
     print(table(ours, peer))
-    speedup = min(s for r in peer for s in r["seconds"][1:]) / min(
-        s for r in ours for s in r["seconds"][1:]
-    )
-    return 0 if speedup >= BAR else 1
+    ratios = [
+        min(updates(peer, "seconds", w)) / min(updates(ours, "seconds", w)) for w in WHEN.values()
+    ]
+    return 0 if min(ratios) >= BAR else 1
 
 
 if __name__ == "__main__":

@@ -92,6 +92,7 @@ def _train(options: argparse.Namespace) -> int:
         validation=validation,
         identity=identity,
         report=_Progress(settings.steps),
+        feature_gb=options.feature_memory,
         answers=_sampler(model, processor, validation[: options.sample_answers], settings),
     )
     maker.lengths(test, "the test data")  # reports bad rows now, not at the end
@@ -146,6 +147,8 @@ def _check(options: argparse.Namespace) -> None:
         raise InputError(f"--show is {options.show}, expected 1 or more")
     if options.sample_answers < 0:
         raise InputError(f"--sample-answers is {options.sample_answers}, expected 0 or more")
+    if not 0 <= options.feature_memory < math.inf:
+        raise InputError(f"--feature-memory is {options.feature_memory}, expected 0 or more")
     if options.sample_answers and not options.validation:
         raise InputError("--sample-answers needs --validation")
     if options.output.exists() and not options.output.is_dir():
@@ -220,7 +223,7 @@ def _conclude(options: argparse.Namespace, trainer: Trainer, test: Rows) -> None
             f"{best}: adapter with the lowest validation loss, {trainer.best:.4f}", file=sys.stderr
         )
     if test:
-        loss = mean_loss(trainer.model, map(trainer.maker, test))
+        loss = mean_loss(trainer.frozen, map(trainer.maker, test))
         found = {"conversations": len(test), "loss": loss, "perplexity": math.exp(min(loss, 700))}
         with new_file(options.output / "test.json") as path:
             path.write_text(json.dumps(found, indent=2) + "\n")

@@ -7,7 +7,14 @@ import argparse
 from argparse import SUPPRESS
 from pathlib import Path
 
-from ..training.settings import METHODS, OPTIMIZERS, SCHEDULES, TRAINED_PARTS, TrainSettings
+from ..training.settings import (
+    FEATURE_GB,
+    METHODS,
+    OPTIMIZERS,
+    SCHEDULES,
+    TRAINED_PARTS,
+    TrainSettings,
+)
 from .common import add_model_options, add_special_tokens
 from .image_options import add_image_options
 from .parser import Parser
@@ -195,6 +202,14 @@ def build_parser() -> argparse.ArgumentParser:
         default=SUPPRESS,
         metavar="TOKENS",
         help="leave out longer conversations; default: leave out none",
+    )
+    add(
+        "--feature-memory",
+        type=float,
+        default=FEATURE_GB,
+        metavar="GB",
+        help="most memory for image features of parts that are not trained, so that each image is "
+        f"encoded once; default: {FEATURE_GB:g}",
     )
     add(
         "--recompute",

@@ -171,6 +171,11 @@ class Answer:
             piece += self._stops.add(self._stream.finish()) + self._stops.finish()
         return self._give(piece)
 
+    def rest(self) -> str:
+        """Return the text that is held back, such as half a tool call; the answer ends here."""
+        held = self._stops.add(self._stream.finish()) + self._stops.finish()
+        return self._give(held) if held else ""
+
     @property
     def tool_calls(self) -> list[dict[str, Any]]:
         """Tool calls so far, which do not stand in the text."""

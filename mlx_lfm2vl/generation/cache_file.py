@@ -1,13 +1,16 @@
-"""One file of the disk cache, as bytes: safetensors whose first value is a checksum of the rest.
+"""A file of what a model has read: safetensors whose first value is a checksum of the rest.
 
-Nothing is parsed before the checksum is found right. It detects damage. It does not detect a
-forgery, which the owner and the permissions of the file prevent.
+The disk cache and saved chats write and read their files here. Nothing is parsed before the
+checksum is found right. It detects damage. It does not detect a forgery, which the owner and the
+permissions of the file prevent, or the seal of a saved chat.
 """
 
 import hashlib
 import json
+import os
 import struct
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -17,7 +20,7 @@ FORMAT = "1"  # grows when files of before must not be read
 START = b'{"__metadata__":{"checksum":"'
 DIGITS = 64  # of a SHA-256, in hexadecimal
 MAX_HEADER_BYTES = 2**20
-TAGS = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
+TAGS = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "U32": mx.uint32}
 
 Buffer = bytes | memoryview
 Arrays = dict[str, mx.array]
@@ -45,6 +48,29 @@ def encode(arrays: Mapping[str, mx.array], metadata: Mapping[str, str]) -> list[
     return [head[:begin] + checksum + head[begin + DIGITS :], *parts]
 
 
+def write_new(path: Path, parts: Sequence[Buffer]) -> None:
+    """Write a file that only its owner can read.
+
+    Raises:
+        OSError: there is such a file already, or it cannot be written.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with open(os.open(path, flags, 0o600), "wb") as file:
+        file.writelines(parts)
+
+
+def checksum_of(data: Buffer) -> bytes:
+    """Return the checksum that the beginning of a file claims.
+
+    Raises:
+        ValueError: it is not the beginning of such a file.
+    """
+    begin = 8 + len(START)
+    if data[8:begin] != START:
+        raise ValueError("it is no file of the cache")
+    return bytes(data[begin : begin + DIGITS])
+
+
 def decode(data: bytes) -> tuple[Arrays, dict[str, str]]:
     """Return the arrays and the metadata of a file.
 
@@ -52,10 +78,8 @@ def decode(data: bytes) -> tuple[Arrays, dict[str, str]]:
         ValueError: it is not a whole file of this format.
     """
     begin = 8 + len(START)
-    if data[8:begin] != START:
-        raise ValueError("it is no file of the cache")
     rest = memoryview(data)
-    if data[begin : begin + DIGITS] != _checksum([rest[:8], rest[begin + DIGITS :]]):
+    if checksum_of(data) != _checksum([rest[:8], rest[begin + DIGITS :]]):
         raise ValueError("it is damaged")
     try:
         header, end = _header(data)
@@ -72,8 +96,7 @@ def read_about(data: bytes) -> dict[str, str]:
     Raises:
         ValueError: they are not those of such a file.
     """
-    if data[8 : 8 + len(START)] != START:
-        raise ValueError("it is no file of the cache")
+    checksum_of(data)
     try:
         about = _header(data)[0]["__metadata__"]
         return {str(key): str(value) for key, value in about.items()}

@@ -24,7 +24,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from ..disk_space import FULL, SPARE_BYTES, free_bytes, write_failure
-from .cache_file import MAX_HEADER_BYTES, Arrays, decode, encode, read_about
+from .cache_file import MAX_HEADER_BYTES, Arrays, decode, encode, read_about, write_new
 
 logger = logging.getLogger(__name__)
 
@@ -107,10 +107,8 @@ class DiskStore:
             self._make_room(size)
             if free_bytes(self.folder) < size + SPARE_BYTES:
                 raise OSError(FULL[0], os.strerror(FULL[0]))
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
             try:
-                with open(os.open(partial, flags, 0o600), "wb") as file:
-                    file.writelines(parts)
+                write_new(partial, parts)
                 partial.replace(self.folder / name)
             except BaseException:
                 with contextlib.suppress(OSError):

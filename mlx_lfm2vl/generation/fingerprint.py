@@ -55,16 +55,26 @@ def content_fingerprint(model: Lfm2VL) -> bytes:
 
 def _add_layers(found: Any, model: Lfm2VL) -> None:
     """Add the settings and the entries of all layers to a hash."""
-    modules = cast(list[tuple[str, nn.Module]], model.named_modules())
-    for path, module in sorted(modules, key=lambda item: item[0]):
-        settings = sorted(filter(_is_setting, vars(module).items())) if path else []
-        found.update(repr((path, type(module).__qualname__, settings)).encode())
+    found.update(repr(sorted(layer_settings(model))).encode())
     arrays = sorted(named_arrays(model.parameters()).items())
     samples = [_sample(array) for _, array in arrays]
     mx.eval(samples)
     for (name, array), sample in zip(arrays, samples, strict=True):
         found.update(repr((name, array.shape, str(array.dtype))).encode())
         found.update(np.asarray(sample).data)
+
+
+def layer_settings(model: Lfm2VL) -> list[tuple[str, str, list[tuple[str, Any]]]]:
+    """Return the path, the class and the settings of every layer.
+
+    The attributes of the model itself, such as its name, change nothing that it computes.
+    """
+    modules = cast(list[tuple[str, nn.Module]], model.named_modules())
+    return [
+        (path, type(module).__qualname__, sorted(filter(_is_setting, vars(module).items())))
+        for path, module in modules
+        if path
+    ]
 
 
 def _is_setting(item: tuple[str, Any]) -> bool:

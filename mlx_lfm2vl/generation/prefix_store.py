@@ -25,6 +25,7 @@ from ..model.cache import Cache, Window
 from ..model.drafter import DraftCache
 from ..model.lfm2vl import Lfm2VL
 from ..model.rewind import reach, rewind
+from .fingerprint import layer_settings
 from .prefix import Prefix
 
 if TYPE_CHECKING:  # imported where a folder is given: most programs keep nothing on disk
@@ -91,13 +92,16 @@ class PrefixStore:
         self.branches: list[Branch] = []
         self.features: OrderedDict[bytes, mx.array] = OrderedDict()
         self._weights: list[mx.array] = []
+        self._settings: object = None
 
     def serve(self, model: Lfm2VL) -> None:
-        """Forget everything if a weight is not the one that has filled the store."""
+        """Forget everything if a weight or a layer's setting is not that of the filled store."""
         weights = list(named_arrays(model.parameters()).values())
-        if len(weights) != len(self._weights) or not all(map(is_, weights, self._weights)):
+        settings = layer_settings(model)
+        same = len(weights) == len(self._weights) and all(map(is_, weights, self._weights))
+        if not same or settings != self._settings:
             self.clear()
-            self._weights = weights
+            self._weights, self._settings = weights, settings
             self._saved = self._open_folder(model)
 
     def _open_folder(self, model: Lfm2VL) -> SavedPrefixes | None:
@@ -132,16 +136,16 @@ class PrefixStore:
     def common(self, prefix: Prefix, kv_bits: int = 0) -> int:
         """Return how many positions of a prompt some branch has read or files may hold.
 
-        A file may turn out to be damaged. Files hold no quantized keys and values.
+        A file may turn out to be damaged.
         """
-        saved = self._saved.common(prefix) if self._saved and not kv_bits else 0
+        saved = self._saved.common(prefix, kv_bits) if self._saved else 0
         return max(self.held(prefix, kv_bits), saved)
 
     def recall(self, prefix: Prefix, kv_bits: int = 0) -> None:
         """Make a branch of what files hold of a prompt, if that is more than branches hold."""
-        if self._saved is None or kv_bits:
+        if self._saved is None:
             return
-        found = self._saved.load(prefix, self.held(prefix))
+        found = self._saved.load(prefix, self.held(prefix, kv_bits), kv_bits)
         if found is not None:
             length, cache, snapshots = found
             self._add(Branch(prefix.until(length), cache, snapshots))
@@ -209,7 +213,7 @@ class PrefixStore:
     def keep(self, branch: Branch) -> None:
         """Keep a branch; those that it continues go, with their snapshots taken over."""
         self._add(branch)
-        if self._saved is None or branch.cache.kv_bits:
+        if self._saved is None:
             return
         for key in branch.prefix.keys:
             if key in self.features:

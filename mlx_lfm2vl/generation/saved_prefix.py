@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
-from ..model.cache import Cache, ConvCache, Window
+from ..model.cache import Cache, Window
 from ..model.lfm2vl import Lfm2VL
 from .cache_file import Arrays
 from .disk_store import DiskStore
@@ -34,25 +34,28 @@ class SavedPrefixes:
         self._disk = disk
         self._root = fingerprint(model)
         self._end_ids = model.config.eos_token_ids
-        self._empty = model.make_cache()
+        self._make_cache = model.make_cache
         self._about = {"model": model.name}
 
-    def common(self, prefix: Prefix) -> int:
+    def common(self, prefix: Prefix, kv_bits: int) -> int:
         """Return how many positions of a prompt have files, from the first on."""
-        return max((end for end, _ in self._found(prefix)), default=0)
+        return max((end for end, _ in self._found(prefix, kv_bits)), default=0)
 
-    def load(self, prefix: Prefix, beyond: int) -> tuple[int, Cache, Snapshots] | None:
+    def load(
+        self, prefix: Prefix, beyond: int, kv_bits: int
+    ) -> tuple[int, Cache, Snapshots] | None:
         """Return what files hold of the beginning of a prompt.
 
         Args:
             prefix: the prompt.
             beyond: positions that are known without files.
+            kv_bits: of the cache.
 
         Returns:
             The number of positions, their cache, and the windows at the ends of segments; None if
             it is no more than is known.
         """
-        found = self._found(prefix)
+        found = self._found(prefix, kv_bits)
         if not found or found[-1][0] <= beyond:
             return None
         parts: list[Arrays] = []
@@ -68,8 +71,11 @@ class SavedPrefixes:
         if not parts or ends[len(parts) - 1] <= beyond:
             return None
         try:
-            cache = self._joined(parts, ends[len(parts) - 1])
-            snapshots = {end: self._windows(part) for end, part in zip(ends, parts, strict=False)}
+            cache = self._joined(parts, ends[len(parts) - 1], kv_bits)
+            snapshots = {
+                end: [tuple(part[name] for name in names) for names in cache.window_names]
+                for end, part in zip(ends, parts, strict=False)
+            }
         except (KeyError, ValueError) as error:
             for name in names[: len(parts)]:
                 self._disk.refuse(name, str(error))
@@ -80,7 +86,7 @@ class SavedPrefixes:
     def save(self, prefix: Prefix, cache: Cache, snapshots: Snapshots) -> None:
         """Write what a cache has read, as far as there are no files of it."""
         begin, names = 0, list[str]()
-        for end, name in self._names(prefix):
+        for end, name in self._names(prefix, cache.kv_bits):
             if end > cache.offset or end not in snapshots:
                 break
             if not self._disk.has(name):
@@ -110,9 +116,10 @@ class SavedPrefixes:
     def _image_name(self, key: bytes) -> str:
         return f"image-{hashlib.blake2b(self._root + key, digest_size=20).hexdigest()}.safetensors"
 
-    def _names(self, prefix: Prefix) -> list[tuple[int, str]]:
+    def _names(self, prefix: Prefix, kv_bits: int) -> list[tuple[int, str]]:
         """Return the end of each segment and the name of its file."""
-        begin, link, names = 0, self._root, list[tuple[int, str]]()
+        begin, names = 0, list[tuple[int, str]]()
+        link = self._root + bytes([kv_bits])
         images = dict(zip((end for _, end in prefix.spans), prefix.keys, strict=True))
         firsts = {end: first for first, end in prefix.spans}
         for end in cuts(prefix.ids, prefix.spans, self._end_ids):
@@ -125,45 +132,36 @@ class SavedPrefixes:
             names.append((end, f"keys-{link.hex()}.safetensors"))
         return names
 
-    def _found(self, prefix: Prefix) -> list[tuple[int, str]]:
+    def _found(self, prefix: Prefix, kv_bits: int) -> list[tuple[int, str]]:
         found: list[tuple[int, str]] = []
-        for end, name in self._names(prefix):
+        for end, name in self._names(prefix, kv_bits):
             if not self._disk.has(name):
                 break
             found.append((end, name))
         return found
 
-    def _joined(self, parts: Sequence[Arrays], end: int) -> Cache:
+    def _joined(self, parts: Sequence[Arrays], end: int, kv_bits: int) -> Cache:
         """Return the cache of consecutive segments.
 
         Raises:
             ValueError: they do not fit together, or not the model.
         """
+        empty = self._make_cache(kv_bits)
+        windows = {name for names in empty.window_names for name in names}
         state = dict(parts[-1])
-        for name in state:
-            if name.endswith((".keys", ".values")) and len(parts) > 1:
-                state[name] = mx.concatenate([part[name] for part in parts], axis=2)
-        cache = Cache.from_state(state, {**self._empty.meta_state, "offset": str(end)})
+        for name in state.keys() - windows if len(parts) > 1 else ():
+            state[name] = mx.concatenate([part[name] for part in parts], axis=2)
+        cache = Cache.from_state(state, {**empty.meta_state, "offset": str(end)})
         mx.eval(cache.arrays)
         return cache
-
-    def _windows(self, part: Arrays) -> list[Window]:
-        taps = int(self._empty.meta_state["taps"])
-        return [
-            tuple(part[f"{i}.window.{k}"] for k in range(taps - 1))
-            for i, layer in enumerate(self._empty.layers)
-            if isinstance(layer, ConvCache)
-        ]
 
 
 def _part(cache: Cache, begin: int, end: int, windows: Sequence[Window]) -> Arrays:
     """Return the arrays of one segment, by the names of `Cache.state`."""
     arrays: Arrays = {}
-    left = iter(windows)
-    for i, layer in enumerate(cache.layers):
-        if isinstance(layer, ConvCache):
-            arrays |= {f"{i}.window.{k}": row for k, row in enumerate(next(left))}
-        else:
-            keys, values = (array[:, :, begin:end] for array in layer.arrays)
-            arrays |= {f"{i}.keys": keys, f"{i}.values": values}
+    for names, window in zip(cache.window_names, windows, strict=True):
+        arrays |= zip(names, window, strict=True)
+    for name, array in cache.state.items():
+        if name not in arrays:
+            arrays[name] = array[:, :, begin:end]
     return arrays

@@ -1,8 +1,8 @@
 """What a model has read of a conversation, in a file, so that it need not be read again.
 
 A cache is used only if this user wrote it, on this machine, with this model, and if no byte of it
-has changed. A hash that only this user can make says so; it is in `session.json`. A stranger's
-cache could make the model answer anything.
+has changed. A hash of its checksum that only this user can make says so; it is in `session.json`. A
+stranger's cache could make the model answer anything.
 """
 
 import hashlib
@@ -14,19 +14,20 @@ from typing import Any, cast
 
 import mlx.core as mx
 
-from ..arrays import save_arrays
-from ..checkpoint.plain_file import plain_file
+from ..checkpoint.plain_file import read_bytes
 from ..device_thread import Steps, in_turn
 from ..errors import CheckpointError
-from ..model.cache import Cache, ConvCache, Window
+from ..model.cache import Cache
+from .cache_file import checksum_of, decode, encode, write_new
 from .conversation import Conversation
 from .fingerprint import fingerprint
 from .prefix import Prefix
 from .prefix_store import Branch
 
 CACHE = "cache.safetensors"
-FORMAT = 1
+FORMAT = 2
 MAX_BYTES = 8 * 2**30
+PAST = "past."  # in names of windows at earlier positions
 
 
 def write_cache(conversation: Conversation, path: Path, secret: bytes) -> dict[str, str] | None:
@@ -35,11 +36,11 @@ def write_cache(conversation: Conversation, path: Path, secret: bytes) -> dict[s
     Returns:
         The seal that `read_cache` wants; None if there was nothing to write.
     """
-    (is_written,) = in_turn(_write(conversation, path))
-    if not is_written:
+    (checksum,) = in_turn(_write(conversation, path))
+    if not checksum:
         return None
     mine = _fingerprint(conversation)
-    return {"fingerprint": mine, "digest": _digest(path, mine, secret)}
+    return {"fingerprint": mine, "digest": _digest(checksum, mine, secret)}
 
 
 def read_cache(conversation: Conversation, path: Path, seal: object, secret: bytes) -> bool:
@@ -58,91 +59,87 @@ def read_cache(conversation: Conversation, path: Path, seal: object, secret: byt
         return False
     said = cast(Mapping[str, Any], seal)
     try:
-        real = plain_file(path)
-        # The fingerprint is compared first, because hashing a large file takes time.
+        # The fingerprint is compared first, because reading a large file takes time.
         mine = _fingerprint(conversation)
-        if said.get("fingerprint") != mine or real.stat().st_size > MAX_BYTES:
+        if said.get("fingerprint") != mine:
             return False
-        digest = _digest(real, mine, secret)
-    except (CheckpointError, OSError):
+        data = read_bytes(path, MAX_BYTES)
+        digest = _digest(checksum_of(data), mine, secret)
+        if not hmac.compare_digest(digest.encode(), str(said.get("digest")).encode()):
+            return False
+        (is_read,) = in_turn(_restore(conversation, data))
+    except (CheckpointError, OSError, ValueError):
         return False
-    if not hmac.compare_digest(digest.encode(), str(said.get("digest")).encode()):
-        return False
-    (is_read,) = in_turn(_restore(conversation, real))
     return is_read
 
 
-def _write(conversation: Conversation, path: Path) -> Steps[bool]:
-    """Write what the store has read of the conversation; yield whether there was anything."""
-    branch = Branch(Prefix([]), conversation.engine.model.make_cache())
+def _write(conversation: Conversation, path: Path) -> Steps[bytes]:
+    """Write what the store has read of the conversation; yield the checksum, empty if nothing."""
+    kv_bits = conversation.options.kv_bits
+    branch = Branch(Prefix([]), conversation.engine.model.make_cache(kv_bits))
+    checksum = b""
     if conversation.turns and (prefix := conversation.prefix()[0]):
         if len(prefix.keys) < len(prefix.spans):
             prefix = prefix.until(prefix.spans[len(prefix.keys)][0])
         conversation.store.serve(conversation.engine.model)
         # A branch of its own: what was undone is not in it.
-        branch = conversation.store.continued(conversation.engine.model, prefix)
+        branch = conversation.store.continued(conversation.engine.model, prefix, kv_bits)
     if branch.prefix:
-        arrays = {**branch.cache.state, **_snapshot_arrays(branch)}
-        mx.eval(arrays)
+        ids = mx.array(list(branch.prefix.ids), mx.uint32)
+        arrays = {**branch.cache.state, **_snapshot_arrays(branch), "ids": ids}
         shown_as = conversation.options.image_options
         keys = {
             digest: key.hex() for (digest, how), key in conversation.keys.items() if how == shown_as
         }
         said = {
-            "ids": list(branch.prefix.ids),
             "spans": list(branch.prefix.spans),
             "keys": [key.hex() for key in branch.prefix.keys],
             "snapshots": sorted(branch.snapshots),
             "images": keys,
         }
-        metadata = {**branch.cache.meta_state, "said": json.dumps(said)}
-        save_arrays(path, arrays, metadata)
-    yield bool(branch.prefix)
+        parts = encode(arrays, {**branch.cache.meta_state, "said": json.dumps(said)})
+        write_new(path, parts)
+        checksum = checksum_of(parts[0])
+    yield checksum
 
 
 def _snapshot_arrays(branch: Branch) -> dict[str, mx.array]:
+    """Return the windows of all snapshots, in the order of positions: one array for each name."""
+    snapshots = [windows for _, windows in sorted(branch.snapshots.items())]
     return {
-        f"snapshot.{position}.{layer}.{number}": row
-        for position, windows in branch.snapshots.items()
-        for layer, window in enumerate(windows)
-        for number, row in enumerate(window)
+        PAST + name: mx.stack([windows[layer][number] for windows in snapshots])
+        for layer, names in enumerate(branch.cache.window_names)
+        for number, name in enumerate(names)
+        if snapshots
     }
 
 
-def _restore(conversation: Conversation, path: Path) -> Steps[bool]:
-    arrays, metadata = cast(Any, mx.load(str(path), return_metadata=True))
+def _restore(conversation: Conversation, data: bytes) -> Steps[bool]:
+    arrays, metadata = decode(data)
     said = json.loads(metadata["said"])
-    snapshots = {name: arrays.pop(name) for name in list(arrays) if name.startswith("snapshot.")}
+    past = {name: arrays.pop(name) for name in list(arrays) if name.startswith(PAST)}
+    ids = cast(list[int], arrays.pop("ids").tolist())
     cache = Cache.from_state(arrays, metadata)
-    mx.eval(cache.arrays, snapshots)  # the file may be replaced soon
     prefix = Prefix(
-        said["ids"],
+        ids,
         [(begin, end) for begin, end in said["spans"]],
         [bytes.fromhex(key) for key in said["keys"]],
     )
-    windows = {at: _windows(cache, snapshots, at) for at in said["snapshots"]}
+    snapshots = {
+        at: [tuple(past[PAST + name][number] for name in names) for names in cache.window_names]
+        for number, at in enumerate(said["snapshots"])
+    }
+    mx.eval(cache.arrays, snapshots)
     store = conversation.store
     store.serve(conversation.engine.model)
-    store.keep(Branch(prefix, cache, windows))
+    store.keep(Branch(prefix, cache, snapshots))
     shown_as = conversation.options.image_options
     conversation.keys = {(d, shown_as): bytes.fromhex(key) for d, key in said["images"].items()}
-    yield store.common(prefix) > 0
+    yield store.common(prefix, conversation.options.kv_bits) > 0
 
 
-def _windows(cache: Cache, arrays: dict[str, mx.array], position: int) -> list[Window]:
-    layers = [layer for layer in cache.layers if isinstance(layer, ConvCache)]
-    return [
-        tuple(arrays[f"snapshot.{position}.{i}.{k}"] for k in range(len(layer.window)))
-        for i, layer in enumerate(layers)
-    ]
-
-
-def _digest(path: Path, fingerprint: str, secret: bytes) -> str:
-    found = hashlib.blake2b(fingerprint.encode(), key=secret)
-    with path.open("rb") as file:
-        while piece := file.read(2**20):
-            found.update(piece)
-    return found.hexdigest()
+def _digest(checksum: bytes, fingerprint: str, secret: bytes) -> str:
+    return hashlib.blake2b(fingerprint.encode() + checksum, key=secret).hexdigest()
 
 
 def _fingerprint(conversation: Conversation) -> str:

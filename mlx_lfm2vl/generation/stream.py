@@ -79,6 +79,10 @@ def stream_answer(
         if store:
             store.keep(ready.read(said))
         raise
+    except KeyboardInterrupt:  # what waits for its end, such as a tool call, would be lost
+        if rest := answer.rest():
+            yield answer.piece(rest, pending)
+        raise
     decoding = clock.lap()
     # After any other exception, such as Ctrl-C within a step, the cache may be half written.
     if store:

@@ -269,6 +269,15 @@ class Cache:
         return state
 
     @property
+    def window_names(self) -> list[list[str]]:
+        """The names in `state` of every convolution's window, one name per array."""
+        return [
+            [f"{i}.window.{k}" for k in range(self._taps - 1)]
+            for i, layer in enumerate(self.layers)
+            if isinstance(layer, ConvCache)
+        ]
+
+    @property
     def meta_state(self) -> dict[str, str]:
         """What `from_state` needs in addition to the arrays, as metadata of a safetensors file."""
         return {

@@ -72,7 +72,10 @@ class Lfm2VL(nn.Module):
         Raises:
             ValueError: the downsample factor does not divide the grid.
         """
-        x = self.encode_patches(pixel_values, grid)
+        return self.project_patches(self.encode_patches(pixel_values, grid), grid)
+
+    def project_patches(self, x: mx.array, grid: tuple[int, int]) -> mx.array:
+        """Turn the (B, N, C) result of `encode_patches` into that of `encode_views`."""
         return self.multi_modal_projector(x.reshape(x.shape[0], *grid, -1)).flatten(0, 1)
 
     def encode_patches(self, pixel_values: mx.array, grid: tuple[int, int]) -> mx.array:

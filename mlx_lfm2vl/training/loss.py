@@ -8,6 +8,7 @@ import mlx.nn as nn
 from ..model.lfm2vl import Lfm2VL
 from ..prompt.samples import Sample
 from .batches import Batch, make_batch
+from .frozen import Finish, FrozenViews
 
 
 def loss_sum(
@@ -17,15 +18,26 @@ def loss_sum(
     positions: mx.array,
     targets: mx.array,
     weights: mx.array,
-    pixel_values: Sequence[mx.array],
+    views: Sequence[mx.array],
     grids: Sequence[tuple[int, int]],
+    finish: Finish = Lfm2VL.encode_views,
 ) -> mx.array:
-    """Sum of the cross entropies of the assistant's tokens; the arguments are fields of `Batch`.
+    """Sum of the cross entropies of the assistant's tokens; most arguments are fields of `Batch`.
 
     The output head runs only on the positions to learn, not on the whole prompt.
+
+    Args:
+        model: to train.
+        input_ids: see `Batch`, as for the next four.
+        index: for `Lfm2VL.join`.
+        positions: that predict an id of the assistant.
+        targets: the ids to predict.
+        weights: of the targets.
+        views: (n, N, ...) for each grid: patches, or what `FrozenViews` made of them.
+        grids: of the views.
+        finish: makes image features of the views of one grid.
     """
-    views = zip(pixel_values, grids, strict=True)
-    features = [model.encode_views(patches, grid) for patches, grid in views]
+    features = [finish(model, group, grid) for group, grid in zip(views, grids, strict=True)]
     joined = mx.concatenate(features) if features else None
     hidden = model.language_model(model.join(input_ids, joined, index))
     logits = model.head(hidden.flatten(0, 1)[positions]).astype(mx.float32)
@@ -33,26 +45,32 @@ def loss_sum(
 
 
 def on_device(
-    batch: Batch,
+    batch: Batch, frozen: FrozenViews | None = None
 ) -> tuple[mx.array, mx.array, mx.array, mx.array, mx.array, list[mx.array]]:
-    """The arrays of a batch, in the order that `loss_sum` takes them."""
+    """The arrays of a batch, in the order that `loss_sum` takes them.
+
+    Args:
+        batch: on the host.
+        frozen: computes what is not trained of the image features; its `finish` does the rest.
+    """
     return (
         mx.array(batch.input_ids),
         mx.array(batch.index),
         mx.array(batch.positions),
         mx.array(batch.targets),
         mx.array(batch.weights),
-        [mx.array(patches) for patches in batch.pixel_values],
+        frozen(batch) if frozen else [mx.array(patches) for patches in batch.pixel_values],
     )
 
 
-def mean_loss(model: Lfm2VL, samples: Iterable[Sample]) -> float:
+def mean_loss(frozen: FrozenViews, samples: Iterable[Sample]) -> float:
     """Mean cross entropy of the assistant's tokens in some samples, in nats."""
+    model = frozen.model
     model.eval()
     total, tokens = 0.0, 0
     for sample in samples:  # one at a time: no larger than what is trained on
         batch = make_batch([sample], model)
-        loss = loss_sum(model, *on_device(batch), batch.grids)
+        loss = loss_sum(model, *on_device(batch, frozen), batch.grids, frozen.finish)
         total, tokens = total + as_float(loss), tokens + batch.tokens
     return total / tokens
 

@@ -17,6 +17,7 @@ SCHEDULES: tuple[str, ...] = get_args(Schedule)
 TRAINED_PARTS = tuple(part for part in PARTS if part != "embed")  # "language" includes it
 LARGEST_SEED = 2**32 - 1
 MAX_EPOCHS = 1_000_000
+FEATURE_GB = 1.0  # of image features; those of a 450M tile take 3 MB at most
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,11 @@ from ..prompt.template import Message
 from .adapters import FULLY_TRAINED, save_adapter
 from .batches import LENGTH_STEP, Batch, UpdateOrder, make_batch
 from .checkpoints import load_state, newest, save_state
+from .frozen import FrozenViews
 from .log import add_to_log, start_log
 from .loss import as_float, loss_sum, mean_loss, on_device
 from .optimizer import learning_rate, make_optimizer, set_learning_rate
-from .settings import TrainSettings
+from .settings import FEATURE_GB, TrainSettings
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class Trainer:
         identity: Mapping[str, str] = MappingProxyType({}),
         report: Callable[[dict[str, Any]], None] = lambda _: None,
         answers: Callable[[], list[dict[str, str]]] | None = None,
+        feature_gb: float = FEATURE_GB,
     ) -> None:
         """
         Args:
@@ -72,12 +74,15 @@ class Trainer:
             identity: identifies the model and the data; a run resumes only with the same ones.
             report: called with every log entry.
             answers: called at each validation, for sample answers that go into the log.
+            feature_gb: most gigabytes of image features to keep between epochs. It does not change
+                the losses.
         """
         self.model, self.maker, self.rows, self.settings = model, maker, rows, settings
         self.validation, self.output, self.report = validation, output, report
         self.save = save or self._save_fully_trained
         self.answers = answers
         self.best = math.inf  # validation loss
+        self.frozen = FrozenViews(model, int(feature_gb * 1e9))
         self.group = mx.distributed.init()
         lengths = maker.lengths(rows, "the training data")
         maker.lengths(validation, "the validation data")  # reports bad rows now, not at step 100
@@ -201,6 +206,7 @@ class Trainer:
             "grad_norm": norm.item(),
             "learning_rate": rate,
             "tokens": int(as_float(tokens)),
+            "kept_bytes": self.frozen.nbytes,  # image features in memory
             "seconds": round(time.perf_counter() - started, 4),
         }
 
@@ -225,13 +231,13 @@ class Trainer:
 
     def _loss_and_gradient(self, batch: Batch) -> tuple[mx.array, Any]:
         run = self._runner(batch.shape_key, batch.grids)
-        return run(*on_device(batch))
+        return run(*on_device(batch, self.frozen))
 
     def _runner(self, key: tuple[object, ...], grids: tuple[tuple[int, int], ...]) -> Any:
         """The gradient function of one batch shape; the first MAX_COMPILED shapes are compiled."""
 
         def run(*arguments: Any) -> tuple[mx.array, Any]:
-            return self._gradient(self.model, *arguments, grids)
+            return self._gradient(self.model, *arguments, grids, self.frozen.finish)
 
         if not self.settings.compile:
             return run
@@ -290,7 +296,7 @@ class Trainer:
     def validate(self) -> float:
         """Mean loss of the assistant's tokens over the validation rows."""
         numbers = range(len(self.validation))
-        return mean_loss(self.model, (self._sample(self.validation, n) for n in numbers))
+        return mean_loss(self.frozen, (self._sample(self.validation, n) for n in numbers))
 
     def _keep_best(self, loss: float) -> None:
         """Write the adapter to `best` if no validation before had a loss as low."""

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import chain, repeat
 
 import mlx.core as mx
 import pytest
@@ -13,6 +14,11 @@ from mlx_lfm2vl.prompt.tokenizer import Tokenizer
 
 BEGIN, END = "<|img_row_10_col_9|>", "<|img_row_10_col_10|>"
 TOOLS = [{"name": "look"}, {"type": "function", "function": {"name": "say", "parameters": {}}}]
+
+
+def press_ctrl_c():
+    raise KeyboardInterrupt
+    yield
 
 
 @pytest.fixture
@@ -29,8 +35,10 @@ def ask(tmp_path, monkeypatch, capsys):
     template.write_text("{{ tools | tojson if tools }}" + template.read_text())
     tokenizer = Tokenizer(tmp_path / "model")
 
-    def ask(text: str, *arguments: str) -> tuple[int, str, str]:
-        script = iter([*tokenizer.encode_rendered(text), *[2] * 99])
+    def ask(text: str, *arguments: str, pressed: bool = False) -> tuple[int, str, str]:
+        """Answer with a text; after it the model ends the answer, or Ctrl-C is pressed."""
+        after = press_ctrl_c() if pressed else repeat(2)
+        script = chain(tokenizer.encode_rendered(text), after)
         monkeypatch.setattr(
             "mlx_lfm2vl.generation.stream.Sampler",
             lambda *_, **__: lambda _: Drawn(mx.array([next(script)]), None),
@@ -97,3 +105,11 @@ def test_a_bad_file_of_tools_is_one_line(ask, tmp_path, text, message):
 
 def test_a_started_answer_is_printed_whole(ask):
     assert ask("1}", "-p", "Hi", "--answer-start", '{"a":\\n')[1] == '{"a":\n1}\n'
+
+
+@pytest.mark.parametrize("how", [["-p", "Hi"], ["--ask", "Hi"], ["-p", "Hi", "--json"]])
+def test_ctrl_c_within_a_call_shows_what_there_is_of_it(ask, how):
+    code, out, _ = ask(f"I look.{BEGIN}[f(x=12345)", *how, pressed=True)
+    assert code == 130
+    text = json.loads(out)["text"] if "--json" in how else out
+    assert f"I look.{BEGIN}[f(x=" in text

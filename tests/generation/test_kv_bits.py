@@ -6,12 +6,16 @@ from pictures import make_picture
 
 from mlx_lfm2vl.commands.generate import main
 from mlx_lfm2vl.errors import InputError
+from mlx_lfm2vl.generation.conversation import Conversation
 from mlx_lfm2vl.generation.engine import Engine
 from mlx_lfm2vl.generation.prefix_store import PrefixStore
+from mlx_lfm2vl.generation.session import load_session, save_session
 from mlx_lfm2vl.loading import load
+from mlx_lfm2vl.options import AnswerOptions
 
 PICTURE = make_picture(40, 60, 3)
 QUESTIONS = ["What is it?", "Which color?"]
+SECRET = b"s" * 32
 GREEDY = {"temperature": 0.0, "repetition_penalty": 1.0, "max_tokens": 6}
 
 
@@ -30,6 +34,43 @@ def test_other_bits_never_continue_what_was_read(loaded):
         assert result.token_ids == expected.token_ids
     assert cached == [0, 0, 0, result.prompt_tokens - 1, result.prompt_tokens - 1]
     assert sorted(branch.cache.kv_bits for branch in engine.store.branches) == [0, 4, 8]
+
+
+def test_another_process_continues_files_of_the_same_bits_only(loaded, tmp_path):
+    def answered(question: str, bits: int):
+        engine = Engine(*loaded, store=PrefixStore(folder=tmp_path))
+        options = {**GREEDY, "image": PICTURE, "kv_bits": bits, "logprobs": True}
+        result = engine.generate(question, **options)
+        fresh = Engine(*loaded).generate(question, **options)
+        assert (result.token_ids, result.logprobs) == (fresh.token_ids, fresh.logprobs)
+        return result
+
+    for bits in (8, 0, 4):
+        assert answered(QUESTIONS[0], bits).cached_tokens == 0
+    for bits in (8, 0, 4):
+        result = answered(QUESTIONS[1], bits)
+        assert result.cached_tokens >= result.image_tokens
+
+
+@pytest.mark.parametrize("opened", [8, 0])
+def test_a_saved_chat_opens_without_reading_if_the_bits_are_the_same(loaded, tmp_path, opened):
+    def start(bits: int) -> Conversation:
+        return Conversation(Engine(*loaded), AnswerOptions(**GREEDY, kv_bits=bits), None)
+
+    talk = start(8)
+    PICTURE.save(tmp_path / "a.png")
+    talk.add_image(tmp_path / "a.png")
+    list(talk.ask(QUESTIONS[0]))
+    save_session(talk, tmp_path / "saved", model="demo", secret=SECRET)
+    other = start(opened)
+    is_read = load_session(other, tmp_path / "saved", secret=SECRET).is_read
+    assert is_read == (opened == 8)
+    *_, last = other.ask(QUESTIONS[1])
+    assert last.result is not None
+    assert (last.result.cached_tokens > last.result.image_tokens) == is_read
+    messages = [*talk.messages, {"role": "user", "content": QUESTIONS[1]}]
+    expected = Engine(*loaded).generate(messages, other.options)
+    assert last.result.token_ids == expected.token_ids
 
 
 def test_images_that_were_seen_are_asked_about_alone_and_as_a_batch(loaded):

@@ -6,6 +6,7 @@ from conftest import golden
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pictures import make_picture
+from training_runs import perturb
 
 from mlx_lfm2vl.generation.engine import Engine
 from mlx_lfm2vl.generation.prefix import Prefix, image_key, segment_ends
@@ -13,6 +14,7 @@ from mlx_lfm2vl.generation.prefix_store import PrefixStore
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.options import ImageOptions
 from mlx_lfm2vl.prompt.messages import user_message
+from mlx_lfm2vl.training.adapters import adapted_paths, add_adapter
 
 PICTURES = [make_picture(40, 60, seed) for seed in range(3)]
 GREEDY = {"temperature": 0.0, "max_tokens": 6}
@@ -117,6 +119,21 @@ def test_weights_that_were_replaced_forget_everything():
     norm = model.language_model.embedding_norm
     norm.weight = norm.weight * 1.5
     assert engine.generate("Hello there", **GREEDY).cached_tokens == 0
+
+
+def test_an_adapters_scale_that_was_changed_forgets_everything():
+    model, processor = load(golden("new_names").folder, dtype="float32")
+    paths = adapted_paths(model, ("language",))
+    add_adapter(model, paths, dora=False, rank=2, scale=1.0, dropout=0.0)
+    perturb(model)
+    engine = Engine(model, processor, store=PrefixStore())
+    engine.generate("Hello there", **GREEDY)
+    for layer in model.modules():
+        if "lora_a" in layer:
+            layer.scale = 20.0
+    again = engine.generate("Hello there", **GREEDY)
+    assert again.cached_tokens == 0
+    assert again.token_ids == fresh((model, processor), "Hello there").token_ids
 
 
 def test_an_answer_that_was_stopped_leaves_what_it_has_read(engine, loaded):

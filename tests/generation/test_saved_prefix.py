@@ -269,7 +269,7 @@ def test_names_depend_on_all_that_was_read_before(loaded, folder):
     end = loaded[0].config.eos_token_ids[0]
 
     def last(ids, spans=(), keys=()) -> str:
-        return saved._names(Prefix(ids, spans, keys))[-1][1]
+        return saved._names(Prefix(ids, spans, keys), 0)[-1][1]
 
     found = [
         last([1, 8, end, 3, end]),
@@ -280,7 +280,9 @@ def test_names_depend_on_all_that_was_read_before(loaded, folder):
         last([1, 5, 5, 3, end], [(0, 3)], [b"a" * 32]),
     ]
     assert len(set(found)) == 6
-    assert saved._names(Prefix([1, 8])) == []
+    assert saved._names(Prefix([1, 8]), 0) == []
+    ids = Prefix([1, 8, end])
+    assert len({saved._names(ids, bits)[0][1] for bits in (0, 4, 8)}) == 3
 
 
 @settings(

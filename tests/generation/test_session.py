@@ -250,7 +250,7 @@ def test_a_save_that_fails_leaves_what_was_there(saved, loaded, monkeypatch):
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mlx_lfm2vl.generation.session_cache.save_arrays", fail)
+    monkeypatch.setattr("mlx_lfm2vl.generation.session_cache.write_new", fail)
     with pytest.raises(InputError, match="cannot be written"):
         save_session(talk, folder, model="tiny", secret=SECRET, overwrite=True)
     assert load_session(start(loaded), folder, secret=SECRET).is_read

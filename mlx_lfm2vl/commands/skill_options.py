@@ -60,7 +60,7 @@ EXAMPLES = {
     ],
     "extract": [
         'photo.jpg --fields "total: amount paid"',
-        'photo.jpg --fields date "kind: select from cash, or card"',
+        'photo.jpg --fields "by: select from cash or card"',
         "photos --fields total date --json",
     ],
     "compare": [

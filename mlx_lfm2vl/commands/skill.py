@@ -148,17 +148,16 @@ def _outcomes(
     from ..desktop.photo_facts import photo_facts
     from ..skills.functions import read_answer, score_task
 
-    facts = [photo_facts(group[0]) for group in groups]
     if labels:
-        for group, known in zip(groups, facts, strict=True):
+        for group in groups:
             try:
+                known = photo_facts(group[0])
                 yield group, (score_task(engine, task, group[0].source, labels, known), None)
             except Lfm2VLError as error:
                 yield group, error
         return
     questions = (
-        task.messages([one.source for one in group], known)
-        for group, known in zip(groups, facts, strict=True)
+        task.messages([one.source for one in group], photo_facts(group[0])) for group in groups
     )
     if len(groups) == 1:
         with stage("answering"):

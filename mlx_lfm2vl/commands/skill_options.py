@@ -39,24 +39,44 @@ DESCRIPTIONS = {
     "ask": "Ask a question about each image.",
 }
 EXAMPLES = {
-    "caption": ["photo.jpg", "--length alt photos"],
-    "keywords": ["photo.jpg --count 10"],
-    "ocr": ["scan.png", "--form markdown scan.png"],
-    "layout": ["page1.png page2.png --json"],
-    "detect": ['photo.jpg "the two cats" --draw boxes.png', "photo.jpg --labels cat dog --json"],
-    "point": ['screenshot.png "save the file"', '--surface photo photo.jpg "the red car"'],
-    "classify": ["photo.jpg --labels receipt letter photo"],
-    "extract": [
-        'receipt.jpg --fields "total: amount paid" "date: day of purchase"',
-        "receipt.jpg --schema receipt.json --json",
+    "caption": ["photo.jpg", "--length alt photos", "photo.jpg --length short --json"],
+    "keywords": ["photo.jpg", "photo.jpg --count 10", "photos --json"],
+    "ocr": ["photo.jpg", "photo.jpg --form markdown", "photos --json"],
+    "layout": ["photo.jpg", "photo.jpg --json", "photo.jpg --draw regions.png"],
+    "detect": [
+        'photo.jpg "the two cats"',
+        "photo.jpg --labels cat dog --json",
+        'photo.jpg "the two cats" --draw boxes.png',
     ],
-    "compare": ["before.png after.png"],
-    "ask": ['photo.jpg "How many people are there?"'],
+    "point": [
+        'photo.jpg "save the file"',
+        'photo.jpg "the red car" --surface photo',
+        'photo.jpg "save the file" --draw place.png',
+    ],
+    "classify": [
+        "photo.jpg --labels receipt letter photo",
+        "photo.jpg --labels yes no --json",
+        'photos --labels "a cat" "a dog" "no animal"',
+    ],
+    "extract": [
+        'photo.jpg --fields "total: amount paid"',
+        'photo.jpg --fields "by: select from cash or card"',
+        "photos --fields total date --json",
+    ],
+    "compare": [
+        "photo.jpg photos/1.jpg",
+        "photo.jpg photos/1.jpg --json",
+        "photo.jpg photos/1.jpg --show-prompt",
+    ],
+    "ask": [
+        'photo.jpg "How many people are there?"',
+        'photos "Is it {place}?" --json',
+        'photo.jpg photos/1.jpg "Which is sharper?" --together',
+    ],
 }
-
 EXIT_CODES = """\
-exit codes: 0 answered, 1 failed or an image was not answered, 2 wrong use or bad input, 130
-interrupted
+exit codes: 0 answered, 1 failed or an image was not answered,
+2 wrong use or bad input, 130 interrupted
 """
 
 

@@ -103,6 +103,10 @@ SHORT = {
     "chat": ["--max-tokens", "3", "--no-history"],
     "benchmark": ["--tokens", "2", "--repeats", "1"],
     "train": ["--steps", "1"],
+    **dict.fromkeys(("caption", "keywords", "ocr", "compare", "ask"), ["--max-tokens", "3"]),
+    **dict.fromkeys(("detect", "point"), ["--max-tokens", "60"]),
+    "layout": ["--kind", "3b", "--show-prompt"],  # the tiny model writes none
+    "extract": ["--max-tokens", "60"],
 }
 EXAMPLES = [line for name in PARSERS for line in examples(name)]
 
@@ -136,7 +140,7 @@ def test_the_examples_run(line, wide, tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "stdin", Terminal("y"))
         for size in ("LFM2.5-VL-450M", "LFM2-VL-450M"):
             put(tmp_path / "hub", f"LiquidAI/{size}", "lfm2_vl", 9)
-    words = [model if word == "450m" and name != "models" else word for word in words]
+    words = [model if word in ("450m", "3b") and name != "models" else word for word in words]
     if name == "doctor" and model not in words:  # the demo model takes a minute on a slow CPU
         words += ["-m", model]
     assert cli.main([name, *words, *SHORT.get(name, [])]) == 0

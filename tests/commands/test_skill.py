@@ -9,7 +9,11 @@ from PIL import Image
 from processes import modules_after
 
 from mlx_lfm2vl import cli
+from mlx_lfm2vl.commands.skill_output import of_whole
 from mlx_lfm2vl.commands.table import SKILLS
+from mlx_lfm2vl.images.inputs import Part
+from mlx_lfm2vl.skills.answers import Detection, Point
+from mlx_lfm2vl.skills.boxes import Box
 from mlx_lfm2vl.skills.tasks import TASKS
 
 PICTURES = Path(__file__).parents[2] / "examples" / "images"
@@ -145,6 +149,15 @@ def test_wrong_use_is_one_line_and_code_2(typed, line, message):
     assert (code, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_boxes_of_a_slice_are_given_in_pixels_of_the_whole_picture():
+    part = Part(top=100, left=0, height=100, width=200, whole=(300, 200))
+    box = Box(0, "star", (20, 10, 60, 50), (0.1, 0.1, 0.3, 0.5))
+    assert of_whole(Detection((box,)), part).boxes[0].pixels == (20, 110, 60, 150)
+    found = of_whole(Point(*box.center, box), part)
+    assert (found.x, found.y) == (box.center[0], box.center[1] + 100)
+    assert of_whole(Point(None, None, None), part).box is None
 
 
 def test_help_loads_nothing_heavy():

@@ -1,6 +1,7 @@
 """Ask a model the held-out questions through the skills, and print their scores.
 
-usage: python tools/demo/evaluate_skills.py MODEL EVAL [--skill NAME] [--own] [--limit N] [--json F]
+usage: python tools/demo/evaluate_skills.py MODEL EVAL [--skill NAME] [--own] [--limit N]
+       [--json FILE]
 
 MODEL is a checkpoint folder, or demo; EVAL is a folder written by make_eval.py. Each skill gets the
 rows that it can answer. It asks with its own words, and reads the answer into a type; --own also

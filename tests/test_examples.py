@@ -1,4 +1,4 @@
-"""Every example runs, on a tiny model; what only a Mac can run uses options that exist."""
+"""Every example runs, on a tiny model."""
 
 import re
 import subprocess
@@ -9,11 +9,8 @@ import pytest
 from conftest import golden
 from pictures import make_picture
 
-from mlx_lfm2vl.commands.generate import build_parser
-
 EXAMPLES = Path(__file__).parent.parent / "examples"
 MODEL = str(golden("new_names").folder)
-MAC = sorted((EXAMPLES / "mac").iterdir())
 
 
 @pytest.fixture
@@ -61,47 +58,20 @@ def test_all_python_examples_are_tested():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 
-def test_the_folder_loop_captions_skips_and_reports(tmp_path, program):
+def test_the_folder_script_captions_keeps_texts_and_continues(tmp_path, program):
     photos = tmp_path / "my photos"
     photos.mkdir()
     for seed in (1, 2):
         make_picture(20, 30, seed).save(photos / f"{seed} a.jpg")
     (photos / "broken.png").write_bytes(b"nothing")
+    (photos / "1 a.txt").write_text("kept")
     command = [str(EXAMPLES / "mac" / "caption_folder.sh"), str(photos)]
     run = subprocess.run(command, env=program, capture_output=True, text=True)
-    assert run.returncode == 1
-    assert run.stderr.endswith("broken.png\n1 not captioned\n")
-    captions = sorted(path.name for path in photos.glob("*.txt*"))
-    assert captions == ["1 a.jpg.txt", "2 a.jpg.txt"]
-    (photos / "broken.png").unlink()
-    (photos / "1 a.jpg.txt").write_text("kept")
-    assert subprocess.run(command, env=program, capture_output=True).returncode == 0
-    assert (photos / "1 a.jpg.txt").read_text() == "kept"
-
-
-@pytest.mark.slow
-def test_the_folder_loop_takes_every_kind_of_image_in_any_case(tmp_path, program):
-    names = ["IMG_1.JPG", "a.Png", "b.webp", "c.tif", "d.TIFF", "e.gif", "f.avif", "g.jpeg"]
-    for name in names:
-        make_picture(20, 30, 1).save(tmp_path / name)
-    (tmp_path / "notes.md").write_text("no image")
-    (tmp_path / "IMG_2.HEIC").write_bytes(b"only a Mac reads these, and this is damaged")
-    command = [str(EXAMPLES / "mac" / "caption_folder.sh"), str(tmp_path)]
-    run = subprocess.run(command, env=program, capture_output=True, text=True)
-    assert run.returncode == 1
-    assert run.stderr.endswith("IMG_2.HEIC\n1 not captioned\n")
-    assert {path.name for path in tmp_path.glob("*.txt")} == {f"{name}.txt" for name in names}
-
-
-@pytest.mark.parametrize(
-    ("folder", "message"), [("gone", "is not a folder"), ("empty", "there are no images in")]
-)
-def test_the_folder_loop_refuses_a_folder_without_images(folder, message, tmp_path, program):
-    (tmp_path / "empty").mkdir()
-    command = [str(EXAMPLES / "mac" / "caption_folder.sh"), str(tmp_path / folder)]
-    run = subprocess.run(command, env=program, capture_output=True, text=True)
-    assert run.returncode == 2
-    assert message in run.stderr
+    assert run.returncode == 1, run.stderr
+    assert (photos / "1 a.txt").read_text() == "kept"
+    assert (photos / "2 a.txt").exists()
+    command[1] = str(tmp_path / "gone")
+    assert subprocess.run(command, env=program, capture_output=True).returncode == 2
 
 
 def test_the_raycast_command_says_in_one_line_what_is_wrong(tmp_path, program):
@@ -132,11 +102,3 @@ def test_the_shortcut_takes_an_image_on_stdin(pictures, program):
         run = subprocess.run(["sh", "-c", text], env=program, stdin=image, capture_output=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout
-
-
-@pytest.mark.parametrize("path", MAC, ids=lambda path: path.name)
-def test_mac_recipes_use_options_that_exist(path):
-    known = {option for action in build_parser()._actions for option in action.option_strings}
-    used = set(re.findall(r"--[a-z][a-z-]+", path.read_text()))
-    assert used
-    assert used <= known

@@ -1,4 +1,4 @@
-#!/bin/zsh
+#!/bin/sh
 # Paste this into the Shortcuts action "Run Shell Script" (Shell: zsh, Input: an image, Pass Input:
 # to stdin). The action's result is the text, ready for "Copy to Clipboard" or "Show Result".
 # Shortcuts do not see your shell's PATH: use the output of `which mlx_lfm2vl` as the program.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -24,10 +25,12 @@ from .run_options import build_parser, check_run_options, skill_of
 from .run_progress import Progress, summary
 from .skill_options import answer_changes, kind_of, split_words, task_options
 from .source_options import chosen_inputs, has_sources, reads_stdin
+from .write_options import undo_renames, write_plan
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
     from ..checkpoint.image_config import ImageConfig
     from ..desktop.folder_run import Counts, Facts
+    from ..desktop.write_back import Plan
     from ..generation.answer import Result
     from ..generation.engine import Engine
     from ..images.inputs import Input
@@ -43,6 +46,8 @@ __all__ = ["build_parser", "main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["--undo"]:
+        return undo_renames(given)
     try:
         name = skill_of(given)
     except InputError as error:
@@ -62,6 +67,7 @@ def _run(name: str | None, options: argparse.Namespace) -> int:
     if not has_sources(options):
         raise InputError(f"which pictures? as in mlx_lfm2vl run {name} photos --out results.jsonl")
     check_run_options(options)
+    plan = write_plan(options)
     check_memory_options(options)
     own = task_options(name, options)
     if options.out:
@@ -70,20 +76,26 @@ def _run(name: str | None, options: argparse.Namespace) -> int:
     task = make_task(name, options.kind or kind_of(options), **own)
     changes = {**answer_changes(options), "image_options": chosen_image_options(options)}
     task = replace(task, options=task.options.changed(changes))
-    return _plan(task, options) if options.dry_run else _ask(task, own, options)
+    return _plan(task, options) if options.dry_run else _ask(task, own, options, plan)
 
 
-def _ask(task: Task[Any], own: Mapping[str, Any], options: argparse.Namespace) -> int:
+def _ask(
+    task: Task[Any], own: Mapping[str, Any], options: argparse.Namespace, plan: Plan | None
+) -> int:
     from ..desktop.folder_run import FolderRun, settings_of
     from ..desktop.shares import Group, SharedJournal
     from ..desktop.tables import journal_of, write_table
+    from ..desktop.write_back import WriteBack
 
     limits = image_limits(options)
+    writer = WriteBack(plan) if plan else None
     inputs = None if options.watch else chosen_inputs(options, limits)
     engine = open_engine(options, limits, task.options)
     group, skill = Group(), task.skill()
     if options.watch and group.size > 1:
         raise InputError("--watch is for one process")
+    if plan and (plan.csv or plan.rename) and group.size > 1:
+        raise InputError("--rename and --exiftool-csv are for one process")
     settings = settings_of(engine, skill, options.model, own)
     journal = journal_of(options.out)
     shared = SharedJournal(journal, settings, group, restart=options.restart)
@@ -106,6 +118,7 @@ def _ask(task: Task[Any], own: Mapping[str, Any], options: argparse.Namespace) -
         facts=_facts(task),
         read=partial(_read, task),
         direct=direct,
+        on_record=writer,
         report=report,
         batch_size=options.batch_size,
     )
@@ -113,7 +126,8 @@ def _ask(task: Task[Any], own: Mapping[str, Any], options: argparse.Namespace) -
     pictures = _limited(_expanded(inputs, config, limits, options, progress), options.limit)
     interrupted = False
     try:
-        run.run(shared.shared_out(pictures, in_order=options.in_order))
+        with writer or nullcontext():
+            run.run(shared.shared_out(pictures, in_order=options.in_order))
     except KeyboardInterrupt:
         interrupted = True
     except BaseException:
@@ -121,7 +135,7 @@ def _ask(task: Task[Any], own: Mapping[str, Any], options: argparse.Namespace) -
         raise
     finally:
         progress.clear()
-    failed = run.counts.failed
+    failed = run.counts.failed + (len(writer.problems) if writer else 0)
     if not interrupted:
         failed = sum(int(number) for number in group.exchange(str(failed).encode()))
     shared.finish(together=not interrupted)

@@ -14,6 +14,7 @@ from .page_options import add_page_options
 from .parser import Parser
 from .skill_options import DESCRIPTIONS, TEXTS, add_own_options
 from .source_options import add_source_options, reads_stdin
+from .write_options import add_write_options
 
 # `compare` needs several pictures in one question, and a run asks about each by itself.
 SKILLS = tuple(name for name in DESCRIPTIONS if name != "compare")
@@ -22,6 +23,9 @@ examples:
   mlx_lfm2vl run caption -m 450m photos --out captions.jsonl
   mlx_lfm2vl run extract -m 450m scans --fields "total: amount paid" --out receipts.csv
   mlx_lfm2vl run ocr -m 450m "~/Desktop" --watch --out screenshots.md
+
+  mlx_lfm2vl run caption -m 450m scans --out scans.jsonl --rename "{date}_{slug}{ext}"
+  mlx_lfm2vl run --undo renamed.jsonl
 
 The same command continues a run that was interrupted.
 
@@ -58,6 +62,7 @@ def build_parser(name: str | None = None) -> argparse.ArgumentParser:
     _add_run_options(parser.add_argument_group("run"))
     add_source_options(parser)
     add_page_options(parser)
+    add_write_options(parser)
     add_adapter_option(add_model_options(parser))
     add_reading_options(parser)
     answer = parser.add_argument_group("answer (default: the settings of the prompt)")

@@ -134,9 +134,9 @@ class FolderRun:
             read: makes the answer from a picture and what the model wrote; None reads as the skill
                 does.
             direct: answers about one picture, instead of a batch that writes answers.
-            on_record: called with each new record before it is kept. If the process is killed in
-                between, the picture is asked about again, and this is called again. If it raises an
-                `Lfm2VLError`, the picture has failed.
+            on_record: called with each new record before it is kept, and with those of earlier
+                runs, so it may be called again with the same. If it raises an `Lfm2VLError`, the
+                picture has failed.
             report: called with the counts after each picture, and while there is nothing to do.
             batch_size: pictures to answer at the same time.
         """
@@ -202,8 +202,7 @@ class FolderRun:
             elif picture.error:
                 self._fail(picture, picture.error)
             elif self._journal.is_done(place_of(picture.given), picture.key):
-                self.counts.known += 1
-                self._report(self.counts)
+                self._know(picture)
             elif picture.key in self._equal:
                 self._equal[picture.key].append(replace(picture, image=None))
             elif self._journal.is_answered(picture.key):
@@ -269,6 +268,19 @@ class FolderRun:
 
     def _copy(self, picture: _Picture) -> None:
         self._keep(picture, copied(self._journal.answer(picture.key), place_of(picture.given)))
+
+    def _know(self, picture: _Picture) -> None:
+        """Hand on the record of an earlier run."""
+        try:
+            # Another process of the run may have the answer, and hands it on itself.
+            if self._on_record and self._journal.is_answered(picture.key):
+                answer = self._journal.answer(picture.key)
+                self._on_record(picture.given, copied(answer, place_of(picture.given)))
+        except Lfm2VLError as error:
+            self._fail(picture, error)
+            return
+        self.counts.known += 1
+        self._report(self.counts)
 
     def _fail(self, picture: _Picture, error: Lfm2VLError) -> None:
         self._journal.add(error_record(picture.given, picture.key, self._settings, error))

@@ -49,7 +49,13 @@ class Renamer:
         self._file, self._preview = undo_file, preview
         self._promised: set[tuple[Path, str]] = set()  # names given in a preview
         groups = _read(undo_file) if undo_file.exists() else []
-        if groups and not preview:
+        if preview or not undo_file.exists():
+            return
+        with writing(undo_file):
+            data = undo_file.read_bytes()
+            if not data.endswith(b"\n"):  # a line that was not written to its end
+                os.truncate(undo_file, data.rfind(b"\n") + 1)
+        if groups:
             _finish(groups[-1])
 
     def rename(self, photo: Path, stem: str) -> Path:

@@ -6,6 +6,7 @@ A sidecar that is there is added to, and keeps every byte of the rest.
 
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import InputError
 from ..whole_folder import new_file, writing
@@ -24,9 +25,21 @@ from .xmp_packet import (
 )
 
 
+class Written(NamedTuple):
+    """What became of a photo's sidecars.
+
+    Attributes:
+        changed: the sidecars that say something new.
+        has_own: whether another title or description was there and stayed.
+    """
+
+    changed: list[Path]
+    has_own: bool
+
+
 def write_xmp(
     photo: Path, texts: Texts, *, replace: bool = False, whole_name: bool = False
-) -> list[Path]:
+) -> Written:
     """Put texts into a photo's sidecars; make one if there is none.
 
     Keywords are added to those that are there. A title or description that is there stays, unless
@@ -38,21 +51,19 @@ def write_xmp(
         replace: replace a title and a description that are there.
         whole_name: name a new sidecar `photo.jpg.xmp` instead of `photo.xmp`.
 
-    Returns:
-        The sidecars that changed.
-
     Raises:
         InputError: a sidecar cannot be read or written. It is unchanged then.
     """
     found = companions(photo, (".xmp",)) or [beside(photo, ".xmp", whole_name=whole_name)]
-    changed = []
+    changed, has_own = [], False
     for sidecar in found:
         old = read_bytes(sidecar) if sidecar.exists() else None
         new = merged(EMPTY if old is None else old, str(sidecar), texts, replace=replace)
+        has_own |= not replace and _has_own(read_packet(new, str(sidecar)), texts)
         if new not in (old, EMPTY):
             _write(sidecar.resolve(), new)
             changed.append(sidecar)
-    return changed
+    return Written(changed, has_own)
 
 
 def read_bytes(sidecar: Path) -> bytes:
@@ -99,6 +110,12 @@ def merged(data: bytes, name: str, texts: Texts, *, replace: bool = False) -> by
 def _kept(text: str) -> str:
     """Return what XML can hold of a text."""
     return NOT_XML.sub("", text).strip()
+
+
+def _has_own(packet: Packet, texts: Texts) -> bool:
+    """Whether a packet says something else than the title and description given."""
+    pairs = ((TITLE, _kept(texts.title)), (DESCRIPTION, _kept(texts.description)))
+    return any(text and text not in packet.properties[key].texts for key, text in pairs)
 
 
 def _is_new(packet: Packet, key: str, text: str, replace: bool) -> bool:

@@ -125,7 +125,7 @@ def read_packet(data: bytes, name: str) -> Packet:
     reader = _Reader(data, name)
     try:
         reader.parser.Parse(data, True)
-    except (expat.ExpatError, UnicodeError, ValueError) as error:
+    except (expat.ExpatError, LookupError, ValueError) as error:
         raise InputError(f"{name} is no XMP that can be read: {error}") from None
     return reader.packet()
 

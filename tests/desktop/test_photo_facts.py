@@ -13,6 +13,7 @@ from mlx_lfm2vl.desktop.texts import Texts
 from mlx_lfm2vl.desktop.xmp import merged, write_xmp
 from mlx_lfm2vl.desktop.xmp_packet import EMPTY
 from mlx_lfm2vl.images.inputs import Input
+from mlx_lfm2vl.skills import prompts
 
 PLACE = (
     b'<rdf:Description xmlns:photoshop="http://ns.adobe.com/photoshop/1.0/" '
@@ -129,3 +130,7 @@ def test_a_heic_photo_says_the_same(tmp_path):
     heif.save(tmp_path / "a.heic", exif=exif.tobytes(), xmp=XMP)
     found = facts(tmp_path / "a.heic")
     assert (found["exif.date"], found["keywords"]) == ("2026-11-29", "Anna, beach")
+
+
+def test_prompts_know_the_same_facts():
+    assert set(FACTS) == set(prompts.FACTS)

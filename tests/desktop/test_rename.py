@@ -240,6 +240,8 @@ def test_half_a_line_was_never_done(tmp_path):
     with (tmp_path / "undo").open("a") as file:
         file.write('{"moves": [["/a.jpg", "/b')
     assert undo(tmp_path / "undo").restored == 1
+    Renamer(tmp_path / "undo").rename(tmp_path / "p" / "a.jpg", "y")
+    assert undo(tmp_path / "undo").restored == 1
 
 
 def test_an_undo_replaces_nothing(tmp_path):

@@ -171,10 +171,12 @@ def test_what_is_no_xmp_is_refused_and_unchanged(data, message, tmp_path):
 def test_the_sidecar_of_either_name_is_found(files, whole_name, changed, tmp_path):
     for name in files:
         (tmp_path / name).write_bytes(EMPTY)
-    found = write_xmp(tmp_path / "a.jpg", TEXTS, whole_name=whole_name)
-    assert [path.name for path in found] == changed
-    assert not write_xmp(tmp_path / "a.jpg", TEXTS, whole_name=whole_name)
-    assert not write_xmp(tmp_path / "a.jpg", Texts())
+    written = write_xmp(tmp_path / "a.jpg", TEXTS, whole_name=whole_name)
+    assert ([path.name for path in written.changed], written.has_own) == (changed, False)
+    assert write_xmp(tmp_path / "a.jpg", TEXTS, whole_name=whole_name) == ([], False)
+    assert write_xmp(tmp_path / "a.jpg", Texts(), whole_name=whole_name) == ([], False)
+    other = Texts(TEXTS.title, "other words")
+    assert write_xmp(tmp_path / "a.jpg", other, whole_name=whole_name) == ([], True)
 
 
 def test_a_linked_sidecar_is_written_where_it_is(tmp_path):
@@ -197,7 +199,10 @@ def test_a_linked_sidecar_is_written_where_it_is(tmp_path):
         ({"keywords": ["cat", "Cat", " grass  green"]}, Texts("", "", ("cat", "grass green"))),
         ({"keywords": "cat, grass", "caption": None}, Texts("", "", ("cat", "grass"))),
         ({"text": "TOTAL 12.00"}, Texts("", "TOTAL 12.00")),
-        ({"boxes": [{"label": "cat"}]}, Texts()),
+        ({"values": {"title": "Bill", "total": 3}}, Texts("Bill")),
+        ({"type": "choice", "choice": "receipt"}, Texts("", "", ("receipt",))),
+        ({"boxes": [{"label": "cat"}, {"label": "Cat"}, {}]}, Texts("", "", ("cat",))),
+        ({"boxes": None, "text": 3, "x": 1}, Texts()),
     ],
 )
 def test_texts_are_told_by_the_names_of_fields(record, texts):

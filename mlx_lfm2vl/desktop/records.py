@@ -117,11 +117,12 @@ def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
 def settled(path: Path, order: Mapping[bytes, int] | None = None) -> Iterator[Record]:
     """Yield the records of a file as they stand: the last one of each picture.
 
+    The first of equal pictures has the answer, and the others name its file in `same_as`.
+
     Args:
         path: of the file, whose lines are complete.
         order: number of each picture, by `identity`. With it the records come in this order, after
-            those of other pictures, and the first of equal pictures has the answer. None keeps the
-            order of the file.
+            those of other pictures. None keeps the order of the file.
     """
     last = {identity(json.loads(line)): offset for offset, line in lines_of(path)}
     offsets: Iterable[int] = sorted(last.values())
@@ -132,7 +133,7 @@ def settled(path: Path, order: Mapping[bytes, int] | None = None) -> Iterator[Re
     with path.open("rb") as file:
         for offset in offsets:
             record = _read(file, offset)
-            if order is not None and "error" not in record:
+            if "error" not in record:
                 original = _read(file, first.setdefault(record["key"], offset))
                 place = {name: record[name] for name in PLACE if name in record}
                 record.pop("same_as", None)

@@ -108,15 +108,20 @@ def test_a_rerun_asks_only_about_what_is_new_changed_or_failed(tiny, tmp_path):
     before = by_file(asked(tiny, tmp_path / "r.jsonl", inputs))
     make_picture(25, 25, 50).save(tmp_path / "a.png")
     make_picture(25, 25, 51).save(tmp_path / "bad.png")
-    inputs += draw(tmp_path / ".", ["z.png"])
-    new = []
-    options = {"on_record": lambda given, _: new.append(given.name)}
+    inputs += draw(tmp_path, ["z.png"])  # as a.png was, which is now another picture
+    handed_on, counts = [], []
+    options = {
+        "on_record": lambda given, _: handed_on.append(given.name),
+        "report": lambda now: counts.append((now.answered, now.copied, now.known)),
+    }
     after = by_file(asked(tiny, tmp_path / "r.jsonl", inputs, **options))
-    assert sorted(new) == ["a.png", "bad.png", "z.png"]
+    assert counts[-1] == (2, 1, 1)
+    assert sorted(handed_on) == ["a.png", "b.png", "bad.png", "z.png"]
     assert len(after) == 4
     assert len(records(tmp_path / "r.jsonl")) == 4
     assert after["b.png"] == before["b.png"]
-    assert after["a.png"]["key"] != before["a.png"]["key"]
+    assert after["a.png"]["key"] != before["a.png"]["key"] == after["z.png"]["key"]
+    assert "same_as" not in after["z.png"]
     assert "error" not in after["bad.png"]
 
 

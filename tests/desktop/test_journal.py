@@ -114,11 +114,11 @@ def test_restart_empties_a_result_of_any_settings(tmp_path):
 def test_the_last_record_of_a_picture_counts_in_the_end(tmp_path):
     out = tmp_path / "r.jsonl"
     failed = error_record(Input("b", "b", Path("b")), "", SETTINGS, InputError("gone"))
-    write(out, record("a"), failed, record("c"))
+    write(out, record("a"), failed, record("c", "cc" * 16))
     journal = Journal(out, SETTINGS)
     assert journal.is_done(place_of(Input("a", "a", Path("a"))), KEY)
     assert not journal.is_done(failed, KEY)
-    journal.add(record("b"))
+    journal.add(record("b", "bb" * 16))
     journal.add(record("a", "cd" * 16, text="new"))
     journal.finish()
     assert [(r["file"], r["text"]) for r in records(out)] == [("c", "c"), ("b", "b"), ("a", "new")]

@@ -14,6 +14,7 @@ from .json_file import Section, read_json, shown
 
 MAX_PROPOSALS = 31  # per round; the target verifies one position more, which its cache can trim
 MAX_RANK = 2**14
+MAX_POSITIONS = 128_000  # as published; other programs read it, and the target limits more
 # What other programs write, and what it is.
 FOREIGN = {
     "speculators_config": "of the speculators library",
@@ -119,6 +120,42 @@ def read_drafter_config(folder: Path) -> DrafterConfig:
         has_confidence=config.flag("enable_confidence_head", False),
         quantization=quantization,
     )
+
+
+def drafter_values(config: DrafterConfig, dtype: str) -> dict[str, Any]:
+    """Return the `config.json` of a drafter that is not quantized, in the published layout.
+
+    Args:
+        config: of the drafter.
+        dtype: of its weights.
+    """
+    return {
+        "architectures": ["Lfm2DSparkDraftModel"],
+        "model_type": "qwen3",  # of the published files; the layers are Qwen3's
+        "dtype": dtype,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "num_key_value_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.rms_norm_eps,
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": MAX_POSITIONS,
+        "rope_theta": config.rope_theta,
+        "rope_is_neox_style": config.half_split_rope,
+        "layer_types": ["full_attention"] * config.num_hidden_layers,
+        "block_size": config.block_size,
+        "dflash_config": {
+            "mask_token_id": config.mask_token_id,
+            "target_layer_ids": list(config.target_layer_ids),
+            "num_target_layers": config.num_target_layers,
+        },
+        "markov_rank": config.markov_rank,
+        "markov_head_type": "vanilla",
+        "enable_confidence_head": config.has_confidence,
+    }
 
 
 def _mask(dflash: Section, vocabulary: int) -> int:

@@ -20,7 +20,7 @@ from ..options import DType
 from ..training.settings import TRAINED_PARTS, TrainSettings, steps_of
 from .common import run_command
 from .image_options import chosen_image_options
-from .train_options import build_parser
+from .train_options import build_parser, refuse_drafter_options
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
     from ..model.lfm2vl import Lfm2VL
@@ -37,6 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    if options.drafter is not None:
+        from .train_drafter import train_drafter
+
+        return train_drafter(options)
+    refuse_drafter_options(options)
     import mlx.core as mx
 
     from ..loading import load
@@ -53,7 +58,7 @@ def _train(options: argparse.Namespace) -> int:
     rows, validation, test = (
         read_rows(path) if path else [] for path in (options.data, options.validation, options.test)
     )
-    _check(options)
+    check_options(options)
     start, mark = _start(options, checkpoint)
     model, processor = load(
         options.model, revision=options.revision, update=options.update, dtype=dtype
@@ -129,7 +134,9 @@ def _settings(
 
     from ..training.checkpoints import saved_settings
 
-    base, dtype = (TrainSettings(), None) if checkpoint is None else saved_settings(checkpoint)
+    base, dtype = TrainSettings(), None
+    if checkpoint is not None:
+        base, dtype = saved_settings(checkpoint, TrainSettings)
     names = [field.name for field in fields(TrainSettings) if field.name in options]
     given = {name: getattr(options, name) for name in names}
     if "parts" in given:
@@ -142,7 +149,8 @@ def _settings(
     return settings, _dtype(options.dtype or dtype, settings)
 
 
-def _check(options: argparse.Namespace) -> None:
+def check_options(options: argparse.Namespace) -> None:
+    """Refuse what nobody can mean, before anything is loaded."""
     if options.show is not None and options.show < 1:
         raise InputError(f"--show is {options.show}, expected 1 or more")
     if options.sample_answers < 0:

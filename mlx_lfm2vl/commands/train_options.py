@@ -7,24 +7,27 @@ import argparse
 from argparse import SUPPRESS
 from pathlib import Path
 
+from ..errors import InputError
 from ..training.settings import (
     FEATURE_GB,
     METHODS,
     OPTIMIZERS,
     SCHEDULES,
     TRAINED_PARTS,
+    DrafterSettings,
     TrainSettings,
 )
 from .common import add_model_options, add_special_tokens
 from .image_options import add_image_options
 from .parser import Parser
 
-DEFAULTS = TrainSettings()
+DEFAULTS, DRAFTER = TrainSettings(), DrafterSettings()
 EPILOG = """\
 examples:
   mlx_lfm2vl train -m 450m --data plants.jsonl --show 1
   mlx_lfm2vl train -m 450m --data plants.jsonl --output plants --steps 200
   mlx_lfm2vl train -m 450m --data plants.jsonl --method dora --output dora
+  mlx_lfm2vl train -m 450m --data plants.jsonl --drafter --output drafter
 
 data: JSON Lines, a JSON array, Parquet, or a folder with metadata.jsonl.
 Image paths are relative to the file. Rows of TRL, LLaMA-Factory, LLaVA and
@@ -109,6 +112,40 @@ def build_parser() -> argparse.ArgumentParser:
         type=float,
         default=SUPPRESS,
         help="share of the adapter's inputs to drop during training; default: 0",
+    )
+    drafter = parser.add_argument_group("a drafter, which makes answers of the model faster")
+    add = drafter.add_argument
+    add(
+        "--drafter",
+        nargs="?",
+        const="",
+        metavar="START",
+        help="train a drafter for the model instead, on the model's own answers to the questions "
+        "of --data; START is a drafter to go on from, a folder or a Hub repo; default: a new one",
+    )
+    add("--draft-layers", type=int, metavar="N", help="its layers; default: chosen by the model")
+    add("--draft-block", type=int, metavar="N", help="tokens it drafts at a time; default: 7")
+    add("--draft-rank", type=int, metavar="N", help="rank of its table of token pairs")
+    add(
+        "--draft-taps",
+        type=int,
+        nargs="+",
+        metavar="LAYER",
+        help="layers of the model that it reads, from 0; default: up to five, evenly spread",
+    )
+    add(
+        "--anchors",
+        type=int,
+        default=SUPPRESS,
+        metavar="N",
+        help=f"drafts learned in each conversation of an update; default: {DRAFTER.anchors}",
+    )
+    add(
+        "--answer-tokens",
+        type=int,
+        default=SUPPRESS,
+        metavar="N",
+        help=f"longest answer of the model; default: {DRAFTER.answer_tokens}",
     )
     schedule = parser.add_argument_group("schedule")
     length = schedule.add_mutually_exclusive_group().add_argument
@@ -224,3 +261,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="compile the update; default: yes on a GPU without --recompute",
     )
     return parser
+
+
+def refuse_drafter_options(options: argparse.Namespace) -> None:
+    """Refuse options of a drafter where none is trained."""
+    shape = ("draft_layers", "draft_block", "draft_rank", "draft_taps")
+    given = [name for name in shape if getattr(options, name) is not None]
+    given += [name for name in ("anchors", "answer_tokens") if name in options]
+    if given:
+        shown = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise InputError(f"{shown} needs --drafter")

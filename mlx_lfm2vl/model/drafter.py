@@ -115,7 +115,7 @@ class DraftAttention(nn.Module):
         Args:
             x: (B, G, C) normalized rows of the block.
             seen: keys and values, (B, K, S, D) each.
-            offset: position of the block's first row.
+            offset: as for `rotate`.
             visible: bool, broadcastable to (B, H, G, S); None shows everything.
         """
         q = self.q_norm(self.q_proj(x).reshape(*x.shape[:2], self.num_heads, -1))
@@ -124,7 +124,16 @@ class DraftAttention(nn.Module):
         return self.o_proj(x.transpose(0, 2, 1, 3).flatten(2))
 
     def rotate(self, x: mx.array, offset: int | mx.array) -> mx.array:
-        """Apply RoPE to (B, H, L, D)."""
+        """Apply RoPE to (B, H, L, D).
+
+        Args:
+            x: to rotate.
+            offset: position of the first row; if the rows are A equal blocks, (B, A), of each.
+        """
+        if isinstance(offset, mx.array) and offset.ndim == 2:
+            split = x.reshape(*x.shape[:2], offset.shape[1], -1, x.shape[-1]).swapaxes(1, 2)
+            split = self.rotate(split.flatten(0, 1), offset.flatten()).reshape(split.shape)
+            return split.swapaxes(1, 2).reshape(x.shape)
         return mx.fast.rope(
             x,
             x.shape[-1],
@@ -259,6 +268,36 @@ class DraftModel(nn.Module):
                 )
             x = layer.finish(x, attention(normed, memory.update(k, v, start), offset, visible))
         return self.norm(x)
+
+    def block_states(self, blocks: mx.array, taps: mx.array, places: mx.array) -> mx.array:
+        """Run many blocks of each of several sequences at once, without a cache, as training does.
+
+        Each block sees what `states` would show it: the positions before its anchor, and itself.
+
+        Args:
+            blocks: (B, A, G, C) embeddings of the anchors and masks.
+            taps: (B, S, taps * C) outputs of the target's layers.
+            places: (B, A) int32, the positions of the anchors.
+
+        Returns:
+            (B, A, G, C) states after the final norm.
+        """
+        features, rows = self.features(taps), blocks.shape[2]
+        before = mx.arange(features.shape[1]) < places[..., None]  # (B, A, S)
+        own = mx.repeat(mx.eye(places.shape[1], dtype=mx.bool_), rows, axis=1)  # (A, A * G)
+        own = mx.broadcast_to(own, (places.shape[0], *own.shape))
+        visible = mx.repeat(mx.concatenate([before, own], axis=2), rows, axis=1)[:, None]
+        x = blocks.flatten(1, 2)
+        for layer in self.layers:
+            attention, normed = layer.self_attn, layer.input_layernorm(x)
+            parts = zip(
+                attention.keys_values(features, 0),
+                attention.keys_values(normed, places),
+                strict=True,
+            )
+            k, v = (mx.concatenate(part, axis=2) for part in parts)
+            x = layer.finish(x, attention(normed, (k, v), places, visible))
+        return self.norm(x).reshape(blocks.shape)
 
     def propose(
         self, states: mx.array, scores: mx.array, anchor: mx.array, scale: mx.array | None = None

@@ -10,9 +10,10 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
+import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_unflatten
@@ -25,14 +26,16 @@ from ..model.lfm2vl import Lfm2VL
 from ..options import DTYPES, DType, ImageOptions
 from ..prompt.data_files import find_data
 from ..whole_folder import new_folder
-from .adapters import load_trained
 from .settings import TrainSettings
 
 OPTIMIZER, RUN = "optimizer.safetensors", "run.json"
 IDENTIFYING = 16  # elements of every parameter that enter the model's fingerprint
 # The saved state belongs to these. Everything else may be changed when a run goes on.
 FIXED = ("model", "dtype", "method", "parts", "optimizer", "rank", "scale", "special_tokens")
+FIXED += ("drafter", "answers")
 log = logging.getLogger(__name__)
+Settings = TypeVar("Settings", bound=TrainSettings)
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def identify(model: Lfm2VL, data: Path) -> dict[str, str]:
@@ -90,7 +93,7 @@ def save_state(
 
 
 def check_room(
-    output: Path, model: Lfm2VL, optimizer: optim.Optimizer, settings: TrainSettings
+    output: Path, model: nn.Module, optimizer: optim.Optimizer, settings: TrainSettings
 ) -> None:
     """Check that the disk has room for the files of a run, before it begins.
 
@@ -121,19 +124,23 @@ def newest(folder: Path) -> Path | None:
     return max(folder.glob("step-*"), default=None)
 
 
-def saved_settings(checkpoint: Path) -> tuple[TrainSettings, DType]:
+def saved_settings(checkpoint: Path, kind: type[Settings]) -> tuple[Settings, DType]:
     """Return the settings of the run that wrote a checkpoint, and its model's number type.
+
+    Args:
+        checkpoint: of a run.
+        kind: of the settings.
 
     Raises:
         CheckpointError: they are missing or broken.
     """
     saved = read_json(checkpoint / RUN)
-    names = [field.name for field in fields(TrainSettings)]
+    names = [field.name for field in fields(kind)]
     try:
         values = {name: saved[name] for name in names}
         values["parts"] = tuple(values["parts"])
         values["image_options"] = ImageOptions(**values["image_options"])
-        return TrainSettings(**values), DTYPES[DTYPES.index(saved["dtype"])]
+        return kind(**values), DTYPES[DTYPES.index(saved["dtype"])]
     except (KeyError, TypeError, ValueError, InputError) as error:
         raise CheckpointError(f"{checkpoint / RUN} is not of this version: {error}") from None
 
@@ -144,9 +151,23 @@ def start_of(checkpoint: Path) -> str:
 
 
 def load_state(
-    checkpoint: Path, model: Lfm2VL, optimizer: optim.Optimizer, run: Mapping[str, Any]
+    checkpoint: Path,
+    model: Model,
+    optimizer: optim.Optimizer,
+    run: Mapping[str, Any],
+    load: Callable[[Model, Path], None],
 ) -> int:
-    """Restore model and optimizer in place; returns the number of updates done.
+    """Restore model and optimizer in place.
+
+    Args:
+        checkpoint: written by `save_state`.
+        model: that is trained.
+        optimizer: its state is replaced.
+        run: settings and identity of this run.
+        load: restores the model from the checkpoint's folder.
+
+    Returns:
+        The number of updates done.
 
     Raises:
         InputError: the checkpoint's run had settings that its state does not fit.
@@ -164,7 +185,7 @@ def load_state(
         )
     if changed:
         log.warning("the run goes on with other settings than before: %s", ", ".join(changed))
-    load_trained(model, checkpoint)
+    load(model, checkpoint)
     state = _load(checkpoint / OPTIMIZER)
     optimizer.state = tree_unflatten(list(state.items()))
     mx.eval(model.parameters(), optimizer.state)

@@ -44,11 +44,11 @@ class DecayingMuon(optim.Muon):
         return super().apply_single(gradient, kept * parameter, state)
 
 
-def make_optimizer(settings: TrainSettings) -> optim.Optimizer:
+def make_optimizer(settings: TrainSettings, betas: tuple[float, float] = BETAS) -> optim.Optimizer:
     """AdamW for everything, or Muon for the layers' matrices and AdamW for the rest."""
     adamw = optim.AdamW(
         learning_rate=settings.learning_rate,
-        betas=list(BETAS),
+        betas=list(betas),
         weight_decay=settings.weight_decay,
         bias_correction=True,  # without it the first steps are up to three times as long
     )

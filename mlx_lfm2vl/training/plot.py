@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from ..drawing import (
 )
 from .log import read_log
 
-TITLE = "Loss per token"
 WIDTH, HEIGHT = 900, 500  # points
 TOP, RIGHT, BOTTOM, EDGE = 86, 40, 58, 24  # margins around the curves; EDGE around everything else
 PADDING = 0.03  # share of an axis beyond the outermost values
@@ -31,33 +31,49 @@ FLAT = 1e-4  # a smaller relative change of the loss is not magnified
 Points = list[tuple[float, float]]
 
 
-def plot_log(log: Path, picture: Path, origin: str) -> None:
+@dataclass(frozen=True)
+class Curves:
+    """What a picture shows: its title, and the log's keys of the two curves."""
+
+    title: str
+    training: str
+    validation: str
+
+
+LOSS = Curves("Loss per token", "loss", "validation_loss")
+TOKENS = Curves("Tokens per round", "expected", "tokens_per_round")  # of a drafter
+
+
+def plot_log(log: Path, picture: Path, origin: str, curves: Curves = LOSS) -> None:
     """Draw training loss (blue) and validation loss (orange) over steps from a JSONL log.
 
     Args:
         log: written by a run; if it has no entries, the picture says so.
         picture: PNG to write; a version for dark pages is written beside it.
         origin: model, chip, date or the like, shown below the title.
+        curves: others to draw.
 
     Raises:
         InputError: the pictures cannot be written.
     """
     entries = read_log(log)
-    save_both(lambda theme: draw_losses(entries, origin, theme), picture)
+    save_both(lambda theme: draw_losses(entries, origin, theme, curves), picture)
 
 
-def draw_losses(entries: Sequence[dict[str, Any]], origin: str, theme: Theme) -> Canvas:
+def draw_losses(
+    entries: Sequence[dict[str, Any]], origin: str, theme: Theme, curves: Curves = LOSS
+) -> Canvas:
     """Draw the picture of a log's entries."""
     canvas = Canvas(WIDTH, HEIGHT, theme)
     canvas.text(EDGE, 52, shorten(origin, WIDTH - 2 * EDGE), color=theme.muted)
-    training, validation = _points(entries, "loss"), _points(entries, "validation_loss")
+    training, validation = (_points(entries, key) for key in (curves.training, curves.validation))
     if not training + validation:
-        canvas.text(EDGE, 28, TITLE, size=18)
+        canvas.text(EDGE, 28, curves.title, size=18)
         canvas.text(WIDTH / 2, HEIGHT / 2, "no steps yet", color=theme.muted, align="middle")
         return canvas
     axes = _Axes(canvas, training + validation)
     axes.draw()
-    canvas.text(EDGE, 28, f"{TITLE}, logarithmic" if axes.is_log else TITLE, size=18)
+    canvas.text(EDGE, 28, f"{curves.title}, logarithmic" if axes.is_log else curves.title, size=18)
     means, size = _means(training)
     legend = []
     if means:

@@ -90,3 +90,23 @@ def steps_of(epochs: float, conversations: int, update: int) -> int:
     if not 0 < epochs < MAX_EPOCHS:
         raise InputError(f"epochs is {epochs}, expected more than 0 and less than {MAX_EPOCHS:,}")
     return max(1, math.ceil(epochs * conversations / update))
+
+
+@dataclass(frozen=True)
+class DrafterSettings(TrainSettings):
+    """The settings of a run that trains a drafter: the recipe of DSpark, for fewer sequences."""
+
+    method: Method = "full"
+    steps: int = 600
+    batch_size: int = 8
+    learning_rate: float = 6e-4
+    warmup_steps: int = 24
+    final_fraction: float = 0.0
+    anchors: int = 16  # blocks of each conversation in an update
+    answer_tokens: int = 512  # longest answer of the target
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("anchors", "answer_tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, expected 1 or more")

@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..model.lfm2vl import Lfm2VL
 from ..prompt.samples import Sample, SampleMaker
 from ..prompt.template import Message
-from .adapters import FULLY_TRAINED, save_adapter
+from .adapters import FULLY_TRAINED, load_trained, save_adapter
 from .batches import LENGTH_STEP, Batch, UpdateOrder, make_batch
 from .checkpoints import load_state, newest, save_state
 from .frozen import FrozenViews
@@ -118,7 +118,7 @@ class Trainer:
         done = 0
         checkpoint = newest(self.output / "checkpoints") if resume else None
         if checkpoint is not None:
-            done = load_state(checkpoint, self.model, self.optimizer, self.run)
+            done = load_state(checkpoint, self.model, self.optimizer, self.run, load_trained)
             if done >= self.settings.steps:
                 asked = f"--steps is {self.settings.steps}"
                 log.warning("nothing left to train: the run has %d updates, and %s", done, asked)

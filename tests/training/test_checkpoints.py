@@ -8,7 +8,7 @@ import mlx.optimizers as optim
 import pytest
 
 from mlx_lfm2vl.errors import CheckpointError, InputError
-from mlx_lfm2vl.training.adapters import FULLY_TRAINED, save_adapter
+from mlx_lfm2vl.training.adapters import FULLY_TRAINED, load_trained, save_adapter
 from mlx_lfm2vl.training.checkpoints import check_room, load_state, newest, save_state
 from mlx_lfm2vl.training.settings import TrainSettings
 
@@ -51,7 +51,7 @@ def test_a_checkpoint_restores_weights_and_optimizer(tmp_path, learner):
     save_state(tmp_path, 1, saver(model), optimizer, RUN)
     optimizer.update(model, {"weight": mx.ones((2, 3)), "bias": mx.ones(2)})
     assert not mx.array_equal(model.weight, saved)
-    assert load_state(tmp_path / "step-0000001", model, optimizer, RUN) == 1
+    assert load_state(tmp_path / "step-0000001", model, optimizer, RUN, load_trained) == 1
     assert mx.array_equal(model.weight, saved)
     assert mx.array_equal(optimizer.state["weight"]["m"], moment)
     assert optimizer.state["step"].item() == 1
@@ -62,7 +62,7 @@ def test_a_broken_checkpoint_is_named(tmp_path, learner, name):
     save_state(tmp_path, 1, saver(learner[0]), learner[1], RUN)
     (tmp_path / "step-0000001" / name).write_bytes(b"no tensors")
     with pytest.raises(CheckpointError, match=f"{name} (is not|cannot be read)"):
-        load_state(tmp_path / "step-0000001", *learner, RUN)
+        load_state(tmp_path / "step-0000001", *learner, RUN, load_trained)
 
 
 @pytest.mark.parametrize(

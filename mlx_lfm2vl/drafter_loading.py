@@ -7,6 +7,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from .arrays import mlx_dtype, named_arrays
+from .checkpoint.config import ModelConfig
 from .checkpoint.drafter_config import DrafterConfig, is_drafter, read_drafter_config
 from .checkpoint.find import find_drafter
 from .checkpoint.json_file import read_optional_json
@@ -50,6 +51,36 @@ def load_drafter(
         CheckpointError: the drafter is broken, of another kind, or of another target.
         NetworkError: the drafter cannot be downloaded.
     """
+    folder, config = find_pair(drafter, model.config, model.name, revision=revision, update=update)
+    try:
+        return on_device(_load, folder, config, model, dtype)
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace(str(folder), str(drafter))) from None
+
+
+def find_pair(
+    drafter: str | Path,
+    target: ModelConfig,
+    name: str,
+    *,
+    revision: str | None = None,
+    update: bool = False,
+) -> tuple[Path, DrafterConfig]:
+    """Find a drafter, and check by its configuration that it was made for a model.
+
+    Args:
+        drafter: see `load_drafter`.
+        target: configuration of the model.
+        name: of the model, for errors.
+        revision: see `load_drafter`.
+        update: see `load_drafter`.
+
+    Returns:
+        The drafter's folder and configuration.
+
+    Raises:
+        Lfm2VLError: see `load_drafter`.
+    """
     folder = find_drafter(str(drafter), revision, update=update)
     try:
         if not is_drafter(read_optional_json(folder / "config.json")):
@@ -57,13 +88,13 @@ def load_drafter(
                 f"{folder} is a model, not a drafter; a drafter has dflash_config"
             )
         config = read_drafter_config(folder)
-        check_pair(config, model)
-        return on_device(_load, folder, config, model, dtype)
+        check_pair(config, target, name)
     except CheckpointError as error:
         raise CheckpointError(str(error).replace(str(folder), str(drafter))) from None
+    return folder, config
 
 
-def check_pair(config: DrafterConfig, model: Lfm2VL) -> None:
+def check_pair(config: DrafterConfig, target: ModelConfig, name: str) -> None:
     """Check that a drafter was made for a model of this shape.
 
     MLX does not check the bounds of gathers, so a drafter with a smaller table would read garbage.
@@ -71,17 +102,17 @@ def check_pair(config: DrafterConfig, model: Lfm2VL) -> None:
     Raises:
         CheckpointError: it was not.
     """
-    text = model.config.text
+    text = target.text
     pairs = {
         "hidden_size": (config.hidden_size, text.hidden_size),
         "vocab_size": (config.vocab_size, text.vocab_size),
         "num_target_layers": (config.num_target_layers, len(text.layer_types)),
     }
-    for name, (own, target) in pairs.items():
-        if own != target:
+    for key, (own, expected) in pairs.items():
+        if own != expected:
             raise CheckpointError(
-                f"the drafter is of another model: its {name} is {own}, expected {target} "
-                f"for {model.name or 'this model'}"
+                f"the drafter is of another model: its {key} is {own}, expected {expected} "
+                f"for {name or 'this model'}"
             )
 
 

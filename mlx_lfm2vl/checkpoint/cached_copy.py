@@ -62,6 +62,16 @@ def lacking(copy: Path, *, with_weights: bool) -> list[str]:
     return sorted(names)
 
 
+def lacking_drafter(copy: Path, *, with_weights: bool) -> list[str]:
+    """Do what `lacking` does for a drafter, which has no tokenizer and no processor."""
+    here = {path.name for path in copy.iterdir() if path.exists()}
+    names = {"config.json"} - here
+    if with_weights:
+        with contextlib.suppress(CheckpointError):  # a broken index, which its reader says
+            names |= set(expected_weights(copy, here | _listed(copy)) or [SINGLE]) - here
+    return sorted(names)
+
+
 def holds_adapter(copy: Path) -> bool:
     """Whether a cached copy has the files of an adapter."""
     weights = [name for name in ADAPTER_FILES if name != ADAPTER_CONFIG]

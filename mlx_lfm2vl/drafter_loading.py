@@ -117,6 +117,30 @@ def check_pair(config: DrafterConfig, target: ModelConfig, name: str) -> None:
 
 
 def _load(folder: Path, config: DrafterConfig, model: Lfm2VL, dtype: DType | None) -> DraftModel:
+    drafter = open_drafter(folder, config)
+    target = mlx_dtype(dtype) if dtype else model.language_model.embedding_norm.weight.dtype
+    weights = named_arrays(drafter.parameters())
+    drafter.load_weights([(name, cast_floats(value, target)) for name, value in weights.items()])
+    try:
+        mx.eval(drafter.parameters())
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder}: the weights cannot be read: {error}") from None
+    return drafter
+
+
+def open_drafter(folder: Path, config: DrafterConfig) -> DraftModel:
+    """Build a drafter with the tensors of a folder, which are read when they are needed.
+
+    Args:
+        folder: of the drafter.
+        config: from its `config.json`.
+
+    Returns:
+        The drafter in evaluation mode, in the number types of its files.
+
+    Raises:
+        CheckpointError: tensors are missing, unknown, or of another shape or type.
+    """
     weights: dict[str, mx.array] = {}
     for path in weight_files(folder):
         for name, value in open_tensors(path).items():
@@ -132,11 +156,6 @@ def _load(folder: Path, config: DrafterConfig, model: Lfm2VL, dtype: DType | Non
     for name in check_names(expected, {k: v.shape for k, v in weights.items()}, set(unused)):
         del weights[name]
     check_dtypes(drafter, weights)
-    target = mlx_dtype(dtype) if dtype else model.language_model.embedding_norm.weight.dtype
-    drafter.load_weights([(name, cast_floats(value, target)) for name, value in weights.items()])
+    drafter.load_weights(list(weights.items()))
     drafter.eval()
-    try:
-        mx.eval(drafter.parameters())
-    except RuntimeError as error:
-        raise CheckpointError(f"{folder}: the weights cannot be read: {error}") from None
     return drafter

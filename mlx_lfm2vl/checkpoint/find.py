@@ -3,19 +3,11 @@
 import logging
 import re
 from pathlib import Path
-from typing import Protocol
 
 from ..errors import CheckpointError, InputError, Lfm2VLError
 from .aliases import DEMO, full_name, similar_name
 from .json_file import shown
 from .names import some
-
-
-class Lacking(Protocol):
-    """Tells the names of the files that a cached copy should hold and does not."""
-
-    def __call__(self, copy: Path, /, *, with_weights: bool) -> list[str]: ...
-
 
 logger = logging.getLogger(__name__)
 
@@ -50,14 +42,6 @@ def find_checkpoint(
         NetworkError: the repo is not in the local cache, or not completely, and cannot be
             downloaded.
     """
-    from .cached_copy import lacking
-
-    return _find(model, revision, with_weights, update, lacking)
-
-
-def _find(
-    model: str, revision: str | None, with_weights: bool, update: bool, lacking: Lacking
-) -> Path:
     if model == DEMO:
         return _built_in(revision, update)
     try:
@@ -81,7 +65,7 @@ def _find(
         near = similar_name(model)
         hint = f"; did you mean {near}?" if near else " such as LiquidAI/LFM2.5-VL-450M"
         raise InputError(f"{model[:200]} is neither a folder nor a repo id{hint}")
-    return _on_the_hub(model, revision, with_weights or update, update, lacking)
+    return _on_the_hub(model, revision, with_weights or update, update)
 
 
 def find_drafter(drafter: str, revision: str | None = None, *, update: bool = False) -> Path:
@@ -89,9 +73,7 @@ def find_drafter(drafter: str, revision: str | None = None, *, update: bool = Fa
 
     `demo` is the built-in model's drafter.
     """
-    from .cached_copy import lacking_drafter
-
-    folder = _find(drafter, revision, True, update, lacking_drafter)
+    folder = find_checkpoint(drafter, revision, update=update)
     return DEMO_DRAFTER if folder == DEMO_FOLDER else folder
 
 
@@ -169,14 +151,12 @@ def _built_in(revision: str | None, update: bool) -> Path:
     return DEMO_FOLDER
 
 
-def _on_the_hub(
-    repo: str, revision: str | None, with_weights: bool, update: bool, lacking: Lacking
-) -> Path:
+def _on_the_hub(repo: str, revision: str | None, with_weights: bool, update: bool) -> Path:
     """Return the cached copy of a repository; fetch what it lacks, or a newer one if asked to.
 
     What is there is never replaced unasked: what a copy lacks is fetched from its own commit.
     """
-    from .cached_copy import cached_copy
+    from .cached_copy import cached_copy, lacking
 
     copy = cached_copy(repo, revision)
     lacks = lacking(copy, with_weights=with_weights) if copy else []

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .constraints.constraint import Constraint, choice, grammar, json_schema, regex
+    from .drafter_loading import load_drafter
     from .errors import AnswerError, CheckpointError, InputError, Lfm2VLError, NetworkError
     from .generation.answer import Piece, Result
     from .generation.engine import (
@@ -49,6 +50,7 @@ __all__ = [
     "grammar",
     "json_schema",
     "load",
+    "load_drafter",
     "open_pages",
     "regex",
     "stream_batch",
@@ -76,6 +78,7 @@ _HOMES = {
     "grammar": "constraints.constraint",
     "json_schema": "constraints.constraint",
     "load": "loading",
+    "load_drafter": "drafter_loading",
     "open_pages": "images.pages",
     "regex": "constraints.constraint",
     "stream_batch": "generation.engine",

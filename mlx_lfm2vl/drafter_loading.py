@@ -7,6 +7,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from .arrays import mlx_dtype, named_arrays
+from .checkpoint.config import ModelConfig
 from .checkpoint.drafter_config import DrafterConfig, is_drafter, read_drafter_config
 from .checkpoint.find import find_drafter
 from .checkpoint.json_file import read_optional_json
@@ -50,6 +51,36 @@ def load_drafter(
         CheckpointError: the drafter is broken, of another kind, or of another target.
         NetworkError: the drafter cannot be downloaded.
     """
+    folder, config = find_pair(drafter, model.config, model.name, revision=revision, update=update)
+    try:
+        return on_device(_load, folder, config, model, dtype)
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace(str(folder), str(drafter))) from None
+
+
+def find_pair(
+    drafter: str | Path,
+    target: ModelConfig,
+    name: str,
+    *,
+    revision: str | None = None,
+    update: bool = False,
+) -> tuple[Path, DrafterConfig]:
+    """Find a drafter, and check by its configuration that it was made for a model.
+
+    Args:
+        drafter: see `load_drafter`.
+        target: configuration of the model.
+        name: of the model, for errors.
+        revision: see `load_drafter`.
+        update: see `load_drafter`.
+
+    Returns:
+        The drafter's folder and configuration.
+
+    Raises:
+        Lfm2VLError: see `load_drafter`.
+    """
     folder = find_drafter(str(drafter), revision, update=update)
     try:
         if not is_drafter(read_optional_json(folder / "config.json")):
@@ -57,13 +88,13 @@ def load_drafter(
                 f"{folder} is a model, not a drafter; a drafter has dflash_config"
             )
         config = read_drafter_config(folder)
-        check_pair(config, model)
-        return on_device(_load, folder, config, model, dtype)
+        check_pair(config, target, name)
     except CheckpointError as error:
         raise CheckpointError(str(error).replace(str(folder), str(drafter))) from None
+    return folder, config
 
 
-def check_pair(config: DrafterConfig, model: Lfm2VL) -> None:
+def check_pair(config: DrafterConfig, target: ModelConfig, name: str) -> None:
     """Check that a drafter was made for a model of this shape.
 
     MLX does not check the bounds of gathers, so a drafter with a smaller table would read garbage.
@@ -71,21 +102,45 @@ def check_pair(config: DrafterConfig, model: Lfm2VL) -> None:
     Raises:
         CheckpointError: it was not.
     """
-    text = model.config.text
+    text = target.text
     pairs = {
         "hidden_size": (config.hidden_size, text.hidden_size),
         "vocab_size": (config.vocab_size, text.vocab_size),
         "num_target_layers": (config.num_target_layers, len(text.layer_types)),
     }
-    for name, (own, target) in pairs.items():
-        if own != target:
+    for key, (own, expected) in pairs.items():
+        if own != expected:
             raise CheckpointError(
-                f"the drafter is of another model: its {name} is {own}, expected {target} "
-                f"for {model.name or 'this model'}"
+                f"the drafter is of another model: its {key} is {own}, expected {expected} "
+                f"for {name or 'this model'}"
             )
 
 
 def _load(folder: Path, config: DrafterConfig, model: Lfm2VL, dtype: DType | None) -> DraftModel:
+    drafter = open_drafter(folder, config)
+    target = mlx_dtype(dtype) if dtype else model.language_model.embedding_norm.weight.dtype
+    weights = named_arrays(drafter.parameters())
+    drafter.load_weights([(name, cast_floats(value, target)) for name, value in weights.items()])
+    try:
+        mx.eval(drafter.parameters())
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder}: the weights cannot be read: {error}") from None
+    return drafter
+
+
+def open_drafter(folder: Path, config: DrafterConfig) -> DraftModel:
+    """Build a drafter with the tensors of a folder, which are read when they are needed.
+
+    Args:
+        folder: of the drafter.
+        config: from its `config.json`.
+
+    Returns:
+        The drafter in evaluation mode, in the number types of its files.
+
+    Raises:
+        CheckpointError: tensors are missing, unknown, or of another shape or type.
+    """
     weights: dict[str, mx.array] = {}
     for path in weight_files(folder):
         for name, value in open_tensors(path).items():
@@ -101,11 +156,6 @@ def _load(folder: Path, config: DrafterConfig, model: Lfm2VL, dtype: DType | Non
     for name in check_names(expected, {k: v.shape for k, v in weights.items()}, set(unused)):
         del weights[name]
     check_dtypes(drafter, weights)
-    target = mlx_dtype(dtype) if dtype else model.language_model.embedding_norm.weight.dtype
-    drafter.load_weights([(name, cast_floats(value, target)) for name, value in weights.items()])
+    drafter.load_weights(list(weights.items()))
     drafter.eval()
-    try:
-        mx.eval(drafter.parameters())
-    except RuntimeError as error:
-        raise CheckpointError(f"{folder}: the weights cannot be read: {error}") from None
     return drafter

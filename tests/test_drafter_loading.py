@@ -8,6 +8,7 @@ import mlx.core as mx
 import pytest
 from conftest import edit_json
 from drafters import DRAFTERS, make_target
+from hub_caches import PLACE, put
 from weights import edit_weights
 
 from mlx_lfm2vl import CheckpointError
@@ -73,7 +74,7 @@ def test_what_is_not_implemented_is_refused_by_its_name(folder, target, change, 
 
 
 def test_a_model_is_not_taken_for_a_drafter(target, tmp_path):
-    with pytest.raises(CheckpointError, match="is not a drafter"):
+    with pytest.raises(CheckpointError, match="is a model, not a drafter"):
         load_drafter(make_target(tmp_path, "tied"), target)
 
 
@@ -95,3 +96,16 @@ def test_copies_of_the_target_s_tables_are_not_loaded(folder, target):
 def test_theta_is_found_under_either_key(folder, target):
     edit_json(folder / "config.json", rope_theta=None, rope_parameters={"rope_theta": 123.0})
     assert load_drafter(folder, target).layers[0].self_attn.rope_theta == 123
+
+
+def test_a_drafter_in_the_hub_s_cache_is_complete_without_a_tokenizer(
+    folder, target, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(PLACE, str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    copy = put(tmp_path / "cache", "me/drafter", "qwen3", 1) / "snapshots"
+    (snapshot,) = copy.iterdir()
+    for name in ("config.json", "model.safetensors"):
+        (snapshot / name).unlink()
+        shutil.copy(folder / name, snapshot)
+    assert load_drafter("me/drafter", target).config.block_size == 5

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from ..errors import CheckpointError
+from .drafter_config import is_drafter
 from .json_file import read_optional_json
 from .tensors import INDEX, SINGLE, expected_weights
 
@@ -48,14 +49,16 @@ def lacking(copy: Path, *, with_weights: bool) -> list[str]:
     """
     here = {path.name for path in copy.iterdir() if path.exists()}
     listed = _listed(copy)
-    names = {"config.json", "tokenizer.json"} - here
+    names = {"config.json"} - here
     names |= {name for name in READ if name in listed} - here
-    if not here & set(PROCESSOR):
-        names.add(PROCESSOR[0])
-    if not here & set(TEMPLATE) and not _holds_template(copy):
-        names.add(TEMPLATE[0])
-    if SETTINGS not in here and not listed and not (marked_absent(copy) / SETTINGS).exists():
-        names.add(SETTINGS)
+    if not _holds_drafter(copy):
+        names |= {"tokenizer.json"} - here
+        if not here & set(PROCESSOR):
+            names.add(PROCESSOR[0])
+        if not here & set(TEMPLATE) and not _holds_template(copy):
+            names.add(TEMPLATE[0])
+        if SETTINGS not in here and not listed and not (marked_absent(copy) / SETTINGS).exists():
+            names.add(SETTINGS)
     if with_weights:
         with contextlib.suppress(CheckpointError):  # a broken index, which its reader says
             names |= set(expected_weights(copy, here | listed) or [SINGLE]) - here
@@ -81,6 +84,14 @@ def _listed(copy: Path) -> set[str]:
         return {name for name in files if "/" not in name}
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return set()
+
+
+def _holds_drafter(copy: Path) -> bool:
+    """Whether a cached copy is a drafter, which has no tokenizer and no processor."""
+    try:
+        return is_drafter(read_optional_json(copy / "config.json"))
+    except CheckpointError:
+        return False  # the file is broken, which whoever reads it says
 
 
 def _holds_template(copy: Path) -> bool:

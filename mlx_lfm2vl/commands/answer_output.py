@@ -124,6 +124,17 @@ def describe_sampling(sampling: Sampling) -> str:
     )
 
 
+def describe_drafts(result: Result) -> str:
+    """Tell in one line what an answer's drafts brought."""
+    share = result.accepted_tokens / max(result.drafted_tokens, 1)
+    lengths = ", ".join(f"{length}: {count}" for length, count in sorted(result.rounds.items()))
+    return (
+        f"drafts: {result.accepted_tokens} of {result.drafted_tokens} tokens accepted "
+        f"({share:.0%}), {result.tokens_per_round:.2f} tokens per round; rounds by tokens "
+        f"accepted: {lengths}"
+    )
+
+
 def say_costs(result: Result) -> None:
     """Print on stderr what an answer cost."""
     for plan in result.images:
@@ -138,6 +149,6 @@ def say_costs(result: Result) -> None:
         f"answer: {len(result.token_ids)} tokens, {result.tokens_per_second:.1f} tokens/s, "
         f"ended by {result.finish_reason}, seed {result.seed}"
     )
-    if result.drafted_tokens:
-        say(f"lookup: {result.accepted_tokens} of {result.drafted_tokens} copied tokens accepted")
+    if result.rounds:
+        say(describe_drafts(result))
     say(f"peak memory: {result.peak_memory_bytes / 1e9:.2f} GB")

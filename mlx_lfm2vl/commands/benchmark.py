@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import InputError
+from .benchmark_drafts import describe, measure_drafts
 from .common import add_model_options, progress_line, run_command
+from .draft_options import add_draft_options, check_draft_model, check_draft_options
 from .parser import Parser
 
 if TYPE_CHECKING:
+    from ..speed.drafts import DraftSpeed
     from ..speed.peer import Peer, PeerImage
     from ..speed.plot import Group
     from ..speed.stages import Device, ImageSpeed
@@ -62,6 +65,7 @@ class Report:
         device: what the device achieves.
         images: name of an image -> its measurements.
         peer: mlx-vlm on the same images, or None.
+        drafts: name of an image -> what the draft model gains; empty without one.
     """
 
     model: str
@@ -71,6 +75,7 @@ class Report:
     device: Device
     images: dict[str, ImageSpeed]
     peer: Peer | None
+    drafts: dict[str, DraftSpeed]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -100,6 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PYTHON",
         help="also measure mlx-vlm, in the Python that has it installed",
     )
+    add_draft_options(parser)
     add("--json", action="store_true", help="print one JSON object instead of the table")
     add("--plot", type=Path, metavar="FILE.png", help="also draw a chart of where the time goes")
     return parser
@@ -132,6 +138,7 @@ def _benchmark(options: argparse.Namespace) -> int:
 
 def _check_early(options: argparse.Namespace) -> None:
     """Find mistakes before a checkpoint is downloaded or loaded."""
+    check_draft_options(options)
     for name in ("tokens", "repeats"):
         if getattr(options, name) < 1:
             raise InputError(f"--{name} is {getattr(options, name)}, expected 1 or more")
@@ -162,6 +169,8 @@ def _measure(options: argparse.Namespace, folder: Path) -> Report:
 
     from ..speed.stages import measure_device, measure_image, timed_load
 
+    check_draft_model(options)
+
     peer = _measure_peer(program, source, images, options) if program else None
     model, processor, load_seconds = timed_load(source, options.dtype)
     device = measure_device(model)
@@ -176,6 +185,7 @@ def _measure(options: argparse.Namespace, folder: Path) -> Report:
         )
         for name, path in images.items()
     }
+    drafts = measure_drafts(options, model, processor, images)
     return Report(
         model=options.model,
         tokens=options.tokens,
@@ -184,6 +194,7 @@ def _measure(options: argparse.Namespace, folder: Path) -> Report:
         device=device,
         images=speeds,
         peer=peer,
+        drafts=drafts,
     )
 
 
@@ -236,6 +247,9 @@ def _as_json(report: Report) -> dict[str, Any]:
         for name, speed in report.images.items()
     ]
     peer = {"mlx_vlm": asdict(report.peer)} if report.peer else {}
+    drafts = [
+        {"name": name, **asdict(speed), "gain": speed.gain} for name, speed in report.drafts.items()
+    ]
     return {
         "model": report.model,
         "version": __version__,
@@ -245,6 +259,7 @@ def _as_json(report: Report) -> dict[str, Any]:
         "load_seconds": report.load_seconds,
         "images": images,
         **peer,
+        **({"drafts": drafts} if drafts else {}),
     }
 
 
@@ -269,6 +284,7 @@ def _table(report: Report) -> str:
     for label, *cells in zip(*columns, strict=True):
         padded = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True)]
         lines.append("   ".join([f"{label:{widths[0]}}", *padded]).rstrip())
+    lines += [describe(name, speed) for name, speed in report.drafts.items()]
     return "\n".join(lines)
 
 

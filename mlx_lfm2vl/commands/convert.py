@@ -21,7 +21,7 @@ from .common import LAYOUT_HELP, MODEL_HELP, UPDATE_HELP, progress_line, run_com
 from .parser import Parser
 
 if TYPE_CHECKING:
-    from ..quantize.conversion import Conversion
+    from ..quantize.conversion import Conversion, ConvertOptions
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +158,9 @@ def _convert(options: argparse.Namespace) -> int:
     _check_usable(options, asked)
     max_shard_bytes = parse_size(options.max_shard_size)
 
+    from ..checkpoint.drafter_config import is_drafter
     from ..checkpoint.find import find_checkpoint
+    from ..checkpoint.json_file import read_optional_json
     from ..quantize.conversion import Conversion, ConvertOptions
     from ..quantize.loss_report import compare_converted, quantization_report
     from ..quantize.model_card import write_model_card
@@ -181,6 +183,8 @@ def _convert(options: argparse.Namespace) -> int:
         max_shard_bytes=max_shard_bytes,
         overwrite=options.overwrite,
     )
+    if is_drafter(read_optional_json(source / "config.json")):
+        return _convert_drafter(source, target, settings, options)
     conversion = Conversion(source, settings, options.model)
     conversion.check_space(target)
     changes = bool(conversion.plan.schemes or options.dtype or options.dequantize)
@@ -225,6 +229,27 @@ def _convert(options: argparse.Namespace) -> int:
 
     written = progress_line("writing")
     conversion.write(target, learned=study.learned, report=written, finish=finish)
+    if options.upload_repo:
+        from ..checkpoint.publish import publish
+
+        print(publish(target, options.upload_repo), file=sys.stderr)
+    return 0
+
+
+def _convert_drafter(
+    source: Path, target: Path, settings: "ConvertOptions", options: argparse.Namespace
+) -> int:
+    """Write a drafter. What it loses is only how often it guesses right, which no report says."""
+    from ..checkpoint.names import some
+    from ..quantize.drafter import convert_drafter
+
+    for name in ("learned", "calibration"):
+        if getattr(options, name):
+            raise InputError(f"--{name} does not apply to a drafter: remove it")
+    if kept := convert_drafter(source, target, settings):
+        logger.warning("unchanged, because a row is no whole number of groups: %s", some(kept))
+    size = sum(file.stat().st_size for file in target.glob("*.safetensors"))
+    print(f"{target}: {size / 1e6:.1f} MB", file=sys.stderr)
     if options.upload_repo:
         from ..checkpoint.publish import publish
 

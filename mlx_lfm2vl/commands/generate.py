@@ -27,6 +27,7 @@ from .asks import answer_questions
 from .cache_options import chosen_bytes, chosen_folder
 from .common import is_watched, run_command, stage
 from .constraint_options import chosen_constraint
+from .draft_options import note_undrafted
 from .generate_options import build_parser
 from .open_engine import (
     answer_options,
@@ -76,6 +77,9 @@ def _answer_options(options: argparse.Namespace) -> AnswerOptions:
         raise InputError("--each needs at least one --image")
     if options.each and options.lookup:
         raise InputError("--lookup serves one answer at a time: remove it, or --each")
+    if options.each or answer.constraint:
+        what = "answers of a batch" if options.each else "answers with a constraint"
+        note_undrafted(options, what)
     return answer
 
 

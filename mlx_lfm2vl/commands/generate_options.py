@@ -7,6 +7,7 @@ from ..options import KV_BITS
 from .cache_options import add_cache_options
 from .common import add_adapter_option, add_model_options, add_special_tokens
 from .constraint_options import add_constraint_options
+from .draft_options import add_draft_options
 from .image_options import add_image_options
 from .page_options import add_page_options
 from .parser import Parser
@@ -107,6 +108,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         help="copy up to N tokens from where the text repeats and verify them in one step; "
         "default: 0 (off)",
     )
+    add_draft_options(answer)
     add(
         "--kv-bits",
         type=int,

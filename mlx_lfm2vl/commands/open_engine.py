@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..options import SAMPLING_KEYS, AnswerOptions
 from .answer_output import describe_device, describe_sampling, say
 from .common import stage
+from .draft_options import check_draft_model, check_draft_options, load_draft_model
 from .image_options import chosen_image_options
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
@@ -37,6 +38,7 @@ def image_limits(options: argparse.Namespace) -> ImageLimits:
 
 def answer_options(options: argparse.Namespace) -> AnswerOptions:
     """The options of an answer, checked before anything is loaded."""
+    check_draft_options(options)
     return AnswerOptions(
         max_tokens=options.max_tokens,
         stop=[unescaped(text) for text in options.stop],
@@ -45,6 +47,7 @@ def answer_options(options: argparse.Namespace) -> AnswerOptions:
         image_options=chosen_image_options(options),
         special_tokens=options.special_tokens,
         lookup=options.lookup,
+        draft_tokens=options.draft_tokens,
         kv_bits=options.kv_bits,
     )
 
@@ -72,6 +75,7 @@ def open_engine(
 ) -> Engine:
     """Load the model that was chosen, and set the memory limits."""
     with stage(f"loading {options.model}"):
+        check_draft_model(options)
         from ..generation.engine import Engine
         from ..loading import load
 
@@ -83,9 +87,10 @@ def open_engine(
             limits=limits,
             adapter=options.adapter,
         )
+        drafter = load_draft_model(options, model)
     if options.model == DEMO:
         _note_photos(processor)
-    engine = Engine(model, processor, store=store)
+    engine = Engine(model, processor, store=store, drafter=drafter)
     chosen = engine.limit_memory(_bytes(options.cache_limit), _bytes(options.wired_limit))
     if options.verbose:
         say(f"sampling: {describe_sampling(answer.sampling_over(model.config.sampling))}")

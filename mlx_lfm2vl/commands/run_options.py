@@ -71,7 +71,7 @@ def build_parser(name: str | None = None) -> argparse.ArgumentParser:
     add_memory_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument("-V", "--verbose", action="store_true", help="print settings")
-    parser.set_defaults(together=False, show_prompt=False)
+    parser.set_defaults(together=False, show_prompt=False, draft_model=None, draft_tokens=None)
     return parser
 
 

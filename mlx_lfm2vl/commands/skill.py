@@ -16,6 +16,7 @@ from ..errors import InputError, Lfm2VLError
 from ..images.inputs import Input
 from .answer_output import print_object, say, say_costs
 from .common import run_command, stage
+from .draft_options import check_draft_options, note_undrafted
 from .image_options import chosen_image_options
 from .open_engine import check_memory_options, image_limits, open_engine
 from .page_options import chosen_pages
@@ -58,6 +59,7 @@ def _run(name: str, options: argparse.Namespace) -> int:
     split_words(name, options)
     own, changes = task_options(name, options), answer_changes(options)
     check_memory_options(options)
+    check_draft_options(options)
     if getattr(options, "draw", None):
         check_drawing(options.draw)
     limits = image_limits(options)
@@ -109,6 +111,10 @@ def _answer(
         raise InputError("--draw draws into one image: give one, or remove --draw")
     if len(groups) == 1:
         _check_images(inputs, limits)
+    if len(groups) > 1:
+        note_undrafted(options, "answers of a batch")
+    elif task.options.constraint:
+        note_undrafted(options, "answers with a constraint")
     engine = open_engine(options, limits, task.options)
     failed, alone = 0, len(groups) == 1
     labels = options.labels if task.name == "classify" else ()

@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..options import SAMPLING_KEYS
 from ..skills.kinds import KINDS, Kind
 from .common import add_adapter_option, add_model_options
+from .draft_options import add_draft_options
 from .generate_options import add_memory_options, add_reading_options, add_sampling_options
 from .page_options import add_page_options
 from .parser import Parser
@@ -121,6 +122,7 @@ def build_parser(name: str) -> argparse.ArgumentParser:
     answer = parser.add_argument_group("answer (default: the settings of the prompt)")
     answer.add_argument("--max-tokens", type=int, metavar="N", help="longest answer")
     add_sampling_options(answer)
+    add_draft_options(answer)
     add_memory_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print a JSON object for each answer")
@@ -257,7 +259,7 @@ def kind_of(options: argparse.Namespace) -> Kind:
 
 def answer_changes(options: argparse.Namespace) -> dict[str, Any]:
     """Return the settings of the answer that were given."""
-    names = ("max_tokens", "seed", *SAMPLING_KEYS)
+    names = ("max_tokens", "seed", "draft_tokens", *SAMPLING_KEYS)
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 

@@ -55,13 +55,16 @@ class Result:
     seed: int  # the seed that was used
     timings: Timings
     peak_memory_bytes: int  # peak of MLX's memory since the answer or its batch began
-    drafted_tokens: int = 0  # tokens drafted by prompt lookup
+    drafted_tokens: int = 0  # tokens drafted by a draft model or prompt lookup, and verified
     accepted_tokens: int = 0  # drafted tokens that were right
     logprobs: list[float] | None = None  # natural logarithm, per token; None if not requested
     cached_tokens: int = 0  # tokens of the prompt that an earlier answer had read
     tool_calls: list[dict[str, Any]] = field(
         default_factory=list[dict[str, Any]]
     )  # name and arguments of each
+    rounds: dict[int, int] = field(
+        default_factory=dict[int, int]
+    )  # how many drafts had so many tokens accepted
 
     def __str__(self) -> str:
         return self.text
@@ -86,6 +89,15 @@ class Result:
             "completion_tokens": len(self.token_ids),
             "finish_reason": self.finish_reason,
             "lookup": {"drafted": self.drafted_tokens, "accepted": self.accepted_tokens},
+            "drafts": {
+                "drafted": self.drafted_tokens,
+                "accepted": self.accepted_tokens,
+                "rounds": sum(self.rounds.values()),
+                "accepted_lengths": [
+                    self.rounds.get(length, 0) for length in range(max(self.rounds, default=-1) + 1)
+                ],
+                "tokens_per_round": round(self.tokens_per_round, 3),
+            },
             "sampling": {**asdict(self.sampling), "seed": self.seed},
             "images": [plan.to_dict() for plan in self.images],
             "timings": {
@@ -103,6 +115,13 @@ class Result:
         """Decoding speed after the first token; 0 if there is no second one."""
         later = len(self.token_ids) - 1
         return later / self.timings.decode if later > 0 and self.timings.decode > 0 else 0.0
+
+    @property
+    def tokens_per_round(self) -> float:
+        """Tokens per verified draft: those accepted, and the model's own; 0 without drafts."""
+        rounds = sum(self.rounds.values())
+        accepted = sum(length * count for length, count in self.rounds.items())
+        return (accepted + rounds) / rounds if rounds else 0.0
 
 
 @dataclass(frozen=True)
@@ -260,7 +279,7 @@ def make_result(
         sampling: used for it.
         seed: used for it.
         timings: of its stages.
-        drafts: counts of prompt lookup.
+        drafts: counts of its drafts.
         cached: tokens of the prompt that were not read again.
     """
     assert answer.finish_reason is not None
@@ -278,6 +297,7 @@ def make_result(
         peak_memory_bytes=mx.get_peak_memory(),
         drafted_tokens=drafts.tried,
         accepted_tokens=drafts.accepted,
+        rounds=drafts.rounds,
         logprobs=answer.logprobs if answer.wants_logprobs else None,
         tool_calls=answer.tool_calls,
     )

@@ -8,6 +8,7 @@ from textwrap import dedent
 
 import pytest
 from conftest import PUBLISHED_MODELS, golden
+from drafters import DRAFTERS, make_target
 from pictures import make_picture
 from PIL import Image, ImageColor
 from processes import modules_after
@@ -287,3 +288,23 @@ def test_mistakes_are_one_line_before_a_checkpoint_is_loaded(name, checkpoint, c
     assert out == ""
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_a_draft_model_is_measured_against_plain_decoding(capsys, tmp_path):
+    target, drafter = make_target(tmp_path / "target", "tied"), str(DRAFTERS / "tied")
+    photo = tmp_path / "photo.png"
+    make_picture(44, 45, 1).save(photo)
+    drafting = ("--draft-model", drafter, "--draft-tokens", "3", "--image", str(photo))
+    (drafts,) = as_json(capsys, *drafting, model=target)["drafts"]
+    assert drafts["name"] == "photo.png"
+    assert drafts["same_tokens"]
+    assert drafts["proposals"] == 3
+    assert 1 <= drafts["tokens_per_round"] <= 4
+    assert drafts["gain"] == drafts["tokens_per_second"] / drafts["plain_tokens_per_second"]
+    seconds = [value for key, value in drafts.items() if key.endswith("seconds")]
+    assert len(seconds) == 3
+    assert min(seconds) > 0
+    assert benchmark(*drafting, model=target) == 0
+    out = capsys.readouterr().out
+    assert "tokens per round" in out
+    assert "to draft 3 tokens" in out

@@ -61,6 +61,8 @@ class ModelDrafter:
     Attributes:
         taps: layers of the target that it reads.
         context: of the positions it has read, all of them committed.
+        confidence: of each token of the next draft; empty if there is none.
+        tried: tokens that the draft model proposed for this round; None if lookup did.
     """
 
     def __init__(
@@ -92,8 +94,8 @@ class ModelDrafter:
         self._held: list[mx.array] = []  # taps of committed positions, not read yet
         self._new = 0  # positions of the round, of which only some may stay
         self._tokens: list[int] = []
-        self._confidence: list[float] = []
-        self._tried: int | None = None  # tokens of the draft that is being verified
+        self.confidence: list[float] = []
+        self.tried: int | None = None  # tokens of the draft that is being verified
         self._clock: float | None = None
 
     def read(self, outputs: Sequence[mx.array]) -> None:
@@ -107,6 +109,11 @@ class ModelDrafter:
             self._drafter.append(mx.concatenate(self._held, axis=1), self.context)
             self._held = []
             mx.async_eval(self.context.arrays)
+
+    def branch_off(self) -> None:
+        """Leave the context, up to what was read so far, to the prefix store; go on with a copy."""
+        self._append()
+        self.context = self.context.until(self.context.end) or self.context
 
     def add(self, token: int) -> None:
         """Append a token of the answer; while drafting rests, learn what it costs without."""
@@ -137,21 +144,21 @@ class ModelDrafter:
         self.context.length += kept
         block = self._drafter.config.block_size
         seconds = self._lap()
-        if self._tried is not None and self._pace is not None:
-            self._pace.round(self._tried, kept - 1, self._confidence, seconds)
-        self._tried = None
+        if self.tried is not None and self._pace is not None:
+            self._pace.round(self.tried, kept - 1, self.confidence, seconds)
+        self.tried = None
         self._tokens = list(numbers[:block])
-        self._confidence = [number / FRACTION for number in numbers[block:]]
+        self.confidence = [number / FRACTION for number in numbers[block:]]
 
     def draft(self, most: int) -> list[int]:
         """Return the tokens to verify, at most `most`."""
         if self._lookup is not None and not self._lookup.rests:
-            self._tried = None
+            self.tried = None
             return self._lookup.draft(most)
         length = min(self._proposals, most)
         if self._pace is not None:
-            length = self._pace.length(self._confidence, length)
-        self._tried = length
+            length = self._pace.length(self.confidence, length)
+        self.tried = length
         return self._tokens[:length]
 
     @property

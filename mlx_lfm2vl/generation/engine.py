@@ -232,7 +232,8 @@ class Engine:
                 one by one as there is room, so their number is not limited. None says that the next
                 is not there yet, so that those under way go on; it has no number.
             options: of every answer, as for `stream`. Each conversation uses the seed as if it were
-                alone. `lookup` must be 0.
+                alone. A draft model serves batches of up to three; larger ones if `draft_tokens` is
+                given.
             batch_size: maximum conversations to answer at the same time, at least 1.
             changes: as for `stream`.
 
@@ -245,8 +246,7 @@ class Engine:
             TypeError: a keyword is not a field of `AnswerOptions`.
         """
         chosen = merged(options, changes)
-        steps = stream_answers(self.model, self.processor, chosen, batch_size, self.store)
-        return in_turn(steps, conversations)
+        return in_turn(self._batch_steps(chosen, batch_size), conversations)
 
     def answered(
         self,
@@ -257,7 +257,7 @@ class Engine:
         keys: Sequence[bytes] = (),
     ) -> list[Result]:
         """Answer conversations as a batch; see `batch_generate`, and `Seen` for the keys."""
-        steps = stream_answers(self.model, self.processor, options, batch_size, self.store, keys)
+        steps = self._batch_steps(options, batch_size, keys)
         results: dict[int, Result] = {}
         for number, result in in_turn(steps, conversations):
             if isinstance(result, Lfm2VLError):
@@ -291,6 +291,13 @@ class Engine:
         steps = score_answers(self.model, self.processor, asked, answers, chosen, self.store)
         (scores,) = in_turn(steps)
         return scores
+
+    def _batch_steps(
+        self, options: AnswerOptions, batch_size: int, keys: Sequence[bytes] = ()
+    ) -> Steps[tuple[int, Result | Lfm2VLError]]:
+        return stream_answers(
+            self.model, self.processor, options, batch_size, self.store, keys, self.drafting
+        )
 
     def _steps(
         self,

@@ -63,6 +63,11 @@ class Pace:
             confidence: of each, as the drafter told it; empty if it tells none.
             seconds: its duration; None if that is not known.
         """
+        self.judged(length, accepted, confidence)
+        self.took(length, accepted + 1, seconds)
+
+    def judged(self, length: int, accepted: int, confidence: Sequence[float]) -> None:
+        """Learn how much of a draft was accepted; see `round`."""
         for place in range(min(length, accepted + 1)):
             self._reached[place] += 1
             self._right[place] += place < accepted
@@ -70,13 +75,22 @@ class Pace:
             if self._reached[place] > 1 / MEMORY:  # older observations fade
                 for sums in (self._reached, self._right, self._promised):
                     sums[place] *= 1 - MEMORY
+
+    def took(self, length: int, tokens: float, seconds: float | None) -> None:
+        """Learn how long a round took.
+
+        Args:
+            length: tokens of its draft; in a batch those of the longest.
+            tokens: that it gave; in a batch the mean of the rows.
+            seconds: its duration; None if that is not known.
+        """
         if self._warm:
             self._warm -= 1
         elif seconds is not None:
             self._rounds[length] = _mean(self._rounds.get(length), seconds)
-            self._judge(accepted + 1, seconds)
+            self._judge(tokens, seconds)
 
-    def _judge(self, tokens: int, seconds: float) -> None:
+    def _judge(self, tokens: float, seconds: float) -> None:
         """Rest if plain decoding would have been faster for too long."""
         if self._plain is None:
             return

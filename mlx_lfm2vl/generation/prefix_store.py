@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 from ..arrays import named_arrays
-from ..model.cache import Cache, Window
+from ..model.cache import Cache
+from ..model.conv_window import Window
 from ..model.drafter import DraftCache
 from ..model.lfm2vl import Lfm2VL
 from ..model.rewind import reach, rewind

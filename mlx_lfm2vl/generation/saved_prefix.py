@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
-from ..model.cache import Cache, Window
+from ..model.cache import Cache
+from ..model.conv_window import Window
 from ..model.lfm2vl import Lfm2VL
 from .cache_file import Arrays
 from .disk_store import DiskStore

@@ -1,9 +1,10 @@
 """The decoder's memory of the sequences it has read, with one part per layer.
 
 - An attention layer keeps the keys and values of all positions; see `key_values`.
-- A short convolution keeps a window: its last inputs, one fewer than it has taps.
-- The sequences of a batch end in the same column. Shorter ones start in a later column, and the
-  columns before that are masked. Such a batch reads one position per step.
+- A short convolution keeps a window, its last inputs; see `conv_window`.
+- The sequences of a batch first end in the same column: shorter ones start in a later one. If a
+  step is trimmed by another number of positions in each row, they end in different columns. The
+  next step writes each row behind its own end. Columns that are not of a row's sequence are masked.
 - A cache does not know which tokens it has read, nor the weights that read them.
 - No layer looks at columns from `offset` on, so `trim` need not clear them.
 - A fork and its original never change each other. They share memory until one of them writes.
@@ -20,12 +21,9 @@ from typing import cast
 
 import mlx.core as mx
 
-from ..options import KV_BITS, MAX_LOOKUP
+from ..options import KV_BITS
+from .conv_window import TRIMMABLE, ConvCache, Window
 from .key_values import KeyValueCache, QuantizedKeyValueCache
-
-TRIMMABLE = MAX_LOOKUP + 1  # longest step, in positions, that can be trimmed
-
-Window = tuple[mx.array, ...]  # the last inputs of a convolution, (B, C) each, oldest first
 
 
 @dataclass(frozen=True)
@@ -33,12 +31,13 @@ class Place:
     """Where the new positions of one step belong.
 
     Attributes:
-        column: cache column of the first new position; the same for all rows of a batch.
+        column: cache column of the first new position: one for all rows of a batch, or one each.
         offset: number of that position in its sequence, for RoPE: one for all rows, or (B,) int32.
-        visible: (B, 1, 1, S) bool, the columns that belong to each row's sequence; None for all.
+        visible: (B, 1, L, S) bool, the columns that each new position sees, with its own; None for
+            all up to its own.
     """
 
-    column: int = 0
+    column: int | Sequence[int] = 0
     offset: int | mx.array = 0
     visible: mx.array | None = None
 
@@ -59,61 +58,16 @@ class Rows:
     def lengths(self) -> list[int]:
         """Number of positions in each row's sequence."""
         starts = self.cache.starts
-        return [self.cache.offset - (starts[n] if starts else 0) for n in self.numbers]
-
-
-class ConvCache:
-    """The last inputs of one short convolution, one fewer than it has taps.
-
-    Attributes:
-        window: one array per input, so that a step drops one and adds one without copying; empty
-            before the first update.
-    """
-
-    def __init__(self, taps: int) -> None:
-        self._kept = taps - 1
-        self._recent: mx.array | None = None  # (B, kept + L, C), inputs that the last step used
-        self.window: Window = ()
-
-    def update(self, rows: mx.array) -> mx.array:
-        """Add the inputs of new positions.
-
-        Args:
-            rows: (B, L, C).
-
-        Returns:
-            (B, taps - 1 + L, C), the rows of the window before this update, then the new ones. An
-            empty window counts as zeros.
-        """
-        if not self.window:
-            self.window = (mx.zeros_like(rows[:, 0]),) * self._kept
-        rows = mx.concatenate([*(row[:, None] for row in self.window), rows], axis=1)
-        self._recent = rows if rows.shape[1] <= self._kept + TRIMMABLE else None
-        self._look_back_from(rows, rows.shape[1])
-        return rows
-
-    def step(self, window: Window) -> None:
-        """Replace the window after one more position; the step cannot be trimmed."""
-        self.window, self._recent = window, None
-
-    def can_trim(self, count: int) -> bool:
-        """Return whether the last `count` rows came in the last update, so they can be dropped."""
-        return self._recent is not None and count <= self._recent.shape[1] - self._kept
-
-    def trim(self, count: int) -> None:
-        """Drop the last `count` rows of the last update; `can_trim` must allow it."""
-        assert self._recent is not None
-        self._recent = self._recent[:, : self._recent.shape[1] - count]
-        self._look_back_from(self._recent, self._recent.shape[1])
-
-    def _look_back_from(self, rows: mx.array, end: int) -> None:
-        # Copies, because views would keep the rows of a whole prompt in memory.
-        self.window = tuple(mx.contiguous(rows[:, i]) for i in range(end - self._kept, end))
+        return [
+            end - (starts[n] if starts else 0)
+            for n, end in zip(self.numbers, self.ends, strict=True)
+        ]
 
     @property
-    def arrays(self) -> list[mx.array]:
-        """The window as a list."""
-        return list(self.window)
+    def ends(self) -> list[int]:
+        """The column after the last one of each row's sequence."""
+        ends = self.cache.ends
+        return [ends[n] if ends else self.cache.offset for n in self.numbers]
 
 
 class Cache:
@@ -123,6 +77,7 @@ class Cache:
         layers: the part of each decoder layer.
         offset: columns in use.
         starts: first column of each row's sequence; empty if all start in column 0.
+        ends: column after the last one of each row's sequence; empty if all end at `offset`.
         kv_bits: of keys and values; 0 keeps them as they are.
     """
 
@@ -137,16 +92,23 @@ class Cache:
         ]
         self.offset = 0
         self.starts: list[int] = []
+        self.ends: list[int] = []
 
     def place(self, length: int) -> Place:
-        """Advance `offset` by `length` positions and return where they belong."""
-        column = self.offset
+        """Advance by `length` positions and return where they belong."""
+        column, columns = self.offset, self.ends
         self.offset += length
-        if not self.starts:
+        self.ends = [end + length for end in columns]
+        if not self.starts and not columns:
             return Place(column, column)
-        starts = mx.array(self.starts)
-        visible = mx.arange(self.offset) >= starts[:, None]
-        return Place(column, column - starts, visible[:, None, None])
+        starts = mx.array(self.starts or [0] * len(columns))
+        begins = mx.array(columns or [column] * len(self.starts))
+        numbers = mx.arange(self.offset)
+        visible = (numbers >= starts[:, None])[:, None]
+        if columns or length > 1:
+            own = begins[:, None] + mx.arange(length)
+            visible = visible & (numbers <= own[..., None])
+        return Place(columns or column, begins - starts, visible[:, None])
 
     def can_trim(self, count: int) -> bool:
         """Return whether the last `count` positions can be trimmed."""
@@ -173,6 +135,21 @@ class Cache:
         for layer in self.layers:
             if count and isinstance(layer, ConvCache):
                 layer.trim(count)
+
+    def trim_rows(self, counts: Sequence[int]) -> None:
+        """Remove the last positions of the last step, as many as given for each row of the batch.
+
+        The step may have read at most `TRIMMABLE` positions.
+        """
+        if not any(counts):
+            return
+        ends = self.ends or [self.offset] * len(counts)
+        ends = [end - count for end, count in zip(ends, counts, strict=True)]
+        self.offset = max(ends)
+        self.ends = ends if min(ends) < self.offset else []
+        for layer in self.layers:
+            if isinstance(layer, ConvCache):
+                layer.trim_rows(counts)
 
     @property
     def windows(self) -> list[Window]:
@@ -212,6 +189,7 @@ class Cache:
         """
         forked = Cache(self._layer_types, self._taps, self.kv_bits)
         forked.offset, forked.starts = self.offset, list(self.starts)
+        forked.ends = list(self.ends)
         for i, (own, other) in enumerate(zip(self.layers, forked.layers, strict=True)):
             if isinstance(own, ConvCache):
                 assert isinstance(other, ConvCache)
@@ -234,15 +212,15 @@ class Cache:
         joined.offset = max(lengths)
         if min(lengths) < joined.offset:
             joined.starts = [joined.offset - length for length in lengths]
-        chosen = [(part.cache, mx.array(list(part.numbers))) for part in parts]
+        chosen = [(part.cache, mx.array(list(part.numbers)), part.ends) for part in parts]
         for i, layer in enumerate(joined.layers):
             taken: list[list[mx.array]] = []
-            for cache, rows in chosen:
+            for cache, rows, ends in chosen:
                 own = cache.layers[i]
                 if isinstance(own, ConvCache):
                     taken.append([row[rows] for row in own.window])
                 else:
-                    taken.append(own.taken(rows, cache.offset, joined.offset))
+                    taken.append(own.taken(rows, ends, joined.offset))
             arrays = [mx.concatenate(list(same)) for same in zip(*taken, strict=True)]
             if isinstance(layer, ConvCache):
                 layer.window = tuple(arrays)
@@ -257,8 +235,9 @@ class Cache:
         If layer 0 is an attention, it has "0.keys" and "0.values", (B, H, offset, D) each, or if
         they are quantized "0.codes", "0.scales" and "0.biases". If layer 1 is a convolution, it has
         "1.window.0", "1.window.1" and so on, (B, C) each. A cache that has read nothing has no
-        arrays.
+        arrays. All rows must end in the same column, as they do in a cache from `joined`.
         """
+        assert not self.ends
         state: dict[str, mx.array] = {}
         for i, layer in enumerate(self.layers):
             if isinstance(layer, ConvCache):

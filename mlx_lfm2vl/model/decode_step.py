@@ -20,7 +20,8 @@ from typing import Protocol, cast
 import mlx.core as mx
 
 from ..arrays import named_arrays
-from .cache import Cache, ConvCache, Window
+from .cache import Cache
+from .conv_window import ConvCache, Window
 from .device_ops import GPU, traced
 from .key_values import KeyValueCache
 from .lfm2vl import Lfm2VL

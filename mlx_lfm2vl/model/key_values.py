@@ -10,6 +10,7 @@
   scores to memory. The copy is of one layer at a time.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -76,25 +77,29 @@ class KeyValueCache:
         self.arrays: list[mx.array] = []
         self._writes = True
 
-    def update(self, keys: mx.array, values: mx.array, column: int) -> KeysValues:
+    def update(self, keys: mx.array, values: mx.array, column: int | Sequence[int]) -> KeysValues:
         """Store keys and values from `column` on and return all up to their end.
 
         Args:
             keys: (B, H, L, D), after RoPE.
             values: (B, H, L, D).
-            column: of the first new position; later columns are overwritten.
+            column: of the first new position, one for all rows or one each; later columns are
+                overwritten.
 
         Returns:
-            Keys and values, (B, H, column + L, D) each.
+            Keys and values, (B, H, S, D) each, up to the last new position of any row.
         """
-        end = column + keys.shape[2]
+        end = (column if isinstance(column, int) else max(column)) + keys.shape[2]
         if self._writes:
             new = self._encoded(keys, values)
             capacity = self.arrays[0].shape[2] if self.arrays else 0
             if end > capacity:
                 self._grow(-(-(end - capacity) // BLOCK) * BLOCK, new)
-            for array, part in zip(self.arrays, new, strict=True):
-                array[:, :, column:end] = part
+            if isinstance(column, int):
+                for array, part in zip(self.arrays, new, strict=True):
+                    array[:, :, column:end] = part
+            else:
+                self._write_rows(new, column)
         return self._decoded([array[:, :, :end] for array in self.arrays])
 
     def rereading(self) -> "KeyValueCache":
@@ -112,18 +117,23 @@ class KeyValueCache:
         other.arrays = [array[...] for array in self.arrays]
         return other
 
-    def taken(self, rows: mx.array, used: int, columns: int) -> list[mx.array]:
+    def taken(self, rows: mx.array, ends: Sequence[int], columns: int) -> list[mx.array]:
         """Return copies of the keys and values of some rows, aligned at the last column.
 
         Args:
             rows: int32 indices.
-            used: columns in use.
+            ends: the column after the last one of each of these sequences.
             columns: of the result, at least as many as the longest of these sequences. If there are
-                more, zeros fill the first ones.
+                more, the first ones hold anything finite.
 
         Returns:
             As `arrays`, with (len(rows), H, columns, ...).
         """
+        used = max(ends)
+        if min(ends) < used:
+            places = mx.array(ends)[:, None] + mx.arange(-columns, 0)
+            places = mx.maximum(places, 0)[:, None, :, None]
+            return [mx.take_along_axis(array[rows], places, axis=2) for array in self.arrays]
         begin = max(0, used - columns)
         cut = [array[:, :, begin:used][rows] for array in self.arrays]
         return [mx.pad(x, [(0, 0), (0, 0), (columns - x.shape[2], 0), (0, 0)]) for x in cut]
@@ -134,6 +144,16 @@ class KeyValueCache:
             array.ndim == 4 and (array.shape[0], array.shape[2]) == (batch, columns)
             for array in self.arrays
         ) and self._fit_together(self.arrays)
+
+    def _write_rows(self, new: list[mx.array], columns: Sequence[int]) -> None:
+        """Write the new positions of each row from a column of its own on."""
+        places = mx.array(columns)[:, None] + mx.arange(new[0].shape[2])
+        self.arrays = [
+            mx.put_along_axis(
+                array, mx.broadcast_to(places[:, None, :, None], part.shape), part, axis=2
+            )
+            for array, part in zip(self.arrays, new, strict=True)
+        ]
 
     def _grow(self, columns: int, like: list[mx.array]) -> None:
         old = [[array] for array in self.arrays] or [[] for _ in like]

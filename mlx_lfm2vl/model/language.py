@@ -8,7 +8,8 @@ import mlx.nn as nn
 
 from ..checkpoint.config import TextConfig
 from .attention import attend
-from .cache import Cache, ConvCache, Place, Window
+from .cache import Cache, Place
+from .conv_window import ConvCache, Window
 from .device_ops import exp, fused
 from .key_values import KeyValueCache, group_of
 from .recompute import recomputed
@@ -161,7 +162,7 @@ class Attention(nn.Module):
         """
         q, k = self._rotate(q, place.offset), self._rotate(k, place.offset)
         seen = (k, v) if cache is None else cache.update(k, v, place.column)
-        return attend(q, *seen, self.scale, causal=True, visible=place.visible)
+        return attend(q, *seen, self.scale, causal=place.visible is None, visible=place.visible)
 
     def _rotate(self, x: mx.array, offset: int | mx.array) -> mx.array:
         """Apply half-split RoPE to (B, H, L, D)."""

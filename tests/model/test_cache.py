@@ -9,7 +9,8 @@ import pytest
 from conftest import relative_error
 from networks import TEXT, lively
 
-from mlx_lfm2vl.model.cache import TRIMMABLE, Cache, Rows
+from mlx_lfm2vl.model.cache import Cache, Rows
+from mlx_lfm2vl.model.conv_window import TRIMMABLE
 from mlx_lfm2vl.model.key_values import BLOCK
 from mlx_lfm2vl.model.language import LanguageModel
 

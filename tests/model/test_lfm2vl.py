@@ -16,7 +16,7 @@ from mlx_lfm2vl.checkpoint.names import our_name
 from mlx_lfm2vl.model import lfm2vl as model_module
 from mlx_lfm2vl.model import vision
 from mlx_lfm2vl.model.attention import attend
-from mlx_lfm2vl.model.cache import ConvCache
+from mlx_lfm2vl.model.conv_window import ConvCache
 from mlx_lfm2vl.model.device_ops import _exp_by_parts
 from mlx_lfm2vl.model.key_values import BLOCK, KeyValueCache
 from mlx_lfm2vl.model.language import LanguageModel, swiglu

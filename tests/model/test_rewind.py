@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import TEXT, lively
 
-from mlx_lfm2vl.model.cache import Cache, Window
+from mlx_lfm2vl.model.cache import Cache
+from mlx_lfm2vl.model.conv_window import Window
 from mlx_lfm2vl.model.language import LanguageModel
 from mlx_lfm2vl.model.rewind import reach, rewind
 

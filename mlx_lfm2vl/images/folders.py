@@ -38,7 +38,8 @@ def images_below(folder: Path, *, recursive: bool) -> Iterator[tuple[str, str | 
         recursive: whether to enter the folders in it.
 
     Yields:
-        (path, None) of an image or PDF, or (path, why) of a folder that cannot be read or has no images.
+        (path, None) of an image or PDF, or (path, why) of a folder that cannot be read or has
+        none.
     """
     if _is_package(folder.resolve().name):
         yield str(folder), _package(folder)

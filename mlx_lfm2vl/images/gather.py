@@ -36,9 +36,9 @@ def gather(
 
     Args:
         words: paths, also with `~`; patterns such as `*.jpg`; folders, which stand for the images
-            and PDFs in them, sorted by name; `-` for the image on stdin; `demo` for the built-in picture;
-            addresses and data URIs. A file of that name comes before a pattern, a home folder and
-            the built-in picture.
+            and PDFs in them, sorted by name; `-` for the image on stdin; `demo` for the built-in
+            picture; addresses and data URIs. A file of that name comes before a pattern, a home
+            folder and the built-in picture.
         recursive: also enter the folders in a folder, after its own images.
         files_from: file with names of more files, or `-` for stdin. See `names_in`.
         stdin: where `-` is read from.

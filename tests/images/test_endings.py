@@ -12,5 +12,7 @@ def test_endings_count_in_any_case(name):
 
 
 def test_pdfs_have_pages_and_videos_have_pictures():
-    assert is_page_name("a.PDF") and not is_image_name("a.PDF")
-    assert is_picture_name("a.MOV") and not is_page_name("a.MOV")
+    assert is_page_name("a.PDF")
+    assert not is_image_name("a.PDF")
+    assert is_picture_name("a.MOV")
+    assert not is_page_name("a.MOV")

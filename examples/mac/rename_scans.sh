@@ -8,11 +8,7 @@ set -u
 folder=${1:?usage: rename_scans.sh FOLDER [--really]}
 preview=--preview
 [ "${2:-}" = --really ] && preview=
-set -- "$folder" # its images; PDFs in it are named one by one
-for scan in "$folder"/*.[pP][dD][fF]; do
-    if [ -f "$scan" ]; then set -- "$@" "$scan"; fi
-done
 # A PDF is named by its first page. ${preview:+...} is nothing if preview is empty.
-exec mlx_lfm2vl run caption --model 450m --length short "$@" --pages 1 \
+exec mlx_lfm2vl run caption --model 450m --length short "$folder" --pages 1 \
     --rename '{date}_{slug}{ext}' --undo-file "$folder/renamed.jsonl" ${preview:+"$preview"} \
     --out "$folder/names.jsonl"

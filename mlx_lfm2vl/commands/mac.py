@@ -22,10 +22,11 @@ examples:
 
 The actions name this Python by its path: install them again after it moved.
 """
-PASTE = """\
+IN_FINDER = """\
 They are in Finder's menu: right-click images, Quick Actions. If not: System Settings, Keyboard,
-Keyboard Shortcuts, Services, Files and Folders.
-
+Keyboard Shortcuts, Services, Files and Folders."""
+ELSEWHERE = "Finder shows them once they are in ~/Library/Services."
+PASTE = """\
 For Shortcuts, paste this into "Run Shell Script" (Shell: zsh, Input: an image, Pass Input: to
 stdin). Its result is the text in the image. Scripts are allowed in Shortcuts' settings, Advanced.
 
@@ -88,6 +89,7 @@ def _mac(options: argparse.Namespace) -> int:
     for path in install(folder, sys.executable, model):
         print(path)
     program = f"{shlex.quote(sys.executable)} -m mlx_lfm2vl"
-    print()
+    is_seen = folder == Path(SERVICES).expanduser()
+    print(f"\n{IN_FINDER if is_seen else ELSEWHERE}\n")
     print(PASTE.format(program=program, model=shlex.quote(model)), end="")
     return 0

@@ -105,9 +105,10 @@ def pictures_of_prompt(
     pictures = expand_inputs(given, chosen, chosen_image_config(options), limits)
     found = list(islice(pictures, limits.max_images + 1))
     if len(found) > limits.max_images:
+        each = ", or ask about each with --each" if "each" in options else ""
         raise InputError(
             f"there are more than {limits.max_images} pictures for one prompt; choose some with "
-            "--pages or --frames, or ask about each with --each"
+            f"--pages or --frames{each}"
         )
     return [_drawn(picture, limits) for picture in found]
 

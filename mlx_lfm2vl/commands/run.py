@@ -196,11 +196,12 @@ def _expanded(
 
 def _listing(options: argparse.Namespace, limits: ImageLimits) -> Callable[[], Iterable[Input]]:
     """Return what lists the sources under watch: a folder may be empty, or not there yet."""
-    from ..images.gather import Unreadable, gather
+    from ..images.drawn import Refused
+    from ..images.gather import gather
 
     def listing() -> Iterator[Input]:
         found = gather(options.image, recursive=options.recursive, limits=limits)
-        return (given for given in found if not isinstance(given.source, Unreadable))
+        return (given for given in found if not isinstance(given.source, Refused))
 
     return listing
 

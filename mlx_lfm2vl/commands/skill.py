@@ -19,7 +19,7 @@ from .common import run_command, stage
 from .draft_options import check_draft_options, note_undrafted
 from .image_options import chosen_image_options
 from .open_engine import check_memory_options, image_limits, open_engine
-from .page_options import chosen_pages
+from .page_options import chosen_image_config, chosen_pages, pictures_of_prompt
 from .skill_options import (
     answer_changes,
     build_parser,
@@ -36,6 +36,7 @@ from .skill_output import (
     of_whole,
     prompt_object,
 )
+from .slice_answers import count_pictures, join_slices
 from .source_options import chosen_inputs
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
@@ -44,8 +45,7 @@ if TYPE_CHECKING:  # heavy imports wait until the arguments are right
     from ..images.source import ImageLimits
     from ..skills.kinds import Kind
     from ..skills.tasks import Task
-
-    Outcome = tuple[Any, Result | None] | Lfm2VLError  # the typed answer, and what it cost
+    from .slice_answers import Answered, Outcome
 
 
 def main(name: str, arguments: Sequence[str] | None = None) -> int:
@@ -63,7 +63,7 @@ def _run(name: str, options: argparse.Namespace) -> int:
     if getattr(options, "draw", None):
         check_drawing(options.draw)
     limits = image_limits(options)
-    inputs = [] if options.show_prompt else _inputs(options, limits)
+    inputs = [] if options.show_prompt else _inputs(name, options, limits)
     if name == "detect" and is_together(name, options):
         own["images"] = max(1, len(inputs))
     kind = options.kind or kind_of(options)
@@ -80,19 +80,14 @@ def _run(name: str, options: argparse.Namespace) -> int:
     return 0
 
 
-def _inputs(options: argparse.Namespace, limits: ImageLimits) -> list[Input]:
+def _inputs(name: str, options: argparse.Namespace, limits: ImageLimits) -> list[Input]:
     """Return the pictures that were chosen: pages of PDFs, and frames and slices on request."""
-    from ..checkpoint.find import find_checkpoint
     from ..images.pages import expand_inputs
-    from ..prompt.processor import load_image_config
 
-    pages = chosen_pages(options)
-    inputs = chosen_inputs(options, limits)
-    folder = find_checkpoint(
-        options.model, options.revision, with_weights=False, update=options.update
-    )
-    config = load_image_config(folder).with_options(chosen_image_options(options))
-    return list(expand_inputs(inputs, pages, config, limits))
+    pages, inputs = chosen_pages(options), chosen_inputs(options, limits)
+    if is_together(name, options):
+        return pictures_of_prompt(options, inputs, limits)
+    return list(expand_inputs(inputs, pages, chosen_image_config(options), limits))
 
 
 def _answer(
@@ -103,22 +98,23 @@ def _answer(
     limits: ImageLimits,
 ) -> int:
     together = is_together(task.name, options)
-    if together:
-        limits.check_count(len(inputs))
     groups = [inputs] if together else [[one] for one in inputs]
     task.check_count(len(groups[0]))
-    if getattr(options, "draw", None) and len(inputs) > 1:
+    joins = task.name == "detect" and not together
+    total = count_pictures(inputs) if joins else len(groups)
+    if getattr(options, "draw", None) and (len(inputs) if together else total) > 1:
         raise InputError("--draw draws into one image: give one, or remove --draw")
-    if len(groups) == 1:
+    failed, alone = 0, total == 1
+    if alone:
         _check_images(inputs, limits)
     if len(groups) > 1:
         note_undrafted(options, "answers of a batch")
     elif task.options.constraint:
         note_undrafted(options, "answers with a constraint")
     engine = open_engine(options, limits, task.options)
-    failed, alone = 0, len(groups) == 1
     labels = options.labels if task.name == "classify" else ()
-    for group, outcome in _outcomes(engine, task, groups, labels):
+    outcomes = _outcomes(engine, task, groups, labels)
+    for group, outcome in join_slices(outcomes) if joins else outcomes:
         if not isinstance(outcome, Lfm2VLError):
             _print(task, kind, options, group, outcome, alone=alone)
             continue
@@ -130,7 +126,7 @@ def _answer(
             cause = {"error": str(outcome), "exit_code": outcome.exit_code}
             print_object({"skill": task.name, "file": group[0].name, **cause})
     if failed:
-        say(f"{failed} of {len(groups)} images not answered")
+        say(f"{failed} of {total} images not answered")
     return 1 if failed else 0
 
 
@@ -145,7 +141,7 @@ def _check_images(inputs: Sequence[Input], limits: ImageLimits) -> None:
 
 def _outcomes(
     engine: Engine, task: Task[Any], groups: Sequence[Sequence[Input]], labels: Sequence[str]
-) -> Iterator[tuple[Sequence[Input], Outcome]]:
+) -> Iterator[Outcome]:
     """Answer the question about each group of images; give the answers in their order.
 
     Raises:
@@ -158,7 +154,7 @@ def _outcomes(
         for group in groups:
             try:
                 known = photo_facts(group[0])
-                yield group, (score_task(engine, task, group[0].source, labels, known), None)
+                yield group, (score_task(engine, task, group[0].source, labels, known), [])
             except Lfm2VLError as error:
                 yield group, error
         return
@@ -168,7 +164,7 @@ def _outcomes(
     if len(groups) == 1:
         with stage("answering"):
             result = engine.generate(next(questions), task.options)
-        yield groups[0], (read_answer(task, result), result)
+        yield groups[0], (read_answer(task, result), [result])
         return
     waiting: dict[int, Result | Lfm2VLError] = {}
     given = 0
@@ -179,13 +175,13 @@ def _outcomes(
             given += 1
 
 
-def _read(task: Task[Any], outcome: Result | Lfm2VLError) -> Outcome:
+def _read(task: Task[Any], outcome: Result | Lfm2VLError) -> Answered | Lfm2VLError:
     from ..skills.functions import read_answer
 
     if isinstance(outcome, Lfm2VLError):
         return outcome
     try:
-        return read_answer(task, outcome), outcome
+        return read_answer(task, outcome), [outcome]
     except Lfm2VLError as error:
         return error
 
@@ -195,27 +191,28 @@ def _print(
     kind: Kind,
     options: argparse.Namespace,
     group: Sequence[Input],
-    answered: tuple[Any, Result | None],
+    answered: Answered,
     *,
     alone: bool,
 ) -> None:
     """Print the answer about a group of images, the only one or one of many."""
-    answer, result = answered
+    answer, results = answered
     if group[0].part and len(group) == 1:
         answer = of_whole(answer, group[0].part)
-    if result and result.finish_reason == "length":
-        count = len(result.token_ids)
-        say(f"note: {group[0].name}: the answer ends at {count} tokens; --max-tokens allows more")
+    cut = [len(result.token_ids) for result in results if result.finish_reason == "length"]
+    if cut:
+        say(f"note: {group[0].name}: the answer ends at {cut[0]} tokens; --max-tokens allows more")
     if getattr(options, "draw", None):
         draw_boxes(answer, group[0].source, image_limits(options), options.draw)
     if options.json:
         file = {"file": group[0].name} if len(group) == 1 else {}
-        rest = {"model": options.model, "kind": kind, "images": image_objects(group, result)}
-        ended = {"finish_reason": result.finish_reason} if result else {}
+        rest = {"model": options.model, "kind": kind, "images": image_objects(group, results)}
+        ended = {"finish_reason": "length" if cut else results[0].finish_reason} if results else {}
         print_object({"skill": task.name, **file, **answer.to_dict(), **rest, **ended})
     elif alone:
         print(as_text(answer), flush=True)
     else:
         print(f"==> {group[0].name} <==\n{as_text(answer)}\n", flush=True)
-    if options.verbose and result:
-        say_costs(result)
+    if options.verbose:
+        for result in results:
+            say_costs(result)

@@ -55,13 +55,13 @@ def _value(value: Any) -> str:
     return "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def image_objects(group: Sequence[Input], result: Result | None) -> list[dict[str, Any]]:
+def image_objects(group: Sequence[Input], results: Sequence[Result]) -> list[dict[str, Any]]:
     """Describe the images of a question for --json: pixels of a box are those of its image."""
-    if result is None:
+    if not results:
         return [{"file": one.name} for one in group]
     sizes = [
         one.part.whole if one.part and len(group) == 1 else plan.size
-        for one, plan in zip(group, result.images, strict=True)
+        for one, plan in zip(group, results[0].images, strict=True)
     ]
     return [
         {"file": one.name, "width": width, "height": height}

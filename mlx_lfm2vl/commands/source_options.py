@@ -62,7 +62,8 @@ def chosen_inputs(options: argparse.Namespace, limits: ImageLimits) -> Iterator[
             read, or the only image cannot be.
         Cancelled: the user has selected no region.
     """
-    from ..images.gather import Unreadable, gather
+    from ..images.drawn import Refused
+    from ..images.gather import gather
 
     if options.region and not options.screenshot:
         raise InputError("--region selects a part of the screen: add --screenshot")
@@ -86,8 +87,8 @@ def chosen_inputs(options: argparse.Namespace, limits: ImageLimits) -> Iterator[
     )
     inputs = chain(named, now)
     first = list(islice(inputs, 2))
-    if len(first) == 1 and isinstance(first[0].source, Unreadable):
-        raise InputError(first[0].source.reason)
+    if len(first) == 1 and isinstance(first[0].source, Refused):
+        raise first[0].source.error
     return chain(first, inputs)
 
 

@@ -20,7 +20,7 @@ from .python_types import schema_of
 Kind = Literal["json_schema", "regex", "choice", "grammar"]
 MAX_BYTES = 2**17  # of a constraint's text; compiling a larger one can take seconds
 MAX_REASON = 300  # characters of the library's message
-EXTRA = "constraints need llguidance: pip install 'mlx_lfm2vl[json]'"
+EXTRA = "constraints need llguidance: pip install llguidance"
 # The style in which the models write JSON. `x-guidance` in a schema overrides it.
 STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..images.drawn import Refused
 from ..images.inputs import Input
 from ..images.limits import ImageLimits
 from ..images.read import NamedBytes, read_source
@@ -31,6 +32,8 @@ def read_content(given: Input, limits: ImageLimits) -> tuple[bytes, ImageSource]
         NetworkError: its URL cannot be fetched.
     """
     source = given.source
+    if isinstance(source, Refused):
+        raise source.error
     if isinstance(source, str | os.PathLike | bytes | bytearray) or hasattr(source, "read"):
         name, data = read_source(source, limits)
         source = NamedBytes(data)

@@ -47,29 +47,28 @@ class Kept(Drawn):
 
 
 class Refused(Drawn):
-    """A file whose pages or frames cannot be told. The reason comes up when its turn comes."""
+    """Stands for a picture that cannot be had: the reason comes up when its turn comes.
+
+    So one bad name among thousands is one answer less, and not the end.
+    """
 
     def __init__(self, name: str, error: Lfm2VLError) -> None:
-        self.name, self._error = name, error
+        self.name, self.error = name, error
 
     def draw(self, limits: ImageLimits) -> Image.Image:  # noqa: ARG002
         """Raise the error that was met."""
-        raise type(self._error)(*self._error.args)
+        raise type(self.error)(*self.error.args)
 
 
-class Whole:
+class Whole(Drawn):
     """A picture that is cut into parts: it is decoded once, and freed with the last of them."""
 
-    def __init__(self, opened: OpenedImage, background: str | None) -> None:
-        self._opened, self._background = opened, background
+    def __init__(self, name: str, opened: OpenedImage, background: str | None) -> None:
+        self.name, self._opened, self._background = name, opened, background
         self._lock = threading.Lock()
 
-    def pixels(self) -> Image.Image:
-        """The picture in RGB.
-
-        Raises:
-            InputError: the file is damaged.
-        """
+    def draw(self, limits: ImageLimits) -> Image.Image:  # noqa: ARG002
+        """Return the picture in RGB."""
         with self._lock:
             outcome = self._outcome
         if isinstance(outcome, InputError):
@@ -88,9 +87,9 @@ class Slice(Drawn):
     """A part of a larger picture."""
 
     def __init__(self, name: str, whole: Whole, part: Part) -> None:
-        self.name, self._whole, self._part = name, whole, part
+        self.name, self.whole, self._part = name, whole, part
 
-    def draw(self, limits: ImageLimits) -> Image.Image:  # noqa: ARG002
+    def draw(self, limits: ImageLimits) -> Image.Image:
         """Cut the part out."""
         top, left, height, width, _ = self._part
-        return self._whole.pixels().crop((left, top, left + width, top + height))
+        return self.whole.draw(limits).crop((left, top, left + width, top + height))

@@ -14,7 +14,7 @@ VIDEO_ENDINGS = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi")
 
 def is_picture_name(name: str | Path) -> bool:
     """Whether a name ends as those of images, PDFs and videos do, in any case."""
-    return is_image_name(name) or str(name).lower().endswith((PDF_ENDING, *VIDEO_ENDINGS))
+    return is_page_name(name) or str(name).lower().endswith(VIDEO_ENDINGS)
 
 
 def is_image_name(name: str | Path) -> bool:
@@ -22,9 +22,6 @@ def is_image_name(name: str | Path) -> bool:
     return str(name).lower().endswith(IMAGE_ENDINGS)
 
 
-def images_in(folder: Path) -> list[Path]:
-    """Return the image files of a folder, sorted. Hidden ones are left out.
-
-    On disks of cameras, macOS keeps a hidden `._IMG_1.JPG` beside `IMG_1.JPG`, which is no image.
-    """
-    return sorted(p for p in folder.glob("[!.]*") if is_image_name(p) and p.is_file())
+def is_page_name(name: str | Path) -> bool:
+    """Whether a name ends as those of images and PDFs do, in any case."""
+    return is_image_name(name) or str(name).lower().endswith(PDF_ENDING)

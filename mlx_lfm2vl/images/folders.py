@@ -1,4 +1,4 @@
-"""The pictures of a folder and of those below it, one listing at a time."""
+"""The images and PDFs of a folder and of those below it, one listing at a time."""
 
 import logging
 import os
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .endings import is_image_name
+from .endings import is_page_name
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Listing(NamedTuple):
 
 
 def images_below(folder: Path, *, recursive: bool) -> Iterator[tuple[str, str | None]]:
-    """Yield the image files of a folder, and then those of the folders in it.
+    """Yield the images and PDFs of a folder, and then those of the folders in it.
 
     Hidden files and folders are left out, and so are the packages of the Mac; a note names those.
     Links to folders are followed, and each folder is listed once, so that a circle ends.
@@ -38,7 +38,8 @@ def images_below(folder: Path, *, recursive: bool) -> Iterator[tuple[str, str | 
         recursive: whether to enter the folders in it.
 
     Yields:
-        (path, None) of an image, or (path, why) of a folder that cannot be read or has no images.
+        (path, None) of an image or PDF, or (path, why) of a folder that cannot be read or has
+        none.
     """
     if _is_package(folder.resolve().name):
         yield str(folder), _package(folder)
@@ -80,10 +81,10 @@ def _list(folder: Path) -> Listing:
             name = entry.name
             if name.startswith("."):
                 original = name.removesuffix(IN_CLOUD)
-                in_cloud += original != name and is_image_name(original)
+                in_cloud += original != name and is_page_name(original)
             elif _is(entry, os.DirEntry.is_dir):
                 (packages if _is_package(name) else folders).append(name)
-            elif is_image_name(name) and _is(entry, os.DirEntry.is_file):
+            elif is_page_name(name) and _is(entry, os.DirEntry.is_file):
                 images.append(name)
     for name in sorted(packages):
         logger.warning("%s", _package(folder / name))

@@ -12,24 +12,12 @@ from urllib.parse import unquote, urlsplit
 from ..checkpoint.aliases import DEMO
 from ..checkpoint.find import find_image
 from ..errors import InputError
+from .drawn import Refused
 from .folders import images_below
 from .inputs import Input
 from .limits import ImageLimits
 from .name_list import names_in
 from .read import NamedBytes, is_url
-
-
-class Unreadable:
-    """Stands for an image that cannot be opened: it says why when its turn comes.
-
-    So one bad name among thousands is one answer less, and not the end.
-    """
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-
-    def read(self, _size: int, /) -> bytes:
-        raise InputError(self.reason)
 
 
 def gather(
@@ -48,9 +36,9 @@ def gather(
 
     Args:
         words: paths, also with `~`; patterns such as `*.jpg`; folders, which stand for the images
-            in them, sorted by name; `-` for the image on stdin; `demo` for the built-in picture;
-            addresses and data URIs. A file of that name comes before a pattern, a home folder and
-            the built-in picture.
+            and PDFs in them, sorted by name; `-` for the image on stdin; `demo` for the built-in
+            picture; addresses and data URIs. A file of that name comes before a pattern, a home
+            folder and the built-in picture.
         recursive: also enter the folders in a folder, after its own images.
         files_from: file with names of more files, or `-` for stdin. See `names_in`.
         stdin: where `-` is read from.
@@ -111,7 +99,7 @@ def _matches(pattern: str, recursive: bool) -> Iterator[Input]:
             yield image
     if not found and folders:
         reason = f"only folders match {pattern!r}; --recursive enters them, {pattern}/* names files"
-        yield Input(pattern, Unreadable(reason))
+        yield Input(pattern, Refused(pattern, InputError(reason)))
     elif not found:
         yield _file(pattern)  # which is missing
 
@@ -156,8 +144,10 @@ def _named(word: str, recursive: bool) -> Iterator[Input]:
 
 def _in_folder(folder: Path, recursive: bool) -> Iterator[Input]:
     for name, problem in images_below(folder, recursive=recursive):
-        path = Path(name)
-        yield Input(name, path, path) if problem is None else Input(name, Unreadable(problem))
+        if problem is None:
+            yield Input(name, Path(name), Path(name))
+        else:
+            yield Input(name, Refused(name, InputError(problem)))
 
 
 def _file(name: str) -> Input:

@@ -156,7 +156,7 @@ def _slices(item: Input, config: ImageConfig, limits: ImageLimits) -> Iterator[I
         width,
         height,
     )
-    whole = Whole(opened, config.background)
+    whole = Whole(item.name, opened, config.background)
     for number, part in enumerate(parts, 1):
         name = f"{item.name}, slice {number} of {len(parts)}"
         yield replace(item, name=name, source=Slice(name, whole, part), part=part)

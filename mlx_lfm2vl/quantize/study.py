@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import InputError
-from ..images.endings import images_in
+from ..images.endings import is_image_name
+from ..images.folders import images_below
 from ..loading import load
 from ..model.lfm2vl import Lfm2VL
 from ..prompt.data_files import find_data
@@ -107,7 +108,8 @@ def read_samples(folder: Path | None, model: Lfm2VL, processor: Processor) -> li
 
 
 def _images(folder: Path) -> list[Path]:
-    found = images_in(folder)
+    listed = images_below(folder, recursive=False)
+    found = [Path(name) for name, problem in listed if not problem and is_image_name(name)]
     if not found:
         raise InputError(f"--calibration {folder} contains neither data (*.jsonl) nor images")
     return found

@@ -90,4 +90,4 @@ def test_a_schema_that_cannot_be_followed_is_refused_with_the_reason(
 def test_without_the_library_the_extra_is_named(schema, capsys):
     with mock.patch.dict(sys.modules, {"llguidance": None}):
         assert generate([*MODEL, "Who?", "--json-schema", schema]) == 2
-    assert "pip install 'mlx_lfm2vl[json]'" in capsys.readouterr().err
+    assert "pip install llguidance" in capsys.readouterr().err

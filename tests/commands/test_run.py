@@ -57,6 +57,14 @@ def test_each_picture_has_its_record_and_the_code_says_how_it_went(photos, capsy
 
 
 @pytest.mark.usefixtures("photos")
+def test_a_picture_that_is_not_there_has_a_record_that_says_so():
+    assert run.main(["caption", "photos", "none.png", "--out", "r.jsonl", *MODEL]) == 1
+    (failed,) = (record for record in records(Path("r.jsonl")) if "error" in record)
+    assert (failed["file"], failed["exit_code"]) == ("none.png", 2)
+    assert failed["error"] == "'none.png' does not exist"
+
+
+@pytest.mark.usefixtures("photos")
 def test_options_of_the_skill_and_of_the_run_work_together(capsys):
     arguments = ["ask", "photos", "What is {name}?", "--in-order", "--limit", "2", *MODEL]
     assert run.main([*arguments, "--out", "r.csv"]) == 0

@@ -9,14 +9,21 @@ from PIL import Image
 from processes import modules_after
 
 from mlx_lfm2vl import cli
+from mlx_lfm2vl.checkpoint.find import DEMO_FOLDER
 from mlx_lfm2vl.commands.skill_output import of_whole
+from mlx_lfm2vl.commands.slice_answers import count_pictures, join_slices
 from mlx_lfm2vl.commands.table import SKILLS
-from mlx_lfm2vl.images.inputs import Part
+from mlx_lfm2vl.errors import InputError
+from mlx_lfm2vl.images.inputs import Input, Part
+from mlx_lfm2vl.images.limits import ImageLimits
+from mlx_lfm2vl.images.pages import PageOptions, expand_inputs
+from mlx_lfm2vl.prompt.processor import load_image_config
 from mlx_lfm2vl.skills.answers import Detection, Point
 from mlx_lfm2vl.skills.boxes import Box
 from mlx_lfm2vl.skills.tasks import TASKS
 
 PICTURES = Path(__file__).parents[2] / "examples" / "images"
+CONFIG = load_image_config(DEMO_FOLDER)
 TOY = Path(__file__).parents[1] / "golden" / "new_names" / "checkpoint"
 
 
@@ -158,6 +165,45 @@ def test_boxes_of_a_slice_are_given_in_pixels_of_the_whole_picture():
     found = of_whole(Point(*box.center, box), part)
     assert (found.x, found.y) == (box.center[0], box.center[1] + 100)
     assert of_whole(Point(None, None, None), part).box is None
+
+
+def test_slices_of_a_picture_are_one_answer_in_which_each_object_is_once(tmp_path):
+    Image.new("RGB", (256, 3200)).save(tmp_path / "long.png")
+    given = Input("long.png", tmp_path / "long.png")
+    slices = list(expand_inputs([given], PageOptions(slices="auto"), CONFIG, ImageLimits()))
+    outcomes: list = []
+    for one in slices:  # the object is at rows 1000 to 1100
+        assert one.part
+        top, bottom = (min(max(row - one.part.top, 0), one.part.height) for row in (1000, 1100))
+        pixels = (10, top, 50, bottom)
+        relative = (10 / 256, top / one.part.height, 50 / 256, bottom / one.part.height)
+        boxes = (Box(0, "cat", pixels, relative),) if top < bottom else ()
+        outcomes.append(([one], (Detection(boxes), [one.name])))
+    assert sum(len(answer.boxes) for _, (answer, _) in outcomes) == 2
+    other = ([given], InputError("bad"))
+    ((whole,), (answer, results)), last = join_slices([*outcomes, other])
+    assert (whole.name, last) == ("long.png", other)
+    assert [box.pixels for box in answer.boxes] == [(10, 1000, 50, 1100)]
+    assert results == [one.name for one in slices]
+    assert count_pictures([*slices, given]) == 2
+    outcomes[1] = ([slices[1]], InputError("bad"))
+    assert str(next(join_slices(outcomes))[1]) == "bad"
+
+
+def test_boxes_of_slices_are_drawn_into_the_whole_picture(typed, tmp_path):
+    Image.new("RGB", (256, 3200), "white").save(tmp_path / "long.png")
+    line = f"detect {tmp_path}/long.png --slices auto --max-tokens 8"
+    code, out, err = typed(f"{line} --draw {tmp_path}/drawn.png --json")
+    (answer,) = map(json.loads, out.splitlines())
+    assert (code, "cut into 3 slices" in err) == (0, True)
+    assert answer["images"] == [{"file": f"{tmp_path}/long.png", "width": 256, "height": 3200}]
+    with Image.open(tmp_path / "drawn.png") as drawn:
+        assert drawn.size == (256, 3200)
+
+
+def test_options_of_pages_that_choose_nothing_are_refused_in_one_question(typed):
+    code, _, err = typed("compare shapes.png word.png --pages 2")
+    assert (code, err) == (2, "error: --pages chooses pages of a PDF, and none is given\n")
 
 
 def test_help_loads_nothing_heavy():

@@ -105,6 +105,8 @@ def test_the_command_installs_says_what_to_paste_and_uninstalls(tmp_path, capsys
     shown = capsys.readouterr().out
     assert all(f"{folder}/{name}.workflow\n" in shown for name in ACTIONS)
     assert f"{sys.executable} -m mlx_lfm2vl ocr -m {MODEL} -\n" in shown
+    assert "once they are in ~/Library/Services" in shown
+    assert "They are in Finder's menu" not in shown
     assert main(["uninstall", "--folder", folder]) == 0
     assert capsys.readouterr().out.startswith(f"removed {2 * len(ACTIONS)} files")
     monkeypatch.chdir(tmp_path)

@@ -57,6 +57,12 @@ def test_a_folder_stands_for_its_images_sorted_by_name():
     assert names(".", "a.png") == ["a.png", "a.png"]
 
 
+def test_a_folder_stands_for_its_pdfs_too():
+    add("pics/11.Pdf")
+    assert names("pics") == ["pics/10.PNG", "pics/11.Pdf", "pics/2.jpg"]
+    assert names("p*", recursive=True)[:3] == ["pics/10.PNG", "pics/11.Pdf", "pics/2.jpg"]
+
+
 def test_recursive_enters_the_folders_after_the_images_beside_them():
     below = ["pics/day/3.png", "pics/day/evening/4.jpg"]
     assert names("pics", recursive=True) == ["pics/10.PNG", "pics/2.jpg", *below]

@@ -15,13 +15,8 @@ if TYPE_CHECKING:
     from .drafter_loading import load_drafter
     from .errors import AnswerError, CheckpointError, InputError, Lfm2VLError, NetworkError
     from .generation.answer import Piece, Result
-    from .generation.engine import (
-        Engine,
-        batch_generate,
-        generate,
-        stream_batch,
-        stream_generate,
-    )
+    from .generation.engine import Engine
+    from .generation.once import batch_generate, generate, stream_batch, stream_generate
     from .images.pages import open_pages
     from .images.source import ImageLimits
     from .loading import load
@@ -72,17 +67,17 @@ _HOMES = {
     "Piece": "generation.answer",
     "Result": "generation.answer",
     "Sampling": "options",
-    "batch_generate": "generation.engine",
+    "batch_generate": "generation.once",
     "choice": "constraints.constraint",
-    "generate": "generation.engine",
+    "generate": "generation.once",
     "grammar": "constraints.constraint",
     "json_schema": "constraints.constraint",
     "load": "loading",
     "load_drafter": "drafter_loading",
     "open_pages": "images.pages",
     "regex": "constraints.constraint",
-    "stream_batch": "generation.engine",
-    "stream_generate": "generation.engine",
+    "stream_batch": "generation.once",
+    "stream_generate": "generation.once",
     "user_message": "prompt.messages",
 }
 

@@ -44,6 +44,9 @@ CASES = [
 os.environ.pop("LFM2VL_MODEL", None)
 os.environ.pop("MLX_LFM2VL_CACHE", None)
 os.environ["XDG_CONFIG_HOME"] = os.devnull
+# Modules are compiled once, not by every worker and every program that a test starts.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches the Hub; read when that library is imported
 # Shells start background jobs with Ctrl-C ignored, and the programs that tests start inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

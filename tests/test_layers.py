@@ -143,7 +143,7 @@ def test_public_names_are_listed_and_never_hidden_by_a_command():
         "import mlx_lfm2vl.generate, mlx_lfm2vl.convert\n"
         "import mlx_lfm2vl.generate as again\n"
         "from mlx_lfm2vl import generate\n"
-        "from mlx_lfm2vl.generation.engine import generate as function\n"
+        "from mlx_lfm2vl.generation.once import generate as function\n"
         "assert generate is mlx_lfm2vl.generate is again is function"
     )
     modules_after(code)

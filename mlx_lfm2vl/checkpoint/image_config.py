@@ -92,7 +92,8 @@ class ImageConfig:
             InputError: the values contradict each other.
         """
         values = {field.name: getattr(options, field.name) for field in fields(options)}
-        return replace(self, **{name: value for name, value in values.items() if value is not None})
+        given = {name: value for name, value in values.items() if value is not None}
+        return replace(self, **given) if given else self
 
 
 def check_color(color: object) -> None:

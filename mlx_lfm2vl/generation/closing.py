@@ -50,7 +50,9 @@ def _within(
     # and the detours with it.
     waiting: deque[tuple[Any, list[int], np.ndarray, Iterator[int], int]] = deque()
     seen = set[bytes]()  # which tokens could come next
-    state, path, detours = matcher.deep_copy(), list[int](), 0
+    state: Any = matcher.deep_copy()
+    path: list[int] = []
+    detours = 0
     for _ in range(MAX_WORK + bound):
         if state.is_accepting():
             return path

@@ -61,8 +61,9 @@ class OpenedImage:
                 self._is_series = file.is_series or (
                     image.format in ("WEBP", "AVIF") and getattr(image, "n_frames", 1) > 1
                 )
-                check_meaning(image, self.name)
-                mend_palette(image)
+                if image.format == "TIFF":
+                    check_meaning(image, self.name)
+                    mend_palette(image)
                 self._colors = ColorReader(image, file)
         except DECODE_ERRORS as error:
             raise InputError(f"{self.name} is damaged or not supported: {reason(error)}") from None

@@ -82,8 +82,9 @@ def mend_png(data: bytes, name: str) -> Png:
         raise InputError(f"{name} is damaged: its palette is missing")
     if not is_clean:
         png.notes.append("damaged side chunks were left out")
-    png.profile, note = color_profile(colors, png.profile)
-    png.notes += [note] if note else []
+    if colors:
+        png.profile, note = color_profile(colors, png.profile)
+        png.notes += [note] if note else []
     # What turns the picture comes before its pixels, so that it is known without decoding them.
     png.data = b"".join([SIGNATURE, *parts[:1], *sides, *parts[1:], _chunk(b"IEND", b"")])
     return png

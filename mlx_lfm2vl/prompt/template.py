@@ -5,7 +5,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Collection, Sequence
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -62,36 +62,6 @@ class ChatTemplate:
         """Whether the template mentions a key of messages."""
         return re.search(rf"\b{re.escape(key)}\b", self.source) is not None
 
-    @cached_property
-    def _compiled(self) -> Any:
-        import jinja2
-        from jinja2 import nodes
-        from jinja2.ext import Extension, loopcontrols
-
-        from .template_limits import LimitedEnvironment
-
-        class Generation(Extension):
-            """`{% generation %}` marks what the model writes; here it is only its body."""
-
-            tags = {"generation"}
-
-            def parse(self, parser: Any) -> Any:
-                line = next(parser.stream).lineno
-                body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-                return nodes.Scope(body, lineno=line)
-
-        if len(self.source) > MAX_BYTES:
-            raise CheckpointError(f"the chat template has more than {MAX_BYTES} characters")
-        environment = LimitedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-        )
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = _now
-        try:
-            return environment.from_string(self.source)
-        except (jinja2.TemplateError, SyntaxError, *REFUSALS) as error:
-            raise CheckpointError(f"the chat template does not compile: {_reason(error)}") from None
-
     def render(
         self,
         messages: Sequence[Message],
@@ -111,7 +81,7 @@ class ChatTemplate:
         """
         import jinja2
 
-        template = self._compiled
+        template = _compiled(self.source)
         from .template_limits import BASE_UNITS, METER, UNITS_PER_INPUT, Meter, weight
 
         # Far more than any input weighs, so that weighing ends at the inputs' own size.
@@ -131,6 +101,38 @@ class ChatTemplate:
             ) from None
         finally:
             METER.reset(token)
+
+
+@lru_cache(maxsize=8)
+def _compiled(source: str) -> Any:
+    """Return the template of a source. It holds nothing of a rendering, so processors share it."""
+    import jinja2
+    from jinja2 import nodes
+    from jinja2.ext import Extension, loopcontrols
+
+    from .template_limits import LimitedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}` marks what the model writes; here it is only its body."""
+
+        tags = {"generation"}
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.Scope(body, lineno=line)
+
+    if len(source) > MAX_BYTES:
+        raise CheckpointError(f"the chat template has more than {MAX_BYTES} characters")
+    environment = LimitedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _now
+    try:
+        return environment.from_string(source)
+    except (jinja2.TemplateError, SyntaxError, *REFUSALS) as error:
+        raise CheckpointError(f"the chat template does not compile: {_reason(error)}") from None
 
 
 def find_template(folder: Path) -> str:

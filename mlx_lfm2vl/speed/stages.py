@@ -12,8 +12,8 @@ import mlx.core as mx
 
 from ..arrays import dtype_name, named_arrays
 from ..checkpoint.image_config import ImageConfig
-from ..generation.engine import stream_generate
 from ..generation.loop import generate_step
+from ..generation.once import stream_generate
 from ..generation.prepare import read_prompt
 from ..generation.sampling import draw_greedily, greedy
 from ..loading import load

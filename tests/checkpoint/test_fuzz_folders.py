@@ -100,7 +100,7 @@ def damage_file(path: Path, folder: Path, draw: random.Random) -> None:
         path.write_bytes(damage_bytes(data[:6000], draw) + data[6000:])
 
 
-@seeds(100, 10_000)
+@seeds(40, 10_000)
 def test_folders_damaged_in_several_files_load_or_are_refused(tmp_path, capfd, bounds, cases):
     loaded = 0
     for case in range(cases):

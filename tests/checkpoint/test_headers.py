@@ -74,14 +74,14 @@ def test_any_value_in_an_entry_is_read_or_refused(path, key, value):
         read_header(written(path, {**HEADER, "a": entry}))
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(deadline=None, derandomize=True, max_examples=25)
 @given(JSON)
 def test_any_header_is_read_or_refused(path, header):
     with contextlib.suppress(CheckpointError):
         read_header(written(path, header))
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(deadline=None, derandomize=True, max_examples=100)
 @given(at=st.integers(0, 400), new=st.binary(max_size=4), cut=st.integers(0, 8))
 def test_any_changed_bytes_are_read_or_refused(path, at, new, cut):
     written(path, HEADER)

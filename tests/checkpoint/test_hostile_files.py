@@ -210,7 +210,7 @@ def test_impossible_names_in_an_index_are_refused(checkpoint, name):
     assert len(str(error.value)) < 500
 
 
-@seeds(150, 10_000)
+@seeds(60, 10_000)
 def test_damaged_checkpoints_load_or_are_refused(checkpoint, bounds, cases):
     for case in range(cases):
         draw = random.Random(case)

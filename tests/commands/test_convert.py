@@ -20,6 +20,12 @@ from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.quantize.choice import QuantizeOptions
 
 
+@pytest.fixture(autouse=True)
+def _short_answers(monkeypatch):
+    """The source answers the samples of a report in a few tokens."""
+    monkeypatch.setattr("mlx_lfm2vl.quantize.loss_report.ANSWER_TOKENS", 6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

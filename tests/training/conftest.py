@@ -15,6 +15,16 @@ def model_and_processor():
     return load(TINY, dtype="float32")
 
 
+@pytest.fixture(autouse=True)
+def plotted(monkeypatch) -> list[Path]:
+    """The plots that runs ask for. They are not drawn: that takes as long as a short run."""
+    pictures = []
+    monkeypatch.setattr(
+        "mlx_lfm2vl.training.plot.plot_log", lambda _log, picture, _origin: pictures.append(picture)
+    )
+    return pictures
+
+
 @pytest.fixture
 def data(tmp_path) -> Path:
     """Ten pictures, each with an answer of its own."""

@@ -36,9 +36,9 @@ def encoded(monkeypatch) -> list[mx.array]:
 
 
 def trained(folder: Path, gb: float, rows=MIXED, **changes) -> Trainer:
-    """Train for four epochs, two conversations an update."""
+    """Train for two epochs, two conversations an update."""
     settings = TrainSettings(
-        **{"parts": ("language",), "steps": 8, "batch_size": 2, "learning_rate": 1e-2, **changes}
+        **{"parts": ("language",), "steps": 4, "batch_size": 2, "learning_rate": 1e-2, **changes}
     )
     model, processor = load(TINY, dtype="float32")
     mx.random.seed(0)

@@ -31,9 +31,9 @@ def test_a_finished_run_goes_on_with_more_steps_and_keeps_its_other_settings(
         "--max-tiles",
         "2",
     ]
-    assert run(data, output, *options, "--steps", "3") == 0
-    assert run(data, tmp_path / "whole", *options, "--steps", "6") == 0
-    assert run(data, output, "--resume", "--steps", "6") == 0
+    assert run(data, output, *options, "--steps", "2") == 0
+    assert run(data, tmp_path / "whole", *options, "--steps", "4") == 0
+    assert run(data, output, "--resume", "--steps", "4") == 0
     assert "the run goes on with other settings than before: steps" in capsys.readouterr().err
     assert losses_of(output) == losses_of(tmp_path / "whole")
 
@@ -51,9 +51,23 @@ def test_a_run_goes_on_with_new_rows_and_says_so(data, tmp_path, capsys):
 
 def test_every_checkpoint_is_an_adapter(data, tmp_path, capsys):
     output = tmp_path / "out"
-    assert run(data, output, "--steps", "10", "--learning-rate", "1e-2", "--keep", "1") == 0
+    assert (
+        run(
+            data,
+            output,
+            "--steps",
+            "4",
+            "--save-every",
+            "2",
+            "--learning-rate",
+            "1e-2",
+            "--keep",
+            "1",
+        )
+        == 0
+    )
     (step,) = (output / "checkpoints").iterdir()
-    assert step.name == "step-0000010"
+    assert step.name == "step-0000004"
     tensors = load_tensors(output / "adapters.safetensors")
     for name, value in load_tensors(step / "adapters.safetensors").items():
         np.testing.assert_array_equal(value, tensors[name])
@@ -122,7 +136,10 @@ def test_the_test_data_are_measured_at_the_end(data, tmp_path, capsys):
     assert f"test: loss {found['loss']:.4f}" in capsys.readouterr().err
 
 
-def test_sample_answers_are_those_of_the_adapter_at_that_update(data, tmp_path, capsys):
+def test_sample_answers_are_those_of_the_adapter_at_that_update(
+    data, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("mlx_lfm2vl.commands.train.MAX_ANSWER", 12)
     output = tmp_path / "out"
     options = ["--steps", "2", "--learning-rate", "0.05", "--warmup-steps", "0"]
     options += ["--validation", str(data), "--validate-every", "1", "--sample-answers", "2"]
@@ -132,7 +149,7 @@ def test_sample_answers_are_those_of_the_adapter_at_that_update(data, tmp_path, 
     engine, rows = Engine(model, processor), read_rows(data)[:2]
     expected = [
         {
-            "answer": engine.generate(row[:1], temperature=0.0, max_tokens=128).text,
+            "answer": engine.generate(row[:1], temperature=0.0, max_tokens=12).text,
             "expected": row[1]["content"],
         }
         for row in rows

@@ -86,7 +86,8 @@ def test_processes_that_stopped_at_different_updates_do_not_go_on_together(data,
 
 
 # Place in an update: one for each process.
-@pytest.mark.parametrize("place", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [0, 1])
 def test_a_damaged_image_of_one_process_ends_all_with_a_checkpoint(place, data, tmp_path):
     number = UpdateOrder([1] * 10, 2, seed=1)(3)[place]
     picture = data.parent / f"{number}.png"

@@ -1,4 +1,4 @@
-"""The loss of a drafter equals one that is written for a single anchor, without batches or masks."""
+"""The loss of a drafter equals one written for a single anchor, without batches or masks."""
 
 import mlx.core as mx
 import mlx.nn as nn

@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # heavy imports wait until the arguments are right
 WARMUP = 0.04  # share of the updates
 PREFIX_BYTES = 2**30  # of the conversations that are being answered
 # Options of adapters and of the target's own training.
-OTHERS = ("method", "parts", "rank", "scale", "dropout", "optimizer", "recompute", "compile")
+OTHERS = ("method", "parts", "rank", "scale", "dropout", "recompute", "compile")
 SHAPE = ("draft_layers", "draft_block", "draft_rank", "draft_taps")
 
 

@@ -295,7 +295,7 @@ class DraftModel(nn.Module):
                 attention.keys_values(normed, places),
                 strict=True,
             )
-            k, v = (mx.concatenate(part, axis=2) for part in parts)
+            k, v = (mx.concatenate(list(part), axis=2) for part in parts)
             x = layer.finish(x, attention(normed, (k, v), places, visible))
         return self.norm(x).reshape(blocks.shape)
 

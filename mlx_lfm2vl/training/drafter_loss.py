@@ -4,7 +4,9 @@ Follows the DSpark recipe (DeepSpec). A block begins at an anchor p of an answer
 the token at p + 1 + j, given the true tokens before. The teacher is the target's own distribution.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,6 +17,8 @@ from ..model.lfm2vl import Lfm2VL
 CROSS_ENTROPY, DISTANCE, CONFIDENCE = 0.1, 0.9, 1.0  # weights of the three losses
 DECAY = 4.0  # row j counts exp(-j / DECAY): late proposals are rarely reached
 CHUNK_BYTES = 64 * 2**20  # of float32 logits at a time; the backward pass holds a few of them
+
+Chunk = Callable[..., tuple[mx.array, mx.array]]
 
 
 @dataclass(frozen=True)
@@ -70,34 +74,42 @@ def drafter_loss(drafter: DraftModel, target: Lfm2VL, blocks: Blocks) -> tuple[m
     states = drafter.block_states(embedded, blocks.taps, blocks.places)
     codes = drafter.markov_head.markov_w1(blocks.ids[..., :-1])
     after = drafter.markov_head.markov_w2.weight
-    sure = drafter.confidence_head.proj if drafter.config.has_confidence else None
+    sure = list[mx.array]()
+    if drafter.config.has_confidence:
+        sure = [drafter.confidence_head.proj.weight, drafter.confidence_head.proj.bias]
     dtype = target.language_model.embedding_norm.weight.dtype
 
-    def of_chunk(
-        states: mx.array, codes: mx.array, after: mx.array, rest: tuple[mx.array, ...]
-    ) -> tuple[mx.array, mx.array]:
-        finals, labels, weights, *_ = rest
-        logits = target.head(states.astype(dtype)).astype(mx.float32) + codes @ after.T
-        teacher = mx.softmax(target.head(finals.astype(dtype)).astype(mx.float32), axis=-1)
-        apart = mx.abs(mx.softmax(logits, axis=-1) - mx.stop_gradient(teacher)).sum(axis=-1)
-        loss = CROSS_ENTROPY * nn.losses.cross_entropy(logits, labels) + DISTANCE * apart
-        accepted = mx.stop_gradient(1 - 0.5 * apart)
-        if sure is not None:
-            guess = (mx.concatenate([states, codes], axis=-1) @ rest[3].T + rest[4])[..., 0]
-            guessed = nn.losses.binary_cross_entropy(guess, accepted, with_logits=True)
-            loss = loss + CONFIDENCE * guessed
-        survival = mx.cumprod(accepted * (weights > 0), axis=-1)
-        return (loss * weights).sum(), survival.sum()
+    def of_chunk(finals: mx.array, labels: mx.array, weights: mx.array) -> Chunk:
+        """Return the loss of some blocks as a function of what is learned."""
+
+        def loss_of(
+            states: mx.array, codes: mx.array, after: mx.array, *sure: mx.array
+        ) -> tuple[mx.array, mx.array]:
+            logits = target.head(states.astype(dtype)).astype(mx.float32) + codes @ after.T
+            teacher = mx.softmax(target.head(finals.astype(dtype)).astype(mx.float32), axis=-1)
+            apart = mx.abs(mx.softmax(logits, axis=-1) - mx.stop_gradient(teacher)).sum(axis=-1)
+            loss = CROSS_ENTROPY * nn.losses.cross_entropy(logits, labels) + DISTANCE * apart
+            accepted = mx.stop_gradient(1 - 0.5 * apart)
+            if sure:
+                guess = mx.concatenate([states, codes], axis=-1) @ sure[0][0] + sure[1]
+                loss = loss + CONFIDENCE * nn.losses.binary_cross_entropy(
+                    guess, accepted, reduction="none"
+                )
+            survival = mx.cumprod(accepted * (weights > 0), axis=-1)
+            return (loss * weights).sum(), survival.sum()
+
+        return loss_of
 
     count, rows = blocks.places.size, blocks.ids.shape[-1] - 1
     size = max(1, CHUNK_BYTES // (4 * rows * drafter.config.vocab_size))
-    run = of_chunk if count <= size else mx.checkpoint(of_chunk)
     parts = [states, codes, blocks.finals, blocks.ids[..., 1:], blocks.weights]
     flat = [part.flatten(0, 1) for part in parts]
-    head = (sure.weight, sure.bias) if sure is not None else ()
     total, accepted = mx.array(0.0), mx.array(0.0)
     for start in range(0, count, size):
-        state, code, final, label, weight = (part[start : start + size] for part in flat)
-        loss, survived = run(state, code, after, (final, label, weight, *head))
+        state, code, *given = (part[start : start + size] for part in flat)
+        run = of_chunk(*given)
+        if count > size:
+            run = cast(Chunk, mx.checkpoint(run))
+        loss, survived = run(state, code, after, *sure)
         total, accepted = total + loss, accepted + survived
     return total, accepted

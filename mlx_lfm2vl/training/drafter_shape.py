@@ -1,8 +1,9 @@
 """The shape of a new drafter, chosen from its target, and its weights before training."""
 
 import mlx.core as mx
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_unflatten
 
+from ..arrays import named_arrays
 from ..checkpoint.config import TextConfig
 from ..checkpoint.drafter_config import MAX_PROPOSALS, MAX_RANK, DrafterConfig
 from ..errors import InputError
@@ -82,7 +83,7 @@ def new_drafter(config: DrafterConfig, seed: int) -> DraftModel:
     """Make a drafter with random weights. Its table of pairs adds nothing yet."""
     drafter, key = DraftModel(config), mx.random.key(seed)
     weights = list[tuple[str, mx.array]]()
-    for name, value in tree_flatten(drafter.parameters()):
+    for name, value in named_arrays(drafter.parameters()).items():
         if value.ndim == 2:
             key, now = mx.random.split(key)
             value = SPREAD * mx.random.normal(value.shape, key=now)

@@ -59,7 +59,7 @@ def make_optimizer(settings: TrainSettings, betas: tuple[float, float] = BETAS) 
 
 
 def _is_hidden_matrix(path: str, parameter: mx.array) -> bool:
-    return parameter.ndim == 2 and "embed" not in path and "lm_head" not in path
+    return parameter.ndim == 2 and not any(part in path for part in ("embed", "head", "markov"))
 
 
 def set_learning_rate(optimizer: optim.Optimizer, rate: float) -> None:

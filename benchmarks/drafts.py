@@ -46,7 +46,7 @@ GOLDEN = HERE.parent / "tests" / "golden" / "drafters" / "own_head"
 SAMPLINGS = {"greedy": Sampling(), "T 0.2, top-k 50": Sampling(temperature=0.2, top_k=50)}
 TOKENS_PER_ROUND = 4.2  # published for the drafter of LFM2.5-VL-3B
 SETTLED, WRONG_TOKENS = 64, 512  # tokens until a drafter that guesses wrong rests, and in all
-PEER_TOKENS = 128
+PEER_TOKENS = 24  # of which the drafter knows most
 
 
 ATTENTIONS_3B = (2, 5, 9, 13, 17, 21, 24, 27)
@@ -258,7 +258,7 @@ def peer_rows(peer_python: str, preload: str, repeats: int) -> Iterator[str]:
         target = make_target(Path(folder) / "target", GOLDEN.name)
 
         def ask(name: str, tokens: int, count: int) -> dict:
-            arguments = [name, str(target), str(GOLDEN), str(tokens), "2", str(count)]
+            arguments = [name, str(target), str(GOLDEN), str(tokens), "10", str(count)]
             command = [sides[name].python, str(program), *arguments]
             out = run(command, sides[name].environment(preload))[2]
             return json.loads(out.splitlines()[-1])

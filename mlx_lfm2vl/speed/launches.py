@@ -98,6 +98,8 @@ def compiling() -> Iterator[None]:
         fused(language, "_gated_sum"),
         fused(language, "swiglu"),
         fused(drafter_module, "swiglu"),
+        fused(drafter_module, "_biased"),
+        fused(drafter_module, "_biased_by"),
         fused(attention_module, "_widened"),
         patch.object(decode_step_module, "traced", mx.compile),
         patch.object(sampling, "traced", mx.compile),

@@ -18,6 +18,7 @@ import mlx.nn as nn
 
 from ..checkpoint.drafter_config import DrafterConfig
 from .attention import attend
+from .device_ops import fused
 from .key_values import KeysValues, KeyValueCache
 from .language import swiglu
 
@@ -251,7 +252,7 @@ class DraftModel(nn.Module):
             (1, G, C) states after the final norm.
         """
         start, offset = cache.length, cache.end + valid
-        features, visible = None, None
+        features, visible, end = None, None, start
         if taps is not None:
             features, end = self.features(taps), start + taps.shape[1]
             columns = mx.arange(end + block.shape[1])
@@ -259,14 +260,10 @@ class DraftModel(nn.Module):
         x = block
         for layer, memory in zip(self.layers, cache.layers, strict=True):
             attention, normed = layer.self_attn, layer.input_layernorm(x)
-            k, v = attention.keys_values(normed, offset)
             if features is not None:
-                before = attention.keys_values(features, start)
-                k, v = (
-                    mx.concatenate([before[0], k], axis=2),
-                    mx.concatenate([before[1], v], axis=2),
-                )
-            x = layer.finish(x, attention(normed, memory.update(k, v, start), offset, visible))
+                memory.update(*attention.keys_values(features, cache.end), start)
+            seen = memory.update(*attention.keys_values(normed, offset), end)
+            x = layer.finish(x, attention(normed, seen, offset, visible))
         return self.norm(x)
 
     def block_states(self, blocks: mx.array, taps: mx.array, places: mx.array) -> mx.array:
@@ -314,29 +311,46 @@ class DraftModel(nn.Module):
         Returns:
             The draft, which takes the best score at each place.
         """
-        scores = scores.astype(mx.float32)
-        after, ids = self.markov_head.markov_w2.weight, None
+        head, scores = self.markov_head, scores.astype(mx.float32)
+        after, codes, ids = head.markov_w2.weight, None, None
         if groups := _groups(scores.shape[1]):
             grouped = scores.reshape(scores.shape[0], -1, groups)  # token g + i * groups is in g
             members = mx.argmax(grouped, axis=1)  # (G, groups)
             scores = mx.take_along_axis(grouped, members[:, None], axis=1)[:, 0]
             ids = members * groups + mx.arange(groups, dtype=mx.uint32)
-            after = after[ids]  # (G, groups, rank)
-        previous, tokens, codes = anchor, list[mx.array](), list[mx.array]()
+            after, codes = after[ids], head.markov_w1(ids)  # (G, groups, rank)
+        code, places = head.markov_w1(anchor), list[mx.array]()
         for row in range(scores.shape[0]):
-            codes.append(self.markov_head.markov_w1(previous))
-            bias = ((after if ids is None else after[row]) @ codes[-1]).astype(mx.float32)
-            best = mx.argmax(scores[row] + (bias if scale is None else bias * scale))
-            previous = best if ids is None else ids[row, best]
-            tokens.append(previous)
-        sure = self._confidence(states, mx.stack(codes)) if self.config.has_confidence else None
-        return Proposals(mx.stack(tokens), sure)
+            bias = (after if codes is None else after[row]) @ code
+            if scale is None:
+                biased = _biased(scores[row], bias)
+            else:
+                biased = _biased_by(scores[row], bias, scale)
+            places.append(mx.argmax(biased))
+            code = head.markov_w1(places[-1]) if codes is None else codes[row][places[-1]]
+        tokens = mx.stack(places)
+        if ids is not None:
+            tokens = mx.take_along_axis(ids, tokens[:, None], axis=1)[:, 0]
+        if not self.config.has_confidence:
+            return Proposals(tokens, None)
+        before = mx.concatenate([anchor.reshape(1), tokens[:-1]])
+        return Proposals(tokens, self._confidence(states, head.markov_w1(before)))
 
     def _confidence(self, states: mx.array, codes: mx.array) -> mx.array:
         head = self.confidence_head.proj
         joined = mx.concatenate([states.astype(mx.float32), codes.astype(mx.float32)], axis=-1)
         weight, bias = head.weight.astype(mx.float32), head.bias.astype(mx.float32)
         return mx.sigmoid(joined @ weight[0] + bias)
+
+
+@fused
+def _biased(scores: mx.array, bias: mx.array) -> mx.array:
+    return scores + bias.astype(mx.float32)
+
+
+@fused
+def _biased_by(scores: mx.array, bias: mx.array, scale: mx.array) -> mx.array:
+    return scores + bias.astype(mx.float32) * scale
 
 
 def _groups(vocabulary: int) -> int:

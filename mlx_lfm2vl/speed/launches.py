@@ -16,12 +16,16 @@ from unittest.mock import patch
 import mlx.core as mx
 import numpy as np
 
-from ..generation import sampling
+from ..generation import sampling, verifying
+from ..generation.drafting import ModelDrafter
 from ..generation.sampling import Sampler
+from ..generation.verifying import VerifyingSampler
 from ..model import attention as attention_module
 from ..model import decode_step as decode_step_module
 from ..model import device_ops, language, lfm2vl, vision
+from ..model import drafter as drafter_module
 from ..model.decode_step import DecodeStep
+from ..model.drafter import DraftModel
 from ..model.lfm2vl import Lfm2VL
 from ..options import Sampling
 
@@ -93,10 +97,14 @@ def compiling() -> Iterator[None]:
         fused(lfm2vl, "_standardize"),
         fused(language, "_gated_sum"),
         fused(language, "swiglu"),
+        fused(drafter_module, "swiglu"),
+        fused(drafter_module, "_biased"),
+        fused(drafter_module, "_biased_by"),
         fused(attention_module, "_widened"),
         patch.object(decode_step_module, "traced", mx.compile),
         patch.object(sampling, "traced", mx.compile),
         patch.object(sampling, "chooser", sampling.chooser.__wrapped__),
+        patch.object(verifying, "chooser", sampling.chooser.__wrapped__),
         patch.object(vision, "gelu_tanh", mx.compile(vision.gelu_sigmoid)),
     ]
     with ExitStack() as stack:
@@ -195,6 +203,35 @@ def decode_step(model: Lfm2VL, settings: Sampling) -> Cost:
     """The cost of one more token in the middle of an answer."""
     fewer, more = (Cost.of(decode_steps(model, settings, count)) for count in (2, 3))
     return Cost(more.kernels - fewer.kernels, more.chain - fewer.chain)
+
+
+def draft_round(
+    model: Lfm2VL, drafter: DraftModel, settings: Sampling, proposals: int | None = None
+) -> Cost:
+    """The cost of a round in the middle of an answer: a draft is verified, and the next one made.
+
+    Args:
+        model: the target.
+        drafter: of the target.
+        settings: of the sampler.
+        proposals: tokens of the draft that is verified; None for a whole block.
+    """
+    count = drafter.config.block_size if proposals is None else proposals
+    decoder, draft = model.language_model, [1] * count
+    cache, context = model.make_cache(), drafter.make_cache()
+    _, taps = decoder.tapped(model.embed(range(PROMPT)), cache, drafter.config.target_layer_ids)
+    drafter.append(mx.concatenate(taps, axis=-1), context)
+    mx.eval(cache.arrays, context.arrays)
+    with compiling():
+        sampler = VerifyingSampler(settings, [range(PROMPT)], [0])
+        drafting = ModelDrafter(drafter, model, sampler, context, None, count)
+    with metal_view():
+        embeds = decoder.embed_tokens(mx.array([[1, *draft]], mx.uint32))
+        hidden, outputs = decoder.tapped(embeds, cache, drafting.taps)
+        verified = sampler.verify(model.head(hidden[0]), draft)
+        numbers = drafting.queue(verified.tokens[verified.accepted], outputs, verified)
+        assert numbers is not None
+        return Cost.of(graph(verified.tokens, numbers, *cache.arrays, *context.arrays))
 
 
 def image_embeddings(model: Lfm2VL, views: Sequence[tuple[int, int]]) -> Cost:

@@ -96,3 +96,14 @@ def test_a_large_vocabulary_gets_the_same_first_proposal_from_the_best_of_each_g
     )
     assert found[0] == exact[0]
     assert mx.all(mx.take_along_axis(scores, found[:, None], axis=1)[:, 0] > scores.max(axis=1) - 4)
+
+
+def test_positions_read_with_a_block_stand_behind_the_first_one_read():
+    drafter = lively(DraftModel(CONFIG))
+    taps = mx.random.normal((1, 3, 3 * CONFIG.hidden_size), key=mx.random.key(1))
+    block = mx.random.normal((1, CONFIG.block_size, CONFIG.hidden_size), key=mx.random.key(2))
+    before, beside = drafter.make_cache(7), drafter.make_cache(7)
+    drafter.append(taps, before)
+    expected = drafter.states(block, before)
+    found = drafter.states(block, beside, taps, mx.array(3))
+    np.testing.assert_allclose(found, expected, atol=1e-5)

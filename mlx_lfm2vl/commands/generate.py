@@ -74,8 +74,6 @@ def _answer_options(options: argparse.Namespace) -> AnswerOptions:
     check_memory_options(options)
     if options.each and not has_sources(options):
         raise InputError("--each needs at least one --image")
-    if options.each and options.lookup:
-        raise InputError("--lookup serves one answer at a time: remove it, or --each")
     return answer
 
 

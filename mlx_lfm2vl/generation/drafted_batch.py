@@ -188,7 +188,7 @@ class DraftedBatch:
         if longest:
             ids = mx.concatenate([ids, mx.array(padded, mx.uint32)], axis=1)
         decoder, taps = self._model.language_model, self._lines[0].drafter.taps
-        hidden, outputs = decoder.tapped(decoder.embedtokens_of(ids), self._cache, taps)
+        hidden, outputs = decoder.tapped(decoder.embed_tokens(ids), self._cache, taps)
         logits = self._model.head(hidden)
         rounds: list[tuple[Verified, mx.array | None]] = []
         arrays: list[mx.array] = []

@@ -140,8 +140,6 @@ class AnswerOptions:
             _expect_number("draft_tokens", self.draft_tokens, int)
             if not 0 <= self.draft_tokens <= MAX_LOOKUP:
                 raise InputError(f"draft_tokens is {self.draft_tokens}, expected 0 to {MAX_LOOKUP}")
-        if self.lookup and self.constraint:
-            raise InputError("lookup cannot be combined with a constraint; drop one of them")
         _expect_number("kv_bits", self.kv_bits, int)
         if self.kv_bits not in KV_BITS:
             raise InputError(f"kv_bits is {self.kv_bits}, expected 8, 4 or 0 (off)")

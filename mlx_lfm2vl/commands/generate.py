@@ -27,7 +27,7 @@ from .asks import answer_questions
 from .cache_options import chosen_bytes, chosen_folder
 from .common import is_watched, run_command, stage
 from .constraint_options import chosen_constraint
-from .draft_options import note_undrafted
+from .draft_options import note_undrafted_batch
 from .generate_options import build_parser
 from .open_engine import (
     answer_options,
@@ -75,11 +75,8 @@ def _answer_options(options: argparse.Namespace) -> AnswerOptions:
     check_memory_options(options)
     if options.each and not has_sources(options):
         raise InputError("--each needs at least one --image")
-    if options.each and options.lookup:
-        raise InputError("--lookup serves one answer at a time: remove it, or --each")
-    if options.each or answer.constraint:
-        what = "answers of a batch" if options.each else "answers with a constraint"
-        note_undrafted(options, what)
+    if options.each:
+        note_undrafted_batch(options, is_constrained=answer.constraint is not None)
     return answer
 
 

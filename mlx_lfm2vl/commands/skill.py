@@ -16,7 +16,7 @@ from ..errors import InputError, Lfm2VLError
 from ..images.inputs import Input
 from .answer_output import print_object, say, say_costs
 from .common import run_command, stage
-from .draft_options import check_draft_options, note_undrafted
+from .draft_options import check_draft_options, note_undrafted_batch
 from .image_options import chosen_image_options
 from .open_engine import check_memory_options, image_limits, open_engine
 from .page_options import chosen_image_config, chosen_pages, pictures_of_prompt
@@ -108,9 +108,7 @@ def _answer(
     if alone:
         _check_images(inputs, limits)
     if len(groups) > 1:
-        note_undrafted(options, "answers of a batch")
-    elif task.options.constraint:
-        note_undrafted(options, "answers with a constraint")
+        note_undrafted_batch(options, is_constrained=task.options.constraint is not None)
     engine = open_engine(options, limits, task.options)
     labels = options.labels if task.name == "classify" else ()
     outcomes = _outcomes(engine, task, groups, labels)

@@ -29,6 +29,14 @@ class Drafter(TapReader, Protocol):
         """Append a token of the answer."""
         ...
 
+    def skip(self, tokens: Sequence[int], /) -> None:
+        """Append tokens that a constraint forces."""
+        ...
+
+    def cut(self, length: int, /) -> None:
+        """Note that a constraint allows only so many tokens of the last draft."""
+        ...
+
     def queue(
         self, anchor: mx.array, outputs: Sequence[mx.array], verified: Verified | None, /
     ) -> mx.array | None:

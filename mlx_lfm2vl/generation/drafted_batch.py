@@ -12,7 +12,7 @@
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -28,6 +28,7 @@ from .drafting import Drafter, Drafting, ModelDrafter, make_drafter
 from .loop import CLEAR_EVERY, Token
 from .pace import Pace
 from .prefix_store import PrefixStore
+from .reading import arrays_of, read_together, tokens_of
 from .sampling import Drawn
 from .verifying import Verified, VerifyingSampler
 
@@ -172,9 +173,9 @@ class DraftedBatch:
             line.unread = line.sampler(logits[number : number + 1])
             line.drafter.read([output[number : number + 1, None] for output in outputs])
         mx.async_eval([line.unread for line in self._lines], self._cache.arrays)
-        found = _read([array for drawn in unread for array in _arrays(drawn)])
+        found = read_together([array for drawn in unread for array in arrays_of(drawn)])
         for line, drawn in zip(self._lines, unread, strict=True):
-            line.add(_tokens(drawn, found))
+            line.add(tokens_of(drawn, found))
         if self._pace is not None:
             self._pace.plain(self._lap())
 
@@ -197,11 +198,15 @@ class DraftedBatch:
             own = [output[number : number + 1, :count] for output in outputs]
             told = line.drafter.queue(verified.tokens[verified.accepted], own, verified)
             rounds.append((verified, told))
-            arrays += [*_arrays(line.unread), *_arrays(verified), *([] if told is None else [told])]
+            arrays += [
+                *arrays_of(line.unread),
+                *arrays_of(verified),
+                *([] if told is None else [told]),
+            ]
         mx.async_eval(self._cache.arrays)
-        found, kept = _read(arrays), list[int]()
+        found, kept = read_together(arrays), list[int]()
         for line, draft, (verified, told) in zip(self._lines, drafts, rounds, strict=True):
-            before, said = _tokens(line.unread, found), _tokens(verified, found)
+            before, said = tokens_of(line.unread, found), tokens_of(verified, found)
             accepted = next((i for i, guess in enumerate(draft) if guess != said[i].id), len(draft))
             said = said[: accepted + 1]
             kept.append(len(said))
@@ -245,31 +250,3 @@ class DraftedBatch:
         """Return the seconds since the last call; None if rows have come or gone since."""
         last, self._clock = self._clock, time.perf_counter()
         return None if last is None else self._clock - last
-
-
-def _arrays(drawn: Drawn | Verified | None) -> list[mx.array]:
-    """Return what the host reads of tokens."""
-    if drawn is None:
-        return []
-    return [drawn.tokens] if drawn.logprobs is None else [drawn.tokens, drawn.logprobs]
-
-
-def _tokens(drawn: Drawn | Verified | None, found: Iterator[np.ndarray]) -> list[Token]:
-    """Return the tokens whose `_arrays` come next among those that were read."""
-    if drawn is None:
-        return []
-    ids = next(found).tolist()
-    logprobs = [None] * len(ids) if drawn.logprobs is None else next(found).tolist()
-    return [Token(*pair) for pair in zip(ids, logprobs, strict=True)]
-
-
-def _read(arrays: Sequence[mx.array]) -> Iterator[np.ndarray]:
-    """Wait for the device once; yield the values of int or float32 vectors."""
-    if not arrays:
-        return
-    # Floats are read bit by bit, so that one array holds everything.
-    bits = [x.view(mx.int32) if x.dtype == mx.float32 else x.astype(mx.int32) for x in arrays]
-    joined = np.array(mx.concatenate(bits).tolist(), np.int32)
-    ends = np.cumsum([array.size for array in arrays])[:-1]
-    for array, values in zip(arrays, np.split(joined, ends), strict=True):
-        yield values.view(np.float32) if array.dtype == mx.float32 else values

@@ -26,13 +26,16 @@ class Drafting:
     Attributes:
         model: from `load_drafter`.
         pace: of all answers with this model and its target on this machine.
+        constrained: the same of those inside a constraint, whose tokens take another time.
     """
 
     model: DraftModel
     pace: Pace = field(init=False)
+    constrained: Pace = field(init=False)
 
     def __post_init__(self) -> None:
         self.pace = Pace(self.model.config.block_size)
+        self.constrained = Pace(self.model.config.block_size)
 
 
 def make_drafter(
@@ -49,7 +52,8 @@ def make_drafter(
         return lookup
     context = ready.branch.context or drafting.model.make_cache(ready.cached)
     ready.branch.context = context
-    pace, most = drafting.pace, drafting.model.config.block_size
+    pace = drafting.constrained if options.constraint else drafting.pace
+    most = drafting.model.config.block_size
     if options.draft_tokens is not None:
         pace, most = None, min(most, options.draft_tokens)
     return ModelDrafter(drafting.model, model, sampler, context, pace, most, lookup)
@@ -101,6 +105,7 @@ class ModelDrafter:
     def read(self, outputs: Sequence[mx.array]) -> None:
         """Take the layers' outputs at committed positions."""
         self._held.append(mx.concatenate(list(outputs), axis=-1))
+        self._tokens, self.confidence = [], []  # a draft from before does not follow these
         if sum(taps.shape[1] for taps in self._held) >= HELD:
             self._append()
 
@@ -121,6 +126,18 @@ class ModelDrafter:
             self._lookup.add(token)
         if self._pace is not None and self._pace.rests:
             self._pace.plain(self._lap())
+
+    def skip(self, tokens: Sequence[int]) -> None:
+        """Append tokens that came without choice; the draft goes on behind them if it has them."""
+        for token in tokens:
+            self.add(token)
+        fits, count = self._tokens[: len(tokens)] == list(tokens), len(tokens)
+        self._tokens = self._tokens[count:] if fits else []
+        self.confidence = self.confidence[count:] if fits else []
+
+    def cut(self, length: int) -> None:
+        """Note that only so many tokens of the draft are verified."""
+        self.tried = None if self.tried is None else min(self.tried, length)
 
     def queue(
         self, anchor: mx.array, outputs: Sequence[mx.array], verified: Verified | None
@@ -158,8 +175,9 @@ class ModelDrafter:
         length = min(self._proposals, most)
         if self._pace is not None:
             length = self._pace.length(self.confidence, length)
-        self.tried = length
-        return self._tokens[:length]
+        draft = self._tokens[:length]
+        self.tried = len(draft)
+        return draft
 
     @property
     def rests(self) -> bool:

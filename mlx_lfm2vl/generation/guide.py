@@ -8,6 +8,9 @@
   follow. So the tokens do not depend on how many of them a step reads.
 """
 
+from collections.abc import Sequence
+from copy import copy
+
 import numpy as np
 
 from ..constraints.constraint import Constraint, compiled
@@ -101,6 +104,34 @@ class Guide:
         self._decide()
         self._note_end()
         return token
+
+    def along(self, proposals: Sequence[int]) -> tuple[list[int], np.ndarray]:
+        """Return which tokens of a draft may come next, and what may come beside and after them.
+
+        Args:
+            proposals: tokens in order. They end before the first that cannot come, would be
+                replaced, or would end the answer.
+
+        Returns:
+            G of the proposals, and (G + 1, rows) bool: the tokens that may come at each place.
+        """
+        guide, masks, draft = self._copy(), [self.mask()], list[int]()
+        for token in proposals:
+            try:
+                if not masks[-1][token] or guide.take(token) != token or guide.ended:
+                    break
+                masks.append(guide.mask())
+            except Lfm2VLError:  # the matcher fails on this way, which the answer may never go
+                break
+            draft.append(token)
+        return draft, np.stack(masks)
+
+    def _copy(self) -> "Guide":
+        """Return a guide that goes on by itself from the same place."""
+        other = copy(self)
+        other._matcher = self._matcher.deep_copy()
+        other._decided, other._closing = list(self._decided), list(self._closing)
+        return other
 
     def forced(self) -> list[int]:
         """Add the tokens that come without choice, often none, and return them."""

@@ -40,6 +40,14 @@ class Lookup:
             self._after[tuple(self._ids[-NGRAM:])] = len(self._ids)
         self._ids.append(token)
 
+    def skip(self, tokens: Sequence[int]) -> None:
+        """Append tokens that came without choice."""
+        for token in tokens:
+            self.add(token)
+
+    def cut(self, _length: int) -> None:
+        """How much of a draft is verified does not matter."""
+
     def draft(self, most: int) -> list[int]:
         """Return the tokens that followed the last `NGRAM` tokens earlier, or none."""
         place = self._place

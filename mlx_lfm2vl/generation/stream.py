@@ -109,6 +109,25 @@ def _tokens(
         return kind(sampling, [ready.prefix.ids], [seed], processors=processors, logprobs=logprobs)
 
     cache, ends, reached = ready.branch.cache, ready.ends, ready.reached
+    is_drafted = bool(options.lookup) or (drafting is not None and options.draft_tokens != 0)
+    if options.constraint and is_drafted:
+        from .constrained_drafts import drafted_constrained_step
+        from .drafting import make_drafter
+        from .verifying import VerifyingSampler
+
+        sampler = make(VerifyingSampler)
+        return drafted_constrained_step(
+            model,
+            ready.taken(),
+            cache,
+            sampler,
+            make_guide,
+            make_drafter(drafting, model, sampler, ready, options),
+            drafts,
+            on_prefill=options.on_prefill,
+            ends=ends,
+            reached=reached,
+        )
     if options.constraint:  # the tokens without choice are all that is known beforehand
         from .constrained import constrained_step
 
@@ -122,7 +141,7 @@ def _tokens(
             ends=ends,
             reached=reached,
         )
-    if options.lookup or (drafting is not None and options.draft_tokens != 0):
+    if is_drafted:
         from .drafted import drafted_step
         from .drafting import make_drafter
         from .verifying import VerifyingSampler

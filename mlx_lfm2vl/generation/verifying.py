@@ -7,10 +7,12 @@ answer, the row's logits, penalty and random state are those of plain decoding, 
 says. Nothing after a row that differs from the draft is used.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import mlx.core as mx
+import numpy as np
 
 from .sampling import Sampler, chooser, logprobs_of, mask_of, penalize
 
@@ -34,15 +36,21 @@ class Verified(NamedTuple):
 class VerifyingSampler(Sampler):
     """A sampler of one row that also samples the positions of drafts."""
 
-    def verify(self, logits: mx.array, draft: Sequence[int]) -> Verified:
+    def verify(
+        self, logits: mx.array, draft: Sequence[int], allowed: np.ndarray | None = None
+    ) -> Verified:
         """Sample after the last token and after every token of a draft; `keep` must follow.
 
         Args:
             logits: (G + 1, vocab_size).
             draft: G ids.
+            allowed: (G + 1, vocab_size) bool, the tokens to draw from; None allows all.
         """
         if self.processors:
             logits = self._rows_processed(logits, draft)
+        whole = logits
+        if allowed is not None:
+            logits = mx.where(mx.array(allowed), logits, -math.inf)
         sampling, penalizes = self.sampling, self.sampling.repetition_penalty != 1
         draws = sampling.temperature > 0
         choose = chooser(draws, penalizes, sampling.top_k, sampling.top_p < 1, sampling.min_p > 0)
@@ -57,7 +65,7 @@ class VerifyingSampler(Sampler):
             tokens = choose(logits, *numbers)
         agrees = tokens[:-1] == mx.array(list(draft), mx.uint32)
         accepted = mx.cumprod(agrees.astype(mx.int32)).sum() if draft else mx.array(0)
-        told = logprobs_of(logits, tokens) if self.logprobs else None
+        told = logprobs_of(whole, tokens) if self.logprobs else None
         return Verified(tokens, accepted, told, seen)
 
     def keep(self, verified: Verified, tokens: Sequence[int]) -> None:

@@ -58,7 +58,7 @@ class ConvCache:
     def trim_rows(self, counts: Sequence[int]) -> None:
         """Drop the last rows of the last update, as many as given for each row of the batch."""
         assert self._recent is not None
-        begins = self._recent.shape[1] - self._kept - mx.array(counts)
+        begins = self._recent.shape[1] - self._kept - mx.array(list(counts))
         places = begins[:, None] + mx.arange(self._kept)
         rows = mx.take_along_axis(self._recent, places[..., None], axis=1)
         self._recent = None

@@ -131,7 +131,7 @@ class KeyValueCache:
         """
         used = max(ends)
         if min(ends) < used:
-            places = mx.array(ends)[:, None] + mx.arange(-columns, 0)
+            places = mx.array(list(ends))[:, None] + mx.arange(-columns, 0)
             places = mx.maximum(places, 0)[:, None, :, None]
             return [mx.take_along_axis(array[rows], places, axis=2) for array in self.arrays]
         begin = max(0, used - columns)
@@ -147,7 +147,7 @@ class KeyValueCache:
 
     def _write_rows(self, new: list[mx.array], columns: Sequence[int]) -> None:
         """Write the new positions of each row from a column of its own on."""
-        places = mx.array(columns)[:, None] + mx.arange(new[0].shape[2])
+        places = mx.array(list(columns))[:, None] + mx.arange(new[0].shape[2])
         self.arrays = [
             mx.put_along_axis(
                 array, mx.broadcast_to(places[:, None, :, None], part.shape), part, axis=2

@@ -72,17 +72,10 @@ def test_more_images_than_a_prompt_may_hold_are_answered(ask):
     assert out.count("==> ") == 33
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--each"], "--each needs at least one --image"),
-        (["--each", "-i", "1.png", "--lookup", "4"], "--lookup serves one answer at a time"),
-    ],
-)
-def test_each_is_refused_where_it_means_nothing(ask, arguments, message):
-    code, _, err = ask(*arguments)
+def test_each_without_an_image_is_refused(ask):
+    code, _, err = ask("--each")
     assert code == 2
-    assert message in err
+    assert "--each needs at least one --image" in err
 
 
 @pytest.mark.parametrize(

@@ -104,11 +104,6 @@ def test_tools_that_the_template_would_drop_are_refused(engine):
     assert engine.generate("Hi", GREEDY, tools=[]).prompt_tokens > 0
 
 
-def test_lookup_in_a_batch_is_refused(engine):
-    with pytest.raises(InputError, match="one conversation at a time"):
-        list(engine.stream_batch(["Hi"], GREEDY, lookup=4))
-
-
 def test_logprobs_are_those_of_one_pass_over_prompt_and_answer(tiny, engine):
     model, processor = tiny
     result = engine.generate("Hi", GREEDY, logprobs=True)

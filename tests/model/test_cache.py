@@ -285,3 +285,33 @@ def test_every_verb_keeps_rows_that_begin_in_different_columns(decoders, verb, l
     expected = [read(decoder, [*ids, 40 + row], None)[:, -1] for row, ids in enumerate(prompts)]
     found = step(again, [40, 41, 42])[:, 0]
     assert relative_error(found, mx.concatenate(expected)) < 1e-5
+
+
+@pytest.mark.parametrize("kv_bits", [0, 8])
+def test_rows_that_drop_different_numbers_go_on_as_they_would_alone(kv_bits):
+    decoder = lively(LanguageModel(replace(TEXT, head_dim=32)))
+
+    def fresh(ids):
+        cache = decoder.make_cache(kv_bits)
+        return read(decoder, ids, cache), cache
+
+    said = [IDS, IDS[:3], IDS[:5]]
+    batch = Cache.joined([Rows(fresh(ids)[1], [0]) for ids in said])
+    blocks, error = [[1, 2, 3, 4], [15, 16, 17, 18], [29, 30, 31, 32]], 2e-2 if kv_bits else 1e-5
+    for kept in ([4, 1, 2], [1, 3, 4], [2, 2, 2], [0, 4, 1]):
+        x = decoder(decoder.embed_tokens(mx.array(blocks)), batch)
+        for row in range(3):
+            expected = fresh([*said[row], *blocks[row]])[0][:, -4:]
+            assert relative_error(x[row : row + 1], expected) < error
+        batch.trim_rows([4 - count for count in kept])
+        said = [[*ids, *new[:count]] for ids, new, count in zip(said, blocks, kept, strict=True)]
+    assert len({*batch.ends}) == 3
+    for rows in ([0], [1], [2], [2, 0]):
+        joined = Cache.joined([Rows(batch, rows)])
+        x = decoder(decoder.embed_tokens(mx.array([[7]] * len(rows))), joined)
+        for place, row in enumerate(rows):
+            expected, alone = fresh([*said[row], 7])
+            assert relative_error(x[place : place + 1], expected[:, -1:]) < error
+            if len(rows) == 1 and not kv_bits:
+                for name, array in alone.state.items():
+                    assert relative_error(joined.state[name], array) < 1e-5

@@ -1,0 +1,209 @@
+"""Batches with drafters: every row gets the tokens that it gets alone, whatever is drafted."""
+
+from itertools import cycle
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from drafters import DRAFTERS, make_target
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlx_lfm2vl import AnswerOptions, Engine, Sampling
+from mlx_lfm2vl.drafter_loading import load_drafter
+from mlx_lfm2vl.generation.drafted_batch import DraftedBatch
+from mlx_lfm2vl.generation.prefix_store import PrefixStore
+from mlx_lfm2vl.loading import load
+from mlx_lfm2vl.speed.host_syncs import HostSyncs
+
+GREEDY = Sampling()
+SAMPLINGS = [
+    GREEDY,
+    Sampling(temperature=0.7, top_k=20),
+    Sampling(temperature=1.2, top_p=0.8, min_p=0.05, repetition_penalty=1.2),
+]
+QUESTIONS = ["Hello there", "Hi", "What is this?", "A longer question, of more tokens"]
+TOKENS = 10
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    model, processor = load(make_target(tmp_path_factory.mktemp("target"), "tied"))
+    return model, processor, load_drafter(DRAFTERS / "tied", model)
+
+
+@pytest.fixture(scope="module")
+def alone(loaded):
+    """Answers without a drafter, one by one, and their tokens by the ids of the prompt."""
+
+    def answers(options):
+        if repr(options) not in made:
+            engine = Engine(*loaded[:2])
+            made[repr(options)] = [engine.generate(q, options) for q in QUESTIONS]
+        return made[repr(options)]
+
+    made = {}
+    return answers
+
+
+class Script:
+    """A drafter that knows the answer, and spoils what it drafts as it is told."""
+
+    taps = ()
+
+    def __init__(self, said, kinds, rests):
+        self.said, self.count = said, 0
+        self.kinds, self._rests = cycle(kinds), cycle(rests)
+
+    @property
+    def rests(self):
+        return next(self._rests)
+
+    def add(self, _token):
+        self.count += 1
+
+    def read(self, outputs):
+        pass
+
+    def queue(self, _anchor, _outputs, _verified):
+        return None
+
+    def draft(self, most):
+        kind = next(self.kinds)  # how many are right, and how many wrong ones follow
+        right = self.said[self.count : self.count + kind[0]]
+        return [*right, *[t % 90 + 1 for t in range(kind[1])]][:most]
+
+
+KIND = st.tuples(st.integers(0, 5), st.integers(0, 3))
+
+
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.lists(KIND, min_size=1, max_size=4), min_size=4, max_size=4),
+    st.lists(st.booleans(), max_size=3),
+    st.sampled_from(SAMPLINGS),
+    st.sampled_from([(), ("e",)]),
+    st.integers(1, 4),
+)
+def test_no_draft_changes_a_token_of_any_row(loaded, alone, kinds, rests, sampling, stop, size):
+    options = AnswerOptions(
+        max_tokens=TOKENS, sampling=sampling, seed=5, stop=stop, logprobs=True, lookup=1
+    )
+    expected = alone(options.changed({"lookup": 0}))
+    scripts = iter(zip(expected, kinds, strict=True))  # in the order in which rows come
+
+    def script(*_):
+        answer, kind = next(scripts)
+        return Script(answer.token_ids, kind, [*rests, False])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mlx_lfm2vl.generation.drafted_batch.make_drafter", script)
+        patch.setattr(
+            "mlx_lfm2vl.generation.drafted_batch.groups_of", lambda r, _: [[x] for x in r]
+        )
+        found = dict(Engine(*loaded[:2]).stream_batch(QUESTIONS, options, batch_size=size))
+    for number, row in enumerate(expected):
+        assert found[number].token_ids == row.token_ids
+        assert (found[number].text, found[number].finish_reason) == (row.text, row.finish_reason)
+        np.testing.assert_allclose(found[number].logprobs, row.logprobs, atol=1e-4)
+
+
+def test_rows_accept_different_numbers(loaded, alone, monkeypatch):
+    options = AnswerOptions(max_tokens=TOKENS, sampling=GREEDY, seed=0, lookup=1)
+    expected = alone(options.changed({"lookup": 0}))
+    kinds = iter([(5, 0), (0, 3), (2, 2), (0, 0)])
+    answers = iter(expected)
+
+    def script(*_):
+        return Script(next(answers).token_ids, [next(kinds)], [False])
+
+    monkeypatch.setattr("mlx_lfm2vl.generation.drafted_batch.make_drafter", script)
+    monkeypatch.setattr(
+        "mlx_lfm2vl.generation.drafted_batch.groups_of", lambda rows, _: [[row] for row in rows]
+    )
+    found = dict(Engine(*loaded[:2]).stream_batch(QUESTIONS, options, batch_size=4))
+    assert [found[n].token_ids for n in range(4)] == [row.token_ids for row in expected]
+    counts = [(found[n].drafted_tokens, found[n].accepted_tokens) for n in range(4)]
+    assert [accepted for _, accepted in counts] == [6, 0, 5, 0]
+    assert counts[0] == (6, 6)
+    assert counts[3] == (0, 0)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_a_draft_model_leaves_every_row_as_it_is(loaded, alone, sampling):
+    model, processor, drafter = loaded
+    options = AnswerOptions(max_tokens=TOKENS, sampling=sampling, seed=4)
+    engine = Engine(model, processor, drafter=drafter)
+    for changes in ({"draft_tokens": 4}, {"draft_tokens": 2, "lookup": 3}):
+        found = dict(engine.stream_batch(QUESTIONS, options, batch_size=3, **changes))
+        for number, row in enumerate(alone(options)):
+            assert found[number].token_ids == row.token_ids
+            assert found[number].drafted_tokens > 0
+
+
+def test_a_round_reads_the_host_once_for_all_rows(loaded, monkeypatch):
+    model, processor, drafter = loaded
+    rounds, whole = [], DraftedBatch._round
+
+    def counted(batch):
+        rounds.append(len(batch.rows))
+        whole(batch)
+
+    monkeypatch.setattr(DraftedBatch, "_round", counted)
+    engine = Engine(model, processor, drafter=drafter)
+    options = AnswerOptions(max_tokens=6, sampling=SAMPLINGS[1], seed=0, draft_tokens=3)
+    with HostSyncs() as syncs:
+        assert len(list(engine.stream_batch(QUESTIONS[:3], options, batch_size=3))) == 3
+    assert sum(syncs.count.values()) == len(rounds) > 3
+    assert rounds[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("size", "changes", "drafts"),
+    [
+        (3, {}, True),
+        (4, {}, False),
+        (4, {"draft_tokens": 2}, True),
+        (2, {"draft_tokens": 0}, False),
+    ],
+)
+def test_large_batches_draft_only_if_asked_to(loaded, monkeypatch, size, changes, drafts):
+    made, init = [], DraftedBatch.__init__
+
+    def counted(batch, *arguments):
+        made.append(batch)
+        init(batch, *arguments)
+
+    monkeypatch.setattr(DraftedBatch, "__init__", counted)
+    engine = Engine(loaded[0], loaded[1], drafter=loaded[2])
+    list(engine.stream_batch(["Hi"], batch_size=size, max_tokens=1, seed=0, **changes))
+    assert bool(made) is drafts
+
+
+def test_a_batch_leaves_what_the_drafter_read_to_the_store(loaded):
+    model, processor, drafter = loaded
+    options = AnswerOptions(max_tokens=TOKENS, sampling=GREEDY, draft_tokens=4)
+    engine = Engine(model, processor, store=PrefixStore(), drafter=drafter)
+    dict(engine.stream_batch(QUESTIONS[:2], options, batch_size=2))
+    again = engine.generate(QUESTIONS[0], options)
+    first = Engine(model, processor, drafter=drafter).generate(QUESTIONS[0], options)
+    assert again.cached_tokens > 0
+    assert again.token_ids == first.token_ids
+    assert (again.drafted_tokens, again.accepted_tokens) == (
+        first.drafted_tokens,
+        first.accepted_tokens,
+    )
+
+
+def test_what_repeats_is_copied_in_batches_too(tiny):
+    def in_a_circle(tokens, logits):
+        return mx.where(mx.arange(logits.shape[-1]) == 60 + (tokens[-1] + 1) % 5, 100.0, logits)
+
+    settings = {"max_tokens": 16, "sampling": GREEDY, "logits_processors": [in_a_circle]}
+    engine = Engine(*tiny)
+    alone = [engine.generate(text, **settings) for text in ("One", "Two three")]
+    found = dict(engine.stream_batch(["One", "Two three"], lookup=4, batch_size=2, **settings))
+    for number, row in enumerate(alone):
+        assert found[number].token_ids == row.token_ids
+        assert found[number].accepted_tokens >= 4

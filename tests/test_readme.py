@@ -27,7 +27,7 @@ MODEL = golden("new_names").folder
 SHORT = {
     "benchmark": ["--tokens", "2", "--repeats", "1"],
     "chat": ["--max-tokens", "5"],
-    "generate": ["--max-tokens", "5"],
+    "generate": ["--max-tokens", "12"],
     **dict.fromkeys(("caption", "keywords", "ocr", "compare", "ask"), ["--max-tokens", "5"]),
     **dict.fromkeys(("detect", "point"), ["--max-tokens", "60"]),
     "layout": ["--kind", "3b", "--show-prompt"],  # the tiny model writes none
@@ -52,6 +52,7 @@ def belongings(tmp_path_factory) -> Path:
     (row,) = page("training").blocks("json")
     (folder / "plants.jsonl").write_text(row)
     (folder / "questions.txt").write_text("What is in this photo?\nWhich colors does it have?\n")
+    (folder / "photo.schema.json").write_text('{"type": "integer"}')
     (folder / "examples").symlink_to(ROOT / "examples")
     return folder
 

@@ -18,6 +18,7 @@ from .parser import Parser
 EPILOG = """\
 examples:
   mlx_lfm2vl mac install -m 450m
+  mlx_lfm2vl mac install -m 450m --folder actions
   mlx_lfm2vl mac uninstall
 
 The actions name this Python by its path: install them again after it moved.

@@ -21,16 +21,14 @@ SKILLS = tuple(name for name in DESCRIPTIONS if name != "compare")
 EPILOG = """\
 examples:
   mlx_lfm2vl run caption -m 450m photos --out captions.jsonl
-  mlx_lfm2vl run extract -m 450m scans --fields "total: amount paid" --out receipts.csv
-  mlx_lfm2vl run ocr -m 450m "~/Desktop" --watch --out screenshots.md
+  mlx_lfm2vl run caption -m 450m photos --out captions.csv --write txt
+  mlx_lfm2vl run extract -m 450m photos --fields "total: paid" --out paid.csv
 
-  mlx_lfm2vl run caption -m 450m scans --out scans.jsonl --rename "{date}_{slug}{ext}"
-  mlx_lfm2vl run --undo renamed.jsonl
+The same command continues a run that was interrupted. With --rename
+files are named by what they show; run --undo renamed.jsonl takes that back.
 
-The same command continues a run that was interrupted.
-
-exit codes: 0 all answered, 1 failed or a picture was not answered, 2 wrong use or bad input, 130
-interrupted
+exit codes: 0 all answered, 1 failed or a picture was not answered,
+2 wrong use or bad input, 130 interrupted
 """
 
 

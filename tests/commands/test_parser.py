@@ -107,6 +107,8 @@ SHORT = {
     **dict.fromkeys(("detect", "point"), ["--max-tokens", "60"]),
     "layout": ["--kind", "3b", "--show-prompt"],  # the tiny model writes none
     "extract": ["--max-tokens", "60"],
+    "run": ["--max-tokens", "60"],
+    "mac": ["--folder", "actions"],
 }
 EXAMPLES = [line for name in PARSERS for line in examples(name)]
 

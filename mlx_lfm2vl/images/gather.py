@@ -16,7 +16,6 @@ from .folders import images_below
 from .inputs import Input
 from .limits import ImageLimits
 from .name_list import names_in
-from .read import NamedBytes, is_url
 
 
 class Unreadable:
@@ -167,6 +166,8 @@ def _file(name: str) -> Input:
 
 
 def _addressed(word: str) -> Input:
+    from .read import is_url  # not above: it loads numpy, which `--help` does without
+
     if is_url(word):
         return Input(word, word)
     if word[:5].lower() == "data:":
@@ -177,6 +178,8 @@ def _addressed(word: str) -> Input:
 def _from_stdin(stdin: BinaryIO | None, limits: ImageLimits) -> Input:
     if stdin is None:
         raise InputError("- stands for standard input, which cannot be read here")
+    from .read import NamedBytes
+
     named = NamedBytes(stdin.read(limits.max_bytes + 1))
     named.name = "the image on standard input"
     return Input("-", named)

@@ -73,7 +73,7 @@ def test_what_is_not_implemented_is_refused_by_its_name(folder, target, change, 
 
 
 def test_a_model_is_not_taken_for_a_drafter(target, tmp_path):
-    with pytest.raises(CheckpointError, match="is not a drafter"):
+    with pytest.raises(CheckpointError, match="is a model, not a drafter"):
         load_drafter(make_target(tmp_path, "tied"), target)
 
 

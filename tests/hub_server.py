@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import re
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -175,3 +176,20 @@ def use_hub(monkeypatch: Any, url: str, home: Path) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", SILENCE)
     monkeypatch.setattr("mlx_lfm2vl.checkpoint.download.PAUSES", (0.0, 0.0))
+
+
+def filled(folder: Path, *, without=(), tree=None, commit="a" * 40) -> Path:
+    """Fill the cache as another client does, with or without its list of the files."""
+    from mlx_lfm2vl.checkpoint.cached_copy import repo_folder
+
+    copy = repo_folder(REPO) / "snapshots" / commit
+    shutil.copytree(folder, copy, ignore=lambda *_: list(without))
+    (repo_folder(REPO) / "refs").mkdir(exist_ok=True)
+    (repo_folder(REPO) / "refs" / "main").write_text(commit)
+    if tree is not None:
+        trees = repo_folder(REPO) / "trees"
+        trees.mkdir()
+        files = {name: {"size": 1, "blob_id": "0"} for name in tree}
+        listing = {"format_version": 1, "files": files}
+        (trees / f"{commit}.json").write_text(json.dumps(listing))
+    return copy

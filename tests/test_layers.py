@@ -1,6 +1,7 @@
 """The architecture as a rule: imports go downwards only, and starting up stays light."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ WITHOUT = {  # what a unit does not know, so that its neighbours can be read wit
 }
 
 
+@functools.cache
 def imports(path: Path) -> tuple[set[str], set[str]]:
     """Our own units, and foreign packages, that a file imports anywhere."""
     depth = len(path.relative_to(PACKAGE).parts)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import golden
+from light_work import lighten
 from pages import MODULE, PAGES, PROGRAM, README, ROOT, Page, module_command, page
 from pictures import make_picture
 
@@ -69,6 +70,7 @@ def desk(tmp_path, monkeypatch, belongings) -> Path:
 @pytest.fixture
 def typed(desk, wide, program, capsys, monkeypatch):
     """Runs a line that a page shows, with a tiny model in place of a published one."""
+    lighten(monkeypatch)
 
     def run(line: str) -> None:
         if not line.startswith((MODULE, PROGRAM)):

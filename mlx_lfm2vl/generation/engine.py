@@ -249,7 +249,7 @@ class Engine:
 
     def answered(
         self,
-        conversations: Iterable[Conversation],
+        conversations: Iterable[Conversation | None],
         options: AnswerOptions,
         *,
         batch_size: int = BATCH_SIZE,

@@ -1,5 +1,7 @@
 """Answers of a model that is asked once: the methods of `Engine` as functions."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Unpack
 
@@ -50,7 +52,7 @@ def stream_generate(
 def batch_generate(
     model: Lfm2VL,
     processor: Processor,
-    conversations: Iterable[Conversation],
+    conversations: Iterable[Conversation | None],
     options: Options = None,
     *,
     batch_size: int = BATCH_SIZE,
@@ -75,7 +77,7 @@ def batch_generate(
 def stream_batch(
     model: Lfm2VL,
     processor: Processor,
-    conversations: Iterable[Conversation],
+    conversations: Iterable[Conversation | None],
     options: Options = None,
     *,
     batch_size: int = BATCH_SIZE,

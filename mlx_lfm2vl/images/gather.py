@@ -156,7 +156,7 @@ def _file(name: str) -> Input:
 
 
 def _addressed(word: str) -> Input:
-    from .read import is_url
+    from .read import is_url  # not above: it loads numpy, which `--help` does without
 
     if is_url(word):
         return Input(word, word)

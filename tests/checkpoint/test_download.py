@@ -1,15 +1,13 @@
 """The Hub, as a small server on the loopback plays it: what is fetched, and what goes wrong."""
 
-import json
 import re
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from conftest import golden
 from filelock import FileLock
-from hub_server import REPO, SILENCE, serving, silence, use_hub
+from hub_server import REPO, SILENCE, filled, serving, silence, use_hub
 from huggingface_hub.utils import close_session
 
 from mlx_lfm2vl.checkpoint.cached_copy import repo_folder
@@ -30,28 +28,6 @@ def hub(monkeypatch, tmp_path):
         yield server
 
 
-@pytest.fixture
-def sharded(monkeypatch, tmp_path):
-    with serving(golden("untied_sharded_bf16").folder) as server:
-        use_hub(monkeypatch, server.url, tmp_path)
-        yield server
-
-
-def filled(folder: Path, *, without=(), tree=None, commit="a" * 40) -> Path:
-    """Fill the cache as another client does, with or without its list of the files."""
-    copy = repo_folder(REPO) / "snapshots" / commit
-    shutil.copytree(folder, copy, ignore=lambda *_: list(without))
-    (repo_folder(REPO) / "refs").mkdir(exist_ok=True)
-    (repo_folder(REPO) / "refs" / "main").write_text(commit)
-    if tree is not None:
-        trees = repo_folder(REPO) / "trees"
-        trees.mkdir()
-        files = {name: {"size": 1, "blob_id": "0"} for name in tree}
-        listing = {"format_version": 1, "files": files}
-        (trees / f"{commit}.json").write_text(json.dumps(listing))
-    return copy
-
-
 def test_the_first_start_fetches_only_what_is_needed(hub, caplog):
     folder = find_checkpoint(REPO)
     assert hub.paths() == sorted([*SMALL, "README.md", "model.safetensors"])
@@ -69,15 +45,6 @@ def test_the_second_start_asks_nothing(hub):
     hub.forget()
     hub.commit = "b" * 40  # and a newer commit is not taken unasked
     assert find_checkpoint(REPO) == find_checkpoint(REPO, with_weights=False) == folder
-    assert hub.requests == []
-
-
-@pytest.mark.parametrize("listed", [False, True])
-def test_what_another_client_downloaded_is_used_without_a_request(hub, listed):
-    # Such a client keeps the list of all files, of which it fetched those that it wanted.
-    tree = sorted(hub.files) if listed else None
-    copy = filled(golden("new_names").folder, tree=tree)
-    assert find_checkpoint(REPO) == copy
     assert hub.requests == []
 
 
@@ -271,63 +238,6 @@ def test_a_proxy_that_refuses_is_named(monkeypatch):
         close_session()
 
 
-@pytest.mark.parametrize("offline", [True, False])
-def test_a_missing_shard_is_named(sharded, monkeypatch, offline):
-    shard = "model-00002-of-00004.safetensors"
-    filled(golden("untied_sharded_bf16").folder, without=[shard])
-    assert find_checkpoint(REPO, with_weights=False).is_dir()
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
-    if offline:
-        with pytest.raises(NetworkError, match=f"in the local cache, but lacks {shard}, .*OFFLINE"):
-            find_checkpoint(REPO)
-        return
-    sharded.commit = "b" * 40  # a newer commit, from which the shard must not come
-    with pytest.raises(CheckpointError, match=f"lacks {shard}"):
-        find_checkpoint(REPO)
-    sharded.commit = "a" * 40
-    sharded.forget()
-    find_checkpoint(REPO)
-    assert sharded.paths() == ["README.md", shard]
-
-
-@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer_config.json"])
-def test_a_small_file_that_another_client_left_out_is_fetched(hub, monkeypatch, name):
-    filled(golden("new_names").folder, without=[name])
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(NetworkError, match=f"lacks {name}, which cannot be fetched"):
-        find_checkpoint(REPO, with_weights=False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    assert (find_checkpoint(REPO) / name).read_bytes() == hub.files[name]
-    hub.forget()
-    find_checkpoint(REPO)
-    assert hub.requests == []
-
-
-def test_a_listed_file_that_another_client_left_out_is_fetched(hub):
-    source, name = golden("new_names").folder, "generation_config.json"
-    filled(source, without=[name], tree=sorted(hub.files))
-    assert (find_checkpoint(REPO) / name).exists()
-
-
-def test_a_template_in_the_tokenizers_settings_is_enough(hub):
-    copy = filled(golden("new_names").folder, without=["chat_template.jinja"])
-    settings = json.loads((copy / "tokenizer_config.json").read_text())
-    settings["chat_template"] = "{{ messages }}"
-    (copy / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert find_checkpoint(REPO) == copy
-    assert hub.requests == []
-
-
-def test_a_file_that_the_repository_does_not_have_is_asked_for_once(hub):
-    filled(golden("new_names").folder, without=["tokenizer_config.json"])
-    del hub.files["tokenizer_config.json"]
-    find_checkpoint(REPO)
-    assert hub.requests
-    hub.forget()
-    find_checkpoint(REPO)
-    assert hub.requests == []
-
-
 def test_a_repository_without_weights_is_said(hub):
     del hub.files["model.safetensors"]
     with pytest.raises(CheckpointError, match="it has no weights"):
@@ -377,24 +287,6 @@ def test_a_hub_out_of_reach_is_a_line_of_the_doctor_and_of_uploads(monkeypatch, 
     assert re.match(f"not reached: ({words})", describe_hub())
     with pytest.raises(NetworkError, match=f"is written but .* uploaded to me/new: ({words})"):
         publish(tmp_path, "me/new")
-
-
-def test_the_hubs_own_client_and_this_package_share_a_cache(hub):
-    import huggingface_hub
-
-    folder = find_checkpoint(REPO)
-    assert huggingface_hub.snapshot_download(REPO, local_files_only=True) == str(folder)
-    found = huggingface_hub.scan_cache_dir(repo_folder(REPO).parent)
-    assert found.warnings == []
-    assert [repo.repo_id for repo in found.repos] == [REPO]
-    shutil.rmtree(repo_folder(REPO))
-
-    patterns = ["*.json", "*.jinja", "*.safetensors"]
-    folder = huggingface_hub.snapshot_download(REPO, allow_patterns=patterns)
-    assert (repo_folder(REPO) / "trees").is_dir()
-    hub.forget()
-    assert str(find_checkpoint(REPO)) == folder
-    assert hub.requests == []
 
 
 def test_two_programs_do_not_write_the_same_file(hub, caplog):

@@ -9,6 +9,7 @@ from textwrap import dedent
 import pytest
 from conftest import PUBLISHED_MODELS, golden
 from drafters import DRAFTERS, make_target
+from light_work import lighten
 from pictures import make_picture
 from PIL import Image, ImageColor
 from processes import modules_after
@@ -37,13 +38,8 @@ PEER = Peer("9.8.7", "float16", 0.25, [PEER_IMAGE, PEER_IMAGE])
 
 
 @pytest.fixture(autouse=True)
-def _small_products(monkeypatch):
-    """The device is measured on matrices that take no time."""
-    monkeypatch.setattr(stages, "VECTOR_SIZE", 256)
-    monkeypatch.setattr(stages, "MATRIX_BYTES", 2**19)
-    monkeypatch.setattr(stages, "SQUARE_ON_CPU", 32)
-    monkeypatch.setattr(stages, "SQUARE_ON_GPU", 32)
-    monkeypatch.setattr(stages, "CHAIN_SECONDS", 0.001)
+def _light(monkeypatch):
+    lighten(monkeypatch)
 
 
 def benchmark(*arguments: str, model: Path = TINY) -> int:

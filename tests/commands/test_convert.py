@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import golden
 from conversions import convert_command
+from light_work import lighten
 from pictures import make_picture
 
 from mlx_lfm2vl.checkpoint.tensors import read_header, weight_files
@@ -21,9 +22,8 @@ from mlx_lfm2vl.quantize.choice import QuantizeOptions
 
 
 @pytest.fixture(autouse=True)
-def _short_answers(monkeypatch):
-    """The source answers the samples of a report in a few tokens."""
-    monkeypatch.setattr("mlx_lfm2vl.quantize.loss_report.ANSWER_TOKENS", 6)
+def _light(monkeypatch):
+    lighten(monkeypatch)
 
 
 @pytest.mark.parametrize(

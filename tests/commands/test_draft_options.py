@@ -69,14 +69,14 @@ def test_a_caption_is_drafted(ask):
     assert "tokens per round" in told
 
 
-def test_what_is_not_drafted_yet_is_said(ask):
+def test_a_batch_that_is_not_drafted_is_said(ask):
     arguments = ("generate", "a.png", "b.png", "--each", "-p", "What is it?")
-    code, drafted, told = ask(*arguments, "--draft-model", DRAFTER)
+    code, answers, told = ask(*arguments, "--draft-model", DRAFTER)
     assert code == 0
-    assert "note: answers of a batch are not drafted" in told
-    assert drafted == ask(*arguments)[1]
-    constrained = ("generate", "a.png", "Which?", "--regex", "yes|no")
-    assert "answers with a constraint are not" in ask(*constrained, "--draft-model", DRAFTER)[2]
+    assert "note: a batch is drafted only with --draft-tokens" in told
+    assert answers == ask(*arguments)[1]
+    constrained = (*arguments[:-2], "-p", "Which?", "--regex", "yes|no", "--draft-model", DRAFTER)
+    assert "note: a batch with a constraint is not drafted" in ask(*constrained)[2]
 
 
 def test_no_proposals_means_no_drafter(ask, monkeypatch):

@@ -55,10 +55,10 @@ def ask(*arguments: str) -> int:
 
 
 @pytest.mark.parametrize("extra", [[], ["--plan"], ["--each"]], ids=["together", "plan", "each"])
-def test_each_image_is_opened_once_so_pipes_work(extra):
+def test_a_pipe_is_opened_once_and_a_file_once_more_to_see_its_kind(extra):
     names = ["a.jpg", "b.png", "c.webp", "d.tif", "pipe"]
     assert ask("-m", TINY, "-i", *names, *extra) == 0
-    assert counts(*names) == [1] * 5
+    assert counts(*names) == [2, 2, 2, 2, 1]
 
 
 def test_python_opens_an_image_once(tiny):
@@ -106,7 +106,7 @@ def test_the_demo_model_says_once_what_it_knows_and_decodes_once(extra, monkeypa
     assert ask("-m", "demo", "-i", "a.jpg", "b.png", *extra) == 0
     assert capsys.readouterr().err.count(KNOWS) == 1
     assert sorted(decoded) == ["'a.jpg'", "'b.png'"]
-    assert counts("a.jpg", "b.png") == [1, 1]
+    assert counts("a.jpg", "b.png") == [2, 2]  # to see its kind, and whole
 
 
 def test_nothing_is_said_of_drawings_or_by_other_models(capsys):

@@ -71,25 +71,31 @@ def test_a_program_that_is_started_to_ignore_ctrl_c_ignores_it(tmp_path):
     assert done.stdout.startswith("usage: mlx_lfm2vl generate")
 
 
-@pytest.fixture
-def question(tmp_path) -> str:
-    make_picture(45, 44, 2).save(tmp_path / "picture.png")
+@pytest.fixture(scope="module")
+def question(tmp_path_factory) -> str:
+    picture = tmp_path_factory.mktemp("question") / "picture.png"
+    make_picture(45, 44, 2).save(picture)
     settings = "--max-tokens 4 --temperature 0 --repetition-penalty 1"
-    picture = tmp_path / "picture.png"
     return f'mlx_lfm2vl.generate --model "{TINY}" --image "{picture}" --prompt Hi {settings}'
 
 
+@pytest.fixture(scope="module")
+def expected(question) -> str:
+    """The answer in an ordinary terminal."""
+    done = run(question)
+    assert done.returncode == 0
+    return done.stdout
+
+
 @pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])
-def test_a_closed_descriptor_changes_no_answer(question, closed):
-    expected = run(question)
-    assert expected.returncode == 0
+def test_a_closed_descriptor_changes_no_answer(question, expected, closed):
     done = run(f"{question} {closed}")
-    assert (done.returncode, done.stdout, done.stderr) == (0, expected.stdout, "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, expected, "")
 
 
-def test_notes_and_errors_never_reach_stdout_when_stderr_is_closed(question):
+def test_notes_and_errors_never_reach_stdout_when_stderr_is_closed(question, expected):
     verbose = run(f"{question} --verbose 2>&-")
-    assert (verbose.returncode, verbose.stdout) == (0, run(question).stdout)
+    assert (verbose.returncode, verbose.stdout) == (0, expected)
     failed = run("mlx_lfm2vl.generate --model nowhere --prompt Hi --image no.png 2>&-")
     assert (failed.returncode, failed.stdout, failed.stderr) == (2, "", "")
 
@@ -127,8 +133,7 @@ def test_a_full_disk_is_one_line_and_a_failure(arguments):
     assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
 
 
-def test_a_missing_folder_of_temporary_files_is_not_used(question):
-    expected = run(question).stdout
+def test_a_missing_folder_of_temporary_files_is_not_used(question, expected):
     done = run(question, TMPDIR="/no/such/folder")
     assert (done.returncode, done.stdout) == (0, expected)
     note = "note: TMPDIR is /no/such/folder, where there is no folder: not used\n"

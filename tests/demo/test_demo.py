@@ -210,7 +210,7 @@ def test_the_large_picture_is_cut_into_tiles(demo):
 @pytest.mark.parametrize("chunk", [pytest.param(7, marks=pytest.mark.slow), 64])
 def test_reading_the_prompt_in_chunks_changes_no_answer(demo, answers, monkeypatch, chunk):
     monkeypatch.setattr(decode_step, "PREFILL_CHUNK", chunk)
-    for row in ROWS:
+    for row in ROWS if chunk == 7 else ROWS[::4]:
         assert ask(demo, row).token_ids == answers[row["id"]].token_ids
 
 

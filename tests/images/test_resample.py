@@ -1,5 +1,6 @@
 """Resizing against torch's integer kernel, by fingerprints of its results."""
 
+import functools
 import hashlib
 import json
 
@@ -11,12 +12,13 @@ from PIL import Image
 
 from mlx_lfm2vl.images.resample import resize
 
+picture_of = functools.cache(make_picture)  # drawing one takes longer than resizing it
 EXPECTED = json.loads((GOLDEN / "resize.json").read_text())
 
 
 @pytest.mark.parametrize("case", EXPECTED["cases"], ids=lambda case: str(case["to"]))
 def test_resize_is_torchs_bit_for_bit(case):
-    image = np.asarray(make_picture(*case["picture"]))
+    image = np.asarray(picture_of(*case["picture"]))
     resized = resize(image, *case["to"], case["resample"])
     assert resized.shape == (*case["to"], 3)
     assert hashlib.sha256(resized.tobytes()).hexdigest() == case["sha256"]

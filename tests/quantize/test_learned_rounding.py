@@ -133,8 +133,14 @@ def test_a_weight_that_rounding_to_nearest_keeps_exactly_stays_exact(bits):
         assert output_errors(weight, scheme, seed) == (0, 0)
 
 
-@pytest.mark.parametrize("path", LAYERS)
-@pytest.mark.parametrize("bits", [3, 4])
+@pytest.mark.parametrize(
+    ("path", "bits"),
+    [
+        *((path, 3) for path in LAYERS),
+        (LAYERS[0], 4),
+        *(pytest.param(path, 4, marks=pytest.mark.slow) for path in LAYERS[1:]),
+    ],
+)
 def test_a_layer_puts_out_less_error_than_rounded_to_nearest(dense, path, bits):
     model, processor = dense
     scheme = Scheme(bits, 64)

@@ -11,6 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_map
 
 from .. import __version__
 from ..arrays import mlx_dtype, named_arrays, save_arrays
@@ -89,7 +90,7 @@ def _check_options(options: ConvertOptions) -> None:
 
 
 def _cast(values: Any, dtype: mx.Dtype) -> Any:
-    return nn.utils.tree_map(lambda value: cast_floats(value, dtype), values)
+    return tree_map(lambda value: cast_floats(value, dtype), values)
 
 
 def _quantize(drafter: nn.Module, scheme: Scheme) -> list[str]:

@@ -1,7 +1,7 @@
 """Measure what a draft model gains: one question about an image, with it and without it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,8 +131,8 @@ def round_seconds(model: Lfm2VL, drafter: DraftModel, proposals: int) -> dict[st
         def __init__(self) -> None:
             self.taps = taps
 
-        def read(self, outputs: list[mx.array]) -> None:
-            drafter.append(mx.concatenate(outputs, axis=-1), context)
+        def read(self, outputs: Sequence[mx.array]) -> None:
+            drafter.append(mx.concatenate(list(outputs), axis=-1), context)
 
     prefill(model, model.embed([1] * CONTEXT), cache, reader=Reader())
     mx.eval(cache.arrays, context.arrays)

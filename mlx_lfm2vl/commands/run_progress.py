@@ -33,16 +33,18 @@ class Progress:
         self._start = self._last = time.monotonic()
         self._is_terminal = is_watched()
         self._shown = False
+        self._logged = 0  # pictures in the last line of a log
         for handler in logging.getLogger("mlx_lfm2vl").handlers:
             handler.addFilter(self._before_note)
 
     def show(self, counts: Counts) -> None:
-        """Show the counts, if the last line is old enough."""
+        """Show the counts, if the last line is old enough. A log gets a line only for news."""
         now = time.monotonic()
         pause = TERMINAL_SECONDS if self._is_terminal else LOG_SECONDS
-        if now - self._last < pause:
+        is_old = not self._is_terminal and counts.done == self._logged
+        if now - self._last < pause or is_old:
             return
-        self._last = now
+        self._last, self._logged = now, counts.done
         line = progress_text(counts, self.total, now - self._start)
         if self._is_terminal:
             print(f"\r\033[K{line[: _width() - 1]}", end="", file=sys.stderr, flush=True)

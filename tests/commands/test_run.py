@@ -180,6 +180,9 @@ def test_a_terminal_has_one_line_and_a_log_one_a_minute(terminal, monkeypatch):
             "60 of 1,000 pictures, 1.0/s, 15:40 left",
             "120 of 1,000 pictures, 1.0/s, 14:40 left",
         ]
+        now[0] = 1000.0  # nothing is new in a watched folder
+        progress.show(counts)
+        assert stderr.getvalue() == text
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -181,7 +182,8 @@ def test_slices_of_a_picture_are_one_answer_in_which_each_object_is_once(tmp_pat
         outcomes.append(([one], (Detection(boxes), [one.name])))
     assert sum(len(answer.boxes) for _, (answer, _) in outcomes) == 2
     other = ([given], InputError("bad"))
-    ((whole,), (answer, results)), last = join_slices([*outcomes, other])
+    joined: Any = list(join_slices([*outcomes, other]))
+    ((whole,), (answer, results)), last = joined
     assert (whole.name, last) == ("long.png", other)
     assert [box.pixels for box in answer.boxes] == [(10, 1000, 50, 1100)]
     assert results == [one.name for one in slices]

@@ -112,6 +112,7 @@ def test_a_rerun_asks_only_about_what_is_new_changed_or_failed(tiny, tmp_path):
     handed_on, counts = [], []
     options = {
         "on_record": lambda given, _: handed_on.append(given.name),
+        "on_known": lambda given, _: handed_on.append(given.name),
         "report": lambda now: counts.append((now.answered, now.copied, now.known)),
     }
     after = by_file(asked(tiny, tmp_path / "r.jsonl", inputs, **options))

@@ -1,6 +1,5 @@
 """The built-in demo model: found by name, complete, offline, and right about its examples."""
 
-import fnmatch
 import json
 import re
 import subprocess
@@ -120,13 +119,21 @@ def test_it_is_trained_and_fused_by_name(tmp_path, monkeypatch):
 
 
 def test_the_files_are_complete_small_and_in_the_wheel():
-    files = {path.name: path.stat().st_size for path in DEMO_FOLDER.iterdir()}
-    assert set(files) == CHECKPOINT | {"README.md", "example.png"}
-    assert sum(files.values()) < 8_000_000
+    files = {
+        path.relative_to(DEMO_FOLDER): path.stat().st_size
+        for path in DEMO_FOLDER.rglob("*")
+        if path.is_file()
+    }
+    own = {str(path): size for path, size in files.items() if len(path.parts) == 1}
+    assert set(own) == CHECKPOINT | {"README.md", "example.png"}
+    assert sum(own.values()) < 8_000_000
+    drafter = {str(path): size for path, size in files.items() if len(path.parts) > 1}
+    assert set(drafter) == {"drafter/config.json", "drafter/model.safetensors"}
+    assert sum(drafter.values()) < 2_000_000
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     patterns = settings["tool"]["setuptools"]["package-data"]["mlx_lfm2vl"]
-    for name in files:
-        assert any(fnmatch.fnmatch(f"demo/{name}", pattern) for pattern in patterns)
+    for path in files:  # a star does not reach into folders
+        assert any(Path("demo", path).match(pattern) for pattern in patterns)
 
 
 def test_the_weights_are_halves():

@@ -18,11 +18,12 @@ pytest.importorskip("mlx_lm")
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_with_twice_the_batch(data, tmp_path):
+@pytest.mark.parametrize("kind", [[], ["--drafter", "--answer-tokens", "6", "--anchors", "4"]])
+def test_two_processes_equal_one_with_twice_the_batch(data, tmp_path, kind):
     launcher = Path(sys.executable).with_name("mlx.launch")
     if not launcher.exists():
         pytest.skip("mlx.launch is not installed")
-    options = ["--steps", "4", "--learning-rate", "1e-3"]
+    options = ["--steps", "4", "--learning-rate", "1e-3", *kind]
     one, two = tmp_path / "one", tmp_path / "two"
     assert run(data, one, *options, "--batch-size", "4") == 0
     launch = [str(launcher), "-n", "2", "--backend", "ring", "--"]

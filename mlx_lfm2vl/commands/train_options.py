@@ -26,7 +26,6 @@ EPILOG = """\
 examples:
   mlx_lfm2vl train -m 450m --data plants.jsonl --show 1
   mlx_lfm2vl train -m 450m --data plants.jsonl --output plants --steps 200
-  mlx_lfm2vl train -m 450m --data plants.jsonl --method dora --output dora
   mlx_lfm2vl train -m 450m --data plants.jsonl --drafter --output drafter
 
 data: JSON Lines, a JSON array, Parquet, or a folder with metadata.jsonl.

@@ -325,9 +325,9 @@ class RandomKeys:
 
     def take(self) -> mx.array:
         """Return the next state, (2,) uint32, which is then used up."""
-        key = self.peek(1)[0]
-        self.skip(1)
-        return key
+        self._make(1)
+        self._used += 1
+        return self._made[self._used - 1 : self._used].reshape(2)  # an index would be a gather
 
     def peek(self, count: int, after: mx.array | int = 0) -> mx.array:
         """Return (count, 2) states to come, of which none is used up.
@@ -351,5 +351,6 @@ class RandomKeys:
         """See to it that so many states are there."""
         while self._made.shape[0] < self._used + count:
             more = mx.random.split(self._source, KEYS)
-            self._made = mx.concatenate([self._made[self._used :], more[:-1]])
+            left = self._made[self._used :]
+            self._made = mx.concatenate([left, more[:-1]]) if left.shape[0] else more[:-1]
             self._source, self._used = more[-1], 0

@@ -93,6 +93,7 @@ def test_json_is_one_object_with_every_documented_key(picture, capsys):
         "image_tokens",
         "cached_tokens",
         "completion_tokens",
+        "drafts",
         "lookup",
         "finish_reason",
         "sampling",

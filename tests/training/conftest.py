@@ -20,7 +20,8 @@ def plotted(monkeypatch) -> list[Path]:
     """The plots that runs ask for. They are not drawn: that takes as long as a short run."""
     pictures = []
     monkeypatch.setattr(
-        "mlx_lfm2vl.training.plot.plot_log", lambda _log, picture, _origin: pictures.append(picture)
+        "mlx_lfm2vl.training.plot.plot_log",
+        lambda _log, picture, *_: pictures.append(picture),
     )
     return pictures
 

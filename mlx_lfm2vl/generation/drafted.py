@@ -143,7 +143,7 @@ class _Run:
         Returns:
             The tokens that stay.
         """
-        parts = [drawn.tokens.astype(mx.int32)]
+        parts = [drawn.tokens.view(mx.int32)]
         if drawn.logprobs is not None:
             parts.append(drawn.logprobs.view(mx.int32))  # bit by bit: one array, one wait
         if numbers is not None:

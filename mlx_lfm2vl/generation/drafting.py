@@ -149,9 +149,10 @@ class ModelDrafter:
         ids = mx.concatenate([anchor.reshape(1), self._masks])
         block = self._model.language_model.embed_tokens(ids)[None]
         states = self._drafter.states(block, self.context, taps, valid)[0]
+        states = states[: self._proposals]  # the block is whole: fewer masks make another draft
         scores, scale = self._sampler.anticipate(self._model.head(states), verified)
         found = self._drafter.propose(states, scores, anchor, scale)
-        numbers = [found.tokens.astype(mx.int32)]
+        numbers = [found.tokens.view(mx.int32)]
         if found.confidence is not None:
             numbers.append((found.confidence * FRACTION).astype(mx.int32))
         return mx.concatenate(numbers)
@@ -159,13 +160,13 @@ class ModelDrafter:
     def told(self, numbers: Sequence[int], kept: int) -> None:
         """Take the draft for the next round; `kept` positions of this one stay."""
         self.context.length += kept
-        block = self._drafter.config.block_size
+        count = self._proposals
         seconds = self._lap()
         if self.tried is not None and self._pace is not None:
             self._pace.round(self.tried, kept - 1, self.confidence, seconds)
         self.tried = None
-        self._tokens = list(numbers[:block])
-        self.confidence = [number / FRACTION for number in numbers[block:]]
+        self._tokens = list(numbers[:count])
+        self.confidence = [number / FRACTION for number in numbers[count:]]
 
     def draft(self, most: int) -> list[int]:
         """Return the tokens to verify, at most `most`."""

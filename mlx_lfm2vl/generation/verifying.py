@@ -14,6 +14,7 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from ..model.device_ops import traced
 from .sampling import Sampler, chooser, logprobs_of, mask_of, penalize
 
 
@@ -107,13 +108,8 @@ class VerifyingSampler(Sampler):
             logits = penalize(logits, seen, self._penalty)
         if self.sampling.temperature == 0:
             return logits, None
-        keys = self._keys[0].peek(logits.shape[0], after=used)
-
-        def gumbel(key: mx.array) -> mx.array:
-            return mx.random.gumbel(logits.shape[1:], key=key)
-
-        temperature = self._numbers[0]
-        return logits / temperature + mx.vmap(gumbel)(keys), 1 / temperature
+        keys, temperature = self._keys[0].peek(logits.shape[0], after=used), self._numbers[0]
+        return _warmed(logits, keys, temperature), mx.array(1 / self.sampling.temperature)
 
     def _rows_processed(self, logits: mx.array, draft: Sequence[int]) -> mx.array:
         rows: list[mx.array] = []
@@ -125,6 +121,16 @@ class VerifyingSampler(Sampler):
                 row = process(said, row)
             rows.append(row)
         return mx.concatenate(rows)
+
+
+@traced
+def _warmed(logits: mx.array, keys: mx.array, temperature: mx.array) -> mx.array:
+    """Divide (G, vocab_size) logits by the temperature and add what `sampling.draw` adds."""
+
+    def gumbel(key: mx.array) -> mx.array:
+        return mx.random.gumbel(logits.shape[1:], key=key)
+
+    return logits / temperature + mx.vmap(gumbel)(keys)
 
 
 def _occurred(draft: Sequence[int], vocabulary: int) -> mx.array:

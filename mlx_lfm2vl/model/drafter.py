@@ -103,10 +103,29 @@ class DraftAttention(nn.Module):
 
     def keys_values(self, x: mx.array, offset: int | mx.array) -> tuple[mx.array, mx.array]:
         """Return the keys, rotated, and values of (B, L, C): (B, K, L, D) each."""
+        k, v = self._projected(x)
+        return self.rotate(k, offset), v
+
+    def keys_values_of(
+        self, features: mx.array, start: int, block: mx.array, offset: int | mx.array
+    ) -> tuple[mx.array, mx.array]:
+        """Return the same for new positions of the context and a block after them, in one pass.
+
+        Args:
+            features: (B, S, C) of the context.
+            start: position of its first row.
+            block: (B, G, C).
+            offset: position of its first row.
+        """
+        k, v = self._projected(mx.concatenate([features, block], axis=1))
+        end = features.shape[1]
+        parts = [self.rotate(k[:, :, :end], start), self.rotate(k[:, :, end:], offset)]
+        return mx.concatenate(parts, axis=2), v
+
+    def _projected(self, x: mx.array) -> tuple[mx.array, mx.array]:
         shape = (*x.shape[:2], self.num_key_value_heads, -1)
         k = self.k_norm(self.k_proj(x).reshape(shape)).transpose(0, 2, 1, 3)
-        v = self.v_proj(x).reshape(shape).transpose(0, 2, 1, 3)
-        return self.rotate(k, offset), v
+        return k, self.v_proj(x).reshape(shape).transpose(0, 2, 1, 3)
 
     def __call__(
         self, x: mx.array, seen: KeysValues, offset: int | mx.array, visible: mx.array | None
@@ -252,7 +271,7 @@ class DraftModel(nn.Module):
             (1, G, C) states after the final norm.
         """
         start, offset = cache.length, cache.end + valid
-        features, visible, end = None, None, start
+        features, visible = None, None
         if taps is not None:
             features, end = self.features(taps), start + taps.shape[1]
             columns = mx.arange(end + block.shape[1])
@@ -260,10 +279,11 @@ class DraftModel(nn.Module):
         x = block
         for layer, memory in zip(self.layers, cache.layers, strict=True):
             attention, normed = layer.self_attn, layer.input_layernorm(x)
-            if features is not None:
-                memory.update(*attention.keys_values(features, cache.end), start)
-            seen = memory.update(*attention.keys_values(normed, offset), end)
-            x = layer.finish(x, attention(normed, seen, offset, visible))
+            if features is None:
+                new = attention.keys_values(normed, offset)
+            else:
+                new = attention.keys_values_of(features, cache.end, normed, offset)
+            x = layer.finish(x, attention(normed, memory.update(*new, start), offset, visible))
         return self.norm(x)
 
     def block_states(self, blocks: mx.array, taps: mx.array, places: mx.array) -> mx.array:

@@ -105,6 +105,7 @@ def compiling() -> Iterator[None]:
         patch.object(sampling, "traced", mx.compile),
         patch.object(sampling, "chooser", sampling.chooser.__wrapped__),
         patch.object(verifying, "chooser", sampling.chooser.__wrapped__),
+        patch.object(verifying, "_warmed", mx.compile(verifying._warmed)),
         patch.object(vision, "gelu_tanh", mx.compile(vision.gelu_sigmoid)),
     ]
     with ExitStack() as stack:

@@ -35,7 +35,15 @@ SHORT = {
     "extract": ["--show-prompt"],
     "train": ["--steps", "2"],
 }
+FAST = ("README.md", "docs/using.md", "docs/skills.md")  # of the pages whose commands always run
 SLOW = [(each, line) for each in PAGES for line in each.commands if "--learned" in line]
+
+
+WITH_COMMANDS = [
+    pytest.param(each, marks=() if str(each) in FAST else pytest.mark.slow)
+    for each in PAGES
+    if each.commands
+]
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +118,7 @@ def test_python_blocks_run(each, number, desk, capsys):
     assert capsys.readouterr().out
 
 
-@pytest.mark.parametrize("each", [each for each in PAGES if each.commands], ids=str)
+@pytest.mark.parametrize("each", WITH_COMMANDS, ids=str)
 def test_commands_run_in_the_order_shown(each, typed):
     for line in each.commands:
         if (each, line) not in SLOW:

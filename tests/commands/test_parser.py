@@ -117,6 +117,7 @@ def say_in_chat(monkeypatch, text: str) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", EXAMPLES)
 def test_the_examples_run(line, wide, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

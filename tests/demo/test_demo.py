@@ -202,6 +202,7 @@ def test_it_answers_in_an_empty_folder_without_network_or_hub(tmp_path):
     assert score(FIRST, run.stdout) == 1, run.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", LEARNED, ids=lambda row: row["question"])
 def test_it_is_right_about_the_example_pictures(answers, row):
     answer = answers[row["id"]].text
@@ -214,7 +215,8 @@ def test_the_large_picture_is_cut_into_tiles(demo):
     assert processor(messages_of(row)).images[0].grid == (2, 3)
 
 
-@pytest.mark.parametrize("chunk", [pytest.param(7, marks=pytest.mark.slow), 64])
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk", [7, 64])
 def test_reading_the_prompt_in_chunks_changes_no_answer(demo, answers, monkeypatch, chunk):
     monkeypatch.setattr(decode_step, "PREFILL_CHUNK", chunk)
     for row in ROWS if chunk == 7 else ROWS[::4]:

@@ -71,7 +71,8 @@ def test_an_answer_is_valid_json_within_its_budget(demo, max_tokens):
     assert valid >= 6
 
 
-@pytest.mark.slow
+@pytest.mark.fuzz
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("max_tokens", [20, 100])
 def test_a_thousand_drawn_schemas_are_followed(demo, max_tokens):
     valid, unfit = valid_answers(Engine(*demo), range(1000), max_tokens=max_tokens)

@@ -101,6 +101,8 @@ def stream_answers(
     """
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}, expected at least 1")
+    if options.lookup and options.constraint:
+        raise InputError("lookup does not work in a batch with a constraint; drop one of them")
     batch = _make_batch(model, processor, options, batch_size, store, drafting)
     sampling = options.sampling_over(model.config.sampling)
     numbers, is_more = count(), True

@@ -12,7 +12,15 @@ from mlx.utils import tree_flatten
 from pictures import make_picture
 
 import mlx_lfm2vl
-from mlx_lfm2vl import AnswerOptions, Engine, ImageOptions, InputError, Sampling, user_message
+from mlx_lfm2vl import (
+    AnswerOptions,
+    Engine,
+    ImageOptions,
+    InputError,
+    Sampling,
+    choice,
+    user_message,
+)
 from mlx_lfm2vl.device import Limits
 from mlx_lfm2vl.generation import engine as module
 from mlx_lfm2vl.generation import once
@@ -102,6 +110,11 @@ def test_tools_that_the_template_would_drop_are_refused(engine):
     ((_, outcome),) = engine.stream_batch(["Hi"], GREEDY, tools=TOOLS)
     assert "template does not use tools here" in str(outcome)
     assert engine.generate("Hi", GREEDY, tools=[]).prompt_tokens > 0
+
+
+def test_lookup_in_a_batch_with_a_constraint_is_refused(engine):
+    with pytest.raises(InputError, match="lookup does not work in a batch with a constraint"):
+        list(engine.stream_batch(["Hi"], GREEDY, lookup=2, constraint=choice(["a", "b"])))
 
 
 def test_logprobs_are_those_of_one_pass_over_prompt_and_answer(tiny, engine):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
@@ -21,8 +21,6 @@ from .sampling import Sampler
 if TYPE_CHECKING:  # imported where there is a drafter
     from .drafting import Drafting
     from .guide import Guide
-
-Sampled = TypeVar("Sampled", bound=Sampler)
 
 
 def stream_answer(
@@ -103,69 +101,19 @@ def _tokens(
     make_guide: Callable[[], Guide],
 ) -> Iterator[Token]:
     """Return the loop that decodes the answer."""
+    drafting = drafting if options.draft_tokens != 0 else None
+    if options.constraint or options.lookup or drafting:
+        from .assisted import assisted_step
 
-    def make(kind: type[Sampled]) -> Sampled:
-        processors, logprobs = options.logits_processors, options.logprobs
-        return kind(sampling, [ready.prefix.ids], [seed], processors=processors, logprobs=logprobs)
-
-    cache, ends, reached = ready.branch.cache, ready.ends, ready.reached
-    is_drafted = bool(options.lookup) or (drafting is not None and options.draft_tokens != 0)
-    if options.constraint and is_drafted:
-        from .constrained_drafts import drafted_constrained_step
-        from .drafting import make_drafter
-        from .verifying import VerifyingSampler
-
-        sampler = make(VerifyingSampler)
-        return drafted_constrained_step(
-            model,
-            ready.taken(),
-            cache,
-            sampler,
-            make_guide,
-            make_drafter(drafting, model, sampler, ready, options),
-            drafts,
-            on_prefill=options.on_prefill,
-            ends=ends,
-            reached=reached,
-        )
-    if options.constraint:  # the tokens without choice are all that is known beforehand
-        from .constrained import constrained_step
-
-        return constrained_step(
-            model,
-            ready.taken(),
-            cache,
-            make(Sampler),
-            make_guide,
-            on_prefill=options.on_prefill,
-            ends=ends,
-            reached=reached,
-        )
-    if is_drafted:
-        from .drafted import drafted_step
-        from .drafting import make_drafter
-        from .verifying import VerifyingSampler
-
-        sampler = make(VerifyingSampler)
-        return drafted_step(
-            model,
-            ready.taken(),
-            cache,
-            sampler,
-            options.max_tokens,
-            make_drafter(drafting, model, sampler, ready, options),
-            drafts,
-            on_prefill=options.on_prefill,
-            ends=ends,
-            reached=reached,
-        )
+        return assisted_step(model, ready, sampling, seed, options, drafts, drafting, make_guide)
+    processors, logprobs = options.logits_processors, options.logprobs
     return generate_step(
         model,
         ready.taken(),
-        cache,
-        make(Sampler),
+        ready.branch.cache,
+        Sampler(sampling, [ready.prefix.ids], [seed], processors=processors, logprobs=logprobs),
         options.max_tokens,
         on_prefill=options.on_prefill,
-        ends=ends,
-        reached=reached,
+        ends=ready.ends,
+        reached=ready.reached,
     )

@@ -81,7 +81,7 @@ def test_no_draft_changes_a_token_inside_a_constraint(
         ([(3, 1)], [False, False, True]),
     ):
         script = Script(expected.token_ids, kinds, rests)
-        monkeypatch.setattr("mlx_lfm2vl.generation.drafting.make_drafter", lambda *_, s=script: s)
+        monkeypatch.setattr("mlx_lfm2vl.generation.assisted.make_drafter", lambda *_, s=script: s)
         found = engine.generate(QUESTION, options, lookup=1)
         assert (found.token_ids, found.text) == (expected.token_ids, expected.text)
         assert found.finish_reason == expected.finish_reason
@@ -95,7 +95,7 @@ def test_right_drafts_are_accepted_inside_a_constraint(demo, monkeypatch):
     options = AnswerOptions(max_tokens=30, sampling=GREEDY, constraint=CONSTRAINTS["regex"])
     expected = engine.generate(QUESTION, options)
     script = Script(expected.token_ids, [(4, 0)], [False])
-    monkeypatch.setattr("mlx_lfm2vl.generation.drafting.make_drafter", lambda *_: script)
+    monkeypatch.setattr("mlx_lfm2vl.generation.assisted.make_drafter", lambda *_: script)
     found = engine.generate(QUESTION, options, lookup=1)
     assert found.token_ids == expected.token_ids
     assert found.drafted_tokens == found.accepted_tokens >= len(expected.token_ids) // 2

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from .constraints.constraint import Constraint, choice, grammar, json_schema, regex
     from .drafter_loading import load_drafter
     from .errors import AnswerError, CheckpointError, InputError, Lfm2VLError, NetworkError
-    from .generation.answer import Piece, Result
     from .generation.engine import Engine
     from .generation.once import batch_generate, generate, stream_batch, stream_generate
+    from .generation.result import Piece, Result
     from .images.pages import open_pages
     from .images.source import ImageLimits
     from .loading import load
@@ -64,8 +64,8 @@ _HOMES = {
     "InputError": "errors",
     "Lfm2VLError": "errors",
     "NetworkError": "errors",
-    "Piece": "generation.answer",
-    "Result": "generation.answer",
+    "Piece": "generation.result",
+    "Result": "generation.result",
     "Sampling": "options",
     "batch_generate": "generation.once",
     "choice": "constraints.constraint",

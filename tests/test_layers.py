@@ -24,7 +24,7 @@ ROWS = [
     {"drafter_loading"},
     {"generation", "training"},
     {"saving", "speed", "skills"},
-    {"quantize", "desktop"},
+    {"quantize", "desktop", "serving"},
     {"device_check"},
     {"commands"},
     {"benchmark", "chat", "cli", "convert", "fuse", "generate", "run", "train"},

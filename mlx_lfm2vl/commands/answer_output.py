@@ -14,7 +14,7 @@ from .common import SCHEMA
 
 if TYPE_CHECKING:
     from ..device import Limits
-    from ..generation.answer import Result
+    from ..generation.result import Result
     from ..images.geometry import ImagePlan
     from ..model.lfm2vl import Lfm2VL
     from ..options import Sampling

@@ -12,8 +12,8 @@ from .answer_output import print_objects, print_rest, result_object, say, say_co
 from .common import is_watched, stage
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
-    from ..generation.answer import Piece
     from ..generation.engine import Engine
+    from ..generation.result import Piece
     from ..images.source import ImageSource
     from ..options import AnswerOptions
 

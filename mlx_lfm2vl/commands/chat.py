@@ -28,8 +28,8 @@ from .question import expand_images
 from .state import History
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
-    from ..generation.answer import Piece
     from ..generation.conversation import Conversation
+    from ..generation.result import Piece
     from ..images.source import ImageLimits, ImageSource
 
 EPILOG = """\

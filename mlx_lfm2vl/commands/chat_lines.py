@@ -15,8 +15,8 @@ from .question import expand_images
 from .state import user_secret
 
 if TYPE_CHECKING:
-    from ..generation.answer import Piece
     from ..generation.conversation import Conversation
+    from ..generation.result import Piece
     from ..images.inputs import Input
 
 HELP = {

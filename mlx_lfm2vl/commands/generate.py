@@ -43,9 +43,9 @@ from .source_options import chosen_inputs, has_sources
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
     from pathlib import Path
 
-    from ..generation.answer import Result
     from ..generation.engine import Engine
     from ..generation.prefix_store import PrefixStore
+    from ..generation.result import Result
     from ..images.inputs import Input
     from ..images.source import ImageLimits, ImageSource
     from ..prompt.messages import Message

@@ -31,8 +31,8 @@ if TYPE_CHECKING:  # heavy imports wait until the arguments are right
     from ..checkpoint.image_config import ImageConfig
     from ..desktop.folder_run import Counts, Facts
     from ..desktop.write_back import Plan
-    from ..generation.answer import Result
     from ..generation.engine import Engine
+    from ..generation.result import Result
     from ..images.inputs import Input
     from ..images.limits import ImageLimits
     from ..images.ready import ReadyImage

@@ -40,8 +40,8 @@ from .slice_answers import count_pictures, join_slices
 from .source_options import chosen_inputs
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
-    from ..generation.answer import Result
     from ..generation.engine import Engine
+    from ..generation.result import Result
     from ..images.source import ImageLimits
     from ..skills.kinds import Kind
     from ..skills.tasks import Task

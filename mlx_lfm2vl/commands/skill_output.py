@@ -13,7 +13,7 @@ from ..images.inputs import Input, Part
 from ..whole_folder import new_file
 
 if TYPE_CHECKING:
-    from ..generation.answer import Result
+    from ..generation.result import Result
     from ..images.source import ImageLimits, ImageSource
     from ..skills.boxes import Box
     from ..skills.kinds import Kind

@@ -12,7 +12,7 @@ from ..images.drawn import Slice
 from ..images.inputs import Input, Part
 
 if TYPE_CHECKING:
-    from ..generation.answer import Result
+    from ..generation.result import Result
 
     Answered = tuple[Any, Sequence[Result]]  # a typed answer, and what the model wrote for it
     Outcome = tuple[Sequence[Input], Answered | Lfm2VLError]  # the images of a question

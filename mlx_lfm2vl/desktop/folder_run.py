@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ..errors import Lfm2VLError
-from ..generation.answer import Result
 from ..generation.batch import BATCH_SIZE
 from ..generation.engine import Engine
 from ..generation.fingerprint import content_fingerprint
+from ..generation.result import Result
 from ..images.inputs import Input
 from ..images.ready import ReadyImage
 from ..options import AnswerOptions

@@ -16,10 +16,11 @@ from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerOptions, Sampling
 from ..prompt.messages import Message
 from ..prompt.processor import Inputs, Processor
-from .answer import Answer, Clock, Result, Timings, make_result
+from .answer import Answer, Clock, make_result
 from .loop import CLEAR_EVERY, Drafts, Token
 from .prefix_store import PrefixStore
 from .prepare import Ready, embed_prompt, read_prompt
+from .result import Result, Timings
 from .sampling import Drawn, Sampler, logprobs_of
 
 if TYPE_CHECKING:  # imported where there is a drafter or a constraint

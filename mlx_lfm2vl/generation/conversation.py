@@ -19,10 +19,10 @@ from ..images.read import NamedBytes, read_source
 from ..images.source import open_image
 from ..options import LARGEST_SEED, AnswerChanges, AnswerOptions
 from ..prompt.messages import Message, user_message
-from .answer import FinishReason, Piece
 from .engine import Engine
 from .prefix import Prefix
 from .prefix_store import PrefixStore
+from .result import FinishReason, Piece
 
 Ended = FinishReason | Literal["interrupted"]
 

@@ -22,9 +22,9 @@ from ..options import AnswerChanges, AnswerOptions, ImageOptions
 from ..prompt.messages import Message, user_message
 from ..prompt.processor import Processor
 from ..prompt.sources import as_images
-from .answer import Piece, Result
 from .batch import BATCH_SIZE, Conversation, stream_answers
 from .prefix_store import PrefixStore
+from .result import Piece, Result
 from .score import Scores, score_answers
 from .seen import Seen, read_images
 from .stream import stream_answer

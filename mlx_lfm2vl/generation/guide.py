@@ -19,7 +19,7 @@ from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerOptions
 from ..prompt.processor import Processor
 from .closing import closing, shortest
-from .loop import FinishReason
+from .result import FinishReason
 from .vocabulary import Vocabulary, vocabulary_of
 
 SUFFIXES = 4  # beginnings of the last closing that may already be written

@@ -5,18 +5,17 @@ It knows a model, a cache and a sampler. It knows nothing of text or of when an 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 
 from ..model.cache import Cache
 from ..model.decode_step import decode_step, prefill
 from ..model.lfm2vl import Lfm2VL
+from .result import FinishReason
 from .sampling import Drawn
 
 CLEAR_EVERY = 256  # tokens after which MLX's unused buffers are freed
-
-FinishReason = Literal["stop", "length"]
 
 
 class Token(NamedTuple):

@@ -10,9 +10,9 @@ from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerChanges
 from ..prompt.messages import Message
 from ..prompt.processor import Processor
-from .answer import Piece, Result
 from .batch import BATCH_SIZE, Conversation
 from .engine import Engine, Image, Options, merged
+from .result import Piece, Result
 
 
 def generate(

@@ -12,9 +12,9 @@ from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerChanges, AnswerOptions
 from ..prompt.messages import Message, user_message
 from ..prompt.processor import Inputs, Processor
-from .answer import Piece, Result
 from .prefix_store import PrefixStore
 from .prepare import embed_prompt
+from .result import Piece, Result
 
 if TYPE_CHECKING:
     from .engine import Engine

@@ -12,10 +12,11 @@ from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerOptions, Sampling
 from ..prompt.messages import Message
 from ..prompt.processor import Processor
-from .answer import Answer, Clock, Piece, Timings, make_result
+from .answer import Answer, Clock, make_result
 from .loop import Drafts, Token, generate_step
 from .prefix_store import PrefixStore
 from .prepare import Ready, embed_prompt, read_prompt
+from .result import Piece, Timings
 from .sampling import Sampler
 
 if TYPE_CHECKING:  # imported where there is a drafter

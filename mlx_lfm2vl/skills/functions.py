@@ -38,8 +38,8 @@ from .prompts import Prompt
 from .tasks import Plain, Surface, Task
 
 if TYPE_CHECKING:
-    from ..generation.answer import Result
     from ..generation.engine import Engine
+    from ..generation.result import Result
     from ..images.source import ImageSource
 
 Answer = TypeVar("Answer", bound=Plain)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from ..generation.answer import Result
 from ..generation.engine import Engine
+from ..generation.result import Result
 from ..generation.sampling import greedy
 from ..model.decode_step import decode_step, prefill
 from ..model.drafter import DraftModel

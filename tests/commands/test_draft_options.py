@@ -8,7 +8,7 @@ from pictures import make_picture
 
 import mlx_lfm2vl
 from mlx_lfm2vl import cli, loading
-from mlx_lfm2vl.generation.answer import Result
+from mlx_lfm2vl.generation.result import Result
 
 DRAFTER = str(DRAFTERS / "tied")
 

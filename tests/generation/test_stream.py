@@ -7,9 +7,10 @@ from pictures import make_picture
 
 import mlx_lfm2vl
 from mlx_lfm2vl.errors import InputError
-from mlx_lfm2vl.generation.answer import StopStrings, Timings
+from mlx_lfm2vl.generation.answer import StopStrings
 from mlx_lfm2vl.generation.loop import generate_step
 from mlx_lfm2vl.generation.once import batch_generate, generate, stream_generate
+from mlx_lfm2vl.generation.result import Timings
 from mlx_lfm2vl.generation.sampling import Drawn, draw_greedily
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.model.decode_step import decode_step

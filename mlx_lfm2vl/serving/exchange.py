@@ -1,0 +1,90 @@
+"""The seam between a protocol and its transport.
+
+A protocol (chat completions, responses, skills) reads a body of JSON into an `Exchange`. A
+transport (HTTP by asyncio, or a Unix socket in threads) runs its requests in the core, hands it
+their events, and sends what it returns. Neither knows the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ..images.limits import ImageLimits
+from .request import Request
+from .served import Served
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a request may ask for.
+
+    Attributes:
+        find: returns the model of a name; see `Core.model`.
+        limits: caps on images, their number too. `allow_url` says whether addresses may be fetched.
+        max_tokens: of one answer; None allows what the model's context holds.
+        max_answers: of one request (`n`).
+    """
+
+    find: Callable[[str], Served]
+    limits: ImageLimits = field(default_factory=ImageLimits)
+    max_tokens: int | None = None
+    max_answers: int = 8
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One server-sent event.
+
+    Attributes:
+        data: an object to write as JSON, or text to write as it is.
+        event: name of the event; empty has none.
+    """
+
+    data: Mapping[str, Any] | str
+    event: str = ""
+
+
+class Exchange(Protocol):
+    """One HTTP request that was read, and how its answer is written.
+
+    Attributes:
+        requests: for the core, at least one. The transport runs them at the same time.
+        streams: whether the client wants server-sent events.
+    """
+
+    requests: Sequence[Request]
+    streams: bool
+
+    def begin(self) -> list[Frame]:
+        """Return what to send before the first event of the core."""
+        ...
+
+    def add(self, index: int, event: Any) -> list[Frame]:
+        """Take an event of a request; return what to send now, in a stream.
+
+        Args:
+            index: of the request.
+            event: see `request.Event`. An error is not given: the transport ends the exchange.
+        """
+        ...
+
+    def end(self) -> list[Frame]:
+        """Return what to send after the last event of all requests."""
+        ...
+
+    def fail(self, error: Exception) -> list[Frame]:
+        """Return what to send when an answer fails in the middle of a stream."""
+        ...
+
+    def body(self) -> dict[str, Any]:
+        """Return the whole answer as one object, after the last event.
+
+        Raises:
+            Lfm2VLError: what the model wrote is not in the form that was asked for.
+        """
+        ...
+
+
+Read = Callable[[Mapping[str, Any], Terms], Exchange]

@@ -18,10 +18,9 @@ class McpClient:
 
     def __init__(self, toolbox: Toolbox) -> None:
         (theirs, mine), (answers, out) = os.pipe(), os.pipe()
-        self._to = open(mine, "wb", buffering=0)
-        self._from = open(answers, "rb")
+        self._to, self._from = os.fdopen(mine, "wb", buffering=0), os.fdopen(answers, "rb")
+        self._streams = os.fdopen(theirs, "rb"), os.fdopen(out, "wb")
         self._numbers = itertools.count(1)
-        self._streams = open(theirs, "rb"), open(out, "wb")
         self.gone = 0
         server = Server(toolbox, self._streams[1], self._note)
         self._thread = threading.Thread(target=server.serve, args=[self._streams[0]])

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from ..errors import InputError, Lfm2VLError
@@ -145,7 +145,8 @@ def _stdout_alone() -> Iterator[BinaryIO]:
     os.dup2(2, 1)
     out = open(kept, "wb", closefd=False)  # noqa: SIM115  closing it fails if the client is gone
     try:
-        yield out
+        with redirect_stdout(sys.stderr):
+            yield out
     finally:
         with suppress(OSError):
             out.close()

@@ -127,13 +127,15 @@ class Allowed:
             return self._copied(limits)
         if name == SCREENSHOT:
             if not self.screenshot:
-                raise InputError(_refused("the screen is", "--allow-screenshot"))
+                raise InputError(
+                    _refused("the screen is not allowed", "it with --allow-screenshot")
+                )
             return take_screenshot()
         return self._file(name, limits)
 
     def _copied(self, limits: ImageLimits) -> Input:
         if not self.clipboard:
-            raise InputError(_refused("the clipboard is", "--allow-clipboard"))
+            raise InputError(_refused("the clipboard is not allowed", "it with --allow-clipboard"))
         found = copied(limits)
         if len(found) != 1:
             raise InputError(f"{len(found)} images were copied, expected one")
@@ -154,7 +156,8 @@ class Allowed:
             reason = error.strerror if isinstance(error, OSError) else error
             raise InputError(f"{quoted(name)} cannot be read: {reason}") from None
         # The same words whether it exists or not.
-        raise InputError(_refused(f"{quoted(name)} is in no folder that is", "--allow-folder"))
+        where = f"{quoted(name)} is not in a folder that is allowed"
+        raise InputError(_refused(where, "one with --allow-folder"))
 
 
 def _read(name: str, folder: AllowedFolder, parts: tuple[str, ...], limits: ImageLimits) -> Input:
@@ -170,8 +173,8 @@ def _read(name: str, folder: AllowedFolder, parts: tuple[str, ...], limits: Imag
     return Input(data.name, data)
 
 
-def _refused(what: str, flag: str) -> str:
-    return f"{what} not allowed; whoever starts this server allows it with {flag}"
+def _refused(why: str, way: str) -> str:
+    return f"{why}; whoever starts this server allows {way}"
 
 
 def _check_regular(status: os.stat_result) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import Cancelled, InputError, Lfm2VLError
 from ..generation.result import Piece
+from ..images.drawn import Refused
 from ..images.pages import PageOptions, expand_inputs
 from ..skills.functions import read_answer
 from .mcp_images import Allowed
@@ -90,6 +91,8 @@ class Toolbox:
         (found,) = islice(
             expand_inputs([given], PageOptions(pages=str(page)), config, self._limits), 1
         )
+        if isinstance(found.source, Refused):
+            raise found.source.error
         if found.page is None and page != 1:
             raise InputError(f"{given.name} is no PDF and has no page {page}")
         return replace(found, name=given.name)

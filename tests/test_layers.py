@@ -27,7 +27,7 @@ ROWS = [
     {"quantize", "desktop", "serving"},
     {"device_check"},
     {"commands"},
-    {"benchmark", "chat", "cli", "convert", "fuse", "generate", "run", "train"},
+    {"benchmark", "chat", "cli", "convert", "fuse", "generate", "llm_plugin", "run", "train"},
 ]
 NEVER = {"torch", "transformers"}
 WITHOUT = {  # what a unit does not know, so that its neighbours can be read without it

@@ -117,7 +117,8 @@ def reading(
     before, whole = cache.offset, len(rows[0].asked.prompt.input_ids)
     embeds = mx.concatenate([row.ready.taken() for row in rows])
     logits = None
-    for done, logits in prefill_passes(model, embeds, cache, report, ends, reached, reader):
+    for done, found in prefill_passes(model, embeds, cache, report, ends, reached, reader):
+        logits = found
         yield Stage("prefill", before + done, whole)
     assert logits is not None
     if store and reached:

@@ -129,23 +129,24 @@ def scoring(
     ready = yield from encoded
     cached, cache = ready.cached, ready.branch.cache
     logits, tokens = None, len(prompt.input_ids)
-    for done, logits in prefill_passes(
+    for done, found in prefill_passes(
         model, ready.taken(), cache, options.on_prefill, ready.ends, ready.reached
     ):
+        logits = found
         yield Stage("prefill", cached + done, tokens)
     assert logits is not None
     first = _log_softmax(logits)[0]
     mx.async_eval(first, *cache.arrays)
     if store:
         store.keep(ready.read([]))  # a fork reads the answers
-    found: dict[int, list[float]] = {}
+    later: dict[int, list[float]] = {}
     for rows in _passes([len(row) for row in ids], cache.nbytes):
-        later = _read_rows(model, cache, [ids[row] for row in rows])
-        for row, logprobs in zip(rows, later, strict=True):
-            found[row] = logprobs
+        read = _read_rows(model, cache, [ids[row] for row in rows])
+        for row, logprobs in zip(rows, read, strict=True):
+            later[row] = logprobs
     begins = cast(list[float], first[mx.array([row[0] for row in ids])].tolist())
     return Scores(
-        [Likelihood(row, [begins[i], *found[i]]) for i, row in enumerate(ids)],
+        [Likelihood(row, [begins[i], *later[i]]) for i, row in enumerate(ids)],
         len(prompt.input_ids),
         prompt.image_tokens,
         cached,

@@ -9,6 +9,7 @@
 """
 
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import mlx.core as mx

@@ -18,10 +18,12 @@ from llm.cli import cli
 from llm.plugins import load_plugins, pm
 from pictures import make_picture
 from processes import modules_after
+from residents import own_folder
 
 from mlx_lfm2vl import Engine, ImageOptions, llm_plugin, load
 from mlx_lfm2vl.generation.result import Piece
 from mlx_lfm2vl.serving import llm_answers
+from mlx_lfm2vl.serving.resident_place import Wanted
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "examples" / "images"
@@ -226,7 +228,7 @@ def test_an_answer_follows_a_schema(demo):
             {"content": b"no image", "type": "image/png"},
             "an attachment is a text file, not an image",
         ),
-        ({}, {"url": "http://127.0.0.1:9/a.png", "type": "image/png"}, "a.png cannot be fetched"),
+        ({}, {"url": "http://127.0.0.1:9/a", "type": "image/png"}, "9/a cannot be fetched"),
     ],
 )
 def test_what_is_wrong_is_an_error_of_llm_in_one_line(demo, options, attachment, expected):
@@ -253,6 +255,7 @@ class Scripted:
         self.asked = []
 
     def stream(self, messages, options):
+        """Answer as `Engine.stream` does."""
         self.asked.append((messages, options))
         *_, last = self._engine.stream("Hi", max_tokens=1)
         calls = [{"name": "area", "arguments": {"height": 3, "width": 4}}]
@@ -263,7 +266,7 @@ class Scripted:
 
 def test_a_tool_is_called_and_its_result_is_read(toolmaker, engine, monkeypatch):
     scripted = Scripted(engine)
-    monkeypatch.setattr(llm_answers.KEPT, "open", lambda *_: scripted)
+    monkeypatch.setattr(llm_answers.KEPT, "open", lambda *_, **__: scripted)
 
     def area(height: int, width: int) -> str:
         """Multiply."""
@@ -283,6 +286,53 @@ def test_messages_with_tools_are_what_a_template_takes(toolmaker):
     response = toolmaker.prompt("Hi", tools=[len], tool_results=results, max_tokens=2)
     response.text()
     assert response.usage().output <= 2
+
+
+# -- a process that stays --
+
+
+class Elsewhere(Scripted):
+    """Stands for an engine whose model is in another process."""
+
+    def __init__(self, engine: Engine, wanted, prepare) -> None:
+        super().__init__(engine)
+        prepare()  # finds the files
+        self.wanted = wanted
+
+
+def test_a_resident_process_is_asked_if_option_or_environment_say_so(demo, engine, monkeypatch):
+    made = []
+
+    def make(wanted, *, prepare):
+        made.append(Elsewhere(engine, wanted, prepare))
+        return made[-1]
+
+    monkeypatch.setattr("mlx_lfm2vl.serving.resident_client.RemoteEngine", make)
+    monkeypatch.setattr(llm_answers, "KEPT", llm_answers._Kept())
+    demo.prompt("Hi", resident=True).text()
+    monkeypatch.setenv("MLX_LFM2VL_RESIDENT", "1")
+    demo.prompt("Hi").text()
+    assert [each.wanted for each in made] == [Wanted("demo")]
+    assert len(made[0].asked) == 2
+    demo.prompt("Hi", draft_model="demo").text()
+    assert made[1].wanted == Wanted("demo", draft_model="demo")
+    monkeypatch.setenv("MLX_LFM2VL_RESIDENT", "0")
+    assert isinstance(llm_answers.KEPT.open("demo", None, resident=False), Engine)
+
+
+@pytest.mark.slow
+def test_a_resident_process_gives_the_answer_that_is_given_in_place(demo, monkeypatch):
+    monkeypatch.setattr(llm_answers, "KEPT", llm_answers._Kept())
+    given = {"attachments": [attached("shapes.png")], **GREEDY}
+    expected = demo.prompt(QUESTION, **given).text()
+    with own_folder():
+        first = demo.prompt(QUESTION, resident=True, **given)
+        assert first.text() == expected
+        again = demo.prompt(QUESTION, resident=True, **given)
+        assert again.text() == expected
+        assert again.usage().details["cached_tokens"] >= first.usage().input - 1
+        asynchronous = llm.get_async_model("lfm2vl-demo").prompt(QUESTION, resident=True, **given)
+        assert asyncio.run(asynchronous.text()) == expected
 
 
 # -- the program --

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import secrets
 import threading
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
 from llm import AsyncResponse, ModelError, Prompt, Response, ToolCall
@@ -19,18 +20,19 @@ from llm.parts import StreamEvent
 
 from ..checkpoint.aliases import DEMO
 from ..checkpoint.cached_names import cached_folder
-from ..checkpoint.find import DEMO_FOLDER
+from ..checkpoint.find import DEMO_FOLDER, find_checkpoint
 from ..errors import CheckpointError, Lfm2VLError
 from ..prompt.template import find_template
 from .llm_prompts import read_messages, read_options
-from .served import served_model
 
 if TYPE_CHECKING:
     from ..generation.engine import Engine
     from ..generation.result import Piece, Result
     from ..options import AnswerOptions
     from ..prompt.messages import Message
+    from .resident_client import RemoteEngine
 
+RESIDENT = "MLX_LFM2VL_RESIDENT"  # set to 1, it stands for the option `resident`
 TOLD = ("finish_reason", "sampling", "images", "timings", "drafts")  # that llm keeps in its log
 
 
@@ -47,7 +49,9 @@ def knows_tools(checkpoint: str) -> bool:
         return False
 
 
-def answer(checkpoint: str, prompt: Prompt, response: Response) -> Iterator[str | StreamEvent]:
+def answer(
+    checkpoint: str, prompt: Prompt, response: Response | AsyncResponse
+) -> Generator[str | StreamEvent, None, None]:
     """Yield the answer to a prompt.
 
     Raises:
@@ -64,19 +68,19 @@ def answer(checkpoint: str, prompt: Prompt, response: Response) -> Iterator[str 
 async def answer_async(
     checkpoint: str, prompt: Prompt, response: AsyncResponse
 ) -> AsyncGenerator[str | StreamEvent, None]:
-    """Do what `answer` does, while the event loop goes on.
+    """Do what `answer` does in a thread, while the event loop goes on.
 
     Raises:
         ModelError: it cannot be answered.
     """
+    events, loop = answer(checkpoint, prompt, response), asyncio.get_running_loop()
+    thread = ThreadPoolExecutor(1, "mlx_lfm2vl llm")
     try:
-        engine, messages, options = await asyncio.to_thread(_asked, checkpoint, prompt)
-        async with aclosing(engine.astream(messages, options)) as pieces:
-            async for piece in pieces:
-                for event in _events(piece, response):
-                    yield event
-    except Lfm2VLError as error:
-        raise ModelError(str(error)) from None
+        while (event := await loop.run_in_executor(thread, next, events, None)) is not None:
+            yield event
+    finally:  # where a reader has left, this comes after the token under way
+        thread.submit(events.close)
+        thread.shutdown(wait=False)
 
 
 class _Kept:
@@ -84,32 +88,58 @@ class _Kept:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._key: tuple[str, str | None] | None = None
-        self._engine: Engine | None = None
+        self._key: tuple[str, str | None, bool] | None = None
+        self._engine: Engine | RemoteEngine | None = None
 
-    def open(self, checkpoint: str, draft_model: str | None) -> Engine:
-        """Return the engine of a checkpoint; another one is given up before."""
+    def open(
+        self, checkpoint: str, draft_model: str | None, *, resident: bool
+    ) -> Engine | RemoteEngine:
+        """Return an engine; another one is given up before.
+
+        Args:
+            checkpoint: a repo id, or "demo".
+            draft_model: see `load_drafter`.
+            resident: whether the model is in a process that stays, which is started if need be.
+        """
         with self._lock:
-            key = checkpoint, draft_model
+            key = checkpoint, draft_model, resident
             if self._engine is None or self._key != key:
                 self._engine = None
-                self._engine = served_model(checkpoint, draft_model=draft_model).open()
-                self._key = key
+                make = _remote if resident else _in_place
+                self._engine, self._key = make(checkpoint, draft_model), key
             return self._engine
 
 
 KEPT = _Kept()
 
 
-def _asked(checkpoint: str, prompt: Prompt) -> tuple[Engine, list[Message], AnswerOptions]:
+def _in_place(checkpoint: str, draft_model: str | None) -> Engine:
+    from .served import served_model
+
+    return served_model(checkpoint, draft_model=draft_model).open()
+
+
+def _remote(checkpoint: str, draft_model: str | None) -> RemoteEngine:
+    from .resident_client import RemoteEngine
+    from .resident_place import Wanted, absolute_name
+
+    drafter = None if draft_model is None else absolute_name(draft_model)
+    wanted = Wanted(checkpoint, draft_model=drafter)
+    return RemoteEngine(wanted, prepare=lambda: find_checkpoint(checkpoint))
+
+
+def _asked(
+    checkpoint: str, prompt: Prompt
+) -> tuple[Engine | RemoteEngine, list[Message], AnswerOptions]:
     """Return what answers a prompt, and the question; bad options are found before it is loaded."""
-    options = read_options(prompt)
-    engine = KEPT.open(checkpoint, cast(Any, prompt.options).draft_model)
+    options, given = read_options(prompt), cast(Any, prompt.options)
+    resident = _is_set(RESIDENT) if given.resident is None else given.resident
+    engine = KEPT.open(checkpoint, given.draft_model, resident=resident)
     processor = engine.processor
     return engine, read_messages(prompt, processor.image_config, processor.limits), options
 
 
-def _events(piece: Piece, response: Any) -> Iterator[str | StreamEvent]:
+def _events(piece: Piece, response: Response | AsyncResponse) -> Iterator[str | StreamEvent]:
     if piece.text:
         yield piece.text
     if piece.result is not None:
@@ -118,7 +148,7 @@ def _events(piece: Piece, response: Any) -> Iterator[str | StreamEvent]:
             yield from _call(call, response)
 
 
-def _call(call: dict[str, Any], response: Any) -> Iterator[StreamEvent]:
+def _call(call: dict[str, Any], response: Response | AsyncResponse) -> Iterator[StreamEvent]:
     number = f"call_{secrets.token_hex(8)}"
     name, arguments = call["name"], call["arguments"]
     response.add_tool_call(ToolCall(name, arguments, number))
@@ -126,7 +156,7 @@ def _call(call: dict[str, Any], response: Any) -> Iterator[StreamEvent]:
     yield StreamEvent("tool_call_args", json.dumps(arguments), tool_call_id=number)
 
 
-def _tell(result: Result, response: Any) -> None:
+def _tell(result: Result, response: Response | AsyncResponse) -> None:
     """Give llm the token counts, and what it keeps in its log."""
     details = {"cached_tokens": result.cached_tokens, "image_tokens": result.image_tokens}
     response.set_usage(
@@ -136,3 +166,8 @@ def _tell(result: Result, response: Any) -> None:
     )
     values = result.to_dict()
     response.response_json = {name: values[name] for name in TOLD}
+
+
+def _is_set(variable: str) -> bool:
+    """Whether a variable of the environment says yes."""
+    return os.environ.get(variable, "0") not in ("", "0")

@@ -28,3 +28,4 @@ class Options(llm.Options):
     lookup: int | None = Field(None, description="Tokens to copy and verify in one step")
     draft_model: str | None = Field(None, description="Drafter: the same answer in fewer steps")
     draft_tokens: int | None = Field(None, description="Most tokens that it drafts at a time")
+    resident: bool | None = Field(None, description="Keep the model in a process that stays")

@@ -1,0 +1,10 @@
+"""What clients may ask of the HTTP server: protocols, skills, the page."""
+
+from __future__ import annotations
+
+from .app import Fronts
+
+
+def all_fronts() -> Fronts:
+    """Return everything that this package speaks."""
+    return Fronts({})

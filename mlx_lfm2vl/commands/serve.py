@@ -55,18 +55,16 @@ def _serve(options: argparse.Namespace) -> int:
     from ..serving.core import Core
     from ..serving.exchange import Terms
 
-    listener = listen(options.host, options.port)
-    access = _access(options, listener.getsockname()[:2], token)
-    with stage("looking for the models"):
-        for model in models:
-            _ = model.info  # a wrong name shows now, not at the first question
-    core = Core(models, core_limits)
-    terms = Terms(core.model, limits, options.max_tokens)
-    settings = Settings(log=_log if options.log_requests else None)
-    app = App(core, terms, access, all_fronts(), settings)
-    with _errors_only():
+    with listen(options.host, options.port) as listener, _errors_only():
+        access = _access(options, listener.getsockname()[:2], token)
+        with stage("looking for the models"):
+            for model in models:
+                _ = model.info  # a wrong name shows now, not at the first question
+        core = Core(models, core_limits)
+        terms = Terms(core.model, limits, options.max_tokens)
+        settings = Settings(log=_log if options.log_requests else None)
         return serve(
-            app,
+            App(core, terms, access, all_fronts(), settings),
             core,
             listener,
             Patience(grace=options.grace),

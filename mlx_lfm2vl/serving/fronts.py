@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .app import Fronts
+from .openai_chat import read_chat
 
 
 def all_fronts() -> Fronts:
     """Return everything that this package speaks."""
-    return Fronts({})
+    return Fronts({"/v1/chat/completions": read_chat})

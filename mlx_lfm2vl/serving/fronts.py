@@ -1,11 +1,47 @@
-"""What clients may ask of the HTTP server: protocols, skills, the page."""
+"""What clients may ask of the HTTP server: protocols, skills, the page.
+
+A server listens before it has loaded what reads images, so that is imported with the first request.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
 from .app import Fronts
-from .openai_chat import read_chat
+from .exchange import Exchange, Terms
+
+SKILLS = (
+    "caption", "keywords", "ocr", "layout", "detect", "point", "classify", "extract", "compare",
+    "ask",
+)  # fmt: skip
 
 
 def all_fronts() -> Fronts:
     """Return everything that this package speaks."""
-    return Fronts({"/v1/chat/completions": read_chat})
+    return Fronts(
+        {
+            "/v1/chat/completions": _read_chat,
+            "/v1/responses": _read_responses,
+            **{f"/v1/skills/{name}": partial(_read_skill, name) for name in SKILLS},
+        }
+    )
+
+
+def _read_chat(body: Mapping[str, Any], terms: Terms) -> Exchange:
+    from .openai_chat import read_chat
+
+    return read_chat(body, terms)
+
+
+def _read_responses(body: Mapping[str, Any], terms: Terms) -> Exchange:
+    from .openai_responses import read_responses
+
+    return read_responses(body, terms)
+
+
+def _read_skill(name: str, body: Mapping[str, Any], terms: Terms) -> Exchange:
+    from .skills_api import read_skill
+
+    return read_skill(name, body, terms)

@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
@@ -25,10 +26,10 @@ from .exchange import Read, Terms
 from .guard import Guard, Seen
 from .http_errors import HttpError, error_reply, is_internal, report
 from .metrics import CONTENT_TYPE, Metrics
-from .openapi import description
 from .request import UnknownModel
 
 Compute = Callable[[Mapping[str, Any], Terms], dict[str, Any]]
+Describe = Callable[[Terms, Sequence[str], bool], dict[str, Any]]
 Handle = Callable[[bytes, Receive, Send], Awaitable[None]]
 AT_ONCE = 4  # bodies that are decoded at the same time
 
@@ -43,11 +44,14 @@ class Fronts:
         exchanges: questions to the core.
         computed: questions that need no model, such as how an image is cut.
         pages: routes of documents.
+        describe: makes the description in OpenAPI of the terms, the names of models, and whether
+            a token is needed.
     """
 
     exchanges: Mapping[str, Read]
     computed: Mapping[str, Compute] = field(default_factory=dict[str, Compute])
     pages: Sequence[Route] = ()
+    describe: Describe = lambda _terms, _models, _needs_token: {}
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,9 @@ class App:
             },
         )
         starlette.router.redirect_slashes = False
-        self._description = description(routes)
+        self._described = cache(
+            partial(fronts.describe, terms, list(core.models), access.token is not None)
+        )
         paths = {route.endpoint: route.path for route in routes}
         self._guard = Guard(starlette, access, self._metrics, paths, self._settings.log)
 
@@ -162,7 +168,7 @@ class App:
         return Response(text, headers={"Content-Type": CONTENT_TYPE})
 
     async def _describe(self, _request: Request) -> Response:
-        return JSONResponse(self._description)
+        return JSONResponse(await asyncio.to_thread(self._described))
 
     async def _list_models(self, _request: Request) -> Response:
         models = [self._model(name) for name in self._core.models]

@@ -5,12 +5,13 @@ A server listens before it has loaded what reads images, so that is imported wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from .app import Fronts
 from .exchange import Exchange, Terms
+from .page_routes import page_routes
 
 SKILLS = (
     "caption", "keywords", "ocr", "layout", "detect", "point", "classify", "extract", "compare",
@@ -25,7 +26,10 @@ def all_fronts() -> Fronts:
             "/v1/chat/completions": _read_chat,
             "/v1/responses": _read_responses,
             **{f"/v1/skills/{name}": partial(_read_skill, name) for name in SKILLS},
-        }
+        },
+        {"/v1/plan": _plan, "/v1/preview": _preview},
+        page_routes(),
+        _description,
     )
 
 
@@ -45,3 +49,21 @@ def _read_skill(name: str, body: Mapping[str, Any], terms: Terms) -> Exchange:
     from .skills_api import read_skill
 
     return read_skill(name, body, terms)
+
+
+def _plan(body: Mapping[str, Any], terms: Terms) -> dict[str, Any]:
+    from .plan_api import plan
+
+    return plan(body, terms)
+
+
+def _preview(body: Mapping[str, Any], terms: Terms) -> dict[str, Any]:
+    from .plan_api import preview
+
+    return preview(body, terms)
+
+
+def _description(terms: Terms, models: Sequence[str], needs_token: bool) -> dict[str, Any]:
+    from .openapi import description
+
+    return description(terms, models, SKILLS, needs_token=needs_token)

@@ -10,6 +10,7 @@ from .exchange import Terms
 from .openapi_requests import (
     Schema,
     chat_request,
+    plan_request,
     preview_request,
     response_request,
     skill_request,
@@ -88,11 +89,15 @@ def _paths(
     health["get"]["security"] = []
     health["get"]["responses"].pop("401", None)
     health["get"]["responses"]["503"] = _response("it is stopping", _ref("Health"))
+    page = got("A page for a browser", TEXT, kind="text/html")
+    page["get"]["security"] = []
+    page["get"]["responses"].pop("401", None)
     stream = {"text/event-stream": TEXT}
     chat = {"application/json": _ref("ChatCompletion"), **stream}
     response = {"application/json": _ref("Response"), **stream}
     return {
         "/health": health,
+        "/": page,
         "/metrics": got("Counts, for Prometheus", TEXT, kind="text/plain"),
         "/openapi.json": got("This description", OBJECT),
         "/v1/models": got("The models that requests may name", _ref("ModelList")),
@@ -104,6 +109,16 @@ def _paths(
             "Answer a conversation, in the newer protocol",
             response_request(terms, models),
             response,
+        ),
+        "/v1/plan": posted(
+            "How a model would see images",
+            plan_request(models),
+            {"application/json": _ref("Plan")},
+        ),
+        "/v1/preview": posted(
+            "Pictures of what a browser may not show",
+            preview_request(models),
+            {"application/json": _ref("Preview")},
         ),
         **{
             f"/v1/skills/{name}": posted(
@@ -171,6 +186,8 @@ def _components() -> dict[str, Schema]:
             answers=_list(OBJECT),
             usage=usage,
         ),
+        "Plan": _object(model=OBJECT, images=_list(OBJECT), tokens=COUNT),
+        "Preview": _object(images=_list(OBJECT), count=COUNT),
     }
 
 

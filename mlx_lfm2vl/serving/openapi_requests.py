@@ -31,8 +31,8 @@ Schema = dict[str, Any]
 EMPTY: Sequence[Any] = (None, "", [], {})
 ANYTHING: Schema = {}
 PIXEL = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCB"
-    "d81ytgAAAABJRU5ErkJggg=="
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCB"
+    "2kUIOwAAAABJRU5ErkJggg=="
 )
 
 
@@ -159,6 +159,41 @@ def response_request(terms: Terms, models: Sequence[str]) -> Schema:
         openai_responses.REFUSED,
         {"input": "What is this?", "max_output_tokens": 16},
     )
+
+
+def plan_request(models: Sequence[str]) -> Schema:
+    """Return the body of `POST /v1/plan`."""
+    side = {"type": "integer", "minimum": 1}
+    size = {
+        "type": "object",
+        "properties": {"width": side, "height": side},
+        "required": ["width", "height"],
+        "additionalProperties": False,
+    }
+    images = {"type": "array", "items": {"anyOf": [text(), size]}}
+    return _computed({"images": images}, [], models, {"images": [PIXEL]})
+
+
+def preview_request(models: Sequence[str]) -> Schema:
+    """Return the body of `POST /v1/preview`."""
+    return _computed({"image": text(), "pages": text()}, ["image"], models, {"image": PIXEL})
+
+
+def _computed(
+    properties: Mapping[str, Schema],
+    required: Sequence[str],
+    models: Sequence[str],
+    example: Mapping[str, Any],
+) -> Schema:
+    """Return the schema of a body that has no fields but those that are known."""
+    options = {name: nullable(schema) for name, schema in _image_options().items()}
+    return {
+        "type": "object",
+        "properties": {**properties, **options, "model": nullable(_model(models))},
+        "required": list(required),
+        "additionalProperties": False,
+        "examples": [example],
+    }
 
 
 def _posted(

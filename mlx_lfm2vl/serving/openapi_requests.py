@@ -7,9 +7,12 @@ that is unknown or refused may be there as long as it says nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from inspect import Parameter, signature
+from typing import Any, get_args
 
 from ..options import KV_BITS, LARGEST_SEED, MAX_LOOKUP
+from ..skills.answers import Form, Length
+from ..skills.tasks import MAX_KEYWORDS, TASKS, Surface
 from . import openai_chat, openai_responses, response_items, tool_fields, turns
 from .answer_fields import (
     COUNTS,
@@ -26,6 +29,8 @@ from .chat_messages import BESIDE as MESSAGE_BESIDE
 from .chat_messages import ROLES, THOUGHTS
 from .exchange import Terms
 from .fields import Refusals
+from .pictures import MAX_NAME
+from .skills_api import EITHER, MAX_ITEM, MAX_ITEMS
 
 Schema = dict[str, Any]
 EMPTY: Sequence[Any] = (None, "", [], {})
@@ -159,6 +164,52 @@ def response_request(terms: Terms, models: Sequence[str]) -> Schema:
         openai_responses.REFUSED,
         {"input": "What is this?", "max_output_tokens": 16},
     )
+
+
+def skill_request(name: str, terms: Terms, models: Sequence[str]) -> Schema:
+    """Return the body of `POST /v1/skills/{name}`."""
+    picture = {"anyOf": [text(), record({"data": text(), "filename": text(MAX_NAME)}, ["data"])]}
+    own = {
+        option: schema
+        for option, schema in _skill_options().items()
+        if option in signature(TASKS[name]).parameters
+    }
+    properties = {
+        **_answer_options(),
+        **_image_options(),
+        "model": _model(models),
+        "image": picture,
+        "images": {"type": "array", "items": picture},
+        "max_tokens": _length(terms),
+        "stream": _neutral(),
+        **own,
+        **({"together": FLAG} if name in EITHER else {}),
+    }
+    required = [
+        option
+        for option in own
+        if signature(TASKS[name]).parameters[option].default is Parameter.empty
+    ]
+    schema = record(properties, required)
+    wanted = {"target": "star", "labels": ["star", "heart"], "question": "What is this?"}
+    example = {"image": PIXEL, **{option: wanted[option] for option in required}}
+    return {**schema, "examples": [example]}
+
+
+def _skill_options() -> dict[str, Schema]:
+    words = texts(MAX_ITEMS, MAX_ITEM)
+    described = {"type": "object", "additionalProperties": nullable(text(MAX_ITEM))}
+    return {
+        "length": word(*get_args(Length)),
+        "count": whole(1, MAX_KEYWORDS),
+        "form": word(*get_args(Form)),
+        "target": words,
+        "surface": word(*get_args(Surface)),
+        "labels": words,
+        "fields": {"anyOf": [words, described]},
+        "schema": OBJECT,
+        "question": text(),
+    }
 
 
 def plan_request(models: Sequence[str]) -> Schema:

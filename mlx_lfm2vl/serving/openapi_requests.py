@@ -191,9 +191,15 @@ def skill_request(name: str, terms: Terms, models: Sequence[str]) -> Schema:
         if signature(TASKS[name]).parameters[option].default is Parameter.empty
     ]
     schema = record(properties, required)
-    wanted = {"target": "star", "labels": ["star", "heart"], "question": "What is this?"}
-    example = {"image": PIXEL, **{option: wanted[option] for option in required}}
-    return {**schema, "examples": [example]}
+    wanted = {
+        "target": "star",
+        "labels": ["star", "ring"],
+        "question": "What is this?",
+        "fields": ["color"],
+    }
+    images = {"images": [PIXEL, PIXEL]} if name == "compare" else {"image": PIXEL}
+    example = {option: wanted[option] for option in own if option in wanted}
+    return {**schema, "examples": [{**images, **example}]}
 
 
 def _skill_options() -> dict[str, Schema]:

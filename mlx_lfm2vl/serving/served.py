@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..checkpoint.config import read_model_config
@@ -30,12 +31,22 @@ class ModelInfo:
         sampling: that the checkpoint recommends.
         images: how images are cut.
         context: tokens of the longest prompt and answer together.
+        folder: where the files are.
     """
 
     kind: Kind
     sampling: Sampling
     images: ImageConfig
     context: int
+    folder: Path
+
+    @cached_property
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of every token by its id, read once; see `Tokenizer.token_bytes`."""
+        from ..prompt.tokenizer import Tokenizer
+
+        tokenizer = Tokenizer(self.folder)
+        return tokenizer.token_bytes(tokenizer.largest_id + 1)
 
 
 @dataclass(frozen=True)
@@ -88,6 +99,7 @@ def served_model(
             config.sampling,
             read_image_config(folder),
             config.text.max_position_embeddings,
+            folder,
         )
 
     def open_it() -> Engine:

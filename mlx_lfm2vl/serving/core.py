@@ -9,12 +9,14 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Lfm2VLError
-from ..generation.engine import Engine
 from .request import Busy, Request, Stopping, UnknownModel, is_last
 from .served import Served
+
+if TYPE_CHECKING:  # it loads MLX, and a server listens before that
+    from ..generation.engine import Engine
 
 Deliver = Callable[[Any], object]
 

@@ -205,7 +205,7 @@ def test_the_reading_of_the_prompt_is_shown_as_it_goes(page, server):
 
 def test_boxes_lie_where_they_are_in_the_picture(page, server):
     box = {"image": 0, "label": "<b>ship</b>", "pixels": [100, 30, 300, 150]}
-    server.skills["detect"] = {"boxes": [box, {**box, "pixels": [0, 0, 400, 300]}]}
+    server.skills["detect"] = [{"boxes": [box, {**box, "pixels": [0, 0, 400, 300]}]}]
     page.set_input_files("#files", [picture()])
     page.click("[data-mode=detect]")
     ask(page, "ships, people")
@@ -220,7 +220,7 @@ def test_boxes_lie_where_they_are_in_the_picture(page, server):
     assert page.locator(".box .label").first.inner_text() == "<b>ship</b>"
     expect(page.locator(".boxes li").first).to_have_text("<b>ship</b> 100, 30 – 300, 150")
     # The next question is about the same picture, without adding it again.
-    server.skills["point"] = {"x": 200, "y": 90, "box": box}
+    server.skills["point"] = [{"x": 200, "y": 90, "box": box}]
     page.click("[data-mode=point]")
     ask(page, "the ship")
     answered(page, 1)
@@ -239,7 +239,8 @@ def test_skills_say_what_they_need_and_show_typed_answers(page, server):
     expect(page.locator("#cost")).to_contain_text("token")
     page.click("#send")
     expect(page.locator("#notice")).to_contain_text("needs some words")
-    server.skills["classify"] = {"choice": "cat", "probabilities": {"dog": 0.25, "cat": 0.75}}
+    chances = {"dog": 0.25, "cat": 0.75}
+    server.skills["classify"] = [{"choice": "cat", "probabilities": chances}]
     ask(page, "cat, dog")
     assert answered(page).locator(".chances").inner_text().split() == [
         "cat",
@@ -249,7 +250,7 @@ def test_skills_say_what_they_need_and_show_typed_answers(page, server):
         "25.0",
         "%",
     ]
-    server.skills["caption"] = {"text": "A ship.", "length": "alt"}
+    server.skills["caption"] = [{"text": "A ship.", "length": "alt"}]
     page.click("[data-mode=caption]")
     page.select_option("[name=length]", label="alt")
     page.click("#send")

@@ -16,7 +16,7 @@ from mlx_lfm2vl.serving.served import served_model
 
 MODEL = served_model("demo")
 LIMITS = ImageLimits(max_pixels=4_000_000, max_images=3)
-TERMS = Terms(lambda name: MODEL, LIMITS)
+TERMS = Terms(lambda _: MODEL, LIMITS)
 
 
 def uri(image: Image.Image, form: str, **options) -> str:
@@ -98,15 +98,15 @@ def test_only_data_uris_are_opened(image):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"image": "data:,"}, "no field 'image', expected model, images"),
-        ({"images": "data:,"}, "images is no list"),
-        ({"images": [{"width": 3}]}, "expected its width and height"),
-        ({"images": [{"width": 3, "height": True}]}, "expected its width and height"),
+        ({"image": "data:,"}, "unknown field 'image'; did you mean 'images'"),
+        ({"images": "data:,"}, "images is a text, expected a list"),
+        ({"images": [{"width": 3}]}, r"images\[0\] lacks its width or its height"),
+        ({"images": [{"width": 3, "height": True}]}, "height is a boolean"),
         ({"images": [{"width": 3000, "height": 3000}]}, "larger than 4 megapixels"),
-        ({"images": [{"width": 0, "height": 3}]}, "has no pixels"),
+        ({"images": [{"width": 0, "height": 3}]}, "width is 0, expected 1 to"),
         ({"images": [{"width": 9, "height": 9}] * 4}, "4 images, at most 3"),
-        ({"model": 3}, "model is 3, expected a name"),
-        ({"max_tiles": "9"}, "max_tiles is '9', expected int"),
+        ({"model": 3}, "model is a number, expected a text"),
+        ({"max_tiles": "9"}, "max_tiles is a text, expected a whole number"),
         ({"max_tiles": 1}, "expected 1 <= min <= max"),
     ],
 )

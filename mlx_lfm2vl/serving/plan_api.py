@@ -8,8 +8,8 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping
-from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.image_config import ImageConfig
 from ..errors import InputError
@@ -18,10 +18,12 @@ from ..images.inputs import Input
 from ..images.pages import PageOptions, expand_inputs
 from ..images.read import read_source
 from ..images.source import open_image
-from ..options import ImageOptions
 from ..skills.prompts import find_prompt
 from ..skills.tasks import TASKS
+from .answer_fields import read_image_options
 from .exchange import Terms
+from .fields import BadField, Fields, open_body
+from .served import Served
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 MAX_PAGES = 20  # of a document, that one preview draws
 MAX_SIDE = 1600  # pixels of a photo's longer side in a preview
 JPEG_QUALITY = 88
-IMAGE_OPTIONS = tuple(field.name for field in fields(ImageOptions))
+MAX_IMAGES = 10_000  # items of a list, of which `Terms.limits` allows fewer
+MAX_NUMBER = 2**31 - 1
 
 
 def plan(body: Mapping[str, Any], terms: Terms) -> dict[str, Any]:
@@ -49,20 +52,23 @@ def plan(body: Mapping[str, Any], terms: Terms) -> dict[str, Any]:
         `tokens`: of all images together.
 
     Raises:
-        InputError: a field is unknown or wrong, or an image cannot be read.
+        BadField: a field is unknown or wrong.
+        InputError: an image cannot be read.
         UnknownModel: no model of this name is served.
     """
-    _check_names(body, ("model", "images", *IMAGE_OPTIONS))
-    config = _image_config(body, terms)
-    images = body.get("images", [])
-    if not isinstance(images, list):
-        raise InputError("images is no list, expected data URIs or objects with width and height")
-    images = cast(list[Any], images)
+    fields = open_body(body)
+    model, config = _read_model(fields, terms)
+    images = fields.items("images", most=MAX_IMAGES)
+    fields.close()
     terms.limits.check_count(len(images))
-    sizes = [size for image in images for size in _sizes(image, config, terms)]
+    sizes = [
+        size
+        for number, image in enumerate(images)
+        for size in _sizes(image, f"images[{number}]", config, terms)
+    ]
     plans = [plan_image(*size, config) for size in sizes]
     return {
-        "model": _model(body, terms),
+        "model": _described(model),
         "images": [{**each.to_dict(), "note": each.scaling} for each in plans],
         "tokens": sum(each.image_tokens for each in plans),
     }
@@ -83,22 +89,33 @@ def preview(body: Mapping[str, Any], terms: Terms) -> dict[str, Any]:
         `count`: of the pictures that there are; at most `MAX_PAGES` are drawn.
 
     Raises:
-        InputError: a field is unknown or wrong, or the image cannot be read.
+        BadField: a field is unknown or wrong.
+        InputError: the image cannot be read, or has no such page.
         UnknownModel: no model of this name is served.
     """
-    _check_names(body, ("model", "image", "pages", *IMAGE_OPTIONS))
-    config = _image_config(body, terms)
-    pages = body.get("pages", "")
-    if not isinstance(pages, str):
-        raise InputError(f"pages is {pages!r:.40}, expected text such as 1-3")
-    pictures = _pictures(body.get("image"), pages, config, terms)
+    fields = open_body(body)
+    _, config = _read_model(fields, terms)
+    pages, image = fields.text("pages") or "", fields.get("image")
+    fields.close()
+    pictures = _pictures(image, "image", pages, config, terms)
     drawn = [_drawn(each, terms) for each in pictures[:MAX_PAGES]]
     return {"images": drawn, "count": len(pictures)}
 
 
-def taught(kind: Kind) -> list[str]:
-    """Return the names of the skills that a kind of checkpoint was taught."""
-    return [name for name in TASKS if _is_taught(name, kind)]
+def _read_model(fields: Fields, terms: Terms) -> tuple[Served, ImageConfig]:
+    """The model of a request, and its image settings with those of the request on top."""
+    model = terms.find(fields.text("model") or "")
+    return model, model.info.images.with_options(read_image_options(fields))
+
+
+def _described(model: Served) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "kind": model.info.kind,
+        "skills": [name for name in TASKS if _is_taught(name, model.info.kind)],
+        "context": model.info.context,
+        "sampling": asdict(model.info.sampling),
+    }
 
 
 def _is_taught(name: str, kind: Kind) -> bool:
@@ -109,59 +126,34 @@ def _is_taught(name: str, kind: Kind) -> bool:
     return True
 
 
-def _model(body: Mapping[str, Any], terms: Terms) -> dict[str, Any]:
-    model = terms.find(body.get("model") or "")
-    return {
-        "name": model.name,
-        "kind": model.info.kind,
-        "skills": taught(model.info.kind),
-        "context": model.info.context,
-        "sampling": asdict(model.info.sampling),
-    }
-
-
-def _check_names(body: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    for name in body:
-        if name not in known:
-            raise InputError(f"there is no field {name!r:.60}, expected {', '.join(known)}")
-
-
-def _image_config(body: Mapping[str, Any], terms: Terms) -> ImageConfig:
-    """The image settings of the model with those of the request on top."""
-    model = body.get("model") or ""
-    if not isinstance(model, str):
-        raise InputError(f"model is {model!r:.40}, expected a name")
-    given = {name: body[name] for name in IMAGE_OPTIONS if body.get(name) is not None}
-    config = terms.find(model).info.images
-    for name, value in given.items():
-        expected = str if name == "background" else type(getattr(config, name))
-        if type(value) is not expected:
-            raise InputError(f"{name} is {value!r:.40}, expected {expected.__name__}")
-    return config.with_options(ImageOptions(**given))
-
-
-def _sizes(image: Any, config: ImageConfig, terms: Terms) -> list[tuple[int, int]]:
+def _sizes(image: Any, where: str, config: ImageConfig, terms: Terms) -> list[tuple[int, int]]:
     """The (height, width) in pixels of an image, or of each page of a PDF."""
-    if not isinstance(image, dict):
-        pictures = _pictures(image, "", config, terms)
-        terms.limits.check_count(len(pictures))
-        return [open_image(each.source, terms.limits).size for each in pictures]
-    sides = [cast(dict[str, Any], image).get(name) for name in ("height", "width")]
-    if len(cast(dict[str, Any], image)) != 2 or any(type(side) is not int for side in sides):
-        raise InputError(f"an image is {image!r:.60}, expected its width and height in pixels")
-    height, width = cast(list[int], sides)
-    if height * width > terms.limits.max_pixels:
-        raise InputError(
-            f"an image of {width} x {height} pixels is larger than "
-            f"{terms.limits.max_pixels / 1e6:g} megapixels, the limit"
-        )
-    return [(height, width)]
+    if isinstance(image, Mapping):
+        return [_read_size(Fields(image, where), terms.limits.max_pixels)]
+    pictures = _pictures(image, where, "", config, terms)
+    terms.limits.check_count(len(pictures))
+    return [open_image(each.source, terms.limits).size for each in pictures]
 
 
-def _pictures(image: Any, pages: str, config: ImageConfig, terms: Terms) -> list[Input]:
+def _read_size(fields: Fields, max_pixels: int) -> tuple[int, int]:
+    """The (height, width) in pixels that a request gives instead of an image."""
+    height, width = (
+        fields.integer(name, least=1, most=MAX_NUMBER) for name in ("height", "width")
+    )
+    fields.close()
+    if height is None or width is None:
+        raise fields.bad("", "lacks its width or its height in pixels")
+    if height * width > max_pixels:
+        raise fields.bad("", f"is larger than {max_pixels / 1e6:g} megapixels, the limit")
+    return height, width
+
+
+def _pictures(
+    image: Any, where: str, pages: str, config: ImageConfig, terms: Terms
+) -> list[Input]:
     """The pictures of a data URI: the pages of a PDF, or one photo. None is drawn yet."""
-    if not isinstance(image, str) or not image.lower().startswith("data:"):
-        raise InputError(f"an image is {image!r:.40}, expected a data URI: data:image/...;base64,")
+    if not isinstance(image, str) or not image[:5].lower() == "data:":
+        raise BadField(f"{where} is {image!r:.40}, expected a data URI: data:image/...", where)
     name, data = read_source(image, terms.limits)  # once, and not again for every page
     options = PageOptions(pages=pages)
     return list(expand_inputs([Input(name, data)], options, config, terms.limits))
@@ -170,10 +162,9 @@ def _pictures(image: Any, pages: str, config: ImageConfig, terms: Terms) -> list
 def _drawn(picture: Input, terms: Terms) -> dict[str, Any]:
     opened = open_image(picture.source, terms.limits)
     height, width = opened.size
-    scale = min(1.0, MAX_SIDE / max(height, width))
-    needed = max(1, round(height * scale)), max(1, round(width * scale))
     if picture.page is None:
-        image = opened.decode(needed=needed)
+        scale = min(1.0, MAX_SIDE / max(height, width))
+        image = opened.decode(needed=(round(height * scale), round(width * scale)))
         image.thumbnail((MAX_SIDE, MAX_SIDE))
         url = _data_uri(image, "jpeg")
     else:

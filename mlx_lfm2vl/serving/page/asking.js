@@ -2,11 +2,14 @@
 //
 // A turn is {mode, text, options, images, answer}: `mode` is "ask" or the name of a skill. An answer
 // is {state, text, progress, typed, problem, finish, stats}; `state` goes from "waiting" over
-// "writing" to "done", "stopped" or "failed". Turns are plain data, so that they can be kept.
+// "writing" to "done", "stopped" or "failed". `typed` are the answers of a skill: one about all
+// images, or one for each. Turns are plain data, so that they can be kept.
 
 import { events, post, postJson, RequestError } from "./api.js";
 import { dataUri } from "./images.js";
-import { SKILLS } from "./skills.js";
+import { SKILLS, typedText } from "./skills.js";
+
+const LONGEST_NAME = 200; // letters of a file's name, that the server takes
 
 /** An answer of which nothing is there yet. */
 export const emptyAnswer = () => ({
@@ -88,20 +91,29 @@ async function userMessage({ mode, text, images }) {
 async function skill(turns, { model, images: knobs, schema }, signal) {
   const { mode, text, options, answer } = turns.at(-1);
   const { read = () => ({}), takesSchema } = SKILLS[mode];
+  const images = skillImages(turns).map(async ({ name, blob }) => ({
+    data: await dataUri(blob),
+    filename: name.slice(0, LONGEST_NAME),
+  }));
   const clock = startClock();
-  const found = await postJson(
+  const { answers, usage } = await postJson(
     `v1/skills/${mode}`,
     {
       model,
-      images: await Promise.all(skillImages(turns).map(({ blob }) => dataUri(blob))),
+      images: await Promise.all(images),
       ...options,
       ...(takesSchema && schema ? { schema } : read(text)),
       ...knobs,
     },
     signal,
   );
-  clock.token();
-  Object.assign(answer, { typed: found, text: SKILLS[mode].text(found), stats: clock.stats(found.usage) });
+  const isCut = answers.some((each) => each.finish_reason === "length");
+  Object.assign(answer, {
+    typed: answers,
+    text: typedText(mode, answers),
+    finish: isCut ? "length" : "stop",
+    stats: clock.stats(usage),
+  });
 }
 
 /** The images that a skill is asked about: those of the last turn that has any. */
@@ -117,12 +129,13 @@ function startClock() {
       last = performance.now();
       first ||= last;
     },
-    /** What to say of an answer, from its usage: seconds, tokens per second, and tokens. */
+    /** What to say of an answer: seconds, tokens per second, and tokens. One that came whole has no first token. */
     stats(usage) {
       const later = (usage?.completion_tokens ?? 0) - 1;
       const seconds = (last - first) / 1000;
       return {
-        first: (first - begin) / 1000,
+        first: first ? (first - begin) / 1000 : null,
+        total: (performance.now() - begin) / 1000,
         speed: later > 0 && seconds > 0 ? later / seconds : null,
         prompt: usage?.prompt_tokens ?? null,
         cached: usage?.prompt_tokens_details?.cached_tokens ?? 0,

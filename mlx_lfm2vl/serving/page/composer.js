@@ -171,7 +171,7 @@ function attachment(image) {
     showImages();
     find("question").focus();
   });
-  const cost = image.problem || (image.plan ? `${viewsInWords(image.plan)} · ${counted(image.plan.tokens, "token")}` : "…");
-  const facts = make("span.facts", {}, make("span.name", {}, image.name), make(image.problem ? "span.problem" : "span", {}, cost));
+  const cost = image.problem || (image.plan ? `${counted(image.plan.tokens, "token")} · ${viewsInWords(image.plan)}` : "…");
+  const facts = make("span.facts", {}, make("span.name", {}, image.name), make(image.problem ? "span.problem" : "span.name.soft", {}, cost));
   return make("li", { title: image.plan?.note || undefined }, smallPicture(image), facts, remove);
 }

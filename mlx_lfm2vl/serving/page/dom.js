@@ -12,7 +12,7 @@ const SVG = "http://www.w3.org/2000/svg";
 export function make(tag, given = {}, ...children) {
   const [name, ...classes] = tag.split(".");
   const node = document.createElement(name);
-  node.classList.add(...classes);
+  if (classes.length) node.classList.add(...classes);
   for (const [key, value] of Object.entries(given)) {
     if (typeof value === "function") node.addEventListener(key, value);
     else if (typeof value === "boolean") node.toggleAttribute(key, value);

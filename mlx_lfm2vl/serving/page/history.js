@@ -3,6 +3,7 @@
 import { find, iconButton, make } from "./dom.js";
 import { deleteAll, deleteConversation, listConversations } from "./store.js";
 
+const PANELS = ["history", "settings"];
 const narrow = matchMedia("(max-width: 60rem)");
 const when = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 
@@ -12,7 +13,7 @@ const when = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle
  * @param {function} forgotten called with the id of one that was deleted, or with null for all.
  */
 export function startHistory({ open, forgotten }) {
-  for (const name of ["history", "settings"]) {
+  for (const name of PANELS) {
     find(`${name}-open`).addEventListener("click", () => setPanel(name, find(name).hidden));
     find(`${name}-close`).addEventListener("click", () => setPanel(name, false));
     setPanel(name, false);
@@ -57,12 +58,17 @@ export function setPanel(name, isOpen) {
   else if (hadFocus) find(`${name}-open`).focus();
 }
 
-/** Close the panels on a narrow screen, or those that have the focus; returns whether one was open. */
+/** Close the panel that has the focus or covers the page; returns whether there was one. */
 export function closePanels() {
-  const names = ["history", "settings"].filter((name) => !find(name).hidden);
-  const covering = names.filter((name) => narrow.matches || find(name).contains(document.activeElement));
-  for (const name of covering) setPanel(name, false);
-  return covering.length > 0;
+  const names = PANELS.filter((name) => !find(name).hidden);
+  const closed = names.filter((name) => narrow.matches || find(name).contains(document.activeElement));
+  for (const name of closed) setPanel(name, false);
+  return closed.length > 0;
+}
+
+/** Close what covers the page on a narrow screen. */
+export function uncover() {
+  if (narrow.matches) closePanels();
 }
 
 function item({ id, title, updated }, isCurrent) {

@@ -11,7 +11,7 @@ import { answerLast, emptyAnswer, skillImages } from "./asking.js";
 import { beginSpeech, say, speak } from "./speech.js";
 import { turnView } from "./turns.js";
 import { clearDraft, isReading, offerSkills, planAgain, readDraft, setBusy, startComposer } from "./composer.js";
-import { closePanels, showHistory, startHistory } from "./history.js";
+import { closePanels, showHistory, startHistory, uncover } from "./history.js";
 
 const NEAR = 120; // pixels from the end of the page, within which it follows an answer
 const NOTICE_SECONDS = 8;
@@ -63,6 +63,7 @@ async function answer() {
   asking = new AbortController();
   setBusy(true);
   beginSpeech();
+  const kept = keep(current); // the question, should the tab be closed before there is an answer
   await answerLast(current.turns, settings(), asking.signal, drawSoon);
   asking = null;
   setBusy(false);
@@ -71,6 +72,7 @@ async function answer() {
     speak(written.text, true);
     if (written.state === "stopped") say("Stopped.");
   }
+  await kept;
   await keep(current);
 }
 
@@ -133,14 +135,22 @@ function show(next) {
   releasePictures();
   for (const node of find("turns").querySelectorAll(".turn")) node.remove();
   find("welcome").hidden = next.turns.length > 0;
-  for (const turn of next.turns) addView(turn);
+  for (const turn of next.turns) {
+    endBroken(turn.answer);
+    addView(turn);
+  }
   showHistory(next.id);
+}
+
+/** An answer that was being written when the tab was closed will not go on. */
+function endBroken(answer) {
+  if (["waiting", "writing"].includes(answer.state)) answer.state = "stopped";
 }
 
 function begin() {
   show(newConversation());
   clearDraft();
-  closePanels();
+  uncover();
   find("question").focus();
 }
 
@@ -203,7 +213,7 @@ function start() {
     async open(id) {
       const found = await loadConversation(id);
       if (found) show(found);
-      closePanels();
+      uncover();
     },
     forgotten(id) {
       if (id !== null && id !== conversation.id) return;
@@ -213,6 +223,7 @@ function start() {
   });
   find("model").addEventListener("change", trying(showModel));
   find("new").addEventListener("click", begin);
+  find("token-cancel").addEventListener("click", () => find("token").close(""));
   addEventListener("keydown", (event) => {
     if (event.key !== "Escape" || document.querySelector("dialog[open]")) return;
     if (!closePanels()) asking?.abort();

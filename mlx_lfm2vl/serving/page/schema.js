@@ -33,12 +33,12 @@ export function readSchema(text) {
   return { schema, problem: "" };
 }
 
-/** A message of the JSON reader with line and column, which browsers give as a position or not at all. */
+/** A message of the JSON reader with the line and column, for which some browsers give a position. */
 function where(message, text) {
   const position = message.match(/position (\d+)/);
   if (!position || /line \d+/.test(message)) return `${message}.`;
   const before = text.slice(0, Number(position[1])).split("\n");
-  return `${message} (line ${before.length}, column ${before.at(-1).length + 1}).`;
+  return `${message} (line ${before.length} column ${before.at(-1).length + 1}).`;
 }
 
 /**

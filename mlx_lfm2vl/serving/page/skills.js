@@ -1,6 +1,6 @@
 // The skills: what each asks the reader for, and how its typed answer is shown.
 
-import { counted, make, number } from "./dom.js";
+import { make, number } from "./dom.js";
 import { codeBlock, showMarkdown } from "./markdown.js";
 import { markedPicture } from "./picture.js";
 
@@ -81,6 +81,21 @@ export const SKILLS = {
   },
 };
 
+/** The elements of the typed answers: one about all images, or one for each. */
+export function showTyped(mode, answers, images) {
+  if (answers.length === 1) return showOne(mode, answers[0], images);
+  return answers.map((answer, index) =>
+    make("section.part", {}, make("h3", {}, images[index].name), ...showOne(mode, answer, [images[index]])),
+  );
+}
+
+/** The typed answers in words. */
+export const typedText = (mode, answers) =>
+  answers.filter((answer) => !answer.error).map((answer) => SKILLS[mode].text(answer)).join("\n\n");
+
+const showOne = (mode, answer, images) =>
+  answer.error ? [make("p.problem", {}, answer.error.message)] : SKILLS[mode].show(answer, images);
+
 const prose = (text) => make("div.plain", {}, text);
 
 function markdown(text) {
@@ -103,7 +118,7 @@ function showBoxes({ boxes }, images) {
     const [left, top, right, bottom] = box.pixels;
     return make("li", {}, box.label || "a thing", make("span.place", {}, ` ${left}, ${top} – ${right}, ${bottom}`));
   });
-  return [...pictures, make("ol.boxes", { "aria-label": counted(boxes.length, "box").replace("boxs", "boxes") }, ...items)];
+  return [...pictures, make("ol.boxes", { "aria-label": "Boxes" }, ...items)];
 }
 
 function showPoint({ x, y, box }, [image]) {

@@ -3,7 +3,7 @@
 import { counted, duration, icon, iconButton, make, number } from "./dom.js";
 import { codeBlock, showMarkdown } from "./markdown.js";
 import { smallPicture } from "./picture.js";
-import { SKILLS } from "./skills.js";
+import { SKILLS, showTyped } from "./skills.js";
 
 const STAGES = {
   queue: ({ total }) => `Waiting for ${counted(total, "question")} before this one`,
@@ -52,7 +52,7 @@ function question({ mode, text, options, images }) {
 function showContent(content, { mode, answer }, images) {
   if (!answer.typed) content.classList.toggle("markdown", true);
   if (answer.typed && !content.typed) {
-    content.replaceChildren(...SKILLS[mode].show(answer.typed, images()));
+    content.replaceChildren(...showTyped(mode, answer.typed, images()));
     content.typed = true;
   } else if (!answer.typed && isJson(answer)) {
     content.replaceChildren(codeBlock(JSON.stringify(JSON.parse(answer.text), null, 2), "JSON"));
@@ -91,8 +91,8 @@ function footer(answer, retry) {
   return [...parts, make("div.row", {}, ...tools)];
 }
 
-function statsInWords({ first, speed, prompt, cached, completion }) {
-  const parts = [`first token ${duration(first)}`];
+function statsInWords({ first, total, speed, prompt, cached, completion }) {
+  const parts = [first === null ? `answered in ${duration(total)}` : `first token after ${duration(first)}`];
   if (speed) parts.push(`${number(speed, speed < 10 ? 1 : 0)} tokens/s`);
   if (completion !== null) parts.push(`${counted(completion, "token")} written`);
   if (prompt !== null) parts.push(`${number(prompt)} read${cached ? `, ${number(cached)} cached` : ""}`);
@@ -101,8 +101,7 @@ function statsInWords({ first, speed, prompt, cached, completion }) {
 
 function copyButton({ text, typed }) {
   const button = iconButton("copy", "Copy", async () => {
-    const { usage, ...plain } = typed ?? {};
-    await navigator.clipboard.writeText(typed ? JSON.stringify(plain, null, 2) : text);
+    await navigator.clipboard.writeText(typed ? JSON.stringify(typed, null, 2) : text);
     button.replaceChildren(icon("done"));
     setTimeout(() => button.replaceChildren(icon("copy")), 1500);
   });

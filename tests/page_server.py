@@ -36,14 +36,14 @@ class PageServer:
         pieces: of the next answers; a float waits for so many seconds, an exception breaks the
             stream off with an error object, None closes it without an end, and a mapping is sent
             as it is.
-        skills: typed answers by the name of the skill.
+        skills: the typed answers by the name of the skill.
         token: that a request must have; empty for none.
         asked: bodies of the questions, in order.
         left: set when a client goes away in the middle of an answer.
     """
 
     pieces: list[Any] = field(default_factory=lambda: ["Hello."])
-    skills: dict[str, dict[str, Any]] = field(default_factory=dict)
+    skills: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     token: str = ""
     asked: list[dict[str, Any]] = field(default_factory=list)
     left: threading.Event = field(default_factory=threading.Event)
@@ -84,7 +84,7 @@ class PageServer:
     async def _skill(self, request: Request) -> Response:
         name = request.path_params["name"]
         self.asked.append({"skill": name, **await request.json()})
-        return JSONResponse({**self.skills[name], "usage": USAGE})
+        return JSONResponse({"skill": name, "answers": self.skills[name], "usage": USAGE})
 
     async def _chat(self, request: Request) -> Response:
         self.asked.append(await request.json())

@@ -30,6 +30,7 @@ from .chat_messages import ROLES, THOUGHTS
 from .exchange import Terms
 from .fields import Refusals
 from .pictures import MAX_NAME
+from .plan_api import MAX_IMAGES, MAX_NUMBER
 from .skills_api import EITHER, MAX_ITEM, MAX_ITEMS
 
 Schema = dict[str, Any]
@@ -220,37 +221,22 @@ def _skill_options() -> dict[str, Schema]:
 
 def plan_request(models: Sequence[str]) -> Schema:
     """Return the body of `POST /v1/plan`."""
-    side = {"type": "integer", "minimum": 1}
-    size = {
-        "type": "object",
-        "properties": {"width": side, "height": side},
-        "required": ["width", "height"],
-        "additionalProperties": False,
-    }
-    images = {"type": "array", "items": {"anyOf": [text(), size]}}
-    return _computed({"images": images}, [], models, {"images": [PIXEL]})
+    side = whole(1, MAX_NUMBER)
+    size = record({"width": side, "height": side}, ["width", "height"])
+    images = {"type": "array", "items": {"anyOf": [text(), size]}, "maxItems": MAX_IMAGES}
+    properties = {**_image_options(), "model": _model(models), "images": images}
+    return {**record(properties), "examples": [{"images": [PIXEL]}]}
 
 
 def preview_request(models: Sequence[str]) -> Schema:
     """Return the body of `POST /v1/preview`."""
-    return _computed({"image": text(), "pages": text()}, ["image"], models, {"image": PIXEL})
-
-
-def _computed(
-    properties: Mapping[str, Schema],
-    required: Sequence[str],
-    models: Sequence[str],
-    example: Mapping[str, Any],
-) -> Schema:
-    """Return the schema of a body that has no fields but those that are known."""
-    options = {name: nullable(schema) for name, schema in _image_options().items()}
-    return {
-        "type": "object",
-        "properties": {**properties, **options, "model": nullable(_model(models))},
-        "required": list(required),
-        "additionalProperties": False,
-        "examples": [example],
+    properties = {
+        **_image_options(),
+        "model": _model(models),
+        "image": text(),
+        "pages": text(),
     }
+    return {**record(properties, ["image"]), "examples": [{"image": PIXEL}]}
 
 
 def _posted(

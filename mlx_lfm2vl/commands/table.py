@@ -33,6 +33,7 @@ COMMANDS = {
     "benchmark": "measure where the time goes on this machine",
     "models": "list the checkpoints on this machine, or remove one",
     "cache": "list or delete what --cache has kept on disk",
+    "resident": "list or end the processes that --resident has started",
     "doctor": "check this machine, and its GPU against its CPU",
     "mac": "install Quick Actions for the Finder, or remove them",
     "completion": "print a script that completes commands in your shell",

@@ -13,8 +13,7 @@ from ..checkpoint.json_file import read_optional_json
 from ..checkpoint.plain_file import read_bytes
 from ..checkpoint.redownload import download_again
 from ..errors import CheckpointError, InputError
-
-Message = dict[str, Any]
+from .messages import Message
 
 MAX_BYTES = 2**17  # the largest templates in use have 30 kB
 

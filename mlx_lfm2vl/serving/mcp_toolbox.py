@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from .mcp_messages import Json
 
 STAGES = {
-    "queue": "waiting",
+    "queue": "waiting, {total} before this",
     "load": "loading the model",
-    "encode": "looking at the image",
-    "prefill": "reading the question",
+    "encode": "looking at the image, {done} of {total} tokens",
+    "prefill": "reading the prompt, {done} of {total} tokens",
 }
 
 
@@ -118,12 +118,13 @@ class Toolbox:
                 raise event
             if isinstance(event, Progress):
                 read += 1
-                call.report(read, f"{STAGES[event.stage]} ({event.done} of {event.total})")
+                text = STAGES[event.stage].format(done=event.done, total=event.total)
+                call.report(read, text)
             elif isinstance(event, Piece):
                 if event.result is not None:
                     return event.result
                 written += len(event.token_ids)
-                call.report(read + written, f"answering ({written} tokens)")
+                call.report(read + written, f"answering, {written} tokens so far")
 
 
 def _words(tool: Tool, arguments: Json) -> list[str]:

@@ -73,7 +73,7 @@ def test_the_tools_are_described_by_valid_schemas(client):
             jsonschema.Draft202012Validator.check_schema(schema)
         assert tool["annotations"]["readOnlyHint"] is True
         first, *_ = tool["inputSchema"]["properties"].values()
-        assert "the path of an image or PDF in /" in first["description"]
+        assert "the whole path of an image or PDF in /" in first["description"]
 
 
 def test_describe_says_what_the_skill_says(client, folder):

@@ -1,0 +1,109 @@
+// A turn of the conversation on the page: the question with its pictures, and the answer.
+
+import { counted, duration, icon, iconButton, make, number } from "./dom.js";
+import { codeBlock, showMarkdown } from "./markdown.js";
+import { smallPicture } from "./picture.js";
+import { SKILLS, showTyped } from "./skills.js";
+
+const STAGES = {
+  queue: ({ total }) => `Waiting for ${counted(total, "question")} before this one`,
+  load: () => "Loading the model",
+  encode: () => "Looking at the images",
+  prefill: () => "Reading",
+};
+const ENDINGS = {
+  length: "The answer has reached the longest length that is set.",
+  content_filter: "The server cut the answer.",
+};
+
+/**
+ * Show a turn.
+ * @param {Object} turn see asking.js.
+ * @param {function} images returns the images that its skill is about.
+ * @param {function} retry asks again; it is offered where `isLast` says so.
+ * @returns {{node: Element, update: function(boolean)}} `update` shows what has come since, and
+ *   takes whether the turn is the last one.
+ */
+export function turnView(turn, images, retry) {
+  const content = make("div.content");
+  const status = make("div.status");
+  const foot = make("div.foot");
+  const answer = make("section.answer", { "aria-label": "Answer" }, status, content, foot);
+  const node = make("article.turn", {}, question(turn), answer);
+  const update = (isLast) => {
+    const isUnderWay = ["waiting", "writing"].includes(turn.answer.state);
+    answer.setAttribute("aria-busy", String(isUnderWay));
+    showContent(content, turn, images);
+    status.replaceChildren(...(turn.answer.state === "waiting" ? waiting(turn.answer.progress) : []));
+    foot.replaceChildren(...(isUnderWay ? [] : footer(turn.answer, isLast ? retry : null)));
+  };
+  return { node, update };
+}
+
+function question({ mode, text, options, images }) {
+  const parts = images.length ? [make("div.pictures", {}, ...images.map(smallPicture))] : [];
+  const words = [];
+  if (mode !== "ask") words.push(make("span.skill", {}, [SKILLS[mode].title, ...Object.values(options)].join(" · ")));
+  if (text) words.push(make("span", {}, text));
+  if (words.length) parts.push(make("div.bubble", {}, ...words));
+  return make("section.question", { "aria-label": "Question" }, ...parts);
+}
+
+function showContent(content, { mode, answer }, images) {
+  if (!answer.typed) content.classList.toggle("markdown", true);
+  if (answer.typed && !content.typed) {
+    content.replaceChildren(...showTyped(mode, answer.typed, images()));
+    content.typed = true;
+  } else if (!answer.typed && isJson(answer)) {
+    content.replaceChildren(codeBlock(JSON.stringify(JSON.parse(answer.text), null, 2), "JSON"));
+  } else if (!answer.typed) showMarkdown(content, answer.text);
+}
+
+/** Whether a whole answer is a JSON object or list, to be shown as such. */
+function isJson({ state, text }) {
+  if (state !== "done" || !/^\s*[{[]/.test(text)) return false;
+  try {
+    return typeof JSON.parse(text) === "object";
+  } catch {
+    return false;
+  }
+}
+
+function waiting(progress) {
+  if (!progress) return [make("span.dots", { role: "img", "aria-label": "Waiting for the answer" }, make("i"), make("i"), make("i"))];
+  const { stage, done, total } = progress;
+  const words = (STAGES[stage] ?? STAGES.prefill)(progress);
+  const isCounted = total > 0 && stage !== "queue" && stage !== "load";
+  const tokens = isCounted ? ` · ${number(done)} of ${counted(total, "token")}` : "";
+  const bar = isCounted ? make("progress", { value: done, max: total, "aria-label": words }) : make("progress", { "aria-label": words });
+  return [make("span", {}, words + tokens), bar];
+}
+
+function footer(answer, retry) {
+  const parts = [];
+  if (answer.state === "failed") parts.push(make("p.problem", { role: "alert" }, answer.problem));
+  if (answer.state === "stopped") parts.push(make("p.hint", {}, "Stopped."));
+  if (answer.state === "done" && ENDINGS[answer.finish]) parts.push(make("p.hint", {}, ENDINGS[answer.finish]));
+  const tools = [];
+  if (answer.text) tools.push(copyButton(answer));
+  if (retry) tools.push(iconButton("retry", "Ask again", retry));
+  if (answer.stats) tools.push(make("span.stats", {}, statsInWords(answer.stats)));
+  return [...parts, make("div.row", {}, ...tools)];
+}
+
+function statsInWords({ first, total, speed, prompt, cached, completion }) {
+  const parts = [first === null ? `answered in ${duration(total)}` : `first token after ${duration(first)}`];
+  if (speed) parts.push(`${number(speed, speed < 10 ? 1 : 0)} tokens/s`);
+  if (completion !== null) parts.push(`${counted(completion, "token")} written`);
+  if (prompt !== null) parts.push(`${number(prompt)} read${cached ? `, ${number(cached)} cached` : ""}`);
+  return parts.join(" · ");
+}
+
+function copyButton({ text, typed }) {
+  const button = iconButton("copy", "Copy", async () => {
+    await navigator.clipboard.writeText(typed ? JSON.stringify(typed, null, 2) : text);
+    button.replaceChildren(icon("done"));
+    setTimeout(() => button.replaceChildren(icon("copy")), 1500);
+  });
+  return button;
+}

@@ -11,7 +11,7 @@ import { answerLast, emptyAnswer, skillImages } from "./asking.js";
 import { beginSpeech, say, speak } from "./speech.js";
 import { turnView } from "./turns.js";
 import { clearDraft, isReading, offerSkills, planAgain, readDraft, setBusy, startComposer } from "./composer.js";
-import { closePanels, showHistory, startHistory, uncover } from "./history.js";
+import { closePanels, setPanel, showHistory, startHistory, uncover } from "./history.js";
 
 const NEAR = 120; // pixels from the end of the page, within which it follows an answer
 const NOTICE_SECONDS = 8;
@@ -208,7 +208,9 @@ function start() {
   onUnauthorized(tokenDialog);
   startComposer({ send, stop: () => asking?.abort(), imageFields, notice });
   startSettings(trying(planAgain));
-  startSchema((isOn) => find("settings-open").classList.toggle("active", isOn));
+  startSchema((isOn) => {
+    find("schema-on").hidden = !isOn;
+  });
   startHistory({
     async open(id) {
       const found = await loadConversation(id);
@@ -222,6 +224,10 @@ function start() {
     },
   });
   find("model").addEventListener("change", trying(showModel));
+  find("schema-on").addEventListener("click", () => {
+    setPanel("settings", true);
+    find("schema-text").focus();
+  });
   find("new").addEventListener("click", begin);
   find("token-cancel").addEventListener("click", () => find("token").close(""));
   addEventListener("keydown", (event) => {

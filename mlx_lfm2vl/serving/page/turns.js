@@ -43,11 +43,15 @@ export function turnView(turn, images, retry) {
 function question({ mode, text, options, images }) {
   const parts = images.length ? [make("div.pictures", {}, ...images.map(smallPicture))] : [];
   const words = [];
-  if (mode !== "ask") words.push(make("span.skill", {}, [SKILLS[mode].title, ...Object.values(options)].join(" · ")));
+  if (mode !== "ask") words.push(make("span.skill", {}, [SKILLS[mode].title, ...unusual(mode, options)].join(" · ")));
   if (text) words.push(make("span", {}, text));
   if (words.length) parts.push(make("div.bubble", {}, ...words));
   return make("section.question", { "aria-label": "Question" }, ...parts);
 }
+
+/** The options that are not as they usually are. */
+const unusual = (mode, options) =>
+  Object.entries(options).filter(([name, value]) => value !== SKILLS[mode].options[name][0]).map(([, value]) => value);
 
 function showContent(content, { mode, answer }, images) {
   if (!answer.typed) content.classList.toggle("markdown", true);
@@ -86,7 +90,8 @@ function footer(answer, retry) {
   if (answer.state === "done" && ENDINGS[answer.finish]) parts.push(make("p.hint", {}, ENDINGS[answer.finish]));
   const tools = [];
   if (answer.text) tools.push(copyButton(answer));
-  if (retry) tools.push(iconButton("retry", "Ask again", retry));
+  if (retry && answer.state === "done") tools.push(iconButton("retry", "Ask again", retry));
+  if (retry && answer.state !== "done") tools.push(make("button.small", { type: "button", click: retry }, "Ask again"));
   if (answer.stats) tools.push(make("span.stats", {}, statsInWords(answer.stats)));
   return [...parts, make("div.row", {}, ...tools)];
 }

@@ -73,6 +73,7 @@ class App:
     """The ASGI application.
 
     Attributes:
+        routes: that are answered.
         is_stopping: whether the process is ending; set by its server.
     """
 
@@ -118,6 +119,7 @@ class App:
             },
         )
         starlette.router.redirect_slashes = False
+        self.routes = tuple(routes)
         self._described = cache(
             partial(fronts.describe, terms, list(core.models), access.token is not None)
         )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from .fields import Fields
-from .turns import MAX_TURNS, Turn, checked_calls, joined, read_content
+from .turns import MAX_ID, MAX_TURNS, Turn, checked_calls, joined, read_content
 
 MAX_CALLS = 128  # of one message
-MAX_ID = 1000  # characters
 ROLES = {"developer": "system", "function": "tool"}  # others stay as they are
 THOUGHTS = ("thinking", "reasoning", "reasoning_content")  # that some chat templates write
 # Said about a message, and nothing to the model.

@@ -12,6 +12,9 @@ MAX_DEPTH = 100  # of lists and objects in a body; schemas of tools have some 20
 MAX_TEXT = 8 * 2**20  # characters of one text that is no image
 KINDS = ((bool, "a boolean"), (int | float, "a number"), (str, "a text"), (list, "a list"))
 
+# By name of a field: why it is refused, and the values that leave the answer as it is.
+Refusals = Mapping[str, tuple[str, tuple[Any, ...]]]
+
 
 class BadField(InputError):
     """A field of a request is wrong.
@@ -83,7 +86,8 @@ class Fields:
         if isinstance(value, bool) or not isinstance(value, int | None):
             raise self._wrong(value, "a whole number", name)
         if value is not None and not least <= value <= most:
-            raise self.bad(name, f"is {value:.6g}, expected {least} to {most}")
+            shown = f"is {value}" if abs(value) < 10**20 else "is out of range"
+            raise self.bad(name, f"{shown}, expected {least} to {most}")
         return value
 
     def items(self, name: str, *, most: int) -> list[Any]:
@@ -127,6 +131,11 @@ class Fields:
         value = self.get(name)
         if not is_empty(value) and value is not False and value not in neutral:
             raise self.bad(name, reason)
+
+    def refuse_each(self, refusals: Refusals) -> None:
+        """Refuse several fields."""
+        for name, (reason, neutral) in refusals.items():
+            self.refuse(name, reason, *neutral)
 
     def close(self) -> None:
         """Refuse the fields that nobody has asked for.

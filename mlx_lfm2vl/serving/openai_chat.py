@@ -10,26 +10,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..options import LARGEST_SEED, AnswerOptions
-from .answer_fields import DEFAULT_TOKENS, read_answer_options, read_image_options, with_detail
+from ..options import LARGEST_SEED
 from .answer_form import answer_form, read_constraint, read_schema
+from .asked import read_asked
 from .chat_answer import ChatExchange, Shown
 from .chat_messages import read_turns
 from .exchange import Terms
-from .fields import Fields, open_body
+from .fields import Fields, Refusals, open_body
 from .request import Request
 from .tool_fields import read_tools
-from .turns import pictures_of, to_messages
 
-MAX_NAME = 1000  # characters of a model's name
-# Who asks, what it is worth, and where it is kept: the answer is the same.
+# Who asks, what it is worth, where it is kept, and how to reason, which the model does not: the
+# answer is the same.
 BESIDE = (
     "user", "safety_identifier", "metadata", "store", "service_tier", "prompt_cache_key",
-    "prompt_cache_options", "prompt_cache_retention",
+    "prompt_cache_options", "prompt_cache_retention", "reasoning_effort",
 )  # fmt: skip
 # Fields that would change the answer and are not implemented, why, and the values that change
 # nothing.
-REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
+REFUSED: Refusals = {
     "frequency_penalty": ("is not supported; use repetition_penalty", (0,)),
     "presence_penalty": ("is not supported; use repetition_penalty", (0,)),
     "logit_bias": ("is not supported", ()),
@@ -39,7 +38,6 @@ REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
     "prediction": ("is not supported; lookup drafts from the prompt", ()),
     "web_search_options": ("is not supported: the model does not search", ()),
     "moderation": ("is not supported", ()),
-    "reasoning_effort": ("is not supported: the model does not reason", ("none",)),
     "verbosity": ("is not supported; ask for short or long answers in words", ("medium",)),
     "functions": ("is an older form of tools; send those", ()),
     "function_call": ("is an older form of tool_choice; send that", ("auto", "none")),
@@ -70,38 +68,20 @@ def read_chat(body: Mapping[str, Any], terms: Terms) -> ChatExchange:
         NetworkError: an image cannot be fetched.
     """
     fields = open_body(body)
-    model = terms.find(fields.text("model", most=MAX_NAME) or "")
-    base = AnswerOptions(max_tokens=DEFAULT_TOKENS)
-    options = read_answer_options(
-        fields, base, terms.max_tokens, "max_completion_tokens", "max_tokens"
-    )
+    asked = read_asked(fields, terms, "max_completion_tokens", "max_tokens")
     wanted = _read_wanted(fields, terms)
-    images = read_image_options(fields)
     tools = read_tools(fields, nested=True)
     schema = read_schema(fields.inner("response_format"), nested=True)
-    constraint = answer_form(fields, tools, schema, "response_format", read_constraint(fields))
+    form = answer_form(fields, tools, schema, "response_format", read_constraint(fields))
     turns = read_turns(fields)
     fields.ignore(*BESIDE)
-    for name, (reason, neutral) in REFUSED.items():
-        fields.refuse(name, reason, *neutral)
+    fields.refuse_each(REFUSED)
     fields.close()
-    images = with_detail(images, [picture.detail for picture in pictures_of(turns)])
-    messages = to_messages(turns, terms.limits, model.info.images.with_options(images))
-    options = options.changed(
-        {
-            "image_options": images,
-            "tools": list(tools.functions) or None,
-            "constraint": constraint,
-            "logprobs": wanted.logprobs,
-        }
-    )
-    requests = [
-        Request(messages, _with_own_seed(options, number), model.name)
-        for number in range(wanted.count)
-    ]
-    tokens = model.info.token_bytes if wanted.logprobs else None
+    first = asked.request(turns, tools, form, terms, logprobs=wanted.logprobs)
+    requests = [_with_own_seed(first, number) for number in range(wanted.count)]
+    tokens = asked.model.info.token_bytes if wanted.logprobs else None
     shown = replace(wanted.shown, tokens=tokens)
-    return ChatExchange(requests, model.name, shown, streams=wanted.streams)
+    return ChatExchange(requests, first.model, shown, streams=wanted.streams)
 
 
 def _read_wanted(fields: Fields, terms: Terms) -> _Wanted:
@@ -120,8 +100,10 @@ def _read_wanted(fields: Fields, terms: Terms) -> _Wanted:
     return _Wanted(count, streams, Shown(with_usage, progress, result), logprobs)
 
 
-def _with_own_seed(options: AnswerOptions, number: int) -> AnswerOptions:
+def _with_own_seed(request: Request, number: int) -> Request:
     """Give each of several answers a seed of its own."""
-    if options.seed is None or not number:
-        return options
-    return options.changed({"seed": (options.seed + number) & LARGEST_SEED})
+    seed = request.options.seed
+    if seed is None or not number:
+        return request
+    own = {"seed": (seed + number) & LARGEST_SEED}
+    return replace(request, options=request.options.changed(own))

@@ -102,9 +102,7 @@ def _paths(
         "/openapi.json": got("This description", OBJECT),
         "/v1/models": got("The models that requests may name", _ref("ModelList")),
         "/v1/models/{model}": model,
-        "/v1/chat/completions": posted(
-            "Answer a conversation", chat_request(terms, models), chat
-        ),
+        "/v1/chat/completions": posted("Answer a conversation", chat_request(terms, models), chat),
         "/v1/responses": posted(
             "Answer a conversation, in the newer protocol",
             response_request(terms, models),

@@ -7,9 +7,12 @@ that is unknown or refused may be there as long as it says nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from inspect import Parameter, signature
+from typing import Any, get_args
 
 from ..options import KV_BITS, LARGEST_SEED, MAX_LOOKUP
+from ..skills.answers import Form, Length
+from ..skills.tasks import MAX_KEYWORDS, TASKS, Surface
 from . import openai_chat, openai_responses, response_items, tool_fields, turns
 from .answer_fields import (
     COUNTS,
@@ -26,6 +29,9 @@ from .chat_messages import BESIDE as MESSAGE_BESIDE
 from .chat_messages import ROLES, THOUGHTS
 from .exchange import Terms
 from .fields import Refusals
+from .pictures import MAX_NAME
+from .plan_api import MAX_IMAGES, MAX_NUMBER
+from .skills_api import EITHER, MAX_ITEM, MAX_ITEMS
 
 Schema = dict[str, Any]
 EMPTY: Sequence[Any] = (None, "", [], {})
@@ -161,39 +167,76 @@ def response_request(terms: Terms, models: Sequence[str]) -> Schema:
     )
 
 
+def skill_request(name: str, terms: Terms, models: Sequence[str]) -> Schema:
+    """Return the body of `POST /v1/skills/{name}`."""
+    picture = {"anyOf": [text(), record({"data": text(), "filename": text(MAX_NAME)}, ["data"])]}
+    own = {
+        option: schema
+        for option, schema in _skill_options().items()
+        if option in signature(TASKS[name]).parameters
+    }
+    properties = {
+        **_answer_options(),
+        **_image_options(),
+        "model": _model(models),
+        "image": picture,
+        "images": {"type": "array", "items": picture},
+        "max_tokens": _length(terms),
+        "stream": _neutral(),
+        **own,
+        **({"together": FLAG} if name in EITHER else {}),
+    }
+    required = [
+        option
+        for option in own
+        if signature(TASKS[name]).parameters[option].default is Parameter.empty
+    ]
+    schema = record(properties, required)
+    wanted = {
+        "target": "star",
+        "labels": ["star", "ring"],
+        "question": "What is this?",
+        "fields": ["color"],
+    }
+    images = {"images": [PIXEL, PIXEL]} if name == "compare" else {"image": PIXEL}
+    example = {option: wanted[option] for option in own if option in wanted}
+    return {**schema, "examples": [{**images, **example}]}
+
+
+def _skill_options() -> dict[str, Schema]:
+    words = texts(MAX_ITEMS, MAX_ITEM)
+    described = {"type": "object", "additionalProperties": nullable(text(MAX_ITEM))}
+    return {
+        "length": word(*get_args(Length)),
+        "count": whole(1, MAX_KEYWORDS),
+        "form": word(*get_args(Form)),
+        "target": words,
+        "surface": word(*get_args(Surface)),
+        "labels": words,
+        "fields": {"anyOf": [words, described]},
+        "schema": OBJECT,
+        "question": text(),
+    }
+
+
 def plan_request(models: Sequence[str]) -> Schema:
     """Return the body of `POST /v1/plan`."""
-    side = {"type": "integer", "minimum": 1}
-    size = {
-        "type": "object",
-        "properties": {"width": side, "height": side},
-        "required": ["width", "height"],
-        "additionalProperties": False,
-    }
-    images = {"type": "array", "items": {"anyOf": [text(), size]}}
-    return _computed({"images": images}, [], models, {"images": [PIXEL]})
+    side = whole(1, MAX_NUMBER)
+    size = record({"width": side, "height": side}, ["width", "height"])
+    images = {"type": "array", "items": {"anyOf": [text(), size]}, "maxItems": MAX_IMAGES}
+    properties = {**_image_options(), "model": _model(models), "images": images}
+    return {**record(properties), "examples": [{"images": [PIXEL]}]}
 
 
 def preview_request(models: Sequence[str]) -> Schema:
     """Return the body of `POST /v1/preview`."""
-    return _computed({"image": text(), "pages": text()}, ["image"], models, {"image": PIXEL})
-
-
-def _computed(
-    properties: Mapping[str, Schema],
-    required: Sequence[str],
-    models: Sequence[str],
-    example: Mapping[str, Any],
-) -> Schema:
-    """Return the schema of a body that has no fields but those that are known."""
-    options = {name: nullable(schema) for name, schema in _image_options().items()}
-    return {
-        "type": "object",
-        "properties": {**properties, **options, "model": nullable(_model(models))},
-        "required": list(required),
-        "additionalProperties": False,
-        "examples": [example],
+    properties = {
+        **_image_options(),
+        "model": _model(models),
+        "image": text(),
+        "pages": text(),
     }
+    return {**record(properties, ["image"]), "examples": [{"image": PIXEL}]}
 
 
 def _posted(

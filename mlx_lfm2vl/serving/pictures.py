@@ -13,6 +13,7 @@ from ..images.inputs import Input
 from ..images.limits import ImageLimits
 from ..images.other_kinds import HEADER_BYTES, is_pdf
 from ..images.read import NamedBytes, decode_base64, is_url, read_source
+from ..prompt.sources import SHORTEST_BASE64
 from .answer_fields import DETAILS
 from .fields import BadField, Fields
 
@@ -127,8 +128,8 @@ def _read(picture: Picture, name: str, limits: ImageLimits) -> NamedBytes:
     elif source[:5].lower() == "data:":
         _, data = read_source(source, limits)
     else:
-        if SCHEME.match(source):
-            raise InputError(f"{picture.param} is {source[:20]!r}..., {EXPECTED}")
+        if SCHEME.match(source) or len(source) < SHORTEST_BASE64:  # another address, or a path
+            raise InputError(f"{picture.param} is {source[:20]!r}, {EXPECTED}")
         try:
             data = decode_base64(source)
         except ValueError:

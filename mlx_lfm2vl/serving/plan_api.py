@@ -12,13 +12,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.image_config import ImageConfig
-from ..errors import InputError
 from ..images.geometry import plan_image
 from ..images.inputs import Input
 from ..images.pages import PageOptions, expand_inputs
 from ..images.read import read_source
 from ..images.source import open_image
-from ..skills.prompts import find_prompt
+from ..skills.prompts import is_taught
 from ..skills.tasks import TASKS
 from .answer_fields import read_image_options
 from .exchange import Terms
@@ -28,7 +27,6 @@ from .served import Served
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..skills.kinds import Kind
 
 MAX_PAGES = 20  # of a document, that one preview draws
 MAX_SIDE = 1600  # pixels of a photo's longer side in a preview
@@ -112,18 +110,10 @@ def _described(model: Served) -> dict[str, Any]:
     return {
         "name": model.name,
         "kind": model.info.kind,
-        "skills": [name for name in TASKS if _is_taught(name, model.info.kind)],
+        "skills": [name for name in TASKS if is_taught(name, model.info.kind)],
         "context": model.info.context,
         "sampling": asdict(model.info.sampling),
     }
-
-
-def _is_taught(name: str, kind: Kind) -> bool:
-    try:
-        find_prompt(name, kind)
-    except InputError:
-        return False
-    return True
 
 
 def _sizes(image: Any, where: str, config: ImageConfig, terms: Terms) -> list[tuple[int, int]]:
@@ -137,9 +127,7 @@ def _sizes(image: Any, where: str, config: ImageConfig, terms: Terms) -> list[tu
 
 def _read_size(fields: Fields, max_pixels: int) -> tuple[int, int]:
     """The (height, width) in pixels that a request gives instead of an image."""
-    height, width = (
-        fields.integer(name, least=1, most=MAX_NUMBER) for name in ("height", "width")
-    )
+    height, width = (fields.integer(name, least=1, most=MAX_NUMBER) for name in ("height", "width"))
     fields.close()
     if height is None or width is None:
         raise fields.bad("", "lacks its width or its height in pixels")
@@ -148,9 +136,7 @@ def _read_size(fields: Fields, max_pixels: int) -> tuple[int, int]:
     return height, width
 
 
-def _pictures(
-    image: Any, where: str, pages: str, config: ImageConfig, terms: Terms
-) -> list[Input]:
+def _pictures(image: Any, where: str, pages: str, config: ImageConfig, terms: Terms) -> list[Input]:
     """The pictures of a data URI: the pages of a PDF, or one photo. None is drawn yet."""
     if not isinstance(image, str) or not image[:5].lower() == "data:":
         raise BadField(f"{where} is {image!r:.40}, expected a data URI: data:image/...", where)

@@ -17,6 +17,7 @@ from .pictures import Picture, load_pictures, read_file, read_picture
 
 MAX_TURNS = 4096
 MAX_PARTS = 4096  # of one turn
+MAX_ID = 1000  # characters of a call's id
 TEXT_TYPES = ("text", "input_text", "output_text")
 IMAGE_TYPES = ("image_url", "input_image")
 FILE_TYPES = ("file", "input_file")

@@ -189,7 +189,7 @@ async function showModels() {
 async function showModel() {
   const { model } = await postJson("v1/plan", { model: find("model").value });
   document.title = model.name;
-  showDefaults(model);
+  showDefaults(model.defaults);
   offerSkills(model.skills, model.context);
   await planAgain();
 }

@@ -89,7 +89,7 @@ function footer(answer, retry) {
   if (answer.state === "stopped") parts.push(make("p.hint", {}, "Stopped."));
   if (answer.state === "done" && ENDINGS[answer.finish]) parts.push(make("p.hint", {}, ENDINGS[answer.finish]));
   const tools = [];
-  if (answer.text) tools.push(copyButton(answer));
+  if (answer.text && navigator.clipboard) tools.push(copyButton(answer)); // a browser has none on plain http
   if (retry && answer.state === "done") tools.push(iconButton("retry", "Ask again", retry));
   if (retry && answer.state !== "done") tools.push(make("button.small", { type: "button", click: retry }, "Ask again"));
   if (answer.stats) tools.push(make("span.stats", {}, statsInWords(answer.stats)));
@@ -99,7 +99,7 @@ function footer(answer, retry) {
 function statsInWords({ first, total, speed, prompt, cached, completion }) {
   const parts = [first === null ? `answered in ${duration(total)}` : `first token after ${duration(first)}`];
   if (speed) parts.push(`${number(speed, speed < 10 ? 1 : 0)} tokens/s`);
-  if (completion !== null) parts.push(`${counted(completion, "token")} written`);
+  if (completion) parts.push(`${counted(completion, "token")} written`);
   if (prompt !== null) parts.push(`${number(prompt)} read${cached ? `, ${number(cached)} cached` : ""}`);
   return parts.join(" · ");
 }

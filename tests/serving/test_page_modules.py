@@ -1,4 +1,4 @@
-"""Markdown as the page shows it: by its own module, in headless Chromium."""
+"""Modules of the page by themselves, in headless Chromium: Markdown, and the store."""
 
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,8 @@ from mlx_lfm2vl.serving.page_routes import FOLDER
 
 
 @pytest.fixture(scope="module")
-def render(browser):
-    """Show Markdown by the page's own module, and return the markup that came of it."""
+def modules(browser):
+    """A page that can import the modules of the real one."""
     page = browser.new_page()
 
     def serve(route: Any) -> None:
@@ -21,13 +21,20 @@ def render(browser):
 
     page.route("http://page.test/**", serve)
     page.goto("http://page.test/")
-    page.evaluate("import('/markdown.js').then((module) => { window.show = module.showMarkdown; })")
+    yield page
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def render(modules):
+    """Show Markdown, one text after the other in the same place; return the markup at the end."""
 
     def shown(*texts: str, seconds: float = 60) -> str:
-        markup, milliseconds = page.evaluate(
-            """(texts) => {
+        markup, milliseconds = modules.evaluate(
+            """async (texts) => {
+                const { showMarkdown } = await import("/markdown.js");
                 const [node, begin] = [document.createElement("div"), performance.now()];
-                for (const text of texts) show(node, text);
+                for (const text of texts) showMarkdown(node, text);
                 return [node.innerHTML, performance.now() - begin];
             }""",
             texts,
@@ -35,8 +42,7 @@ def render(browser):
         assert milliseconds < 1000 * seconds
         return markup
 
-    yield shown
-    page.close()
+    return shown
 
 
 @pytest.mark.parametrize(
@@ -103,3 +109,22 @@ def test_no_text_takes_long(render):
     for piece in pieces:
         shown = render(f"a{piece * (50_000 // len(piece))}", seconds=5)
         assert shown.startswith(("<p>", "<blockquote>"))
+
+
+def test_the_history_gives_up_the_oldest_conversations_beyond_its_cap(modules):
+    kept = modules.evaluate(
+        """async () => {
+            const { saveConversation, listConversations, deleteAll, MOST_BYTES } =
+                await import("/store.js");
+            const saved = [];
+            for (const [index, part] of [0.5, 0.4, 0.2, 1.1, 0.1].entries()) {
+                const turns = [{ images: [{ blob: { size: part * MOST_BYTES } }] }];
+                const conversation = { id: `${index}`, title: "", updated: index, turns };
+                saved.push(await saveConversation(conversation));
+            }
+            const ids = (await listConversations()).map((each) => each.id);
+            await deleteAll();
+            return [saved, ids, await listConversations()];
+        }"""
+    )
+    assert kept == [[True, True, True, False, True], ["4", "2", "1"], []]

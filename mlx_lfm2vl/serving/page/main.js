@@ -88,6 +88,7 @@ function retry() {
   turn.answer = emptyAnswer();
   views.pop().node.remove();
   addView(turn);
+  find("send").focus(); // which is there to stop it now
   answer();
 }
 
@@ -105,7 +106,8 @@ function addView(turn) {
   views.push(view);
   find("welcome").hidden = true;
   find("turns").append(view.node);
-  for (const [index, each] of views.entries()) each.update(index === views.length - 1);
+  views.at(-2)?.update(false);
+  view.update(true);
   find("turns").scrollTop = find("turns").scrollHeight;
 }
 
@@ -236,6 +238,9 @@ function start() {
   });
   offerSkills([], 0);
   trying(showModels)();
+  addEventListener("focus", () => {
+    if (!find("model").value) trying(showModels)(); // the server was not there when the page was opened
+  });
 }
 
 start();

@@ -25,7 +25,7 @@ const ENDINGS = {
  *   takes whether the turn is the last one.
  */
 export function turnView(turn, images, retry) {
-  const content = make("div.content");
+  const content = make("div.content", { dir: "auto" });
   const status = make("div.status");
   const foot = make("div.foot");
   const answer = make("section.answer", { "aria-label": "Answer" }, status, content, foot);
@@ -45,7 +45,7 @@ function question({ mode, text, options, images }) {
   const words = [];
   if (mode !== "ask") words.push(make("span.skill", {}, [SKILLS[mode].title, ...unusual(mode, options)].join(" · ")));
   if (text) words.push(make("span", {}, text));
-  if (words.length) parts.push(make("div.bubble", {}, ...words));
+  if (words.length) parts.push(make("div.bubble", { dir: "auto" }, ...words));
   return make("section.question", { "aria-label": "Question" }, ...parts);
 }
 

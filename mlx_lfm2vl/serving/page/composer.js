@@ -172,6 +172,6 @@ function attachment(image) {
     find("question").focus();
   });
   const cost = image.problem || (image.plan ? `${counted(image.plan.tokens, "token")} · ${viewsInWords(image.plan)}` : "…");
-  const facts = make("span.facts", {}, make("span.name", {}, image.name), make(image.problem ? "span.problem" : "span.name.soft", {}, cost));
+  const facts = make("span.facts", {}, make("span.name", {}, image.name), make(image.problem ? "span.problem" : "span", {}, cost));
   return make("li", { title: image.plan?.note || undefined }, smallPicture(image), facts, remove);
 }

@@ -11,7 +11,7 @@ import { answerLast, emptyAnswer, skillImages } from "./asking.js";
 import { beginSpeech, say, speak } from "./speech.js";
 import { turnView } from "./turns.js";
 import { clearDraft, isReading, offerSkills, planAgain, readDraft, setBusy, startComposer } from "./composer.js";
-import { closePanels, showHistory, startHistory, uncover } from "./history.js";
+import { closePanels, setPanel, showHistory, startHistory, uncover } from "./history.js";
 
 const NEAR = 120; // pixels from the end of the page, within which it follows an answer
 const NOTICE_SECONDS = 8;
@@ -88,6 +88,7 @@ function retry() {
   turn.answer = emptyAnswer();
   views.pop().node.remove();
   addView(turn);
+  find("send").focus(); // which is there to stop it now
   answer();
 }
 
@@ -105,7 +106,8 @@ function addView(turn) {
   views.push(view);
   find("welcome").hidden = true;
   find("turns").append(view.node);
-  for (const [index, each] of views.entries()) each.update(index === views.length - 1);
+  views.at(-2)?.update(false);
+  view.update(true);
   find("turns").scrollTop = find("turns").scrollHeight;
 }
 
@@ -189,7 +191,7 @@ async function showModels() {
 async function showModel() {
   const { model } = await postJson("v1/plan", { model: find("model").value });
   document.title = model.name;
-  showDefaults(model);
+  showDefaults(model.defaults);
   offerSkills(model.skills, model.context);
   await planAgain();
 }
@@ -208,7 +210,9 @@ function start() {
   onUnauthorized(tokenDialog);
   startComposer({ send, stop: () => asking?.abort(), imageFields, notice });
   startSettings(trying(planAgain));
-  startSchema((isOn) => find("settings-open").classList.toggle("active", isOn));
+  startSchema((isOn) => {
+    find("schema-on").hidden = !isOn;
+  });
   startHistory({
     async open(id) {
       const found = await loadConversation(id);
@@ -222,6 +226,10 @@ function start() {
     },
   });
   find("model").addEventListener("change", trying(showModel));
+  find("schema-on").addEventListener("click", () => {
+    setPanel("settings", true);
+    find("schema-text").focus();
+  });
   find("new").addEventListener("click", begin);
   find("token-cancel").addEventListener("click", () => find("token").close(""));
   addEventListener("keydown", (event) => {
@@ -230,6 +238,9 @@ function start() {
   });
   offerSkills([], 0);
   trying(showModels)();
+  addEventListener("focus", () => {
+    if (!find("model").value) trying(showModels)(); // the server was not there when the page was opened
+  });
 }
 
 start();

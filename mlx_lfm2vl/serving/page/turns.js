@@ -25,7 +25,7 @@ const ENDINGS = {
  *   takes whether the turn is the last one.
  */
 export function turnView(turn, images, retry) {
-  const content = make("div.content");
+  const content = make("div.content", { dir: "auto" });
   const status = make("div.status");
   const foot = make("div.foot");
   const answer = make("section.answer", { "aria-label": "Answer" }, status, content, foot);
@@ -43,11 +43,15 @@ export function turnView(turn, images, retry) {
 function question({ mode, text, options, images }) {
   const parts = images.length ? [make("div.pictures", {}, ...images.map(smallPicture))] : [];
   const words = [];
-  if (mode !== "ask") words.push(make("span.skill", {}, [SKILLS[mode].title, ...Object.values(options)].join(" · ")));
+  if (mode !== "ask") words.push(make("span.skill", {}, [SKILLS[mode].title, ...unusual(mode, options)].join(" · ")));
   if (text) words.push(make("span", {}, text));
-  if (words.length) parts.push(make("div.bubble", {}, ...words));
+  if (words.length) parts.push(make("div.bubble", { dir: "auto" }, ...words));
   return make("section.question", { "aria-label": "Question" }, ...parts);
 }
+
+/** The options that are not as they usually are. */
+const unusual = (mode, options) =>
+  Object.entries(options).filter(([name, value]) => value !== SKILLS[mode].options[name][0]).map(([, value]) => value);
 
 function showContent(content, { mode, answer }, images) {
   if (!answer.typed) content.classList.toggle("markdown", true);
@@ -85,8 +89,9 @@ function footer(answer, retry) {
   if (answer.state === "stopped") parts.push(make("p.hint", {}, "Stopped."));
   if (answer.state === "done" && ENDINGS[answer.finish]) parts.push(make("p.hint", {}, ENDINGS[answer.finish]));
   const tools = [];
-  if (answer.text) tools.push(copyButton(answer));
-  if (retry) tools.push(iconButton("retry", "Ask again", retry));
+  if (answer.text && navigator.clipboard) tools.push(copyButton(answer)); // a browser has none on plain http
+  if (retry && answer.state === "done") tools.push(iconButton("retry", "Ask again", retry));
+  if (retry && answer.state !== "done") tools.push(make("button.small", { type: "button", click: retry }, "Ask again"));
   if (answer.stats) tools.push(make("span.stats", {}, statsInWords(answer.stats)));
   return [...parts, make("div.row", {}, ...tools)];
 }
@@ -94,7 +99,7 @@ function footer(answer, retry) {
 function statsInWords({ first, total, speed, prompt, cached, completion }) {
   const parts = [first === null ? `answered in ${duration(total)}` : `first token after ${duration(first)}`];
   if (speed) parts.push(`${number(speed, speed < 10 ? 1 : 0)} tokens/s`);
-  if (completion !== null) parts.push(`${counted(completion, "token")} written`);
+  if (completion) parts.push(`${counted(completion, "token")} written`);
   if (prompt !== null) parts.push(`${number(prompt)} read${cached ? `, ${number(cached)} cached` : ""}`);
   return parts.join(" · ");
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -25,7 +26,7 @@ from .core import Core
 from .exchange import Read, Terms
 from .guard import Guard, Seen
 from .http_errors import HttpError, error_reply, is_internal, report
-from .metrics import CONTENT_TYPE, Metrics
+from .metrics import CONTENT_TYPE, metrics_text
 from .request import UnknownModel
 
 Compute = Callable[[Mapping[str, Any], Terms], dict[str, Any]]
@@ -95,7 +96,8 @@ class App:
         """
         self._core, self._terms = core, terms
         self._settings = settings or Settings()
-        self._bodies, self._metrics = Bodies(self._settings.bodies), Metrics()
+        self._bodies = Bodies(self._settings.bodies)
+        self._counts: Counter[tuple[str, int]] = Counter()
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._created = int(time.time())
         self._asked, self._asked_at = 0, time.monotonic()
@@ -124,7 +126,7 @@ class App:
             partial(fronts.describe, terms, list(core.models), access.token is not None)
         )
         paths = {route.endpoint: route.path for route in routes}
-        self._guard = Guard(starlette, access, self._metrics, paths, self._settings.log)
+        self._guard = Guard(starlette, access, self._counts, paths, self._settings.log)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request over HTTP."""
@@ -143,7 +145,7 @@ class App:
             pause = self._settings.ping_seconds
             self._asked += 1
             try:
-                await answer(exchange, self._core, self._metrics, receive, send, pause)
+                await answer(exchange, self._core, receive, send, pause)
             finally:
                 self._asked, self._asked_at = self._asked - 1, time.monotonic()
 
@@ -166,7 +168,7 @@ class App:
         return JSONResponse({"status": "ok"})
 
     async def _count(self, _request: Request) -> Response:
-        text = self._metrics.text(self._core.status())
+        text = metrics_text(self._counts, self._core.status())
         return Response(text, headers={"Content-Type": CONTENT_TYPE})
 
     async def _describe(self, _request: Request) -> Response:

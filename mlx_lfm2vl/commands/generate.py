@@ -76,7 +76,7 @@ def _answer_options(options: argparse.Namespace) -> AnswerOptions:
     if options.each and not has_sources(options):
         raise InputError("--each needs at least one --image")
     if options.each:
-        note_undrafted_batch(options, is_constrained=answer.constraint is not None)
+        note_undrafted_batch(options)
     return answer
 
 

@@ -108,7 +108,7 @@ def _answer(
     if alone:
         _check_images(inputs, limits)
     if len(groups) > 1:
-        note_undrafted_batch(options, is_constrained=task.options.constraint is not None)
+        note_undrafted_batch(options)
     engine = open_engine(options, limits, task.options)
     labels = options.labels if task.name == "classify" else ()
     outcomes = _outcomes(engine, task, groups, labels)

@@ -22,12 +22,14 @@ from ..options import AnswerChanges, AnswerOptions, ImageOptions
 from ..prompt.messages import Message, user_message
 from ..prompt.processor import Processor
 from ..prompt.sources import as_images
-from .batch import BATCH_SIZE, Conversation, stream_answers
+from .batch import BATCH_SIZE
 from .prefix_store import PrefixStore
 from .result import Piece, Result
+from .row import Conversation
 from .score import Scores, score_answers
 from .seen import Seen, read_images
 from .stream import stream_answer
+from .stream_batch import stream_answers
 
 if TYPE_CHECKING:  # imported where there is a drafter
     from ..model.drafter import DraftModel

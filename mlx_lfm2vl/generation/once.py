@@ -10,9 +10,10 @@ from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerChanges
 from ..prompt.messages import Message
 from ..prompt.processor import Processor
-from .batch import BATCH_SIZE, Conversation
+from .batch import BATCH_SIZE
 from .engine import Engine, Image, Options, merged
 from .result import Piece, Result
+from .row import Conversation
 
 
 def generate(

@@ -157,7 +157,7 @@ class Cache:
         return [layer.window for layer in self.layers if isinstance(layer, ConvCache)]
 
     def back(self, to: int, windows: Sequence[Window]) -> None:
-        """Return to an earlier position.
+        """Return to an earlier position, in all rows of a batch by equally many.
 
         Args:
             to: the position, at most `offset`.
@@ -165,6 +165,7 @@ class Cache:
         """
         if not 0 <= to <= self.offset:
             raise ValueError(f"cannot go back from position {self.offset} to {to}")
+        self.ends = [end - (self.offset - to) for end in self.ends]
         self.offset = to
         layers = [layer for layer in self.layers if isinstance(layer, ConvCache)]
         for layer, window in zip(layers, windows, strict=True):

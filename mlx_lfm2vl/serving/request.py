@@ -70,6 +70,10 @@ class Stopping(Lfm2VLError):
     """The process is ending and takes no more questions."""
 
 
+class Failed(Lfm2VLError):
+    """The machine could not finish an answer, for example for lack of memory."""
+
+
 # The last event of a request is a piece with a result, scores, or an error.
 Event: TypeAlias = "Progress | Piece | Scores | Lfm2VLError"
 

@@ -108,7 +108,8 @@ function addView(turn) {
   find("turns").append(view.node);
   views.at(-2)?.update(false);
   view.update(true);
-  find("turns").scrollTop = find("turns").scrollHeight;
+  isAtEnd = true;
+  follow();
 }
 
 let isDrawing = false;
@@ -122,11 +123,24 @@ function drawSoon() {
 
 function draw() {
   isDrawing = false;
-  const turns = find("turns");
-  const follows = turns.scrollHeight - turns.scrollTop - turns.clientHeight < NEAR;
   views.at(-1)?.update(true);
   if (asking && conversation.turns.length) speak(conversation.turns.at(-1).answer.text, false);
-  if (follows) turns.scrollTop = turns.scrollHeight;
+  follow();
+}
+
+let isAtEnd = true; // of the conversation; who has scrolled up is left there
+
+function follow() {
+  if (isAtEnd) find("turns").scrollTop = find("turns").scrollHeight;
+}
+
+/** Stay at the end of the conversation while it grows, or while the question below it does. */
+function startFollowing() {
+  const turns = find("turns");
+  turns.addEventListener("scroll", () => {
+    isAtEnd = turns.scrollHeight - turns.scrollTop - turns.clientHeight < NEAR;
+  });
+  new ResizeObserver(follow).observe(turns);
 }
 
 /** Show a conversation instead of the one on the page. */
@@ -208,6 +222,7 @@ const trying = (work) => async () => {
 
 function start() {
   onUnauthorized(tokenDialog);
+  startFollowing();
   startComposer({ send, stop: () => asking?.abort(), imageFields, notice });
   startSettings(trying(planAgain));
   startSchema((isOn) => {

@@ -20,7 +20,7 @@ from ..images.source import open_image
 from ..options import ImageOptions
 from ..skills.prompts import is_taught
 from ..skills.tasks import TASKS
-from .answer_fields import DEFAULT_TOKENS, read_image_options
+from .answer_fields import DEFAULT_TOKENS, read_background, read_image_options
 from .exchange import Terms
 from .fields import BadField, Fields, open_body
 from .served import Served
@@ -104,7 +104,7 @@ def preview(body: Mapping[str, Any], terms: Terms) -> dict[str, Any]:
 def _read_model(given: Fields, terms: Terms) -> tuple[Served, ImageConfig]:
     """The model of a request, and its image settings with those of the request on top."""
     model = terms.find(given.text("model") or "")
-    return model, model.info.images.with_options(read_image_options(given))
+    return model, model.info.images.with_options(read_image_options(given, read_background(given)))
 
 
 def _described(model: Served, terms: Terms) -> dict[str, Any]:

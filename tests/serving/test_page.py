@@ -131,6 +131,9 @@ def test_escape_stops_an_answer_and_it_can_be_asked_again(page, server):
     expect(page.locator(".content")).to_have_text("All of it.")
     assert page.locator(".turn").count() == 1
     assert server.asked[0]["messages"] == server.asked[1]["messages"]
+    answer.get_by_role("button", name="Change the question").click()
+    assert page.input_value("#question") == "Tell me."
+    expect(page.locator("#welcome")).to_be_visible()
 
 
 @pytest.mark.parametrize(
@@ -262,8 +265,13 @@ def test_pictures_can_be_pasted_and_dropped(page):
             const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
             const given = new DataTransfer();
             given.items.add(new File([bytes], "pasted.png", { type: "image/png" }));
-            const paste = new ClipboardEvent("paste", { clipboardData: given, bubbles: true });
-            document.getElementById("question").dispatchEvent(paste);
+            const paste = (data) => document.getElementById("question").dispatchEvent(
+                new ClipboardEvent("paste", { clipboardData: data, bubbles: true }));
+            paste(given);
+            const table = new DataTransfer();
+            table.items.add(new File([bytes], "table.png", { type: "image/png" }));
+            table.items.add("1\t2", "text/plain");
+            paste(table);
             for (const kind of ["dragover", "drop"])
                 dispatchEvent(new DragEvent(kind, { dataTransfer: given, cancelable: true }));
         }""",

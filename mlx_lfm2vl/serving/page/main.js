@@ -10,7 +10,7 @@ import { imageKnobs, samplingKnobs, settingsAreValid, showDefaults, startSetting
 import { answerLast, emptyAnswer, skillImages } from "./asking.js";
 import { beginSpeech, say, speak } from "./speech.js";
 import { turnView } from "./turns.js";
-import { clearDraft, isReading, offerSkills, planAgain, readDraft, setBusy, startComposer } from "./composer.js";
+import { clearDraft, isReading, offerSkills, planAgain, readDraft, restoreDraft, setBusy, startComposer } from "./composer.js";
 import { closePanels, setPanel, showHistory, startHistory, uncover } from "./history.js";
 
 const NEAR = 120; // pixels from the end of the page, within which it follows an answer
@@ -92,6 +92,14 @@ function retry() {
   answer();
 }
 
+/** Take the last question back, so that it can be asked otherwise. */
+function change() {
+  restoreDraft(conversation.turns.pop());
+  views.pop().node.remove();
+  views.at(-1)?.update(true);
+  find("welcome").hidden = views.length > 0;
+}
+
 const settings = () => ({
   model: find("model").value,
   system: systemMessage(),
@@ -102,7 +110,7 @@ const settings = () => ({
 
 function addView(turn) {
   const before = conversation.turns.slice(0, conversation.turns.indexOf(turn) + 1);
-  const view = turnView(turn, () => skillImages(before), retry);
+  const view = turnView(turn, () => skillImages(before), { retry, change });
   views.push(view);
   find("welcome").hidden = true;
   find("turns").append(view.node);

@@ -20,11 +20,11 @@ const ENDINGS = {
  * Show a turn.
  * @param {Object} turn see asking.js.
  * @param {function} images returns the images that its skill is about.
- * @param {function} retry asks again; it is offered where `isLast` says so.
+ * @param {{retry: function, change: function}} actions on the last turn: ask again, and ask otherwise.
  * @returns {{node: Element, update: function(boolean)}} `update` shows what has come since, and
  *   takes whether the turn is the last one.
  */
-export function turnView(turn, images, retry) {
+export function turnView(turn, images, actions) {
   const content = make("div.content", { dir: "auto" });
   const status = make("div.status");
   const foot = make("div.foot");
@@ -35,7 +35,7 @@ export function turnView(turn, images, retry) {
     answer.setAttribute("aria-busy", String(isUnderWay));
     showContent(content, turn, images);
     status.replaceChildren(...(turn.answer.state === "waiting" ? waiting(turn.answer.progress) : []));
-    foot.replaceChildren(...(isUnderWay ? [] : footer(turn.answer, isLast ? retry : null)));
+    foot.replaceChildren(...(isUnderWay ? [] : footer(turn.answer, isLast && actions)));
   };
   return { node, update };
 }
@@ -83,15 +83,14 @@ function waiting(progress) {
   return [make("span", {}, words + tokens), bar];
 }
 
-function footer(answer, retry) {
+function footer(answer, actions) {
   const parts = [];
   if (answer.state === "failed") parts.push(make("p.problem", { role: "alert" }, answer.problem));
   if (answer.state === "stopped") parts.push(make("p.hint", {}, "Stopped."));
   if (answer.state === "done" && ENDINGS[answer.finish]) parts.push(make("p.hint", {}, ENDINGS[answer.finish]));
   const tools = [];
   if (answer.text && navigator.clipboard) tools.push(copyButton(answer)); // a browser has none on plain http
-  if (retry && answer.state === "done") tools.push(iconButton("retry", "Ask again", retry));
-  if (retry && answer.state !== "done") tools.push(make("button.small", { type: "button", click: retry }, "Ask again"));
+  if (actions) tools.push(iconButton("retry", "Ask again", actions.retry), iconButton("new", "Change the question", actions.change));
   if (answer.stats) tools.push(make("span.stats", {}, statsInWords(answer.stats)));
   return [...parts, make("div.row", {}, ...tools)];
 }

@@ -60,7 +60,7 @@ class Guard:
         Args:
             app: that answers.
             access: who may ask.
-                counts: of requests, by the path of their route and the status.
+            counts: of requests, by the path of their route and the status.
             paths: of the routes, by endpoint; others are counted together.
             log: told every request; None tells nobody.
         """

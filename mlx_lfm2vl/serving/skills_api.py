@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import AnswerError, InputError
 from ..generation.result import Result
 from ..skills.tasks import Task, make_task
-from .answer_fields import read_answer_options, read_image_options
+from .answer_fields import read_answer_options, read_background, read_image_options
 from .exchange import Frame, Terms
 from .fields import Fields, open_body
 from .http_errors import error_reply
@@ -99,7 +99,7 @@ def read_skill(name: str, body: Mapping[str, Any], terms: Terms) -> SkillExchang
     pictures = _read_pictures(fields)
     task = make_task(name, model.info.kind, **own)
     options = read_answer_options(fields, task.options, terms.max_tokens, "max_tokens")
-    images = read_image_options(fields)
+    images = read_image_options(fields, read_background(fields))
     fields.refuse("stream", "is not supported: the answer of a skill comes whole")
     fields.close()
     loaded = load_pictures(pictures, terms.limits, model.info.images.with_options(images))

@@ -121,7 +121,7 @@ function parsed(part) {
 }
 
 /** A message as a sentence: with a capital, and a full stop. */
-function sentence(message) {
+export function sentence(message) {
   const text = message.charAt(0).toUpperCase() + message.slice(1);
   return /[.!?]$/.test(text) ? text : `${text}.`;
 }

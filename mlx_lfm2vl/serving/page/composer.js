@@ -37,7 +37,10 @@ export function startComposer({ send, stop, imageFields, notice }) {
     await addFiles([...target.files]);
     target.value = ""; // so that the same file can be chosen again
   });
-  document.addEventListener("paste", (event) => takeFiles(event, event.clipboardData));
+  document.addEventListener("paste", (event) => {
+    // A table that was copied comes as text and as a picture of it, and is meant as text.
+    if (!event.clipboardData?.types.includes("text/plain")) takeFiles(event, event.clipboardData);
+  });
   startDropping();
 }
 
@@ -61,9 +64,18 @@ export function readDraft() {
 export const isReading = () => draft.reading > 0;
 
 /** Begin a new question of the same kind. */
-export function clearDraft() {
-  draft.images = [];
-  find("question").value = "";
+export const clearDraft = () => setDraft("", []);
+
+/** Write a question again: {mode, text, options, images}. */
+export function restoreDraft({ mode, text, options, images }) {
+  choose(mode);
+  for (const select of find("skill-options").querySelectorAll("select")) select.value = JSON.stringify(options[select.name]);
+  setDraft(text, images);
+}
+
+function setDraft(text, images) {
+  draft.images = [...images];
+  find("question").value = text;
   grow();
   showImages();
 }
@@ -172,6 +184,6 @@ function attachment(image) {
     find("question").focus();
   });
   const cost = image.problem || (image.plan ? `${counted(image.plan.tokens, "token")} · ${viewsInWords(image.plan)}` : "…");
-  const facts = make("span.facts", {}, make("span.name", {}, image.name), make(image.problem ? "span.problem" : "span.name.soft", {}, cost));
+  const facts = make("span.facts", {}, make("span.name", {}, image.name), make(image.problem ? "span.problem" : "span", {}, cost));
   return make("li", { title: image.plan?.note || undefined }, smallPicture(image), facts, remove);
 }

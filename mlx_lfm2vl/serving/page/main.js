@@ -10,8 +10,8 @@ import { imageKnobs, samplingKnobs, settingsAreValid, showDefaults, startSetting
 import { answerLast, emptyAnswer, skillImages } from "./asking.js";
 import { beginSpeech, say, speak } from "./speech.js";
 import { turnView } from "./turns.js";
-import { clearDraft, isReading, offerSkills, planAgain, readDraft, setBusy, startComposer } from "./composer.js";
-import { closePanels, showHistory, startHistory, uncover } from "./history.js";
+import { clearDraft, isReading, offerSkills, planAgain, readDraft, restoreDraft, setBusy, startComposer } from "./composer.js";
+import { closePanels, setPanel, showHistory, startHistory, uncover } from "./history.js";
 
 const NEAR = 120; // pixels from the end of the page, within which it follows an answer
 const NOTICE_SECONDS = 8;
@@ -88,7 +88,16 @@ function retry() {
   turn.answer = emptyAnswer();
   views.pop().node.remove();
   addView(turn);
+  find("send").focus(); // which is there to stop it now
   answer();
+}
+
+/** Take the last question back, so that it can be asked otherwise. */
+function change() {
+  restoreDraft(conversation.turns.pop());
+  views.pop().node.remove();
+  views.at(-1)?.update(true);
+  find("welcome").hidden = views.length > 0;
 }
 
 const settings = () => ({
@@ -101,12 +110,14 @@ const settings = () => ({
 
 function addView(turn) {
   const before = conversation.turns.slice(0, conversation.turns.indexOf(turn) + 1);
-  const view = turnView(turn, () => skillImages(before), retry);
+  const view = turnView(turn, () => skillImages(before), { retry, change });
   views.push(view);
   find("welcome").hidden = true;
   find("turns").append(view.node);
-  for (const [index, each] of views.entries()) each.update(index === views.length - 1);
-  find("turns").scrollTop = find("turns").scrollHeight;
+  views.at(-2)?.update(false);
+  view.update(true);
+  isAtEnd = true;
+  follow();
 }
 
 let isDrawing = false;
@@ -120,11 +131,24 @@ function drawSoon() {
 
 function draw() {
   isDrawing = false;
-  const turns = find("turns");
-  const follows = turns.scrollHeight - turns.scrollTop - turns.clientHeight < NEAR;
   views.at(-1)?.update(true);
   if (asking && conversation.turns.length) speak(conversation.turns.at(-1).answer.text, false);
-  if (follows) turns.scrollTop = turns.scrollHeight;
+  follow();
+}
+
+let isAtEnd = true; // of the conversation; who has scrolled up is left there
+
+function follow() {
+  if (isAtEnd) find("turns").scrollTop = find("turns").scrollHeight;
+}
+
+/** Stay at the end of the conversation while it grows, or while the question below it does. */
+function startFollowing() {
+  const turns = find("turns");
+  turns.addEventListener("scroll", () => {
+    isAtEnd = turns.scrollHeight - turns.scrollTop - turns.clientHeight < NEAR;
+  });
+  new ResizeObserver(follow).observe(turns);
 }
 
 /** Show a conversation instead of the one on the page. */
@@ -189,7 +213,7 @@ async function showModels() {
 async function showModel() {
   const { model } = await postJson("v1/plan", { model: find("model").value });
   document.title = model.name;
-  showDefaults(model);
+  showDefaults(model.defaults);
   offerSkills(model.skills, model.context);
   await planAgain();
 }
@@ -206,9 +230,12 @@ const trying = (work) => async () => {
 
 function start() {
   onUnauthorized(tokenDialog);
+  startFollowing();
   startComposer({ send, stop: () => asking?.abort(), imageFields, notice });
   startSettings(trying(planAgain));
-  startSchema((isOn) => find("settings-open").classList.toggle("active", isOn));
+  startSchema((isOn) => {
+    find("schema-on").hidden = !isOn;
+  });
   startHistory({
     async open(id) {
       const found = await loadConversation(id);
@@ -222,6 +249,10 @@ function start() {
     },
   });
   find("model").addEventListener("change", trying(showModel));
+  find("schema-on").addEventListener("click", () => {
+    setPanel("settings", true);
+    find("schema-text").focus();
+  });
   find("new").addEventListener("click", begin);
   find("token-cancel").addEventListener("click", () => find("token").close(""));
   addEventListener("keydown", (event) => {
@@ -230,6 +261,9 @@ function start() {
   });
   offerSkills([], 0);
   trying(showModels)();
+  addEventListener("focus", () => {
+    if (!find("model").value) trying(showModels)(); // the server was not there when the page was opened
+  });
 }
 
 start();

@@ -20,7 +20,10 @@ export function markedPicture(image, { boxes = [], point }) {
   if (point) layer.append(place(make("div.point"), image, [point.x, point.y, point.x, point.y]));
   const names = boxes.map((box) => box.label).join(", ");
   const alt = [image.name, boxes.length && `with boxes: ${names}`, point && `with a point at ${point.x}, ${point.y}`];
-  return make("figure.picture", {}, make("img", { src: pictureUrl(image), alt: alt.filter(Boolean).join(", ") }), layer);
+  const figure = make("figure.picture", {}, make("img", { src: pictureUrl(image), alt: alt.filter(Boolean).join(", ") }), layer);
+  figure.style.setProperty("--width", `${image.width}px`);
+  figure.style.setProperty("--ratio", String(image.width / image.height));
+  return figure;
 }
 
 /** A small picture that opens a large one. */
@@ -63,6 +66,8 @@ function place(node, { width, height }, [left, top, right, bottom]) {
   node.style.top = `${(100 * top) / height}%`;
   node.style.width = `${(100 * (right - left)) / width}%`;
   node.style.height = `${(100 * (bottom - top)) / height}%`;
-  if (top < height / 12) node.classList.add("high"); // its label goes inside
+  // Where there is no room for a label above or to the right, it goes inside or to the left.
+  node.classList.toggle("high", top < height / 12);
+  node.classList.toggle("far", left > 0.6 * width);
   return node;
 }

@@ -1,6 +1,7 @@
 // The skills: what each asks the reader for, and how its typed answer is shown.
 
 import { make, number } from "./dom.js";
+import { sentence } from "./api.js";
 import { codeBlock, showMarkdown } from "./markdown.js";
 import { markedPicture } from "./picture.js";
 
@@ -94,7 +95,7 @@ export const typedText = (mode, answers) =>
   answers.filter((answer) => !answer.error).map((answer) => SKILLS[mode].text(answer)).join("\n\n");
 
 const showOne = (mode, answer, images) =>
-  answer.error ? [make("p.problem", {}, answer.error.message)] : SKILLS[mode].show(answer, images);
+  answer.error ? [make("p.problem", {}, sentence(answer.error.message))] : SKILLS[mode].show(answer, images);
 
 const prose = (text) => make("div.plain", {}, text);
 

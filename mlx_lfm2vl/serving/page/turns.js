@@ -20,12 +20,12 @@ const ENDINGS = {
  * Show a turn.
  * @param {Object} turn see asking.js.
  * @param {function} images returns the images that its skill is about.
- * @param {function} retry asks again; it is offered where `isLast` says so.
+ * @param {{retry: function, change: function}} actions on the last turn: ask again, and ask otherwise.
  * @returns {{node: Element, update: function(boolean)}} `update` shows what has come since, and
  *   takes whether the turn is the last one.
  */
-export function turnView(turn, images, retry) {
-  const content = make("div.content");
+export function turnView(turn, images, actions) {
+  const content = make("div.content", { dir: "auto" });
   const status = make("div.status");
   const foot = make("div.foot");
   const answer = make("section.answer", { "aria-label": "Answer" }, status, content, foot);
@@ -35,7 +35,7 @@ export function turnView(turn, images, retry) {
     answer.setAttribute("aria-busy", String(isUnderWay));
     showContent(content, turn, images);
     status.replaceChildren(...(turn.answer.state === "waiting" ? waiting(turn.answer.progress) : []));
-    foot.replaceChildren(...(isUnderWay ? [] : footer(turn.answer, isLast ? retry : null)));
+    foot.replaceChildren(...(isUnderWay ? [] : footer(turn.answer, isLast && actions)));
   };
   return { node, update };
 }
@@ -43,11 +43,15 @@ export function turnView(turn, images, retry) {
 function question({ mode, text, options, images }) {
   const parts = images.length ? [make("div.pictures", {}, ...images.map(smallPicture))] : [];
   const words = [];
-  if (mode !== "ask") words.push(make("span.skill", {}, [SKILLS[mode].title, ...Object.values(options)].join(" · ")));
+  if (mode !== "ask") words.push(make("span.skill", {}, [SKILLS[mode].title, ...unusual(mode, options)].join(" · ")));
   if (text) words.push(make("span", {}, text));
-  if (words.length) parts.push(make("div.bubble", {}, ...words));
+  if (words.length) parts.push(make("div.bubble", { dir: "auto" }, ...words));
   return make("section.question", { "aria-label": "Question" }, ...parts);
 }
+
+/** The options that are not as they usually are. */
+const unusual = (mode, options) =>
+  Object.entries(options).filter(([name, value]) => value !== SKILLS[mode].options[name][0]).map(([, value]) => value);
 
 function showContent(content, { mode, answer }, images) {
   if (!answer.typed) content.classList.toggle("markdown", true);
@@ -79,14 +83,14 @@ function waiting(progress) {
   return [make("span", {}, words + tokens), bar];
 }
 
-function footer(answer, retry) {
+function footer(answer, actions) {
   const parts = [];
   if (answer.state === "failed") parts.push(make("p.problem", { role: "alert" }, answer.problem));
   if (answer.state === "stopped") parts.push(make("p.hint", {}, "Stopped."));
   if (answer.state === "done" && ENDINGS[answer.finish]) parts.push(make("p.hint", {}, ENDINGS[answer.finish]));
   const tools = [];
-  if (answer.text) tools.push(copyButton(answer));
-  if (retry) tools.push(iconButton("retry", "Ask again", retry));
+  if (answer.text && navigator.clipboard) tools.push(copyButton(answer)); // a browser has none on plain http
+  if (actions) tools.push(iconButton("retry", "Ask again", actions.retry), iconButton("new", "Change the question", actions.change));
   if (answer.stats) tools.push(make("span.stats", {}, statsInWords(answer.stats)));
   return [...parts, make("div.row", {}, ...tools)];
 }
@@ -94,7 +98,7 @@ function footer(answer, retry) {
 function statsInWords({ first, total, speed, prompt, cached, completion }) {
   const parts = [first === null ? `answered in ${duration(total)}` : `first token after ${duration(first)}`];
   if (speed) parts.push(`${number(speed, speed < 10 ? 1 : 0)} tokens/s`);
-  if (completion !== null) parts.push(`${counted(completion, "token")} written`);
+  if (completion) parts.push(`${counted(completion, "token")} written`);
   if (prompt !== null) parts.push(`${number(prompt)} read${cached ? `, ${number(cached)} cached` : ""}`);
   return parts.join(" · ");
 }

@@ -32,7 +32,10 @@ async function within(mode, work) {
     transaction.oncomplete = resolve;
     transaction.onabort = () => reject(transaction.error);
   });
-  const found = await work(transaction.objectStore("summaries"), transaction.objectStore("conversations"));
+  const found = await work(
+    transaction.objectStore("summaries"),
+    transaction.objectStore("conversations"),
+  );
   await ended;
   return found;
 }
@@ -66,7 +69,10 @@ export async function saveConversation(conversation) {
     summaries.put({ id, title, updated, bytes });
     conversations.put(conversation);
   });
-  return save.then(() => isKept, () => false);
+  return save.then(
+    () => isKept,
+    () => false,
+  );
 }
 
 /** Which conversations, the newest first, are too many beside one of some bytes. */

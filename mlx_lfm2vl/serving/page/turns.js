@@ -34,7 +34,9 @@ export function turnView(turn, images, actions) {
     const isUnderWay = ["waiting", "writing"].includes(turn.answer.state);
     answer.setAttribute("aria-busy", String(isUnderWay));
     showContent(content, turn, images);
-    status.replaceChildren(...(turn.answer.state === "waiting" ? waiting(turn.answer.progress) : []));
+    status.replaceChildren(
+      ...(turn.answer.state === "waiting" ? waiting(turn.answer.progress) : []),
+    );
     foot.replaceChildren(...(isUnderWay ? [] : footer(turn.answer, isLast && actions)));
   };
   return { node, update };
@@ -43,7 +45,8 @@ export function turnView(turn, images, actions) {
 function question({ mode, text, options, images }) {
   const parts = images.length ? [make("div.pictures", {}, ...images.map(smallPicture))] : [];
   const words = [];
-  if (mode !== "ask") words.push(make("span.skill", {}, [SKILLS[mode].title, ...unusual(mode, options)].join(" · ")));
+  if (mode !== "ask")
+    words.push(make("span.skill", {}, [SKILLS[mode].title, ...unusual(mode, options)].join(" · ")));
   if (text) words.push(make("span", {}, text));
   if (words.length) parts.push(make("div.bubble", { dir: "auto" }, ...words));
   return make("section.question", { "aria-label": "Question" }, ...parts);
@@ -51,7 +54,9 @@ function question({ mode, text, options, images }) {
 
 /** The options that are not as they usually are. */
 const unusual = (mode, options) =>
-  Object.entries(options).filter(([name, value]) => value !== SKILLS[mode].options[name][0]).map(([, value]) => value);
+  Object.entries(options)
+    .filter(([name, value]) => value !== SKILLS[mode].options[name][0])
+    .map(([, value]) => value);
 
 function showContent(content, { mode, answer }, images) {
   if (!answer.typed) content.classList.toggle("markdown", true);
@@ -74,12 +79,23 @@ function isJson({ state, text }) {
 }
 
 function waiting(progress) {
-  if (!progress) return [make("span.dots", { role: "img", "aria-label": "Waiting for the answer" }, make("i"), make("i"), make("i"))];
+  if (!progress)
+    return [
+      make(
+        "span.dots",
+        { role: "img", "aria-label": "Waiting for the answer" },
+        make("i"),
+        make("i"),
+        make("i"),
+      ),
+    ];
   const { stage, done, total } = progress;
   const words = (STAGES[stage] ?? STAGES.prefill)(progress);
   const isCounted = total > 0 && stage !== "queue" && stage !== "load";
   const tokens = isCounted ? ` · ${number(done)} of ${counted(total, "token")}` : "";
-  const bar = isCounted ? make("progress", { value: done, max: total, "aria-label": words }) : make("progress", { "aria-label": words });
+  const bar = isCounted
+    ? make("progress", { value: done, max: total, "aria-label": words })
+    : make("progress", { "aria-label": words });
   return [make("span", {}, words + tokens), bar];
 }
 
@@ -87,19 +103,27 @@ function footer(answer, actions) {
   const parts = [];
   if (answer.state === "failed") parts.push(make("p.problem", { role: "alert" }, answer.problem));
   if (answer.state === "stopped") parts.push(make("p.hint", {}, "Stopped."));
-  if (answer.state === "done" && ENDINGS[answer.finish]) parts.push(make("p.hint", {}, ENDINGS[answer.finish]));
+  if (answer.state === "done" && ENDINGS[answer.finish])
+    parts.push(make("p.hint", {}, ENDINGS[answer.finish]));
   const tools = [];
   if (answer.text && navigator.clipboard) tools.push(copyButton(answer)); // a browser has none on plain http
-  if (actions) tools.push(iconButton("retry", "Ask again", actions.retry), iconButton("new", "Change the question", actions.change));
+  if (actions)
+    tools.push(
+      iconButton("retry", "Ask again", actions.retry),
+      iconButton("new", "Change the question", actions.change),
+    );
   if (answer.stats) tools.push(make("span.stats", {}, statsInWords(answer.stats)));
   return [...parts, make("div.row", {}, ...tools)];
 }
 
 function statsInWords({ first, total, speed, prompt, cached, completion }) {
-  const parts = [first === null ? `answered in ${duration(total)}` : `first token after ${duration(first)}`];
+  const parts = [
+    first === null ? `answered in ${duration(total)}` : `first token after ${duration(first)}`,
+  ];
   if (speed) parts.push(`${number(speed, speed < 10 ? 1 : 0)} tokens/s`);
   if (completion) parts.push(`${counted(completion, "token")} written`);
-  if (prompt !== null) parts.push(`${number(prompt)} read${cached ? `, ${number(cached)} cached` : ""}`);
+  if (prompt !== null)
+    parts.push(`${number(prompt)} read${cached ? `, ${number(cached)} cached` : ""}`);
   return parts.join(" · ");
 }
 

@@ -1,9 +1,9 @@
 // Asking a question: the request of a turn, and its answer as it comes.
 //
-// A turn is {mode, text, options, images, answer}: `mode` is "ask" or the name of a skill. An answer
-// is {state, text, progress, typed, problem, finish, stats}; `state` goes from "waiting" over
-// "writing" to "done", "stopped" or "failed". `typed` are the answers of a skill: one about all
-// images, or one for each. Turns are plain data, so that they can be kept.
+// A turn is {mode, text, options, images, answer}: `mode` is "ask" or the name of a skill. An
+// answer is {state, text, progress, typed, problem, finish, stats}: `state` goes from "waiting" to
+// "writing" and then to "done", "stopped" or "failed"; `typed` are the answers of a skill, one about
+// all images or one for each. Turns are plain data, so that they can be kept.
 
 import { events, post, postJson, RequestError } from "./api.js";
 import { dataUri } from "./images.js";
@@ -144,7 +144,7 @@ function startClock() {
       last = performance.now();
       first ||= last;
     },
-    /** What to say of an answer: seconds, tokens per second, and tokens. One that came whole has no first token. */
+    /** Seconds, tokens per second, and tokens. An answer that came whole has no first token. */
     stats(usage) {
       const later = (usage?.completion_tokens ?? 0) - 1;
       const seconds = (last - first) / 1000;

@@ -183,7 +183,7 @@ function withInline(parent, text, depth) {
   return parent;
 }
 
-// Marks that open and close, the longest first. A mark inside a word is none if it is an underscore.
+// Marks that open and close, the longest first. An underscore inside a word is no mark.
 const MARKS = [
   ["***", "strong", "em"],
   ["**", "strong"],
@@ -193,7 +193,7 @@ const MARKS = [
   ["_", "em"],
 ];
 const LINK =
-  /^!?\[((?:[^\[\]\\]|\\.){0,500})\]\(\s*<?([^\s()<>]{1,2000}(?:\([^\s()<>]*\)[^\s()<>]*)?)>?(?:\s+"[^"]*")?\s*\)/;
+  /^!?\[((?:[^\[\]\\]|\\.){0,500})\]\(([^\s()]{1,2000}(?:\([^\s()]*\)[^\s()]*)?)(?: "[^"]*")?\)/;
 const ESCAPED = /^\\([!-/:-@[-`{-~])/;
 
 /** The text and elements of a line of Markdown. */
@@ -239,7 +239,7 @@ function code(text, at, missing) {
   ];
 }
 
-/** A link of the web, with the host it leads to where its text does not say so; other links are text. */
+/** A link of the web, with its host if the text does not say it; any other link is text. */
 function link(rest, depth) {
   const found = rest.match(LINK);
   if (!found) return null;

@@ -36,7 +36,7 @@ export function readSchema(text) {
   return { schema, problem: "" };
 }
 
-/** A message of the JSON reader with the line and column, for which some browsers give a position. */
+/** A message of the JSON reader with line and column, for which some browsers give a position. */
 function where(message, text) {
   const position = message.match(/position (\d+)/);
   if (!position || /line \d+/.test(message)) return `${message}.`;

@@ -40,7 +40,7 @@ async function within(mode, work) {
   return found;
 }
 
-/** What is kept, the newest first: {id, title, updated, bytes} of each; nothing in a private window. */
+/** What is kept, the newest first: {id, title, updated, bytes} of each; nothing without a store. */
 export async function listConversations() {
   const all = await within("readonly", (summaries) => result(summaries.getAll())).catch(() => []);
   return all.sort((a, b) => b.updated - a.updated);

@@ -20,7 +20,7 @@ const ENDINGS = {
  * Show a turn.
  * @param {Object} turn see asking.js.
  * @param {function} images returns the images that its skill is about.
- * @param {{retry: function, change: function}} actions on the last turn: ask again, and ask otherwise.
+ * @param {{retry: function, change: function}} actions on the last turn: ask again or otherwise.
  * @returns {{node: Element, update: function(boolean)}} `update` shows what has come since, and
  *   takes whether the turn is the last one.
  */
@@ -45,8 +45,8 @@ export function turnView(turn, images, actions) {
 function question({ mode, text, options, images }) {
   const parts = images.length ? [make("div.pictures", {}, ...images.map(smallPicture))] : [];
   const words = [];
-  if (mode !== "ask")
-    words.push(make("span.skill", {}, [SKILLS[mode].title, ...unusual(mode, options)].join(" · ")));
+  const skill = mode === "ask" ? [] : [SKILLS[mode].title, ...unusual(mode, options)];
+  if (skill.length) words.push(make("span.skill", {}, skill.join(" · ")));
   if (text) words.push(make("span", {}, text));
   if (words.length) parts.push(make("div.bubble", { dir: "auto" }, ...words));
   return make("section.question", { "aria-label": "Question" }, ...parts);
@@ -106,7 +106,8 @@ function footer(answer, actions) {
   if (answer.state === "done" && ENDINGS[answer.finish])
     parts.push(make("p.hint", {}, ENDINGS[answer.finish]));
   const tools = [];
-  if (answer.text && navigator.clipboard) tools.push(copyButton(answer)); // a browser has none on plain http
+  // There is no clipboard on plain http from another machine.
+  if (answer.text && navigator.clipboard) tools.push(copyButton(answer));
   if (actions)
     tools.push(
       iconButton("retry", "Ask again", actions.retry),

@@ -2,8 +2,8 @@
 //
 // A turn is {mode, text, options, images, answer}: `mode` is "ask" or the name of a skill. An
 // answer is {state, text, progress, typed, problem, finish, stats}: `state` goes from "waiting" to
-// "writing" and then to "done", "stopped" or "failed"; `typed` are the answers of a skill, one about
-// all images or one for each. Turns are plain data, so that they can be kept.
+// "writing" and then to "done", "stopped" or "failed"; `typed` are the answers of a skill, one
+// about all images or one for each. Turns are plain data, so that they can be kept.
 
 import { events, post, postJson, RequestError } from "./api.js";
 import { dataUri } from "./images.js";

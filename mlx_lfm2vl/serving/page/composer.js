@@ -117,7 +117,7 @@ export async function addFiles(files) {
     try {
       const { images, left } = await imagesOf(file, knobs());
       draft.images.push(...images);
-      if (left) notice(`${file.name}: ${counted(left, "more page")} left out. Split it to see them.`);
+      if (left) notice(`${file.name}: ${counted(left, "more page")} left out. Split the file.`);
       showImages();
       await Promise.all(images.map((image) => planImage(image, knobs())));
     } catch (error) {

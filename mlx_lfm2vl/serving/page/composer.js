@@ -110,23 +110,28 @@ export async function planAgain() {
 }
 
 /** Add files to the question, one after the other. */
-export async function addFiles(files) {
+async function addFiles(files) {
   draft.reading += 1;
   showImages();
-  for (const file of files) {
-    try {
-      const { images, left } = await imagesOf(file, knobs());
-      draft.images.push(...images);
-      if (left) notice(`${file.name}: ${counted(left, "more page")} left out. Split the file.`);
-      showImages();
-      await Promise.all(images.map((image) => planImage(image, knobs())));
-    } catch (error) {
-      if (!(error instanceof RequestError)) throw error;
-      notice(`${file.name}: ${error.message}`);
-    }
+  try {
+    for (const file of files) await addFile(file);
+  } finally {
+    draft.reading -= 1;
+    showImages();
   }
-  draft.reading -= 1;
-  showImages();
+}
+
+async function addFile(file) {
+  try {
+    const { images, left } = await imagesOf(file, knobs());
+    draft.images.push(...images);
+    if (left) notice(`${file.name}: ${counted(left, "more page")} left out. Split the file.`);
+    showImages();
+    await Promise.all(images.map((image) => planImage(image, knobs())));
+  } catch (error) {
+    if (!(error instanceof RequestError)) throw error;
+    notice(`${file.name}: ${error.message}`);
+  }
 }
 
 function takeFiles(event, transfer) {
@@ -174,6 +179,7 @@ function chooseMode(mode) {
     return make("label", {}, `${name} `, make("select", { name }, ...choices));
   });
   find("skill-options").replaceChildren(...selects);
+  grow();
 }
 
 /** Let the field be as high as its text. */
@@ -188,11 +194,8 @@ function showImages() {
   const tokens = draft.images.reduce((sum, image) => sum + (image.plan?.tokens ?? 0), 0);
   const isMuch = draft.context > 0 && tokens > draft.context;
   const limit = isMuch ? `, more than the ${number(draft.context)} that the model reads` : "";
-  find("cost").value = isReading()
-    ? "Reading…"
-    : tokens
-      ? `${counted(tokens, "token")}${limit}`
-      : "";
+  const cost = tokens ? `${counted(tokens, "token")}${limit}` : "";
+  find("cost").value = isReading() ? "Reading…" : cost;
   find("cost").classList.toggle("problem", isMuch);
 }
 

@@ -6,7 +6,7 @@ import { smallPicture } from "./picture.js";
 import { SKILLS, showTyped } from "./skills.js";
 
 const STAGES = {
-  queue: ({ total }) => `Waiting for ${counted(total, "question")} before this one`,
+  queue: ({ total }) => (total ? `Waiting for ${counted(total, "question")} before` : "Waiting"),
   load: () => "Loading the model",
   encode: () => "Looking at the images",
   prefill: () => "Reading",
@@ -25,7 +25,9 @@ const ENDINGS = {
  *   takes whether the turn is the last one.
  */
 export function turnView(turn, images, actions) {
-  const content = make("div.content", { dir: "auto" });
+  const content = make(turn.mode === "ask" ? "div.content.markdown" : "div.content", {
+    dir: "auto",
+  });
   const status = make("div.status");
   const foot = make("div.foot");
   const answer = make("section.answer", { "aria-label": "Answer" }, status, content, foot);
@@ -59,23 +61,26 @@ const unusual = (mode, options) =>
     .map(([, value]) => value);
 
 function showContent(content, { mode, answer }, images) {
-  if (!answer.typed) content.classList.toggle("markdown", true);
-  if (answer.typed && !content.typed) {
-    content.replaceChildren(...showTyped(mode, answer.typed, images()));
-    content.typed = true;
-  } else if (!answer.typed && isJson(answer)) {
-    content.replaceChildren(codeBlock(JSON.stringify(JSON.parse(answer.text), null, 2), "JSON"));
-  } else if (!answer.typed) showMarkdown(content, answer.text);
+  if (mode !== "ask") {
+    // Once: a picture that is made again is drawn again.
+    if (answer.typed && !content.hasChildNodes())
+      content.append(...showTyped(mode, answer.typed, images()));
+    return;
+  }
+  const json = asJson(answer);
+  if (json) content.replaceChildren(codeBlock(json, "JSON"));
+  else showMarkdown(content, answer.text);
 }
 
-/** Whether a whole answer is a JSON object or list, to be shown as such. */
-function isJson({ state, text }) {
-  if (state !== "done" || !/^\s*[{[]/.test(text)) return false;
+/** The text of an answer that is a JSON object or list, else null. It is tidy when it is whole. */
+function asJson({ state, text }) {
+  if (!/^\s*[{[]/.test(text)) return null;
   try {
-    return typeof JSON.parse(text) === "object";
+    if (state === "done") return JSON.stringify(JSON.parse(text), null, 2);
   } catch {
-    return false;
+    // It was cut off, or never was JSON.
   }
+  return /^\s*\{/.test(text) ? text : null; // a bracket may also begin a link
 }
 
 function waiting(progress) {

@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, TypeVar
@@ -32,7 +33,8 @@ from .request import UnknownModel
 Compute = Callable[[Mapping[str, Any], Terms], dict[str, Any]]
 Describe = Callable[[Terms, Sequence[str], bool], dict[str, Any]]
 Handle = Callable[[bytes, Receive, Send], Awaitable[None]]
-AT_ONCE = 4  # bodies that are decoded at the same time
+READERS = 16  # bodies that are read at the same time; one may wait for an image of another host
+DRAWERS = 2  # previews at the same time, each of an image of up to 1.6 GB
 
 T = TypeVar("T")
 
@@ -98,7 +100,8 @@ class App:
         self._settings = settings or Settings()
         self._bodies = Bodies(self._settings.bodies)
         self._counts: Counter[tuple[str, int]] = Counter()
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._readers = ThreadPoolExecutor(READERS, "mlx_lfm2vl reader")
+        self._drawers = ThreadPoolExecutor(DRAWERS, "mlx_lfm2vl drawer")
         self._created = int(time.time())
         self._asked, self._asked_at = 0, time.monotonic()
         self.is_stopping = False
@@ -141,7 +144,7 @@ class App:
 
     def _exchange(self, read: Read) -> Handle:
         async def handle(body: bytes, receive: Receive, send: Send) -> None:
-            exchange = await self._decoded(body, read)
+            exchange = await self._read(self._readers, body, read)
             pause = self._settings.ping_seconds
             self._asked += 1
             try:
@@ -153,14 +156,19 @@ class App:
 
     def _compute(self, what: Compute) -> Handle:
         async def handle(body: bytes, _receive: Receive, send: Send) -> None:
-            await send_object(send, await self._decoded(body, what))
+            await send_object(send, await self._read(self._drawers, body, what))
 
         return handle
 
-    async def _decoded(self, body: bytes, read: Callable[[Mapping[str, Any], Terms], T]) -> T:
+    async def _read(
+        self,
+        threads: ThreadPoolExecutor,
+        body: bytes,
+        read: Callable[[Mapping[str, Any], Terms], T],
+    ) -> T:
         """Read a body in another thread: images of some megabytes would hold up all answers."""
-        async with self._turns:
-            return await asyncio.to_thread(lambda: read(parse_object(body), self._terms))
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(threads, lambda: read(parse_object(body), self._terms))
 
     async def _health(self, _request: Request) -> Response:
         if self.is_stopping:

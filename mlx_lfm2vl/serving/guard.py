@@ -22,7 +22,7 @@ HEADERS = {
 }
 PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, HEAD, POST",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type",
+    "Access-Control-Allow-Headers": "*, Authorization",  # the star does not stand for the other
     "Access-Control-Max-Age": "600",
 }
 CLIENT_GONE = 499  # nginx's status for a client that went away before its answer
@@ -60,7 +60,7 @@ class Guard:
         Args:
             app: that answers.
             access: who may ask.
-                counts: of requests, by the path of their route and the status.
+            counts: of requests, by the path of their route and the status.
             paths: of the routes, by endpoint; others are counted together.
             log: told every request; None tells nobody.
         """

@@ -136,20 +136,37 @@ class Schedule:
 
     def _run(self) -> None:
         """Decide what happens next, until all ends."""
-        while True:
+        is_open = True
+        while is_open:
             if not self._running:
                 self._news.wait(self._patience())
             self._news.clear()
-            self._give_up()
-            if self._has_ended():
-                break
-            self._unload_if_unused()
-            self._admit()
-            self._tell_positions()
-            if self._running:
-                self._turn()
+            try:
+                is_open = self._go_on()
+            except Exception as error:  # noqa: BLE001  or nobody would ever be answered again
+                self._start_over(as_error(error))
         self._host.shutdown(wait=False, cancel_futures=True)
         on_device(self._unload)
+
+    def _go_on(self) -> bool:
+        """Do what there is to do at the moment; return whether there may be more."""
+        self._give_up()
+        if self._has_ended():
+            return False
+        self._unload_if_unused()
+        self._admit()
+        self._tell_positions()
+        if self._running:
+            self._turn()
+        return True
+
+    def _start_over(self, error: Lfm2VLError) -> None:
+        """End all requests with an error, and load the model anew for the next one."""
+        with self._lock:
+            tickets = [*self._waiting, *self._running.values()]
+        on_device(self._unload)
+        for ticket in tickets:
+            self._leave(ticket, error)
 
     def _patience(self) -> float | None:
         """Return the seconds after which there is something to do without news; None for never."""
@@ -202,6 +219,7 @@ class Schedule:
             on_device(self._work.drop, ticket.number)
         if error is not None:
             ticket.tell(error)
+        self.wake()  # there is room now
 
     def _unload_if_unused(self) -> None:
         now, most = monotonic(), self._limits.keep_alive
@@ -305,6 +323,7 @@ class Schedule:
                 continue
             self._count(ticket, event)
             ticket.tell(event)
+        self.wake()
 
     def _count(self, ticket: Ticket, event: Any) -> None:
         """Note an event; after the last one the request is no longer running."""

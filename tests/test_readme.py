@@ -36,6 +36,10 @@ SHORT = {
     "serve": ["--port", "0", "--keep-alive", "0", "--exit-when-idle"],
     "train": ["--steps", "2"],
 }
+TYPED = {  # into the commands that read lines
+    "chat": b"What is this?\n",
+    "mcp": b'{"jsonrpc": "2.0", "id": 1, "method": "tools/list"}\n',
+}
 FAST = ("README.md", "docs/using.md", "docs/skills.md")  # of the pages whose commands always run
 SLOW = [(each, line) for each in PAGES for line in each.commands if "--learned" in line]
 
@@ -86,15 +90,15 @@ def typed(desk, wide, program, capsys, monkeypatch):
             assert subprocess.run(line, shell=True, cwd=desk, env=program).returncode == 0, line
             return
         name, arguments = module_command(line)
-        if name == "chat":
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"What is this?\n")))
+        if name in TYPED:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TYPED[name])))
         # The tiny model is too narrow to be quantized.
         tiny = str(wide if name == "convert" else MODEL)
         for number, (option, model) in enumerate(pairwise(arguments)):
             if option in ("--model", "-m") and model != "demo":
                 arguments[number + 1] = tiny
         assert cli.main([name, *arguments, *SHORT.get(name, [])]) == 0, line
-        is_file = name in ("fuse", "convert", "run", "serve") or "--output" in arguments
+        is_file = name in ("fuse", "convert", "mcp", "run", "serve") or "--output" in arguments
         assert is_file or capsys.readouterr().out
 
     return run

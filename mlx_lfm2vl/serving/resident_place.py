@@ -53,6 +53,12 @@ class Wanted:
         return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
+def absolute_name(name: str) -> str:
+    """Return the whole path of a folder, since the process has another current folder."""
+    path = name if os.path.isdir(name) else os.path.expanduser(name)
+    return os.path.abspath(path) if name != "demo" and os.path.isdir(path) else name
+
+
 @dataclass(frozen=True)
 class Peer:
     """Who is at the other end of a connection.

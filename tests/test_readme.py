@@ -86,12 +86,15 @@ def typed(desk, wide, program, capsys, monkeypatch):
     lighten(monkeypatch)
 
     def run(line: str) -> None:
+        piped = re.fullmatch(r'echo "(.*)" \| (.*)', line)
+        line = piped[2] if piped else line
         if not line.startswith((MODULE, PROGRAM)):
             assert subprocess.run(line, shell=True, cwd=desk, env=program).returncode == 0, line
             return
         name, arguments = module_command(line)
-        if name in TYPED:
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TYPED[name])))
+        said = f"{piped[1]}\n".encode() if piped else TYPED.get(name)
+        if said is not None:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(said)))
         # The tiny model is too narrow to be quantized.
         tiny = str(wide if name == "convert" else MODEL)
         for number, (option, model) in enumerate(pairwise(arguments)):
@@ -113,7 +116,7 @@ def typed(desk, wide, program, capsys, monkeypatch):
     ids=str,
 )
 def test_python_blocks_run(each, number, desk, capsys):
-    code = each.blocks("python")[number].replace("LiquidAI/LFM2.5-VL-450M", str(MODEL))
+    code = each.blocks("python")[number].replace("LiquidAI/LFM2.5-VL-450M", "demo")
     if "LiquidAI/LFM2.5-VL-3B" in code:  # knows tools
         template = shutil.copytree(MODEL, desk / "model") / "chat_template.jinja"
         source = template.read_text()

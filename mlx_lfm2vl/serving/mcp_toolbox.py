@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..generation.result import Result
     from ..images.inputs import Input
     from ..images.limits import ImageLimits
+    from ..options import AnswerOptions
     from ..skills.tasks import Task
     from .core import Core
     from .mcp_calls import Call
@@ -79,7 +80,7 @@ class Toolbox:
         result = self._answered(Request(messages, self._options(task)), call)
         return _tool_result(tool, read_answer(task, result).to_dict(), result)
 
-    def _options(self, task: Task[Any]) -> Any:
+    def _options(self, task: Task[Any]) -> AnswerOptions:
         most = self._max_tokens
         return task.options if most is None else task.options.changed({"max_tokens": most})
 

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
+from functools import cache, partial
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from ..errors import InputError, Lfm2VLError
@@ -19,7 +20,8 @@ from .answer_output import say
 from .common import MODEL_HELP, add_adapter_option, run_command
 from .parser import Parser
 
-if TYPE_CHECKING:  # heavy imports wait until the arguments are right
+if TYPE_CHECKING:  # heavy imports wait until a tool is called
+    from ..images.limits import ImageLimits
     from ..serving.core import Core
 
 KEEP_SECONDS = 600.0  # that the model stays in memory without a call
@@ -99,22 +101,16 @@ def _mcp(options: argparse.Namespace) -> int:
     if sys.stdin is None:
         raise InputError("standard input is closed: an MCP client starts this program")
     from ..images.limits import ImageLimits
-    from ..serving.core import Core
     from ..serving.mcp_images import Allowed, AllowedFolder
     from ..serving.mcp_server import Server
     from ..serving.mcp_toolbox import Toolbox
-    from ..serving.schedule import Limits
-    from ..serving.served import served_model
 
     folders = [AllowedFolder(folder) for folder in options.allow_folder]
     allowed = Allowed(folders, options.allow_clipboard, options.allow_screenshot)
     limits = ImageLimits(max_pixels=int(options.max_megapixels * 1e6))
-    served = served_model(
-        options.model, revision=options.revision, adapter=options.adapter, limits=limits
-    )
-    core = Core([served], Limits(rows=1, seconds=options.max_seconds, keep_alive=KEEP_SECONDS))
+    core = cache(partial(_open_core, options, limits))
     if options.preload:
-        _preload(core)
+        _preload(core())
     if sys.stdin.isatty():
         say("note: an MCP client is expected on standard input; Ctrl-D ends this")
     try:
@@ -122,8 +118,20 @@ def _mcp(options: argparse.Namespace) -> int:
             toolbox = Toolbox(core, allowed, limits, options.max_tokens)
             Server(toolbox, out, _end_main_thread).serve(sys.stdin.buffer)
     finally:
-        core.stop(STOP_SECONDS)
+        if core.cache_info().currsize:
+            core().stop(STOP_SECONDS)
     return 0
+
+
+def _open_core(options: argparse.Namespace, limits: ImageLimits) -> Core:
+    from ..serving.core import Core
+    from ..serving.schedule import Limits
+    from ..serving.served import served_model
+
+    served = served_model(
+        options.model, revision=options.revision, adapter=options.adapter, limits=limits
+    )
+    return Core([served], Limits(rows=1, seconds=options.max_seconds, keep_alive=KEEP_SECONDS))
 
 
 def _preload(core: Core) -> None:

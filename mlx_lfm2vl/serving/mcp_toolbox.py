@@ -1,26 +1,28 @@
-"""The tools of MCP at work: they read what is allowed, ask the core, and answer with a type."""
+"""The tools of MCP at work: they read what is allowed, ask the core, and answer with a type.
+
+Agents start a server in every session, and most ask nothing. What only a call needs is imported
+then.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from itertools import islice
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Cancelled, InputError, Lfm2VLError
 from ..generation.result import Piece
 from ..images.drawn import Refused
-from ..images.pages import PageOptions, expand_inputs
-from ..skills.functions import read_answer
 from .mcp_images import Allowed
 from .mcp_tools import TOOLS, Tool
 from .request import Progress, Request
 
 if TYPE_CHECKING:
+    from ..checkpoint.image_config import ImageConfig
     from ..generation.result import Result
-    from ..images.inputs import Input
     from ..images.limits import ImageLimits
+    from ..images.source import ImageSource
     from ..options import AnswerOptions
     from ..skills.tasks import Task
     from .core import Core
@@ -44,11 +46,15 @@ class Toolbox:
     """
 
     def __init__(
-        self, core: Core, allowed: Allowed, limits: ImageLimits, max_tokens: int | None = None
+        self,
+        core: Callable[[], Core],
+        allowed: Allowed,
+        limits: ImageLimits,
+        max_tokens: int | None = None,
     ) -> None:
         """
         Args:
-            core: answers.
+            core: returns the core that answers.
             allowed: what may be looked at.
             limits: caps on the images.
             max_tokens: longest answer; None leaves it to the skills.
@@ -70,13 +76,16 @@ class Toolbox:
             Lfm2VLError: an argument is wrong, an image is not allowed or cannot be read, or the
                 model's answer is not in the form that was asked for.
         """
+        from ..skills.functions import read_answer
+
         tool = self._tools[name]
         tool.check(arguments)
         call.report(0.5, "reading the image")
-        served = self._core.model()
-        task = tool.make(served.info.kind, arguments)
-        pictures = [self._picture(word, arguments) for word in _words(tool, arguments)]
-        messages = task.messages([picture.source for picture in pictures])
+        info = self._core().model().info
+        task = tool.make(info.kind, arguments)
+        page = arguments.get("page", 1)
+        sources = [self._picture(word, page, info.images) for word in _words(tool, arguments)]
+        messages = task.messages(sources)
         result = self._answered(Request(messages, self._options(task)), call)
         return _tool_result(tool, read_answer(task, result).to_dict(), result)
 
@@ -84,19 +93,18 @@ class Toolbox:
         most = self._max_tokens
         return task.options if most is None else task.options.changed({"max_tokens": most})
 
-    def _picture(self, word: str, arguments: Json) -> Input:
+    def _picture(self, word: str, page: int, config: ImageConfig) -> ImageSource:
         """Open what an agent has named; of a PDF, one page."""
+        from ..images.pages import PageOptions, expand_inputs
+
         given = self._allowed.open(word, self._limits)
-        page = arguments.get("page", 1)
-        config = self._core.model().info.images
-        (found,) = islice(
-            expand_inputs([given], PageOptions(pages=str(page)), config, self._limits), 1
-        )
+        chosen = PageOptions(pages=str(page))
+        found = next(expand_inputs([given], chosen, config, self._limits))
         if isinstance(found.source, Refused):
             raise found.source.error
         if found.page is None and page != 1:
             raise InputError(f"{given.name} is no PDF and has no page {page}")
-        return replace(found, name=given.name)
+        return found.source
 
     def _answered(self, request: Request, call: Call) -> Result:
         """Have the core answer a request, and tell the client how far it is.
@@ -105,7 +113,7 @@ class Toolbox:
             Lfm2VLError: the core could not answer, or the call was cancelled.
         """
         events: SimpleQueue[Any] = SimpleQueue()
-        ticket = self._core.submit(request, events.put)
+        ticket = self._core().submit(request, events.put)
 
         def cancel() -> None:
             ticket.cancel()

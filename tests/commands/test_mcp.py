@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import modules_after
 
 from mlx_lfm2vl import cli
 from mlx_lfm2vl.commands import mcp
@@ -63,6 +64,17 @@ def test_stdout_holds_messages_alone_and_is_as_before_afterwards(capfd, monkeypa
     assert out == '{"jsonrpc":"2.0"}\nafter\n'
     assert err == "a note of a library\na note of a program\n"
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_nothing_heavy_is_loaded_before_a_tool_is_called():
+    code = (
+        "import io, sys\n"
+        "from mlx_lfm2vl.commands.mcp import main\n"
+        'ask = b\'{"jsonrpc": "2.0", "id": 1, "method": "tools/list"}\'\n'
+        "sys.stdin = io.TextIOWrapper(io.BytesIO(ask))\n"
+        f"assert main({ALLOWED}) == 0"
+    )
+    assert modules_after(code) == set()
 
 
 def test_a_model_that_cannot_be_preloaded_is_noted_and_the_server_lives(

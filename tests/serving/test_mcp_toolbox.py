@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def client(core, folder):
-    client = McpClient(Toolbox(core, Allowed([AllowedFolder(folder)]), LIMITS, 30))
+    client = McpClient(Toolbox(lambda: core, Allowed([AllowedFolder(folder)]), LIMITS, 30))
     yield client
     client.end()
 
@@ -119,7 +119,7 @@ def test_the_data_of_an_answer_fit_the_schema_that_was_promised(client, folder, 
 
 
 def test_an_answer_that_was_cut_off_says_so(core, folder):
-    client = McpClient(Toolbox(core, Allowed([AllowedFolder(folder)]), LIMITS, 2))
+    client = McpClient(Toolbox(lambda: core, Allowed([AllowedFolder(folder)]), LIMITS, 2))
     answer = client.call("describe", image=str(folder / "one.png"))
     assert answer["structuredContent"]["finish_reason"] == "length"
     assert "cut off" in answer["content"][1]["text"]

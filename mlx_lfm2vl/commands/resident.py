@@ -53,8 +53,8 @@ def _resident(options: argparse.Namespace) -> int:
     found = _found()
     if options.named_model:
         model = absolute_name(chosen_model(options.named_model))
-        found = [each for each in found if each["model"] in (model, None)]
-        if not any(each["model"] for each in found):
+        found = [each for each in found if each["model"] == model]
+        if not found:
             raise Lfm2VLError(f"no resident process holds {options.named_model}")
     return _stop(found, options) if options.action == "stop" else _status(found, options)
 

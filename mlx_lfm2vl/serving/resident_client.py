@@ -165,7 +165,7 @@ class RemoteEngine:
         try:
             values = Call(self._path).object("GET", "/v1/lfm2vl/fingerprint")
         except Lost:
-            raise Lfm2VLError(self._ended("")) from None
+            raise self._ended("unanswered") from None
         return bytes.fromhex(values["hex"])
 
     def _opened(self) -> Opened:
@@ -184,7 +184,7 @@ class RemoteEngine:
                     start(self._path, self._wanted, self._prepare)
             except Other:
                 retire(self._path)
-        raise Lfm2VLError(self._ended("as it loaded the model: "))
+        raise self._ended("as it loaded the model")
 
     def _pieces(self, request: Request) -> Iterator[Piece]:
         for event in self._events(request):
@@ -225,11 +225,12 @@ class RemoteEngine:
             except (Lost, Other):
                 if has_begun:
                     break
-        raise Lfm2VLError(self._ended("in the middle of the answer, which is not whole: "))
+        when = "in the middle of the answer, which is not whole" if has_begun else "unanswered"
+        raise self._ended(when)
 
-    def _ended(self, when: str) -> str:
-        line = last_line(self._path)
-        return f"the resident process has ended {when}{line or 'it left no reason'}"
+    def _ended(self, when: str) -> Lfm2VLError:
+        """The error that the process has ended, with the last line of its log."""
+        return Lfm2VLError(f"the resident process has ended {when}: {last_line(self._path)}")
 
 
 class RemoteModel:

@@ -1,8 +1,8 @@
 // The pictures of a question: from files to what is sent, what is shown, and what it costs.
 //
 // An image is {name, blob, shown, width, height, knobs, plan, problem}: `blob` is sent, `shown` is
-// looked at instead where the browser cannot show `blob`, `plan` is the server's for the image options
-// `knobs`, `problem` a sentence.
+// looked at instead where the browser cannot show `blob`, `plan` is the server's for the image
+// options `knobs`, `problem` a sentence.
 
 import { postJson, RequestError } from "./api.js";
 

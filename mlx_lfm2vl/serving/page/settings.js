@@ -71,21 +71,41 @@ export const imageKnobs = () => given(IMAGES);
 
 /** The values of those fields that are set and valid. */
 function given(fields) {
-  const inputs = fields.map(({ name }) => find(`set-${name}`)).filter((input) => input.value && input.validity.valid);
+  const inputs = fields
+    .map(({ name }) => find(`set-${name}`))
+    .filter((input) => input.value && input.validity.valid);
   return Object.fromEntries(inputs.map((input) => [input.name, JSON.parse(input.value)]));
 }
 
 function group(title, fields, kept) {
-  const rows = fields.map((field) => make("div.field", {}, make("label", { for: `set-${field.name}` }, field.label), control(field, kept)));
+  const rows = fields.map((field) =>
+    make(
+      "div.field",
+      {},
+      make("label", { for: `set-${field.name}` }, field.label),
+      control(field, kept),
+    ),
+  );
   return make("fieldset", {}, make("legend", {}, title), ...rows);
 }
 
 function control({ name, type, limits, values }, kept) {
   const id = `set-${name}`;
-  if (type === "number") return make("input", { id, name, type, inputmode: "decimal", value: kept[name] ?? "", ...limits });
-  const options = Object.entries(values).map(([value, text]) => make("option", { value, selected: value === (kept[name] ?? "") }, text));
+  if (type === "number")
+    return make("input", {
+      id,
+      name,
+      type,
+      inputmode: "decimal",
+      value: kept[name] ?? "",
+      ...limits,
+    });
+  const options = Object.entries(values).map(([value, text]) =>
+    make("option", { value, selected: value === (kept[name] ?? "") }, text),
+  );
   return make("select", { id, name }, ...options);
 }
 
 /** Whether every setting is in its range; shows the first that is not. */
-export const settingsAreValid = () => FIELDS.every(({ name }) => find(`set-${name}`).validity.valid);
+export const settingsAreValid = () =>
+  FIELDS.every(({ name }) => find(`set-${name}`).validity.valid);

@@ -31,7 +31,9 @@ class Running:
         self.address = self.listener.getsockname()
         app = make_app(core, access=Access(*self.address, names=("localhost",)))
         ready = threading.Event()
-        self.server = http_server._Server(app, core, patience, ready.set, idle_seconds)
+        self.server = http_server._Server(
+            app, core, patience, ready.set, lambda: None, idle_seconds
+        )
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
         assert ready.wait(10)

@@ -171,8 +171,9 @@ class _Server(Server):
         code = INTERRUPTED if sig == signal.SIGINT else 0
         if self.should_exit:
             os._exit(code or 1)
-        self.exit_code = code
-        self.stop()
+        self.exit_code, self.should_exit = code, True
+        # Not here: the signal may have come while this thread holds a lock of the core.
+        asyncio.get_running_loop().call_soon_threadsafe(self.stop)
 
 
 class _Connection(H11Protocol):

@@ -2,7 +2,7 @@
 
 usage: python benchmarks/server_start.py [--starts 7]
 
-It tells the median of the seconds until `/health` answers and until a first question is answered,
+It tells the median of the seconds until the server answers on `/health` and until a first question is answered,
 and the seconds of the processor until `/health`, which another program at work does not change.
 """
 

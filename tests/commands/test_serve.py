@@ -81,7 +81,9 @@ def test_a_server_starts_again_after_a_kill_and_finishes_its_answers_after_sigte
             assert stream.read().endswith(b"data: [DONE]\n\n")
         assert process.wait(10) == 0
         assert process.stderr is not None
-        assert "POST /v1/chat/completions 200" in process.stderr.read()
+        told = process.stderr.read()
+        assert "stopping: running answers have 30 s to finish" in told
+        assert "POST /v1/chat/completions 200" in told
 
 
 @pytest.mark.slow

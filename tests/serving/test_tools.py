@@ -192,6 +192,8 @@ def test_schemas_of_tools_count_where_their_arguments_must_be_valid(tokenizer):
         ),
         ({"tool_choice": "weather"}, "tool_choice", "expected none, auto, required"),
         ({"tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice", "'x'"),
+        ({"tool_choice": {"type": "mcp"}}, "tool_choice.type", "expected function"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice.function", "names no function"),
         ({"constraint": {"type": "choice", "choice": ["a"]}}, "constraint", "tools exclude"),
         (
             offered(

@@ -33,6 +33,7 @@ SHORT = {
     **dict.fromkeys(("detect", "point"), ["--max-tokens", "60"]),
     "layout": ["--kind", "3b", "--show-prompt"],  # the tiny model writes none
     "extract": ["--show-prompt"],
+    "serve": ["--port", "0", "--keep-alive", "0", "--exit-when-idle"],
     "train": ["--steps", "2"],
 }
 FAST = ("README.md", "docs/using.md", "docs/skills.md")  # of the pages whose commands always run
@@ -94,7 +95,7 @@ def typed(desk, wide, program, capsys, monkeypatch):
             if option in ("--model", "-m") and model != "demo":
                 arguments[number + 1] = tiny
         assert cli.main([name, *arguments, *SHORT.get(name, [])]) == 0, line
-        is_file = name in ("fuse", "convert", "run") or "--output" in arguments
+        is_file = name in ("fuse", "convert", "run", "serve") or "--output" in arguments
         assert is_file or capsys.readouterr().out
 
     return run
@@ -232,7 +233,7 @@ def test_the_table_of_packages_names_every_one():
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     rows = page("architecture").table("| package | what it does |")
     named = {name for names, _ in rows for name in re.findall(r"`(\w+)`", names)}
-    stubs = {"benchmark", "chat", "convert", "fuse", "generate", "run", "train"}
+    stubs = {"benchmark", "chat", "convert", "fuse", "generate", "run", "serve", "train"}
     assert named == (modules | packages) - stubs
 
 

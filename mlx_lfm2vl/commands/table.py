@@ -26,6 +26,8 @@ COMMANDS = {
     "chat": "talk about images, line by line",
     **SKILLS,
     "run": "ask one of these about a whole folder, into a file",
+    "serve": "answer over HTTP, in OpenAI's protocol and on a page",
+    "mcp": "let coding agents look at images, as tools of MCP",
     "convert": "quantize a checkpoint and report what was lost",
     "train": "fine-tune a checkpoint on your own images and answers",
     "fuse": "merge an adapter into its checkpoint",

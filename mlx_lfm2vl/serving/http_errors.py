@@ -44,13 +44,13 @@ def error_reply(error: Exception) -> tuple[int, dict[str, str], dict[str, Any]]:
     """
     status, code = _status(error)
     headers: dict[str, str] = {}
+    message = PATH.sub("(a path)", str(error))
     if isinstance(error, HttpError):
-        headers = dict(error.headers)
+        headers, message = dict(error.headers), str(error)
     elif isinstance(error, Busy):
         headers = {"Retry-After": str(error.retry_after)}
-    message = FAILED if is_internal(error) else PATH.sub("(a path)", str(error))
     described = {
-        "message": message,
+        "message": FAILED if is_internal(error) else message,
         "type": "invalid_request_error" if status < 500 else "server_error",
         "param": getattr(error, "param", None),
         "code": code,

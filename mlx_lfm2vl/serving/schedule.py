@@ -19,19 +19,21 @@ from copy import copy
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from ..device_thread import on_device
 from ..errors import Lfm2VLError
-from ..generation.engine import Engine
 from ..generation.result import Piece
 from .meter import Meter
-from .request import Busy, Overdue, Progress, Stopping, is_last
+from .request import Busy, Overdue, Progress, Stopping, as_error, is_last
 from .served import Served
 from .ticket import Ticket
-from .under_way import Prepared, UnderWay, as_error, prepare
+
+if TYPE_CHECKING:  # a process listens before it has loaded what reads images and text
+    from ..generation.engine import Engine
+    from .under_way import Prepared, UnderWay
 
 HOST_THREADS = 2  # decoding an image of 12 megapixels takes 100 MB in each
 AHEAD = 2  # requests that are prepared although all rows are taken
@@ -136,20 +138,37 @@ class Schedule:
 
     def _run(self) -> None:
         """Decide what happens next, until all ends."""
-        while True:
+        is_open = True
+        while is_open:
             if not self._running:
                 self._news.wait(self._patience())
             self._news.clear()
-            self._give_up()
-            if self._has_ended():
-                break
-            self._unload_if_unused()
-            self._admit()
-            self._tell_positions()
-            if self._running:
-                self._turn()
+            try:
+                is_open = self._go_on()
+            except Exception as error:  # noqa: BLE001  or nobody would ever be answered again
+                self._start_over(as_error(error))
         self._host.shutdown(wait=False, cancel_futures=True)
         on_device(self._unload)
+
+    def _go_on(self) -> bool:
+        """Do what there is to do at the moment; return whether there may be more."""
+        self._give_up()
+        if self._has_ended():
+            return False
+        self._unload_if_unused()
+        self._admit()
+        self._tell_positions()
+        if self._running:
+            self._turn()
+        return True
+
+    def _start_over(self, error: Lfm2VLError) -> None:
+        """End all requests with an error, and load the model anew for the next one."""
+        with self._lock:
+            tickets = [*self._waiting, *self._running.values()]
+        on_device(self._unload)
+        for ticket in tickets:
+            self._leave(ticket, error)
 
     def _patience(self) -> float | None:
         """Return the seconds after which there is something to do without news; None for never."""
@@ -202,6 +221,7 @@ class Schedule:
             on_device(self._work.drop, ticket.number)
         if error is not None:
             ticket.tell(error)
+        self.wake()  # there is room now
 
     def _unload_if_unused(self) -> None:
         now, most = monotonic(), self._limits.keep_alive
@@ -231,6 +251,8 @@ class Schedule:
             waiting.sort(key=lambda ticket: ticket.kind != kind)
             with self._lock:
                 self._waiting.sort(key=lambda ticket: ticket.kind != kind)
+        from .under_way import prepare
+
         engine, work = self._engine, self._work
         assert engine is not None
         assert work is not None
@@ -268,6 +290,8 @@ class Schedule:
                 self._engine, self._loaded = on_device(self._models[name].open), name
                 for ticket in tickets:
                     ticket.tell(Progress("load", 1, 1))
+            from .under_way import UnderWay
+
             assert self._engine is not None
             self._work, self._work_kind = on_device(UnderWay, self._engine, kv_bits), kind
         except Exception as error:  # noqa: BLE001  whatever is wrong with this model, others go on
@@ -297,6 +321,7 @@ class Schedule:
                 continue
             self._count(ticket, event)
             ticket.tell(event)
+        self.wake()
 
     def _count(self, ticket: Ticket, event: Any) -> None:
         """Note an event; after the last one the request is no longer running."""

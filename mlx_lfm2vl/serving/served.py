@@ -78,6 +78,8 @@ def served_model(
     adapter: AdapterSource | Sequence[AdapterSource] | None = None,
     limits: ImageLimits | None = None,
     draft_model: str | None = None,
+    folder: Path | None = None,
+    folder_bytes: int | None = None,
 ) -> Served:
     """Describe a model that `load` can load, with a store of what it has read.
 
@@ -89,17 +91,19 @@ def served_model(
         adapter: see `load`.
         limits: caps on the images.
         draft_model: for `load_drafter`.
+        folder: of the store, which then is on disk too.
+        folder_bytes: see `PrefixStore`.
     """
 
     def look() -> ModelInfo:
-        folder = find_checkpoint(model, revision, with_weights=False)
-        config = read_model_config(folder, model)
+        files = find_checkpoint(model, revision, with_weights=False)
+        config = read_model_config(files, model)
         return ModelInfo(
             checkpoint_kind(config),
             config.sampling,
-            read_image_config(folder),
+            read_image_config(files),
             config.text.max_position_embeddings,
-            folder,
+            files,
         )
 
     def open_it() -> Engine:
@@ -115,7 +119,12 @@ def served_model(
             from ..drafter_loading import load_drafter
 
             drafter = load_drafter(draft_model, network)
-        engine = Engine(network, processor, store=PrefixStore(), drafter=drafter)
+        engine = Engine(
+            network,
+            processor,
+            store=PrefixStore(folder=folder, folder_bytes=folder_bytes),
+            drafter=drafter,
+        )
         engine.limit_memory()
         return engine
 

@@ -81,10 +81,13 @@ def test_a_batch_with_a_constraint_is_drafted(ask):
     question = ("-p", "Which?", "--regex", "[a-z]{9}", "--json")
     arguments = ("generate", "a.png", "b.png", "--each", *question)
     drafting = ("--draft-model", DRAFTER, "--draft-tokens", "2")
-    code, drafted, told = ask(*arguments, *drafting)
+    code, answers, told = ask(*arguments, *drafting)
+    drafted, plain = (
+        [json.loads(line) for line in text.splitlines()] for text in (answers, ask(*arguments)[1])
+    )
     assert code == 0
     assert "note" not in told
-    assert [each["text"] for each in drafted] == [each["text"] for each in ask(*arguments)[1]]
+    assert [each["text"] for each in drafted] == [each["text"] for each in plain]
     assert all(each["drafts"]["rounds"] for each in drafted)
 
 

@@ -77,6 +77,7 @@ def desk(tmp_path, monkeypatch, belongings) -> Path:
     folder = shutil.copytree(belongings, tmp_path / "desk", symlinks=True)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "home"))
     return folder
 
 

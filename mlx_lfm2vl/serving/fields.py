@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import InputError
@@ -178,17 +178,14 @@ def open_body(body: object) -> Fields:
     """
     level = [body]
     for _ in range(MAX_DEPTH):
-        level = [
-            inner
-            for item in level
-            for inner in (
-                item.values()
-                if isinstance(item, Mapping)
-                else item
-                if isinstance(item, list | tuple)
-                else ()
-            )
-        ]
+        level = [inner for outer in level for inner in _items(outer)]
         if not level:
             return Fields(body)
     raise BadField(f"the body is nested more than {MAX_DEPTH} deep", "")
+
+
+def _items(value: Any) -> Iterable[Any]:
+    """Return what a list or an object holds."""
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, list | tuple) else ()

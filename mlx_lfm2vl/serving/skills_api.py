@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AnswerError, InputError
-from ..generation.result import Result
+from ..generation.result import Piece, Result
 from ..skills.tasks import Task, make_task
 from .answer_fields import read_answer_options, read_background, read_image_options
 from .exchange import Frame, Terms
@@ -176,10 +176,9 @@ class SkillExchange:
 
     def add(self, index: int, event: Any) -> list[Frame]:
         """Take an event of a question."""
-        if not isinstance(event, Progress):
-            answer = getattr(event, "result", event)
-            if answer is not None:
-                self._answers[index] = answer
+        answer = event.result if isinstance(event, Piece) else event
+        if answer is not None and not isinstance(answer, Progress):
+            self._answers[index] = answer
         return []
 
     def end(self) -> list[Frame]:

@@ -156,6 +156,7 @@ def test_a_constraint_is_followed(core):
         ({"type": "choice", "choice": ["yes!"]}, "yes!"),
         ({"type": "regex", "regex": "a{3}"}, "aaa"),
         ({"type": "grammar", "grammar": 'start: "b" "c"'}, "bc"),
+        ({"type": "json_schema", "json_schema": {"const": [1]}}, "[1]"),
     ):
         whole = body_of(chat(constraint=constraint), core)
         assert whole["choices"][0]["message"]["content"] == expected
@@ -253,6 +254,17 @@ def test_fields_that_leave_the_answer_alone_are_passed_over():
         ),
         ({"constraint": {"type": "regex", "regex": "("}}, "constraint.regex", "cannot be used"),
         ({"constraint": {"type": "choice"}}, "constraint.choice", "empty"),
+        ({"constraint": {"type": "regex"}}, "constraint.regex", "is missing"),
+        ({"constraint": {"regex": "a"}}, "constraint.type", "is missing, expected regex"),
+        ({"response_format": {}}, "response_format.type", "is missing, expected text"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+            "response_format.json_schema.schema",
+            "is missing",
+        ),
+        ({"stream": "yes"}, "stream", "is a text, expected true or false"),
+        ({"model": "a" * 1001}, "model", "has 1001 characters, expected at most 1000"),
+        ({"stop": "a" * 1001}, "stop", "holds 1001 characters, expected at most 1000"),
         ({"tool_choice": "required"}, "tool_choice", "there are no tools"),
         ({"messages": []}, "messages", "holds no messages"),
         ({"messages": "Hi"}, "messages", "is a text, expected a list"),
@@ -264,6 +276,10 @@ def test_a_field_that_cannot_be_honoured_is_refused_by_name(body, param, message
         request_of(**body)
     assert caught.value.param == param
     assert message in str(caught.value)
+
+
+def test_a_whole_number_may_be_written_with_a_point():
+    assert request_of(max_tokens=5.0).options.max_tokens == 5
 
 
 def test_an_answer_is_no_longer_than_the_server_allows():

@@ -11,7 +11,7 @@ from mlx_lfm2vl.checkpoint.image_config import ImageConfig
 from mlx_lfm2vl.errors import CheckpointError, Lfm2VLError
 from mlx_lfm2vl.generation.result import Piece, Result, Timings
 from mlx_lfm2vl.options import Sampling
-from mlx_lfm2vl.serving import resident_client, resident_http
+from mlx_lfm2vl.serving import resident_http, resident_start
 from mlx_lfm2vl.serving.request import Progress
 from mlx_lfm2vl.serving.resident_client import RemoteEngine
 from mlx_lfm2vl.serving.resident_wire import Opened, error_values, write_event
@@ -35,7 +35,7 @@ def no_process(monkeypatch):
     def refuse(*_: object) -> None:
         raise Lfm2VLError("nothing is started")
 
-    monkeypatch.setattr(resident_client, "start", refuse)
+    monkeypatch.setattr(resident_start, "start", refuse)
 
 
 def text_of(remote) -> str:

@@ -2,8 +2,9 @@
 
 usage: python benchmarks/server_start.py [--starts 7]
 
-It tells the median of the seconds until the server answers on `/health` and until a first question is answered,
-and the seconds of the processor until `/health`, which another program at work does not change.
+It tells the median of the seconds until the server answers on `/health`, and until it has answered
+a first question; and the seconds of the processor until `/health`, on which other programs at work
+have no influence.
 """
 
 import argparse

@@ -250,6 +250,7 @@ def test_fields_that_leave_the_answer_alone_are_passed_over():
         ({"functions": [{"name": "f"}]}, "functions", "send those"),
         ({"verbosity": "low"}, "verbosity", "in words"),
         ({"temprature": 1}, "temprature", "did you mean 'temperature'?"),
+        ({"chat_template_kwargs": {"x": 1}}, "chat_template_kwargs", "remove it"),
         ({"stream_options": {"usage": True}}, "stream_options.usage", "expected include_usage"),
         ({"temperature": 101}, "temperature", "expected 0 to 100"),
         ({"temperature": "1"}, "temperature", "expected float"),

@@ -164,10 +164,9 @@ class SkillExchange:
         self._task, self._labels, self._model, self._groups = task, labels, model.name, groups
         self._answers: dict[int, Result | Scores] = {}
         form = task.prompt.form or "{label}"
-        options = task.options.changed({"constraint": None}) if labels else task.options
         answers = [form.replace("{label}", label.strip()) for label in labels]
         self.requests = [
-            Request(task.messages(group), options, model.name, answers) for group in groups
+            Request(task.messages(group), task.options, model.name, answers) for group in groups
         ]
 
     def begin(self) -> list[Frame]:

@@ -176,8 +176,32 @@ def test_schemas_of_tools_count_where_their_arguments_must_be_valid(tokenizer):
     lark = "\n".join(line for line in lark.splitlines() if not line.startswith("TEXT"))
     for text in answers(tokenizer, lark, range(3)):
         assert len(calls_in(text)) == 1
-    with pytest.raises(BadField, match="cannot be used"):
-        read_chat({**body, "tool_choice": "required"}, Terms(lambda _: model))
+    strict = [{"type": "function", "function": {**odd, "strict": True}}]
+    for demand in ({"tool_choice": "required"}, {"tools": strict}):
+        with pytest.raises(BadField, match="cannot be used"):
+            read_chat({**body, **demand}, Terms(lambda _: model))
+
+
+@pytest.mark.parametrize(
+    ("schema", "start"),
+    [
+        ({}, "[f("),
+        ({"properties": {"a": {"const": 1}}, "required": ["a"]}, "[f(a=1)"),
+        ({"properties": {"a": {"const": 1}}, "required": ["a", "b"]}, '[{"name": "f", "arg'),
+        ({"properties": {"a b": {}}}, '[{"name": "f", "arguments": '),
+        ({"additionalProperties": {"type": "integer"}}, '[{"name": "f", "arguments": '),
+        (
+            {"properties": {"a": {"$ref": "#/$defs/x"}}, "$defs": {"x": {"const": 1}}},
+            '[{"name": "f", "arguments": ',
+        ),
+        ({"properties": {"a": {"$ref": "#"}}}, '[{"name": "f", "arguments": '),
+    ],
+)
+def test_arguments_are_named_where_python_can_name_them(tokenizer, schema, start):
+    lark = call_grammar([{"name": "f", "parameters": schema}], None, parallel=False)
+    (text,) = answers(tokenizer, lark, range(1))
+    assert text.startswith(BEGIN + start)
+    jsonschema.validate(calls_in(text)[0]["arguments"], schema)
 
 
 @pytest.mark.parametrize(

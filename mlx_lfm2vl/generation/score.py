@@ -8,7 +8,6 @@
 - The numbers equal those of reading prompt and answer as one sequence, up to rounding.
 """
 
-import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -18,7 +17,6 @@ import numpy as np
 
 from ..device_thread import Steps
 from ..errors import InputError
-from ..images.geometry import ImagePlan
 from ..model.cache import Cache, Rows
 from ..model.decode_step import prefill_passes
 from ..model.lfm2vl import Lfm2VL
@@ -27,49 +25,13 @@ from ..prompt.messages import Message
 from ..prompt.processor import Inputs, Processor
 from .prefix_store import PrefixStore
 from .prepare import Stage, embedding, finished, read_prompt
+from .scores import Likelihood, Scores
 
 MAX_POSITIONS = 512  # of all rows in one pass
 # Positions of a pass that only fill up shorter rows. On a CPU they take as long as one more pass,
 # which reads the weights once more.
 MAX_FILLED = 16
 MAX_BYTES = 2**29  # of the copies of the prompt's keys and values in one pass
-
-
-@dataclass(frozen=True)
-class Likelihood:
-    """How likely one answer is.
-
-    Attributes:
-        token_ids: of the answer, without the end token.
-        logprobs: natural logarithm of the probability of each token, and of the end after them.
-    """
-
-    token_ids: list[int]
-    logprobs: list[float]
-
-    @property
-    def total(self) -> float:
-        """Logarithm of the probability that the model gives exactly this answer."""
-        return math.fsum(self.logprobs)
-
-
-@dataclass(frozen=True)
-class Scores:
-    """How likely several answers to one conversation are.
-
-    Attributes:
-        answers: in the order in which they were given.
-        prompt_tokens: all tokens of the prompt, image tokens included.
-        image_tokens: image tokens of the prompt.
-        cached_tokens: tokens of the prompt that an earlier answer had read.
-        images: in the order of the prompt.
-    """
-
-    answers: list[Likelihood]
-    prompt_tokens: int
-    image_tokens: int
-    cached_tokens: int
-    images: list[ImagePlan]
 
 
 def score_answers(

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from ..checkpoint.find import find_image
 from ..errors import InputError, Lfm2VLError
-from .container import is_video
+from .first_bytes import is_video
 from .limits import ImageLimits
 
 IDLE_SECONDS = 30.0  # that a pipe may be silent

@@ -108,8 +108,8 @@ def answer_form(
     if not tools.functions or (constraint is None and tools.is_free):
         return constraint
     content = ANY_TEXT if schema is None else json_rule(schema)
-    callable = [function for function in tools.functions if function["name"] in tools.callable]
-    lark = call_grammar(callable, None if tools.must_call else content, parallel=tools.parallel)
+    offered = [function for function in tools.functions if function["name"] in tools.allowed]
+    lark = call_grammar(offered, None if tools.must_call else content, parallel=tools.parallel)
     return _made(grammar, lark, fields.where("tools"))
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ..errors import Lfm2VLError
 from ..generation.result import Piece
+from ..generation.scores import Scores
 from ..options import AnswerOptions
-from ..prompt.template import Message
 
-if TYPE_CHECKING:  # the client of a resident process does without MLX
-    from ..generation.score import Scores
+if TYPE_CHECKING:  # a client that only asks does without the template's modules
+    from ..prompt.messages import Message
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Failed(Lfm2VLError):
 
 
 # The last event of a request is a piece with a result, scores, or an error.
-Event: TypeAlias = "Progress | Piece | Scores | Lfm2VLError"
+Event: TypeAlias = Progress | Piece | Scores | Lfm2VLError
 
 
 def is_last(event: object) -> bool:

@@ -21,6 +21,8 @@ from itertools import islice, takewhile
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+import mlx.core as mx
+
 from ..device_thread import on_device
 from ..errors import Lfm2VLError
 from ..generation.result import Piece
@@ -29,7 +31,7 @@ from .request import Busy, Overdue, Progress, Stopping, as_error, is_last
 from .served import Served
 from .ticket import Ticket
 
-if TYPE_CHECKING:  # a process listens before it has loaded MLX
+if TYPE_CHECKING:  # a process listens before it has loaded what reads images and text
     from ..generation.engine import Engine
     from .under_way import Prepared, UnderWay
 
@@ -229,10 +231,6 @@ class Schedule:
             on_device(self._unload)
 
     def _unload(self) -> None:
-        if self._engine is None:
-            return
-        import mlx.core as mx
-
         self._engine = self._work = self._work_kind = self._loaded = None
         gc.collect()
         mx.clear_cache()

@@ -25,7 +25,8 @@ from ..generation.engine import Engine
 from ..generation.prefix_store import PrefixStore
 from ..generation.prepare import Stage
 from ..generation.row import Asked, ask, decoded, with_images
-from ..generation.score import Question, Scores, read_question, scoring
+from ..generation.score import Question, read_question, scoring
+from ..generation.scores import Scores
 from .request import Progress, Request, as_error
 
 if TYPE_CHECKING:  # imported where there is a constraint

@@ -137,6 +137,12 @@ def fields_of_schema(schema: object) -> Fields:
     for name, value in given.items():
         if not isinstance(value, dict):
             raise InputError(f"the schema's property {name!r:.60} is no object")
+        choices: Any = cast(dict[str, Any], value).get("enum", [None])
+        if not isinstance(choices, list) or not choices:
+            raise InputError(
+                f"the schema's property {name!r:.60} has the choices {choices!r:.60}, expected a "
+                "list of some"
+            )
     lines = tuple(_line(name, value) for name, value in given.items())
     return Fields(lines, cast(dict[str, Any], schema), is_given=True)
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from pages import page
 from pictures import make_picture
+from processes import modules_after
 
 from mlx_lfm2vl.commands.durations import seconds_of
 from mlx_lfm2vl.commands.serve import _models, build_parser, main
@@ -168,6 +169,17 @@ def test_a_missing_extra_is_named(monkeypatch, capsys):
     shown = capsys.readouterr().err
     assert "the extra 'server': pip install starlette uvicorn" in shown
     assert shown.count("\n") == 1
+
+
+def test_a_server_listens_before_what_reads_images_and_text_is_loaded():
+    code = (
+        "import mlx_lfm2vl.commands.serve, mlx_lfm2vl.serving.http_server\n"
+        "from mlx_lfm2vl.serving.core import Core\n"
+        "from mlx_lfm2vl.serving.fronts import all_fronts\n"
+        "from mlx_lfm2vl.serving.served import served_model\n"
+        "model = served_model('demo'); model.info; Core([model]); all_fronts()"
+    )
+    assert modules_after(code) <= {"mlx"}
 
 
 def models(*given: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The core: requests of any thread are answered as the engine answers them, and none harms another."""
+"""The core: requests of any thread get the engine's answers, and none harms another."""
 
 import asyncio
 import gc
@@ -183,9 +183,10 @@ def test_closing_an_iterator_frees_its_row_at_the_next_token(make_core):
 
 def test_a_full_queue_refuses_and_says_when_to_come_again(make_core, turns):
     core = make_core(rows=1, waiting=2)
-    clients = [Client(core, f"Question {number}?") for number in range(3)]
+    clients = [Client(core, "Question 0?")]
+    until(lambda: core.status().running == 1)
+    clients += [Client(core, f"Question {number}?") for number in (1, 2)]
     with pytest.raises(Busy, match="2 requests are waiting") as caught:
-        until(lambda: core.status().running == 1)
         Client(core, "One more?")
     assert 1 <= caught.value.retry_after <= 600
     turns.allowed.release()
@@ -258,7 +259,7 @@ def test_another_model_waits_for_running_answers_and_is_not_passed(make_core, tu
     ]
 
 
-def test_quantized_keys_and_values_have_a_batch_of_their_own(tmp_path, wide):
+def test_quantized_keys_and_values_have_a_batch_of_their_own(wide):
     model, processor = load(wide)
     core = Core([Served("wide", lambda: Engine(model, processor), lambda: None)])
     packed = OPTIONS.changed({"kv_bits": 8})
@@ -292,8 +293,9 @@ def test_a_fault_of_our_own_ends_the_requests_but_not_the_core(make_core, monkey
 
 def test_running_answers_finish_before_the_core_ends(make_core, turns):
     core = make_core(rows=1)
-    running, waiting = Client(core, "One"), Client(core, "Two")
+    running = Client(core, "One")
     until(lambda: core.status().running == 1)
+    waiting = Client(core, "Two")
     stop = threading.Thread(target=core.stop, args=(SECONDS,))
     stop.start()
     turns.free()

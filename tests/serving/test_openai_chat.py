@@ -19,7 +19,6 @@ from mlx_lfm2vl.serving.exchange import Terms
 from mlx_lfm2vl.serving.fields import BadField
 from mlx_lfm2vl.serving.openai_chat import read_chat
 from mlx_lfm2vl.serving.request import Progress
-from mlx_lfm2vl.serving.result_json import result_from_json, result_to_json
 from mlx_lfm2vl.serving.served import served_model
 
 MODEL = served_model("demo")
@@ -178,16 +177,17 @@ def test_progress_is_told_to_who_asks():
     assert chat(stream=True).add(0, progress) == []
 
 
-def test_a_result_comes_whole_through_json(core):
-    exchange = chat(messages=[pictured("Hi")], logprobs=True, stream=True, return_result=True)
-    frames = frames_of(exchange, core)
-    told = [frame.data["lfm2vl"] for frame in frames[1:-1]]
-    (result,) = exchange._results.values()
-    assert result_from_json(json.loads(json.dumps(told[-1]["result"]))) == result
-    assert [token for each in told[:-1] for token in each["token_ids"]] == result.token_ids
-    assert [number for each in told[:-1] for number in each["logprobs"]] == result.logprobs
-    whole = chat(return_result=True)
-    assert body_of(whole, core)["lfm2vl"]["result"] == result_to_json(*whole._results.values())
+def test_a_result_is_told_to_who_asks(core, engine):
+    asked = {"logprobs": True, "return_result": True}
+    expected = engine.generate(HI, temperature=0, max_tokens=8, logprobs=True)
+    frames = frames_of(chat(stream=True, **asked), core)
+    *pieces, last = [frame.data["lfm2vl"] for frame in frames[1:-1]]
+    assert [token for piece in pieces for token in piece["token_ids"]] == expected.token_ids
+    logprobs = [number for piece in pieces for number in piece["logprobs"]]
+    assert logprobs == pytest.approx(expected.logprobs, abs=1e-4)
+    for told in (last, body_of(chat(**asked), core)["lfm2vl"]):
+        assert told["result"].keys() == expected.to_dict().keys()
+        assert told["result"]["token_ids"] == expected.token_ids
 
 
 def test_every_knob_of_the_package_is_a_field():

@@ -141,7 +141,8 @@ def test_requests_may_come_and_go_at_any_token(loaded, requests, alone, drawn):
 
 
 @pytest.mark.fuzz
-@settings(max_examples=500, deadline=None)
+@pytest.mark.timeout(3600)
+@settings(max_examples=1000, deadline=None)
 @given(DRAWN)
 def test_requests_may_come_and_go_in_many_ways(loaded, requests, alone, drawn):
     check_any_order(loaded, requests, alone, drawn)

@@ -260,4 +260,4 @@ def test_nothing_asks_for_the_package_by_name(path):
 
 
 def test_the_docs_are_in_the_source_archive():
-    assert "recursive-include docs *.md" in (ROOT / "MANIFEST.in").read_text().splitlines()
+    assert "recursive-include docs *.md *.png" in (ROOT / "MANIFEST.in").read_text().splitlines()

@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -122,14 +122,21 @@ def progress(stage: str, done: int, total: int) -> dict[str, Any]:
 @contextmanager
 def running(server: PageServer) -> Iterator[PageServer]:
     """Run the server on a free port of this machine."""
+    with served(lambda _: server.app()) as server.url:
+        yield server
+
+
+@contextmanager
+def served(make_app: Callable[[int], Any]) -> Iterator[str]:
+    """Serve an ASGI application, which is made for its port, in a thread; yield its address."""
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(server.app(), log_level="critical", lifespan="off", ws="none")
+    port = listener.getsockname()[1]
+    config = uvicorn.Config(make_app(port), log_level="critical", lifespan="off", ws="none")
     runner = uvicorn.Server(config)
     thread = threading.Thread(target=runner.run, kwargs={"sockets": [listener]})
     thread.start()
-    server.url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
     try:
-        yield server
+        yield f"http://127.0.0.1:{port}/"
     finally:
         runner.should_exit = runner.force_exit = True
         thread.join()

@@ -12,6 +12,7 @@ from mlx_lfm2vl.serving.app import App, Fronts, Settings
 from mlx_lfm2vl.serving.core import Status
 from mlx_lfm2vl.serving.exchange import Frame, Terms
 from mlx_lfm2vl.serving.http_errors import error_reply
+from mlx_lfm2vl.serving.meter import Meter
 from mlx_lfm2vl.serving.request import Request
 
 
@@ -58,6 +59,7 @@ class ScriptedCore:
     refusal: Lfm2VLError | None = None
     asked: list[Asked] = field(default_factory=list)
     stopped: list[float] = field(default_factory=list)
+    meter: Meter = field(default_factory=Meter)
 
     models = {"demo": SimpleNamespace(name="demo"), "org/other": SimpleNamespace(name="org/other")}
 
@@ -70,7 +72,7 @@ class ScriptedCore:
         return asked
 
     def status(self) -> Status:
-        return Status("demo", 1, 2)
+        return Status("demo", 1, 2, self.meter)
 
     def stop(self, seconds: float) -> None:
         self.stopped.append(seconds)

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import Lfm2VLError, printable
+from ..serving.resident_place import absolute_name
 from .answer_output import print_objects, say
 from .common import run_command
 from .default_model import chosen_model
 from .parser import Parser
-from .resident_options import absolute_name
 
 REPLY_SECONDS = 3.0  # that a process has to tell how it is
 EPILOG = """\
@@ -53,8 +53,8 @@ def _resident(options: argparse.Namespace) -> int:
     found = _found()
     if options.named_model:
         model = absolute_name(chosen_model(options.named_model))
-        found = [each for each in found if each["model"] in (model, None)]
-        if not any(each["model"] for each in found):
+        found = [each for each in found if each["model"] == model]
+        if not found:
             raise Lfm2VLError(f"no resident process holds {options.named_model}")
     return _stop(found, options) if options.action == "stop" else _status(found, options)
 

@@ -25,7 +25,7 @@ from .serve_options import build_parser
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
     from ..images.limits import ImageLimits
     from ..serving.access import Access
-    from ..serving.core import Limits
+    from ..serving.core import Core, Limits
     from ..serving.guard import Seen
     from ..serving.served import Served
 
@@ -68,7 +68,8 @@ def _serve(options: argparse.Namespace) -> int:
             core,
             listener,
             Patience(grace=options.grace),
-            lambda: say(f"listening on {access.url}"),
+            lambda: _begin(core, access),
+            lambda: _end(core, options.grace),
             core_limits.keep_alive if options.exit_when_idle else None,
         )
 
@@ -83,6 +84,28 @@ def _errors_only() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def _begin(core: Core, access: Access) -> None:
+    """Say that the server answers, and load the first model before anybody asks."""
+    say(f"listening on {access.url}")
+    if core.limits.keep_alive == 0:
+        return
+    from ..options import AnswerOptions
+    from ..serving.http_errors import is_internal
+    from ..serving.request import Request
+
+    def tell(event: object) -> None:
+        if isinstance(event, Lfm2VLError) and is_internal(event):
+            say(f"error: {event}")
+
+    core.submit(Request("Hi", AnswerOptions(max_tokens=1)), tell)
+
+
+def _end(core: Core, grace: float) -> None:
+    """Say why the server does not end at once."""
+    if core.status().running:
+        say(f"stopping: running answers have {grace:g} s to finish; a second signal ends them")
 
 
 def _log(seen: Seen) -> None:

@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="mlx_lfm2vl serve",
         description="Keep models in memory and answer over HTTP, in OpenAI's protocol, and on a\n"
-        "page for a browser. Only programs on this machine can ask unless --host says otherwise.",
+        "page for a browser. Only programs on this machine can ask by default.",
         epilog=EPILOG,
     )
     _add_models(parser)

@@ -62,8 +62,21 @@ def _length(fields: Fields, default: int, most: int | None, names: tuple[str, ..
     return next(iter(values.values()), min(default, highest))
 
 
-def read_image_options(fields: Fields) -> ImageOptions:
+def read_background(fields: Fields) -> str | None:
+    """Read the color below transparent pixels.
+
+    Raises:
+        BadField: it is no text.
+    """
+    return fields.text("background", most=MAX_COLOR)
+
+
+def read_image_options(fields: Fields, background: str | None) -> ImageOptions:
     """Read how images are cut into views.
+
+    Args:
+        fields: of the request.
+        background: see `read_background`.
 
     Raises:
         BadField: a value has the wrong type.
@@ -71,9 +84,8 @@ def read_image_options(fields: Fields) -> ImageOptions:
     values: dict[str, Any] = {
         **{name: fields.integer(name, least=0, most=MAX_COUNT) for name in COUNTS},
         **{name: fields.flag(name) for name in FLAGS},
-        "background": fields.text("background", most=MAX_COLOR),
     }
-    return ImageOptions(**values)
+    return ImageOptions(**values, background=background)
 
 
 def with_detail(options: ImageOptions, details: list[str | None]) -> ImageOptions:

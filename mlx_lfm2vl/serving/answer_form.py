@@ -7,7 +7,7 @@ from typing import Any
 
 from ..constraints.constraint import Constraint, choice, grammar, json_schema, regex
 from ..errors import InputError
-from .call_grammar import ANY_TEXT, call_grammar, json_rule
+from .call_grammar import ANY_TEXT, call_grammar, json_rule, with_any_values
 from .fields import BadField, Fields
 from .tool_fields import Tools
 
@@ -108,8 +108,10 @@ def answer_form(
     if not tools.functions or (constraint is None and tools.is_free):
         return constraint
     content = ANY_TEXT if schema is None else json_rule(schema)
-    callable = [function for function in tools.functions if function["name"] in tools.callable]
-    lark = call_grammar(callable, None if tools.must_call else content, parallel=tools.parallel)
+    offered = [function for function in tools.functions if function["name"] in tools.allowed]
+    if not (tools.must_call or tools.is_strict):  # no schema of a tool that is beside the point
+        offered = [with_any_values(function) for function in offered]
+    lark = call_grammar(offered, None if tools.must_call else content, parallel=tools.parallel)
     return _made(grammar, lark, fields.where("tools"))
 
 

@@ -10,19 +10,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from functools import partial
 from typing import Any, Self
 
 from ..errors import Lfm2VLError
-from ..generation.result import Piece
 from .bodies import Receive
 from .core import Core, Ticket
 from .exchange import Exchange, Frame
 from .http_errors import is_internal, report
-from .metrics import Metrics
 from .request import Event, Request, is_last
 from .sse import PING, encoded, to_json
 
@@ -34,12 +31,11 @@ STREAM_HEADERS = {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"
 class Running:
     """The requests of an exchange in the core. Leaving the context cancels what is not answered."""
 
-    def __init__(self, core: Core, requests: Sequence[Request], metrics: Metrics) -> None:
-        self._core, self._requests, self._metrics = core, requests, metrics
+    def __init__(self, core: Core, requests: Sequence[Request]) -> None:
+        self._core, self._requests = core, requests
         self._arrived = asyncio.Queue[tuple[int, Event]]()
         self._tickets: list[Ticket] = []
         self._open = len(requests)
-        self._begun: set[int] = set()  # of which a token has come
 
     def __enter__(self) -> Self:
         """Submit the requests.
@@ -47,16 +43,10 @@ class Running:
         Raises:
             Lfm2VLError: see `Core.submit`.
         """
-        loop, begun = asyncio.get_running_loop(), time.monotonic()
-
-        def arrive(index: int, event: Event) -> None:
-            if isinstance(event, Piece):
-                self._count(index, event, time.monotonic() - begun)
-            self._arrived.put_nowait((index, event))
+        loop = asyncio.get_running_loop()
 
         def deliver(index: int, event: Event) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(arrive, index, event)
+            loop.call_soon_threadsafe(self._arrived.put_nowait, (index, event))
 
         try:
             for index, request in enumerate(self._requests):
@@ -90,13 +80,6 @@ class Running:
         self._open -= sum(is_last(event) for _, event in taken)
         return taken
 
-    def _count(self, index: int, piece: Piece, seconds: float) -> None:
-        if index not in self._begun:
-            self._begun.add(index)
-            self._metrics.first_token(seconds)
-        if piece.result is not None:
-            self._metrics.answered(piece.result)
-
     def _cancel(self) -> None:
         for ticket in self._tickets:
             ticket.cancel()
@@ -105,7 +88,6 @@ class Running:
 async def answer(
     exchange: Exchange,
     core: Core,
-    metrics: Metrics,
     receive: Receive,
     send: Send,
     ping_seconds: float,
@@ -115,7 +97,6 @@ async def answer(
     Args:
         exchange: that was read.
         core: which answers its requests.
-        metrics: which count them.
         receive: the rest of what the client sends, which ends when it goes away.
         send: the answer to the client; it waits for a slow reader.
         ping_seconds: longest silence of a stream.
@@ -123,7 +104,7 @@ async def answer(
     Raises:
         Lfm2VLError: there is no answer, and nothing was sent.
     """
-    with Running(core, exchange.requests, metrics) as running:
+    with Running(core, exchange.requests) as running:
         if exchange.streams:
             sent = _Stream(exchange, send, ping_seconds).run(running)
         else:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, TypeVar
@@ -25,13 +27,14 @@ from .core import Core
 from .exchange import Read, Terms
 from .guard import Guard, Seen
 from .http_errors import HttpError, error_reply, is_internal, report
-from .metrics import CONTENT_TYPE, Metrics
+from .metrics import CONTENT_TYPE, metrics_text
 from .request import UnknownModel
 
 Compute = Callable[[Mapping[str, Any], Terms], dict[str, Any]]
 Describe = Callable[[Terms, Sequence[str], bool], dict[str, Any]]
 Handle = Callable[[bytes, Receive, Send], Awaitable[None]]
-AT_ONCE = 4  # bodies that are decoded at the same time
+READERS = 16  # bodies that are read at the same time; one may wait for an image of another host
+DRAWERS = 2  # previews at the same time, each of an image of up to 1.6 GB
 
 T = TypeVar("T")
 
@@ -95,8 +98,10 @@ class App:
         """
         self._core, self._terms = core, terms
         self._settings = settings or Settings()
-        self._bodies, self._metrics = Bodies(self._settings.bodies), Metrics()
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._bodies = Bodies(self._settings.bodies)
+        self._counts: Counter[tuple[str, int]] = Counter()
+        self._readers = ThreadPoolExecutor(READERS, "mlx_lfm2vl reader")
+        self._drawers = ThreadPoolExecutor(DRAWERS, "mlx_lfm2vl drawer")
         self._created = int(time.time())
         self._asked, self._asked_at = 0, time.monotonic()
         self.is_stopping = False
@@ -124,7 +129,7 @@ class App:
             partial(fronts.describe, terms, list(core.models), access.token is not None)
         )
         paths = {route.endpoint: route.path for route in routes}
-        self._guard = Guard(starlette, access, self._metrics, paths, self._settings.log)
+        self._guard = Guard(starlette, access, self._counts, paths, self._settings.log)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request over HTTP."""
@@ -139,11 +144,11 @@ class App:
 
     def _exchange(self, read: Read) -> Handle:
         async def handle(body: bytes, receive: Receive, send: Send) -> None:
-            exchange = await self._decoded(body, read)
+            exchange = await self._read(self._readers, body, read)
             pause = self._settings.ping_seconds
             self._asked += 1
             try:
-                await answer(exchange, self._core, self._metrics, receive, send, pause)
+                await answer(exchange, self._core, receive, send, pause)
             finally:
                 self._asked, self._asked_at = self._asked - 1, time.monotonic()
 
@@ -151,14 +156,19 @@ class App:
 
     def _compute(self, what: Compute) -> Handle:
         async def handle(body: bytes, _receive: Receive, send: Send) -> None:
-            await send_object(send, await self._decoded(body, what))
+            await send_object(send, await self._read(self._drawers, body, what))
 
         return handle
 
-    async def _decoded(self, body: bytes, read: Callable[[Mapping[str, Any], Terms], T]) -> T:
+    async def _read(
+        self,
+        threads: ThreadPoolExecutor,
+        body: bytes,
+        read: Callable[[Mapping[str, Any], Terms], T],
+    ) -> T:
         """Read a body in another thread: images of some megabytes would hold up all answers."""
-        async with self._turns:
-            return await asyncio.to_thread(lambda: read(parse_object(body), self._terms))
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(threads, lambda: read(parse_object(body), self._terms))
 
     async def _health(self, _request: Request) -> Response:
         if self.is_stopping:
@@ -166,7 +176,7 @@ class App:
         return JSONResponse({"status": "ok"})
 
     async def _count(self, _request: Request) -> Response:
-        text = self._metrics.text(self._core.status())
+        text = metrics_text(self._counts, self._core.status())
         return Response(text, headers={"Content-Type": CONTENT_TYPE})
 
     async def _describe(self, _request: Request) -> Response:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..constraints.constraint import Constraint
 from ..options import AnswerOptions, ImageOptions
-from .answer_fields import DEFAULT_TOKENS, read_answer_options, read_image_options, with_detail
+from .answer_fields import DEFAULT_TOKENS, read_answer_options, with_detail
 from .exchange import Terms
 from .fields import Fields
 from .request import Request
@@ -67,12 +67,13 @@ class Asked:
         return Request(messages, self.options.changed(changes), self.model.name)
 
 
-def read_asked(fields: Fields, terms: Terms, *length_names: str) -> Asked:
-    """Read `model`, and the fields of `AnswerOptions` and `ImageOptions`.
+def read_asked(fields: Fields, terms: Terms, images: ImageOptions, *length_names: str) -> Asked:
+    """Read `model`, and the fields of `AnswerOptions`.
 
     Args:
         fields: of the request.
         terms: what it may ask for.
+        images: from `read_image_options`.
         length_names: of the field for the longest answer; they mean the same.
 
     Raises:
@@ -82,4 +83,4 @@ def read_asked(fields: Fields, terms: Terms, *length_names: str) -> Asked:
     model = terms.find(fields.text("model", most=MAX_NAME) or "")
     base = AnswerOptions(max_tokens=DEFAULT_TOKENS)
     options = read_answer_options(fields, base, terms.max_tokens, *length_names)
-    return Asked(model, options, read_image_options(fields))
+    return Asked(model, options, images)

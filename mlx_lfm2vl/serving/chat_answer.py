@@ -12,7 +12,6 @@ from ..generation.result import Piece, Result
 from .exchange import Frame
 from .http_errors import error_reply
 from .request import Progress, Request
-from .result_json import result_to_json
 from .token_logprobs import token_logprobs
 from .usage import new_id, token_usage
 
@@ -26,7 +25,7 @@ class Shown:
     Attributes:
         usage: the tokens, in a chunk of their own at the end of a stream.
         progress: chunks that say how far a question is before its first token.
-        result: every field of `Result`, and the ids of tokens as they come.
+        result: the object of `Result.to_dict`, and the ids of tokens as they come.
         tokens: bytes of all tokens by id, to describe probabilities; None leaves these out.
     """
 
@@ -98,7 +97,7 @@ class ChatExchange:
             "usage": token_usage(results),
         }
         if self._shown.result:
-            body["lfm2vl"] = {"result": result_to_json(results[0])}
+            body["lfm2vl"] = {"result": results[0].to_dict()}
         return body
 
     def _ordered(self) -> list[Result]:
@@ -129,7 +128,7 @@ class ChatExchange:
         for number, call in enumerate(_calls(result)):
             delta = {"tool_calls": [{"index": number, **call}]}
             frames.append(self._chunk([_choice(index, delta)]))
-        extra = {"result": result_to_json(result)} if self._shown.result else None
+        extra = {"result": result.to_dict()} if self._shown.result else None
         choice = {**_choice(index, {}), "finish_reason": finish_reason(result)}
         return [*frames, self._chunk([choice], extra)]
 
@@ -160,11 +159,9 @@ class ChatExchange:
 
 def finish_reason(result: Result) -> str:
     """Return why an answer has ended: "stop", "length" or "tool_calls"."""
-    return (
-        "tool_calls"
-        if result.tool_calls and result.finish_reason == "stop"
-        else result.finish_reason
-    )
+    if result.tool_calls and result.finish_reason == "stop":
+        return "tool_calls"
+    return result.finish_reason
 
 
 def arguments_text(call: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import InputError
@@ -107,7 +107,7 @@ class Fields:
         values = [value] if isinstance(value, str) else self.items(name, most=most)
         for item in values:
             if not isinstance(item, str):
-                raise self._wrong(item, "texts", name)
+                raise self.bad(name, f"holds {_kind(item)}, expected texts")
             if len(item) > longest:
                 raise self.bad(name, f"holds {len(item)} characters, expected at most {longest}")
         return values
@@ -159,10 +159,15 @@ class Fields:
         return BadField(f"{where} {reason}", where)
 
     def _wrong(self, value: object, expected: str, name: str = "") -> BadField:
-        found = next((text for kind, text in KINDS if isinstance(value, kind)), "an object")
-        found = "null" if value is None else found
-        where = (self.where(name) if name else self.path) or "the body"
-        return BadField(f"{where} is {found}, expected {expected}", where)
+        where = self.where(name) if name else self.path
+        return BadField(f"{where or 'the body'} is {_kind(value)}, expected {expected}", where)
+
+
+def _kind(value: object) -> str:
+    """Return what a value of JSON is, in words."""
+    if value is None:
+        return "null"
+    return next((text for kind, text in KINDS if isinstance(value, kind)), "an object")
 
 
 def open_body(body: object) -> Fields:
@@ -173,17 +178,14 @@ def open_body(body: object) -> Fields:
     """
     level = [body]
     for _ in range(MAX_DEPTH):
-        level = [
-            inner
-            for item in level
-            for inner in (
-                item.values()
-                if isinstance(item, Mapping)
-                else item
-                if isinstance(item, list | tuple)
-                else ()
-            )
-        ]
+        level = [inner for outer in level for inner in _items(outer)]
         if not level:
             return Fields(body)
     raise BadField(f"the body is nested more than {MAX_DEPTH} deep", "")
+
+
+def _items(value: Any) -> Iterable[Any]:
+    """Return what a list or an object holds."""
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, list | tuple) else ()

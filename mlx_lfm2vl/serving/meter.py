@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from ..generation.result import Result
-from ..generation.score import Scores
+from ..generation.scores import Scores
 
 # Upper bounds of the classes in which times to the first token are counted, in seconds.
 CLASSES = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, math.inf)

@@ -1,83 +1,75 @@
-"""What a server has done, in the text format of Prometheus.
-
-It is counted in the event loop alone, so it needs no lock.
-"""
+"""What a server has done, in the text format of Prometheus."""
 
 from __future__ import annotations
 
 import sys
-from bisect import bisect_left
 from collections import Counter
+from collections.abc import Mapping
 
-from ..generation.result import Result
-from .core import Status
+from .meter import CLASSES, FirstTokens
+from .schedule import Status
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-FIRST_TOKEN_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # bounds of the histogram
+Requests = Mapping[tuple[str, int], int]  # number, by the path of a route and the status
 
 
-class Metrics:
-    """Counts of one server."""
+def metrics_text(requests: Requests, status: Status) -> str:
+    """Return the counts of a server.
 
-    def __init__(self) -> None:
-        self._requests: Counter[tuple[str, int]] = Counter()
-        self._tokens: Counter[str] = Counter(prompt=0, cached=0, generated=0)
-        self._first_tokens = [0] * (len(FIRST_TOKEN_SECONDS) + 1)
-        self._first_token_seconds = 0.0
+    Args:
+        requests: over HTTP that were answered.
+        status: of its core.
+    """
+    meter = status.meter
+    tokens = {
+        "prompt": meter.prompt_tokens,
+        "cached": meter.cached_tokens,
+        "generated": meter.answer_tokens,
+    }
+    ends = Counter(meter.errors) + Counter(cancelled=meter.cancelled, refused=meter.refused)
+    lines = [
+        *_described("requests_total", "counter", "requests by route and status"),
+        *(
+            f'mlx_lfm2vl_requests_total{{path="{path}",status="{code}"}} {count}'
+            for (path, code), count in sorted(requests.items())
+        ),
+        *_family("tokens_total", "tokens of complete answers; cached ones are of prompts", tokens),
+        *_single("answers_total", "counter", "complete answers", meter.answers),
+        *_family("unanswered_total", "questions without a complete answer, by reason", ends),
+        *_first_tokens(meter.first_tokens),
+        *_single("running", "gauge", "answers under way", status.running),
+        *_single("waiting", "gauge", "questions that wait for their turn", status.waiting),
+        *_single("model_loaded", "gauge", "1 with a model in memory", int(bool(status.model))),
+        *_single("memory_bytes", "gauge", "weights, caches and work in memory", _memory()),
+        *_single("peak_memory_bytes", "gauge", "most memory of any answer", meter.peak_bytes),
+    ]
+    return "".join(f"{line}\n" for line in lines)
 
-    def request(self, path: str, status: int) -> None:
-        """Count a request by the path of its route and the status of its answer."""
-        self._requests[path, status] += 1
 
-    def first_token(self, seconds: float) -> None:
-        """Count the time from a question to its first token, waiting included."""
-        self._first_tokens[bisect_left(FIRST_TOKEN_SECONDS, seconds)] += 1
-        self._first_token_seconds += seconds
-
-    def answered(self, result: Result) -> None:
-        """Count the tokens of an answer."""
-        self._tokens["prompt"] += result.prompt_tokens
-        self._tokens["cached"] += result.cached_tokens
-        self._tokens["generated"] += len(result.token_ids)
-
-    def text(self, status: Status) -> str:
-        """Return all counts, and what the core is doing."""
-        lines = [
-            *_described("requests_total", "counter", "requests by route and status"),
-            *(
-                f'mlx_lfm2vl_requests_total{{path="{path}",status="{code}"}} {count}'
-                for (path, code), count in sorted(self._requests.items())
-            ),
-            *_described("tokens_total", "counter", "tokens of finished answers"),
-            *(
-                f'mlx_lfm2vl_tokens_total{{kind="{kind}"}} {count}'
-                for kind, count in self._tokens.items()
-            ),
-            *self._histogram(),
-            *_gauge("running", "answers under way", status.running),
-            *_gauge("waiting", "requests that wait for their turn", status.waiting),
-            *_gauge("model_loaded", "1 with a model in memory", int(status.model is not None)),
-            *_gauge("memory_bytes", "memory of arrays: weights, caches, work", _memory()),
-        ]
-        return "".join(f"{line}\n" for line in lines)
-
-    def _histogram(self) -> list[str]:
-        name = "first_token_seconds"
-        lines = _described(name, "histogram", "seconds from a question to its first token")
-        below = 0
-        for bound, count in zip((*FIRST_TOKEN_SECONDS, "+Inf"), self._first_tokens, strict=True):
-            below += count
-            lines.append(f'mlx_lfm2vl_{name}_bucket{{le="{bound}"}} {below}')
-        total = f"mlx_lfm2vl_{name}_sum {self._first_token_seconds:.6f}"
-        return [*lines, total, f"mlx_lfm2vl_{name}_count {below}"]
+def _first_tokens(first: FirstTokens) -> list[str]:
+    """Return the histogram of times to the first token; its classes add up."""
+    name = "first_token_seconds"
+    lines = _described(name, "histogram", "seconds from a question to its first token")
+    below = 0
+    for bound, count in zip(CLASSES, first.counts, strict=True):
+        below += count
+        edge = "+Inf" if bound == float("inf") else f"{bound:g}"
+        lines.append(f'mlx_lfm2vl_{name}_bucket{{le="{edge}"}} {below}')
+    total = f"mlx_lfm2vl_{name}_sum {first.seconds:.6f}"
+    return [*lines, total, f"mlx_lfm2vl_{name}_count {below}"]
 
 
 def _described(name: str, kind: str, text: str) -> list[str]:
     return [f"# HELP mlx_lfm2vl_{name} {text}", f"# TYPE mlx_lfm2vl_{name} {kind}"]
 
 
-def _gauge(name: str, text: str, value: int) -> list[str]:
-    return [*_described(name, "gauge", text), f"mlx_lfm2vl_{name} {value}"]
+def _single(name: str, kind: str, text: str, value: int) -> list[str]:
+    return [*_described(name, kind, text), f"mlx_lfm2vl_{name} {value}"]
+
+
+def _family(name: str, text: str, values: Mapping[str, int]) -> list[str]:
+    counts = [f'mlx_lfm2vl_{name}{{kind="{kind}"}} {values[kind]}' for kind in sorted(values)]
+    return [*_described(name, "counter", text), *counts]
 
 
 def _memory() -> int:

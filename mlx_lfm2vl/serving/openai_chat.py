@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..options import LARGEST_SEED
+from .answer_fields import read_background, read_image_options
 from .answer_form import answer_form, read_constraint, read_schema
 from .asked import read_asked
 from .chat_answer import ChatExchange, Shown
@@ -68,7 +69,8 @@ def read_chat(body: Mapping[str, Any], terms: Terms) -> ChatExchange:
         NetworkError: an image cannot be fetched.
     """
     fields = open_body(body)
-    asked = read_asked(fields, terms, "max_completion_tokens", "max_tokens")
+    images = read_image_options(fields, read_background(fields))
+    asked = read_asked(fields, terms, images, "max_completion_tokens", "max_tokens")
     wanted = _read_wanted(fields, terms)
     tools = read_tools(fields, nested=True)
     schema = read_schema(fields.inner("response_format"), nested=True)

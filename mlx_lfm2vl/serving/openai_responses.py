@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .answer_fields import read_image_options
 from .answer_form import answer_form, read_constraint, read_schema
 from .asked import read_asked
 from .exchange import Terms
@@ -38,6 +39,7 @@ REFUSED: Refusals = {
     "top_logprobs": ("is not supported beyond 0: only the chosen token has a logprob", (0,)),
     "context_management": ("is not supported: send a shorter input", ()),
     "moderation": ("is not supported", ()),
+    "max_tokens": ("is called max_output_tokens here", ()),
 }
 ECHOED = ("temperature", "top_p", "max_output_tokens", "instructions", "metadata")
 
@@ -56,7 +58,8 @@ def read_responses(body: Mapping[str, Any], terms: Terms) -> ResponseExchange:
         NetworkError: an image cannot be fetched.
     """
     fields = open_body(body)
-    asked = read_asked(fields, terms, "max_output_tokens")
+    images = read_image_options(fields, None)  # `background` is another thing in this protocol
+    asked = read_asked(fields, terms, images, "max_output_tokens")
     streams = fields.flag("stream") is True
     logprobs = LOGPROBS in fields.texts("include", most=MAX_INCLUDED, longest=MAX_WORD)
     if settings := fields.inner("stream_options"):

@@ -1,7 +1,7 @@
 """The page in a browser: one HTML document.
 
-The document is put together from the files in `page` when the server starts. A browser gets it
-whole, and by its Content-Security-Policy runs nothing but its own script, and asks nobody else.
+The document is put together from the files in `page` when it is first asked for. A browser gets it
+whole. Its Content-Security-Policy lets it run nothing but its own script, and ask nobody else.
 """
 
 from __future__ import annotations

@@ -134,8 +134,6 @@ def _read(picture: Picture, name: str, limits: ImageLimits) -> NamedBytes:
             data = decode_base64(source)
         except ValueError:
             raise InputError(f"{picture.param} is not base64, {EXPECTED}") from None
-    if not data:
-        raise InputError(f"{picture.param} is empty (0 bytes)")
     named = NamedBytes(data)
     named.name = name
     return named

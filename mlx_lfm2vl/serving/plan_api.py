@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.image_config import ImageConfig
@@ -17,16 +17,16 @@ from ..images.inputs import Input
 from ..images.pages import PageOptions, expand_inputs
 from ..images.read import read_source
 from ..images.source import open_image
+from ..options import ImageOptions
 from ..skills.prompts import is_taught
 from ..skills.tasks import TASKS
-from .answer_fields import read_image_options
+from .answer_fields import DEFAULT_TOKENS, read_background, read_image_options
 from .exchange import Terms
 from .fields import BadField, Fields, open_body
 from .served import Served
 
 if TYPE_CHECKING:
     from PIL import Image
-
 
 MAX_PAGES = 20  # of a document, that one preview draws
 MAX_SIDE = 1600  # pixels of a photo's longer side in a preview
@@ -45,7 +45,8 @@ def plan(body: Mapping[str, Any], terms: Terms) -> dict[str, Any]:
         terms: what a request may ask for.
 
     Returns:
-        `model`: its `name`, `kind`, `skills` it was taught, `context` in tokens, `sampling`.
+        `model`: its `name`, `kind`, `skills` it was taught, `context` in tokens, and `defaults`:
+        the values of fields of a chat request that leaves them out.
         `images`: for each, what `ImagePlan.to_dict` returns, and `note`, how its scale is unusual.
         `tokens`: of all images together.
 
@@ -54,10 +55,10 @@ def plan(body: Mapping[str, Any], terms: Terms) -> dict[str, Any]:
         InputError: an image cannot be read.
         UnknownModel: no model of this name is served.
     """
-    fields = open_body(body)
-    model, config = _read_model(fields, terms)
-    images = fields.items("images", most=MAX_IMAGES)
-    fields.close()
+    given = open_body(body)
+    model, config = _read_model(given, terms)
+    images = given.items("images", most=MAX_IMAGES)
+    given.close()
     terms.limits.check_count(len(images))
     sizes = [
         size
@@ -66,7 +67,7 @@ def plan(body: Mapping[str, Any], terms: Terms) -> dict[str, Any]:
     ]
     plans = [plan_image(*size, config) for size in sizes]
     return {
-        "model": _described(model),
+        "model": _described(model, terms),
         "images": [{**each.to_dict(), "note": each.scaling} for each in plans],
         "tokens": sum(each.image_tokens for each in plans),
     }
@@ -91,28 +92,33 @@ def preview(body: Mapping[str, Any], terms: Terms) -> dict[str, Any]:
         InputError: the image cannot be read, or has no such page.
         UnknownModel: no model of this name is served.
     """
-    fields = open_body(body)
-    _, config = _read_model(fields, terms)
-    pages, image = fields.text("pages") or "", fields.get("image")
-    fields.close()
+    given = open_body(body)
+    _, config = _read_model(given, terms)
+    pages, image = given.text("pages") or "", given.get("image")
+    given.close()
     pictures = _pictures(image, "image", pages, config, terms)
     drawn = [_drawn(each, terms) for each in pictures[:MAX_PAGES]]
     return {"images": drawn, "count": len(pictures)}
 
 
-def _read_model(fields: Fields, terms: Terms) -> tuple[Served, ImageConfig]:
+def _read_model(given: Fields, terms: Terms) -> tuple[Served, ImageConfig]:
     """The model of a request, and its image settings with those of the request on top."""
-    model = terms.find(fields.text("model") or "")
-    return model, model.info.images.with_options(read_image_options(fields))
+    model = terms.find(given.text("model") or "")
+    return model, model.info.images.with_options(read_image_options(given, read_background(given)))
 
 
-def _described(model: Served) -> dict[str, Any]:
+def _described(model: Served, terms: Terms) -> dict[str, Any]:
+    images = model.info.images
     return {
         "name": model.name,
         "kind": model.info.kind,
         "skills": [name for name in TASKS if is_taught(name, model.info.kind)],
         "context": model.info.context,
-        "sampling": asdict(model.info.sampling),
+        "defaults": {
+            "max_completion_tokens": min(DEFAULT_TOKENS, terms.max_tokens or DEFAULT_TOKENS),
+            **asdict(model.info.sampling),
+            **{field.name: getattr(images, field.name) for field in fields(ImageOptions)},
+        },
     }
 
 
@@ -125,14 +131,14 @@ def _sizes(image: Any, where: str, config: ImageConfig, terms: Terms) -> list[tu
     return [open_image(each.source, terms.limits).size for each in pictures]
 
 
-def _read_size(fields: Fields, max_pixels: int) -> tuple[int, int]:
+def _read_size(given: Fields, max_pixels: int) -> tuple[int, int]:
     """The (height, width) in pixels that a request gives instead of an image."""
-    height, width = (fields.integer(name, least=1, most=MAX_NUMBER) for name in ("height", "width"))
-    fields.close()
+    height, width = (given.integer(name, least=1, most=MAX_NUMBER) for name in ("height", "width"))
+    given.close()
     if height is None or width is None:
-        raise fields.bad("", "lacks its width or its height in pixels")
+        raise given.bad("", "lacks its width or its height in pixels")
     if height * width > max_pixels:
-        raise fields.bad("", f"is larger than {max_pixels / 1e6:g} megapixels, the limit")
+        raise given.bad("", f"is larger than {max_pixels / 1e6:g} megapixels, the limit")
     return height, width
 
 

@@ -83,3 +83,10 @@ def is_last(event: object) -> bool:
     if isinstance(event, Piece):
         return event.result is not None
     return not isinstance(event, Progress)
+
+
+def as_error(error: BaseException) -> Lfm2VLError:
+    """Return the error that a request ends with."""
+    if isinstance(error, Lfm2VLError):
+        return error
+    return Failed(f"the answer failed: {type(error).__name__}: {str(error)[:200]}")

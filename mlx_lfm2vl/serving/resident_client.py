@@ -23,7 +23,6 @@ from ..prompt.sources import as_images
 from .request import Progress, Request
 from .resident_http import Call, Lost, Other
 from .resident_place import BUILD, SOCKET, Wanted, private_folder
-from .resident_start import last_line, retire, start
 from .resident_wire import Note, Opened, Told, write_request
 
 if TYPE_CHECKING:
@@ -165,7 +164,7 @@ class RemoteEngine:
         try:
             values = Call(self._path).object("GET", "/v1/lfm2vl/fingerprint")
         except Lost:
-            raise Lfm2VLError(self._ended("")) from None
+            raise self._ended("unanswered") from None
         return bytes.fromhex(values["hex"])
 
     def _opened(self) -> Opened:
@@ -181,10 +180,14 @@ class RemoteEngine:
                 raise Lost
             except Lost:
                 if left:
+                    from .resident_start import start  # most often the process is there
+
                     start(self._path, self._wanted, self._prepare)
             except Other:
+                from .resident_start import retire
+
                 retire(self._path)
-        raise Lfm2VLError(self._ended("as it loaded the model: "))
+        raise self._ended("as it loaded the model")
 
     def _pieces(self, request: Request) -> Iterator[Piece]:
         for event in self._events(request):
@@ -225,11 +228,14 @@ class RemoteEngine:
             except (Lost, Other):
                 if has_begun:
                     break
-        raise Lfm2VLError(self._ended("in the middle of the answer, which is not whole: "))
+        when = "in the middle of the answer, which is not whole" if has_begun else "unanswered"
+        raise self._ended(when)
 
-    def _ended(self, when: str) -> str:
-        line = last_line(self._path)
-        return f"the resident process has ended {when}{line or 'it left no reason'}"
+    def _ended(self, when: str) -> Lfm2VLError:
+        """The error that the process has ended, with the last line of its log."""
+        from .resident_start import last_line
+
+        return Lfm2VLError(f"the resident process has ended {when}: {last_line(self._path)}")
 
 
 class RemoteModel:

@@ -86,6 +86,10 @@ class Call:
         finally:
             self._socket.close()
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
     def leave(self) -> None:
         """Break the call off while another thread waits for its events, which then are `Lost`."""
         with suppress(OSError):

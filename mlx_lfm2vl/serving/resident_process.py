@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from .resident_place import Wanted
-from .resident_server import ResidentServer, log
+from .resident_server import ResidentServer
 
 READY = b"ready\n"
 FINISH_SECONDS = 30.0  # that running answers get when the process is told to end
@@ -34,9 +34,7 @@ def main() -> NoReturn:
     with suppress(OSError):  # whoever started it may have left
         os.write(int(ready), READY)
     os.close(int(ready))
-    log(f"pid {os.getpid()} holds {wanted}")
     serve(server)
-    log("ended")
     os._exit(0)  # without interpreter shutdown: threads may still be reading
 
 

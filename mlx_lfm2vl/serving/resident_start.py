@@ -19,8 +19,10 @@ from .resident_http import Call, Lost
 from .resident_place import LOCK, LOG, SOCKET, Wanted
 
 START_SECONDS = 60.0  # until it listens, which it does before it loads the model
+REPLY_SECONDS = 5.0  # that a process has to reply that it will end
 STOP_SECONDS = 35.0  # until it is killed; it gives running answers 30 of them
 LOOK_SECONDS = 0.02
+WITHOUT_A_WORD = "it left no word, as when it is killed or memory is full"
 PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # No folder but that of this package is added to where Python looks for modules.
 PROGRAM = (
@@ -60,7 +62,7 @@ def start(path: str, wanted: Wanted, prepare: Callable[[], object]) -> None:
 def listens(path: str) -> bool:
     """Whether a process takes calls at a socket."""
     try:
-        Call(path).leave()
+        Call(path).close()
     except Lost:
         return False
     return True
@@ -73,7 +75,7 @@ def stop(path: str) -> int:
         Its pid; 0 if there was none. A socket without a process is removed.
     """
     try:
-        call = Call(path, seconds=5.0)
+        call = Call(path, REPLY_SECONDS)
     except Lost:
         with suppress(OSError):
             os.unlink(path)
@@ -95,19 +97,19 @@ def retire(path: str) -> None:
     """Make room for another process at a socket; the one there finishes its answers meanwhile."""
     with suppress(Lost):
         inode = _inode(path)
-        Call(path, seconds=5.0).object("POST", "/v1/lfm2vl/stop")
+        Call(path, REPLY_SECONDS).object("POST", "/v1/lfm2vl/stop")
         _wait(lambda: _inode(path) != inode, 5.0)
 
 
 def last_line(path: str) -> str:
-    """Return the last line of the log that belongs to a socket; nothing if there is none."""
+    """Return the last line of the log that belongs to a socket, or why there is none."""
     try:
         with open(path.removesuffix(SOCKET) + LOG, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
             lines = file.read().decode(errors="replace").split("\n")
     except OSError:
-        return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        lines = []
+    return next((line.strip() for line in reversed(lines) if line.strip()), WITHOUT_A_WORD)
 
 
 def _launch(path: str, wanted: Wanted, log: str) -> None:
@@ -135,8 +137,7 @@ def _launch(path: str, wanted: Wanted, log: str) -> None:
             return
         process.kill()
         process.wait()
-        why = last_line(path) or "it says nothing"
-        raise Lfm2VLError(f"the resident process has ended as it started: {why}")
+        raise Lfm2VLError(f"the resident process has ended as it started: {last_line(path)}")
     finally:
         os.close(read)
 

@@ -208,7 +208,7 @@ def read_event(line: bytes) -> Told:
     Raises:
         ValueError, LookupError, TypeError: the line is something else.
     """
-    ((kind, value),) = json.loads(line).items()
+    ((kind, value),) = dict(json.loads(line)).items()
     if kind == "alive":
         return Alive()
     if kind == "note":

@@ -19,19 +19,21 @@ from copy import copy
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from ..device_thread import on_device
 from ..errors import Lfm2VLError
-from ..generation.engine import Engine
 from ..generation.result import Piece
 from .meter import Meter
-from .request import Busy, Overdue, Progress, Stopping, is_last
+from .request import Busy, Overdue, Progress, Stopping, as_error, is_last
 from .served import Served
 from .ticket import Ticket
-from .under_way import Prepared, UnderWay, as_error, prepare
+
+if TYPE_CHECKING:  # a process listens before it has loaded what reads images and text
+    from ..generation.engine import Engine
+    from .under_way import Prepared, UnderWay
 
 HOST_THREADS = 2  # decoding an image of 12 megapixels takes 100 MB in each
 AHEAD = 2  # requests that are prepared although all rows are taken
@@ -249,6 +251,8 @@ class Schedule:
             waiting.sort(key=lambda ticket: ticket.kind != kind)
             with self._lock:
                 self._waiting.sort(key=lambda ticket: ticket.kind != kind)
+        from .under_way import prepare
+
         engine, work = self._engine, self._work
         assert engine is not None
         assert work is not None
@@ -286,6 +290,8 @@ class Schedule:
                 self._engine, self._loaded = on_device(self._models[name].open), name
                 for ticket in tickets:
                     ticket.tell(Progress("load", 1, 1))
+            from .under_way import UnderWay
+
             assert self._engine is not None
             self._work, self._work_kind = on_device(UnderWay, self._engine, kv_bits), kind
         except Exception as error:  # noqa: BLE001  whatever is wrong with this model, others go on

@@ -14,9 +14,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AnswerError, InputError
-from ..generation.result import Result
+from ..generation.result import Piece, Result
 from ..skills.tasks import Task, make_task
-from .answer_fields import read_answer_options, read_image_options
+from .answer_fields import read_answer_options, read_background, read_image_options
 from .exchange import Frame, Terms
 from .fields import Fields, open_body
 from .http_errors import error_reply
@@ -99,7 +99,7 @@ def read_skill(name: str, body: Mapping[str, Any], terms: Terms) -> SkillExchang
     pictures = _read_pictures(fields)
     task = make_task(name, model.info.kind, **own)
     options = read_answer_options(fields, task.options, terms.max_tokens, "max_tokens")
-    images = read_image_options(fields)
+    images = read_image_options(fields, read_background(fields))
     fields.refuse("stream", "is not supported: the answer of a skill comes whole")
     fields.close()
     loaded = load_pictures(pictures, terms.limits, model.info.images.with_options(images))
@@ -176,10 +176,9 @@ class SkillExchange:
 
     def add(self, index: int, event: Any) -> list[Frame]:
         """Take an event of a question."""
-        if not isinstance(event, Progress):
-            answer = getattr(event, "result", event)
-            if answer is not None:
-                self._answers[index] = answer
+        answer = event.result if isinstance(event, Piece) else event
+        if answer is not None and not isinstance(answer, Progress):
+            self._answers[index] = answer
         return []
 
     def end(self) -> list[Frame]:

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from itertools import count
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .request import Request, is_last
-from .under_way import Prepared
+
+if TYPE_CHECKING:  # see `schedule`
+    from .under_way import Prepared
 
 _NUMBERS = count(1)
 

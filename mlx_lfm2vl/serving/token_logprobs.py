@@ -16,12 +16,13 @@ def token_logprobs(
     A token may hold a part of a character: its bytes are exact, and its text is not.
 
     Args:
-        tokens: bytes of all tokens, by id; see `token_bytes`.
+        tokens: bytes of all tokens, by id; see `token_bytes`. A model may have more ids than its
+            tokenizer has tokens.
         token_ids: tokens of an answer.
         logprobs: natural logarithm of the probability of each of them.
     """
     return [
-        _described(tokens[token], logprob)
+        _described(tokens[token] if token < len(tokens) else b"", logprob)
         for token, logprob in zip(token_ids, logprobs, strict=True)
     ]
 

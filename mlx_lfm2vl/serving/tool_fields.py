@@ -20,14 +20,14 @@ class Tools:
 
     Attributes:
         functions: that the model is told of: `name`, `description` and `parameters` of each.
-        callable: the names of those that it may call.
+        allowed: the names of those that it may call.
         must_call: whether the answer is a call.
         parallel: whether one answer may have several calls.
         is_strict: whether the arguments must be valid under the parameters.
     """
 
     functions: Sequence[dict[str, Any]] = ()
-    callable: Sequence[str] = ()
+    allowed: Sequence[str] = ()
     must_call: bool = False
     parallel: bool = True
     is_strict: bool = False
@@ -66,8 +66,8 @@ def read_tools(fields: Fields, *, nested: bool) -> Tools:
         raise fields.bad("tool_choice", "requires a call, but there are no tools")
     if choice == "none" or not functions:
         return Tools()
-    may = names if name is None else [name]
-    return Tools(functions, may, choice == "required", parallel and name is None, strict)
+    allowed = names if name is None else [name]
+    return Tools(functions, allowed, choice == "required", parallel and name is None, strict)
 
 
 def _described(fields: Fields, *, nested: bool) -> Iterator[Fields]:

@@ -25,8 +25,9 @@ from ..generation.engine import Engine
 from ..generation.prefix_store import PrefixStore
 from ..generation.prepare import Stage
 from ..generation.row import Asked, ask, decoded, with_images
-from ..generation.score import Question, Scores, read_question, scoring
-from .request import Failed, Progress, Request
+from ..generation.score import Question, read_question, scoring
+from ..generation.scores import Scores
+from .request import Progress, Request, as_error
 
 if TYPE_CHECKING:  # imported where there is a constraint
     from ..generation.guide import Guide
@@ -216,10 +217,3 @@ class UnderWay:
                 drafting,
             )
         )
-
-
-def as_error(error: BaseException) -> Lfm2VLError:
-    """Return the error that a request ends with."""
-    if isinstance(error, Lfm2VLError):
-        return error
-    return Failed(f"the answer failed: {type(error).__name__}: {str(error)[:200]}")

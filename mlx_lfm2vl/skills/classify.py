@@ -8,17 +8,21 @@
   the model would never write has a low one even if it is true.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..generation.engine import Engine, Image
-from ..generation.score import Scores
 from ..options import AnswerOptions
 from ..prompt.messages import user_message
 from ..prompt.sources import as_images
+
+if TYPE_CHECKING:  # an engine of another process does without MLX here
+    from ..generation.engine import Engine, Image
+    from ..generation.scores import Scores
 
 PROMPT = "Which of these fits the image best: {labels}? Answer with one of them and nothing else."
 PLACE = "{}"  # of a label in the form of an answer

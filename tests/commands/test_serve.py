@@ -1,6 +1,8 @@
 """The command `serve`: its options, and the process from its start to its end."""
 
 import contextlib
+import http.client
+import json
 import os
 import re
 import signal
@@ -10,8 +12,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pages import page
+from pictures import make_picture
+from processes import modules_after
 
 from mlx_lfm2vl.commands.durations import seconds_of
 from mlx_lfm2vl.commands.serve import _models, build_parser, main
@@ -49,21 +55,74 @@ def port() -> int:
         return listener.getsockname()[1]
 
 
-def test_a_server_that_was_killed_starts_again_and_ends_by_sigterm(port):
-    for number, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 0)):
-        with started("--port", str(port)) as (process, address):
-            assert address == f"http://127.0.0.1:{port}"
-            assert health(address) == b'{"status":"ok"}'
-            process.send_signal(number)
-            assert process.wait(10) == code
+def ask(address: str, **changes: Any) -> Any:
+    """Open the stream of an answer."""
+    body = {"messages": [{"role": "user", "content": "What is this?"}], "stream": True, **changes}
+    headers = {"Content-Type": "application/json"}
+    asked = urllib.request.Request(
+        f"{address}/v1/chat/completions", json.dumps(body).encode(), headers
+    )
+    return urllib.request.urlopen(asked, timeout=20)
+
+
+# An answer of many tokens.
+LONG = {"max_tokens": 200, "constraint": {"type": "regex", "regex": "a{200}"}}
+
+
+def test_a_server_starts_again_after_a_kill_and_finishes_its_answers_after_sigterm(port):
+    with started("--port", str(port)) as (process, address):
+        assert address == f"http://127.0.0.1:{port}"
+        assert health(address) == b'{"status":"ok"}'
+        process.kill()
+    with started("--port", str(port), "--log-requests") as (process, address):
+        with ask(address, **LONG) as stream:
+            assert stream.readline().startswith(b"data: ")
+            process.send_signal(signal.SIGTERM)
+            assert stream.read().endswith(b"data: [DONE]\n\n")
+        assert process.wait(10) == 0
+        assert process.stderr is not None
+        told = process.stderr.read()
+        assert "stopping: running answers have 30 s to finish" in told
+        assert "POST /v1/chat/completions 200" in told
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_a_server_as_it_ends_other_commands():
+@pytest.mark.parametrize("signals", [1, 2])
+def test_ctrl_c_ends_a_server_as_it_ends_other_commands(signals):
     with started("--port", "0") as (process, address):
         assert health(address)
-        process.send_signal(signal.SIGINT)
+        for _ in range(signals):
+            process.send_signal(signal.SIGINT)
         assert process.wait(10) == 130
+
+
+@pytest.mark.slow
+def test_a_server_that_was_killed_at_any_point_of_an_answer_starts_again(port):
+    for point in range(20):
+        with started("--port", str(port)) as (process, address):
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                stream = ask(address, **LONG)
+                for _ in range(point):
+                    stream.readline()
+                process.kill()
+                assert not stream.read().endswith(b"[DONE]\n\n")
+            process.kill()
+            assert process.wait(10) == -signal.SIGKILL
+    with started("--port", str(port)) as (_, address), ask(address, max_tokens=4) as stream:
+        assert stream.read().endswith(b"data: [DONE]\n\n")
+
+
+def test_the_lines_for_curl_in_the_documentation_are_answered(tmp_path):
+    lines = [code for code in page("server").blocks("sh") if "curl" in code]
+    make_picture(60, 40, 1).save(tmp_path / "photo.jpg")
+    with started("--port", "0") as (_, address):
+        for line in lines:
+            typed = line.replace("http://127.0.0.1:8080", address).replace("curl", "curl -sS")
+            run = subprocess.run(typed, shell=True, cwd=tmp_path, capture_output=True, timeout=60)
+            assert run.returncode == 0, run.stderr
+            assert b'"error"' not in run.stdout, line
+            assert b'"text"' in run.stdout or b'"content"' in run.stdout, line
+    assert len(lines) == 3
 
 
 @pytest.mark.parametrize(
@@ -112,6 +171,17 @@ def test_a_missing_extra_is_named(monkeypatch, capsys):
     shown = capsys.readouterr().err
     assert "the extra 'server': pip install starlette uvicorn" in shown
     assert shown.count("\n") == 1
+
+
+def test_a_server_listens_before_what_reads_images_and_text_is_loaded():
+    code = (
+        "import mlx_lfm2vl.commands.serve, mlx_lfm2vl.serving.http_server\n"
+        "from mlx_lfm2vl.serving.core import Core\n"
+        "from mlx_lfm2vl.serving.fronts import all_fronts\n"
+        "from mlx_lfm2vl.serving.served import served_model\n"
+        "model = served_model('demo'); model.info; Core([model]); all_fronts()"
+    )
+    assert modules_after(code) <= {"mlx"}
 
 
 def models(*given: str) -> list[str]:

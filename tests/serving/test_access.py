@@ -87,7 +87,7 @@ def test_a_page_that_was_allowed_may_ask_and_read():
         access_control_request_method="POST",
     )
     assert asked.status == 204  # without a token, which the browser sends later
-    assert asked.headers["access-control-allow-headers"] == "Authorization, Content-Type"
+    assert asked.headers["access-control-allow-headers"] == "*, Authorization"
     answer = reply(access, origin=page, authorization=f"Bearer {TOKEN}")
     assert answer.headers["access-control-allow-origin"] == page
     assert answer.headers["vary"] == "Origin"
@@ -142,6 +142,11 @@ def test_a_server_that_others_can_reach_needs_a_token():
 def test_an_allowed_page_is_a_scheme_and_a_host(origin):
     with pytest.raises(InputError, match="expected a scheme and a host"):
         Access(origins=(origin,))
+
+
+def test_an_address_has_brackets_if_it_has_colons():
+    assert Access("::1", 80).url == "http://[::1]:80"
+    assert Access("127.0.0.1", 80).url == "http://127.0.0.1:80"
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ def stream(core: Any, **settings: Any) -> Any:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not condition():
             await asyncio.sleep(0.001)
 
@@ -37,7 +37,7 @@ def visit(
         client = request(make_app(core, **settings), "/v1/echo", value)
         await until(lambda: core.asked)
         await body(core, client)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await client.task
 
     asyncio.run(run())

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from asgi_client import ask
-from scripted_core import Echo, ScriptedCore, make_app, pieces
+from scripted_core import Echo, ScriptedCore, make_app, pieces, result
 
 from mlx_lfm2vl.errors import CheckpointError
 from mlx_lfm2vl.serving.request import Busy, Stopping, UnknownModel
@@ -104,24 +104,40 @@ def test_health_says_that_the_server_is_stopping():
     assert (answer.status, answer.json) == (503, {"status": "stopping"})
 
 
-def test_metrics_count_requests_tokens_and_first_tokens():
-    app = make_app(ScriptedCore(pieces("Hi", "!")))
+def test_metrics_tell_what_server_and_core_have_done():
+    core = ScriptedCore(pieces("Hi", "!"))
+    for seconds in (0.01, 0.3, 100):
+        core.meter.first_tokens += seconds
+    core.meter.answered(result("Hi"), 1.0)
+    core.meter.cancelled = 2
+    app = make_app(core)
 
     async def visit() -> str:
-        await ask(app, "/v1/echo", HELLO | {"n": 2})
+        await ask(app, "/v1/echo", HELLO)
         await ask(app, "/v1/echo", {})
         await ask(app, "/elsewhere?token=1")
         return (await ask(app, "/metrics")).body.decode()
 
-    lines = asyncio.run(visit()).splitlines()
-    assert 'mlx_lfm2vl_requests_total{path="/v1/echo",status="200"} 1' in lines
-    assert 'mlx_lfm2vl_requests_total{path="/v1/echo",status="400"} 1' in lines
-    assert 'mlx_lfm2vl_requests_total{path="other",status="404"} 1' in lines
-    for kind, count in (("prompt", 14), ("cached", 6), ("generated", 4)):
-        assert f'mlx_lfm2vl_tokens_total{{kind="{kind}"}} {count}' in lines
-    assert 'mlx_lfm2vl_first_token_seconds_bucket{le="+Inf"} 2' in lines
-    assert "mlx_lfm2vl_running 1" in lines
-    assert "mlx_lfm2vl_waiting 2" in lines
+    text = asyncio.run(visit())
+    for line in (
+        'requests_total{path="/v1/echo",status="200"} 1',
+        'requests_total{path="/v1/echo",status="400"} 1',
+        'requests_total{path="other",status="404"} 1',
+        'tokens_total{kind="prompt"} 7',
+        'tokens_total{kind="cached"} 3',
+        'tokens_total{kind="generated"} 2',
+        'unanswered_total{kind="cancelled"} 2',
+        'first_token_seconds_bucket{le="0.05"} 1',
+        'first_token_seconds_bucket{le="0.5"} 2',
+        'first_token_seconds_bucket{le="60"} 2',
+        'first_token_seconds_bucket{le="+Inf"} 3',
+        "first_token_seconds_sum 100.310000",
+        "first_token_seconds_count 3",
+        "answers_total 1",
+        "running 1",
+        "waiting 2",
+    ):
+        assert f"\nmlx_lfm2vl_{line}\n" in text, line
 
 
 def test_a_log_is_told_of_requests_but_nothing_that_was_asked():

@@ -48,6 +48,8 @@ def test_a_plan_names_the_model_and_the_skills_it_was_taught():
     assert (model["name"], model["kind"]) == ("demo", "demo")
     assert {"caption", "detect", "point"} <= set(model["skills"])
     assert not {"layout", "extract"} & set(model["skills"])
+    assert model["defaults"]["max_tiles"] == MODEL.info.images.max_tiles
+    assert model["defaults"]["temperature"] == MODEL.info.sampling.temperature
 
 
 def test_image_options_change_the_plan():
@@ -78,13 +80,13 @@ def test_a_preview_draws_the_first_pages_and_says_how_many_there_are():
 def test_a_photo_becomes_a_small_jpeg_that_is_upright():
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
-    photo = make_picture(900, MAX_SIDE + 400, 1)
+    photo = make_picture(90, MAX_SIDE + 400, 1)
     (drawn,) = preview({"image": uri(photo, "tiff", exif=exif)}, TERMS)["images"]
     image = opened(drawn["url"])
-    assert (drawn["page"], drawn["size"]) == (None, [MAX_SIDE + 400, 900])
+    assert (drawn["page"], drawn["size"]) == (None, [MAX_SIDE + 400, 90])
     assert image.format == "JPEG"
     assert image.height == MAX_SIDE
-    assert image.width == 900 * MAX_SIDE // (MAX_SIDE + 400)
+    assert image.width == 90 * MAX_SIDE // (MAX_SIDE + 400)
 
 
 @pytest.mark.parametrize("image", ["/etc/hostname", "file:///etc/hostname", "http://x/a.png", 7])

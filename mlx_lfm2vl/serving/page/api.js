@@ -39,7 +39,9 @@ export const post = (path, body, signal) =>
 async function request(path, options) {
   for (;;) {
     const token = sessionStorage.getItem(TOKEN);
-    const headers = token ? { ...options.headers, Authorization: `Bearer ${token}` } : options.headers;
+    const headers = token
+      ? { ...options.headers, Authorization: `Bearer ${token}` }
+      : options.headers;
     const response = await sent(path, { ...options, headers });
     if (response.ok) return response;
     const error = await refusal(response);
@@ -115,13 +117,16 @@ async function read(reader) {
 /** The name and data of an event; null for a comment, which keeps the connection open. */
 function parsed(part) {
   const lines = part.split(/\r?\n/);
-  const of = (field) => lines.filter((line) => line.startsWith(`${field}:`)).map((line) => line.slice(field.length + 1).trimStart());
+  const of = (field) =>
+    lines
+      .filter((line) => line.startsWith(`${field}:`))
+      .map((line) => line.slice(field.length + 1).trimStart());
   const data = of("data");
   return data.length ? { name: of("event").join(""), data: data.join("\n") } : null;
 }
 
 /** A message as a sentence: with a capital, and a full stop. */
-function sentence(message) {
+export function sentence(message) {
   const text = message.charAt(0).toUpperCase() + message.slice(1);
   return /[.!?]$/.test(text) ? text : `${text}.`;
 }

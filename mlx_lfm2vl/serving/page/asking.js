@@ -1,9 +1,9 @@
 // Asking a question: the request of a turn, and its answer as it comes.
 //
-// A turn is {mode, text, options, images, answer}: `mode` is "ask" or the name of a skill. An answer
-// is {state, text, progress, typed, problem, finish, stats}; `state` goes from "waiting" over
-// "writing" to "done", "stopped" or "failed". `typed` are the answers of a skill: one about all
-// images, or one for each. Turns are plain data, so that they can be kept.
+// A turn is {mode, text, options, images, answer}: `mode` is "ask" or the name of a skill. An
+// answer is {state, text, progress, typed, problem, finish, stats}: `state` goes from "waiting" to
+// "writing" and then to "done", "stopped" or "failed"; `typed` are the answers of a skill, one
+// about all images or one for each. Turns are plain data, so that they can be kept.
 
 import { events, post, postJson, RequestError } from "./api.js";
 import { dataUri } from "./images.js";
@@ -13,7 +13,13 @@ const LONGEST_NAME = 200; // letters of a file's name, that the server takes
 
 /** An answer of which nothing is there yet. */
 export const emptyAnswer = () => ({
-  state: "waiting", text: "", progress: null, typed: null, problem: "", finish: "", stats: null,
+  state: "waiting",
+  text: "",
+  progress: null,
+  typed: null,
+  problem: "",
+  finish: "",
+  stats: null,
 });
 
 /**
@@ -51,7 +57,11 @@ async function chat(turns, settings, signal, changed) {
     if (chunk.lfm2vl?.progress) answer.progress = chunk.lfm2vl.progress;
     if (choice?.delta?.content) {
       clock.token();
-      Object.assign(answer, { state: "writing", progress: null, text: answer.text + choice.delta.content });
+      Object.assign(answer, {
+        state: "writing",
+        progress: null,
+        text: answer.text + choice.delta.content,
+      });
     }
     if (choice?.finish_reason) answer.finish = choice.finish_reason;
     if (chunk.usage) answer.stats = clock.stats(chunk.usage);
@@ -75,14 +85,19 @@ async function chatBody(turns, { model, system, sampling, images, schema }) {
     return_progress: true,
     ...sampling,
     ...images,
-    ...(schema && { response_format: { type: "json_schema", json_schema: { name: "answer", schema } } }),
+    ...(schema && {
+      response_format: { type: "json_schema", json_schema: { name: "answer", schema } },
+    }),
   };
 }
 
 /** A question with its images before its text. */
 async function userMessage({ mode, text, images }) {
   const parts = await Promise.all(
-    images.map(async ({ blob }) => ({ type: "image_url", image_url: { url: await dataUri(blob) } })),
+    images.map(async ({ blob }) => ({
+      type: "image_url",
+      image_url: { url: await dataUri(blob) },
+    })),
   );
   const words = mode === "ask" ? text : `${SKILLS[mode].title}${text && `: ${text}`}`;
   return { role: "user", content: words ? [...parts, { type: "text", text: words }] : parts };
@@ -129,7 +144,7 @@ function startClock() {
       last = performance.now();
       first ||= last;
     },
-    /** What to say of an answer: seconds, tokens per second, and tokens. One that came whole has no first token. */
+    /** Seconds, tokens per second, and tokens. An answer that came whole has no first token. */
     stats(usage) {
       const later = (usage?.completion_tokens ?? 0) - 1;
       const seconds = (last - first) / 1000;

@@ -37,7 +37,11 @@ export function icon(name) {
 
 /** A button that shows an icon, with a name for those who do not see it. */
 export const iconButton = (name, label, onClick) =>
-  make("button.quiet", { type: "button", "aria-label": label, title: label, click: onClick }, icon(name));
+  make(
+    "button.quiet",
+    { type: "button", "aria-label": label, title: label, click: onClick },
+    icon(name),
+  );
 
 /** A number with the separators of the reader's language. */
 export const number = (value, digits = 0) =>

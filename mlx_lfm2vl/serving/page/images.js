@@ -1,7 +1,8 @@
 // The pictures of a question: from files to what is sent, what is shown, and what it costs.
 //
-// An image is {name, blob, shown, width, height, plan, problem}: `blob` is sent, `shown` is looked
-// at instead where the browser cannot show `blob`, `plan` is the server's, `problem` a sentence.
+// An image is {name, blob, shown, width, height, knobs, plan, problem}: `blob` is sent, `shown` is
+// looked at instead where the browser cannot show `blob`, `plan` is the server's for the image
+// options `knobs`, `problem` a sentence.
 
 import { postJson, RequestError } from "./api.js";
 
@@ -55,13 +56,18 @@ async function sizeOf(file) {
 
 /** Ask the server into which views an image is cut; sets its `plan`, or its `problem`. */
 export async function planImage(image, knobs) {
+  image.knobs = knobs; // a later question may be answered before this one
+  const found = await planned(image, knobs);
+  if (image.knobs === knobs) Object.assign(image, found);
+}
+
+async function planned({ width, height }, knobs) {
   try {
-    const { width, height } = image;
     const found = await postJson("v1/plan", { images: [{ width, height }], ...knobs });
-    Object.assign(image, { plan: found.images[0], problem: "" });
+    return { plan: found.images[0], problem: "" };
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;
-    Object.assign(image, { plan: null, problem: error.message });
+    return { plan: null, problem: error.message };
   }
 }
 

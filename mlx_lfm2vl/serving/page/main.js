@@ -1,179 +1,14 @@
-// The page: which conversation is shown, what is asked next, and what keys do.
+// The page as a whole: which model is asked, and what keys and buttons do.
 
 import { find } from "./dom.js";
 import { getJson, onUnauthorized, postJson, RequestError } from "./api.js";
-import { loadConversation, saveConversation } from "./store.js";
-import { releasePictures } from "./images.js";
-import { SKILLS } from "./skills.js";
-import { currentSchema, startSchema } from "./schema.js";
-import { imageKnobs, samplingKnobs, settingsAreValid, showDefaults, startSettings, systemMessage } from "./settings.js";
-import { answerLast, emptyAnswer, skillImages } from "./asking.js";
-import { beginSpeech, say, speak } from "./speech.js";
-import { turnView } from "./turns.js";
-import { clearDraft, isReading, offerSkills, planAgain, readDraft, setBusy, startComposer } from "./composer.js";
-import { closePanels, showHistory, startHistory, uncover } from "./history.js";
-
-const NEAR = 120; // pixels from the end of the page, within which it follows an answer
-const NOTICE_SECONDS = 8;
-
-let conversation = newConversation();
-let views = [];
-let asking = null; // AbortController of the answer that is written
-
-function newConversation() {
-  return { id: crypto.randomUUID?.() ?? String(Math.random()), title: "", updated: 0, turns: [] };
-}
-
-/** Send the question that is written. */
-async function send() {
-  if (asking) return;
-  const draft = readDraft();
-  const problem = refusal(draft);
-  if (problem) {
-    notice(problem);
-    return;
-  }
-  notice("");
-  const turn = { ...draft, answer: emptyAnswer() };
-  conversation.turns.push(turn);
-  conversation.title ||= draft.text || `${SKILLS[draft.mode]?.title ?? "Picture"}: ${draft.images[0]?.name ?? ""}`;
-  clearDraft();
-  addView(turn);
-  await answer();
-}
-
-/** Why a question cannot be sent as it is; empty if it can. */
-function refusal({ mode, text, images }) {
-  if (isReading()) return "An image is still being read.";
-  if (!settingsAreValid()) return "A setting is out of its range.";
-  const wrong = images.find((image) => image.problem);
-  if (wrong) return `${wrong.name}: ${wrong.problem}`;
-  if (mode === "ask") return text || images.length ? "" : "Write a question first.";
-  const { title, needs, least = 1, takesSchema } = SKILLS[mode];
-  const count = (images.length ? images : skillImages(conversation.turns)).length;
-  if (count < least) return least === 1 ? `${title} needs an image. Add one first.` : `${title} needs ${least} images or more.`;
-  if (needs && !text && !(takesSchema && currentSchema())) return `${title} needs some words. Write them first.`;
-  return "";
-}
-
-/** Let the last turn be answered, and keep the conversation. */
-async function answer() {
-  const current = conversation; // the reader may open another one meanwhile
-  const { answer: written } = current.turns.at(-1);
-  asking = new AbortController();
-  setBusy(true);
-  beginSpeech();
-  const kept = keep(current); // the question, should the tab be closed before there is an answer
-  await answerLast(current.turns, settings(), asking.signal, drawSoon);
-  asking = null;
-  setBusy(false);
-  if (current === conversation) {
-    draw();
-    speak(written.text, true);
-    if (written.state === "stopped") say("Stopped.");
-  }
-  await kept;
-  await keep(current);
-}
-
-async function keep(current) {
-  if (current.isForgotten) return;
-  current.updated = Date.now();
-  if (!(await saveConversation(current))) notice("The conversation is not kept in the history: there is no room for it.");
-  await showHistory(conversation.id);
-}
-
-function retry() {
-  const turn = conversation.turns.at(-1);
-  turn.answer = emptyAnswer();
-  views.pop().node.remove();
-  addView(turn);
-  answer();
-}
-
-const settings = () => ({
-  model: find("model").value,
-  system: systemMessage(),
-  sampling: samplingKnobs(),
-  images: imageKnobs(),
-  schema: currentSchema(),
-});
-
-function addView(turn) {
-  const before = conversation.turns.slice(0, conversation.turns.indexOf(turn) + 1);
-  const view = turnView(turn, () => skillImages(before), retry);
-  views.push(view);
-  find("welcome").hidden = true;
-  find("turns").append(view.node);
-  for (const [index, each] of views.entries()) each.update(index === views.length - 1);
-  find("turns").scrollTop = find("turns").scrollHeight;
-}
-
-let isDrawing = false;
-
-/** Draw the last answer with the next frame, however many tokens come before it. */
-function drawSoon() {
-  if (isDrawing) return;
-  isDrawing = true;
-  requestAnimationFrame(draw);
-}
-
-function draw() {
-  isDrawing = false;
-  const turns = find("turns");
-  const follows = turns.scrollHeight - turns.scrollTop - turns.clientHeight < NEAR;
-  views.at(-1)?.update(true);
-  if (asking && conversation.turns.length) speak(conversation.turns.at(-1).answer.text, false);
-  if (follows) turns.scrollTop = turns.scrollHeight;
-}
-
-/** Show a conversation instead of the one on the page. */
-function show(next) {
-  asking?.abort();
-  conversation = next;
-  views = [];
-  releasePictures();
-  for (const node of find("turns").querySelectorAll(".turn")) node.remove();
-  find("welcome").hidden = next.turns.length > 0;
-  for (const turn of next.turns) {
-    endBroken(turn.answer);
-    addView(turn);
-  }
-  showHistory(next.id);
-}
-
-/** An answer that was being written when the tab was closed will not go on. */
-function endBroken(answer) {
-  if (["waiting", "writing"].includes(answer.state)) answer.state = "stopped";
-}
-
-function begin() {
-  show(newConversation());
-  clearDraft();
-  uncover();
-  find("question").focus();
-}
-
-let fading = 0;
-
-function notice(text) {
-  clearTimeout(fading);
-  find("notice").textContent = text;
-  if (text) fading = setTimeout(() => notice(""), 1000 * NOTICE_SECONDS);
-}
-
-/** Ask the reader for a token; null if there is none. */
-function tokenDialog(reason) {
-  const dialog = find("token");
-  find("token-reason").textContent = reason;
-  find("token-text").value = "";
-  dialog.returnValue = "";
-  if (!dialog.open) dialog.showModal();
-  return new Promise((resolve) => {
-    const close = () => resolve(dialog.returnValue === "use" ? find("token-text").value.trim() : null);
-    dialog.addEventListener("close", close, { once: true });
-  });
-}
+import { askToken, isAsked, notice, startDialogs } from "./dialogs.js";
+import { startSchema } from "./schema.js";
+import { imageKnobs, showDefaults, startSettings } from "./settings.js";
+import { offerSkills, planAgain, startComposer } from "./composer.js";
+import { closePanels, setPanel, startPanels } from "./panels.js";
+import { startHistory } from "./history.js";
+import { begin, forget, reopen, send, startFollowing, stop } from "./conversation.js";
 
 /** What a request about images says: the model, and how it cuts them. */
 const imageFields = () => ({ model: find("model").value, ...imageKnobs() });
@@ -189,7 +24,7 @@ async function showModels() {
 async function showModel() {
   const { model } = await postJson("v1/plan", { model: find("model").value });
   document.title = model.name;
-  showDefaults(model);
+  showDefaults(model.defaults);
   offerSkills(model.skills, model.context);
   await planAgain();
 }
@@ -205,28 +40,28 @@ const trying = (work) => async () => {
 };
 
 function start() {
-  onUnauthorized(tokenDialog);
-  startComposer({ send, stop: () => asking?.abort(), imageFields, notice });
+  onUnauthorized(askToken);
+  startDialogs();
+  startPanels();
+  startFollowing();
+  startComposer({ send, stop, imageFields });
   startSettings(trying(planAgain));
-  startSchema((isOn) => find("settings-open").classList.toggle("active", isOn));
-  startHistory({
-    async open(id) {
-      const found = await loadConversation(id);
-      if (found) show(found);
-      uncover();
-    },
-    forgotten(id) {
-      if (id !== null && id !== conversation.id) return;
-      conversation.isForgotten = true;
-      begin();
-    },
+  startSchema((isOn) => {
+    find("schema-on").hidden = !isOn;
   });
-  find("model").addEventListener("change", trying(showModel));
+  startHistory({ open: reopen, forgotten: forget });
   find("new").addEventListener("click", begin);
-  find("token-cancel").addEventListener("click", () => find("token").close(""));
+  find("model").addEventListener("change", trying(showModel));
+  find("schema-on").addEventListener("click", () => {
+    setPanel("settings", true);
+    find("schema-text").focus();
+  });
   addEventListener("keydown", (event) => {
-    if (event.key !== "Escape" || document.querySelector("dialog[open]")) return;
-    if (!closePanels()) asking?.abort();
+    if (event.key === "Escape" && !isAsked() && !closePanels()) stop();
+  });
+  addEventListener("focus", () => {
+    // The server may not have been there when the page was opened.
+    if (!find("model").value) trying(showModels)();
   });
   offerSkills([], 0);
   trying(showModels)();

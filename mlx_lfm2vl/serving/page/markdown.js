@@ -62,8 +62,15 @@ function nextBlock(lines, at) {
     return [rows.length, (depth) => table(rows, depth)];
   }
   if (ITEM.test(line)) return list(lines, at);
-  const words = run(lines, at, (each, index) => each.trim() && (index === at || !begins(lines, index)));
-  return [words.length, (depth) => withInline(make("p"), words.map((each) => each.trim()).join("\n"), depth)];
+  const words = run(
+    lines,
+    at,
+    (each, index) => each.trim() && (index === at || !begins(lines, index)),
+  );
+  return [
+    words.length,
+    (depth) => withInline(make("p"), words.map((each) => each.trim()).join("\n"), depth),
+  ];
 }
 
 /** The lines from `at` on that pass a test. */
@@ -95,7 +102,11 @@ function fenced(lines, at, [, marks, language]) {
 
 /** A block of code, which can be scrolled by keyboard. */
 export const codeBlock = (text, language = "") =>
-  make("pre", { tabindex: "0", role: "group", "aria-label": `Code ${language}`.trim() }, make("code", {}, text));
+  make(
+    "pre",
+    { tabindex: "0", role: "group", "aria-label": `Code ${language}`.trim() },
+    make("code", {}, text),
+  );
 
 function list(lines, at) {
   const isNumbered = /\d/.test(lines[at].match(ITEM)[2]);
@@ -111,7 +122,10 @@ function list(lines, at) {
       offset = item[0].length;
     } else if (/^\s{2,}\S/.test(lines[end])) {
       items.at(-1).push(lines[end].replace(new RegExp(`^ {1,${offset}}`), ""));
-    } else if (!lines[end].trim() && /^(\s{2,}\S| *([-*+]|\d{1,9}[.)])\s)/.test(lines[end + 1] ?? "")) {
+    } else if (
+      !lines[end].trim() &&
+      /^(\s{2,}\S| *([-*+]|\d{1,9}[.)])\s)/.test(lines[end + 1] ?? "")
+    ) {
       items.at(-1).push("");
     } else if (lines[end].trim() && lines[end - 1].trim() && !begins(lines, end)) {
       items.at(-1).push(lines[end]); // a paragraph goes on without indentation
@@ -119,7 +133,11 @@ function list(lines, at) {
     end += 1;
   }
   const start = isNumbered ? String(parseInt(lines[at].match(ITEM)[2], 10)) : undefined;
-  return [end - at, (depth) => make(isNumbered ? "ol" : "ul", { start }, ...items.map((each) => listItem(each, depth)))];
+  return [
+    end - at,
+    (depth) =>
+      make(isNumbered ? "ol" : "ul", { start }, ...items.map((each) => listItem(each, depth))),
+  ];
 }
 
 function listItem(lines, depth) {
@@ -131,13 +149,26 @@ function listItem(lines, depth) {
 
 function table(lines, depth) {
   const [head, divider, ...rows] = lines.map(cells);
-  const align = divider.map((cell) => (cell.endsWith(":") ? (cell.startsWith(":") ? "center" : "right") : "left"));
+  const align = divider.map((cell) =>
+    cell.endsWith(":") ? (cell.startsWith(":") ? "center" : "right") : "left",
+  );
   const row = (tag, texts) =>
-    make("tr", {}, ...head.map((_, index) => withInline(make(`${tag}.${align[index] ?? "left"}`), texts[index] ?? "", depth)));
+    make(
+      "tr",
+      {},
+      ...head.map((_, index) =>
+        withInline(make(`${tag}.${align[index] ?? "left"}`), texts[index] ?? "", depth),
+      ),
+    );
   return make(
     "div.scroll",
     { tabindex: "0", role: "group", "aria-label": "Table" },
-    make("table", {}, make("thead", {}, row("th", head)), make("tbody", {}, ...rows.map((texts) => row("td", texts)))),
+    make(
+      "table",
+      {},
+      make("thead", {}, row("th", head)),
+      make("tbody", {}, ...rows.map((texts) => row("td", texts))),
+    ),
   );
 }
 
@@ -152,11 +183,17 @@ function withInline(parent, text, depth) {
   return parent;
 }
 
-// Marks that open and close, the longest first. A mark inside a word is none if it is an underscore.
+// Marks that open and close, the longest first. An underscore inside a word is no mark.
 const MARKS = [
-  ["***", "strong", "em"], ["**", "strong"], ["__", "strong"], ["~~", "del"], ["*", "em"], ["_", "em"],
+  ["***", "strong", "em"],
+  ["**", "strong"],
+  ["__", "strong"],
+  ["~~", "del"],
+  ["*", "em"],
+  ["_", "em"],
 ];
-const LINK = /^!?\[((?:[^\[\]\\]|\\.){0,500})\]\(\s*<?([^\s()<>]{1,2000}(?:\([^\s()<>]*\)[^\s()<>]*)?)>?(?:\s+"[^"]*")?\s*\)/;
+const LINK =
+  /^!?\[((?:[^\[\]\\]|\\.){0,500})\]\(([^\s()]{1,2000}(?:\([^\s()]*\)[^\s()]*)?)(?: "[^"]*")?\)/;
 const ESCAPED = /^\\([!-/:-@[-`{-~])/;
 
 /** The text and elements of a line of Markdown. */
@@ -172,10 +209,14 @@ function inline(text, depth) {
     at += length;
   };
   while (at < text.length) {
-    const rest = text[at] === "\\" || text[at] === "[" || text[at] === "!" ? text.slice(at, at + 2600) : "";
+    const rest =
+      text[at] === "\\" || text[at] === "[" || text[at] === "!" ? text.slice(at, at + 2600) : "";
     const found =
-      escaped(rest) ?? (text[at] === "\n" ? [make("br"), 1] : null) ?? code(text, at, missing) ??
-      link(rest, depth) ?? emphasis(text, at, depth, missing);
+      escaped(rest) ??
+      (text[at] === "\n" ? [make("br"), 1] : null) ??
+      code(text, at, missing) ??
+      link(rest, depth) ??
+      emphasis(text, at, depth, missing);
     if (found) put(...found);
     else plain += text[at++];
   }
@@ -192,17 +233,24 @@ function code(text, at, missing) {
   const marks = text.slice(at).match(/^`+/)[0];
   const end = closing(text, marks, at + marks.length, missing);
   if (end < 0) return [marks, marks.length];
-  return [make("code", {}, text.slice(at + marks.length, end).replace(/^ (.+) $/, "$1")), end + marks.length - at];
+  return [
+    make("code", {}, text.slice(at + marks.length, end).replace(/^ (.+) $/, "$1")),
+    end + marks.length - at,
+  ];
 }
 
-/** A link of the web, with the host it leads to where its text does not say so; other links are text. */
+/** A link of the web, with its host if the text does not say it; any other link is text. */
 function link(rest, depth) {
   const found = rest.match(LINK);
   if (!found) return null;
   const [all, text, address] = found;
   const url = webAddress(address);
   if (!url || all.startsWith("!") || depth >= DEEPEST) return [text || address, all.length];
-  const anchor = make("a", { href: url.href, target: "_blank", rel: "noopener noreferrer nofollow" });
+  const anchor = make("a", {
+    href: url.href,
+    target: "_blank",
+    rel: "noopener noreferrer nofollow",
+  });
   withInline(anchor, text || address, DEEPEST);
   if (webAddress(text)?.host !== url.host) anchor.append(make("span.host", {}, ` (${url.host})`));
   return [anchor, all.length];
@@ -222,7 +270,11 @@ function emphasis(text, at, depth, missing) {
     if (end < 0 || /\s/.test(text[end - 1])) continue;
     if (mark[0] === "_" && /\w/.test(text[end + mark.length] ?? "")) continue;
     const node = make(outer);
-    withInline(inner ? node.appendChild(make(inner)) : node, text.slice(at + mark.length, end), depth + 1);
+    withInline(
+      inner ? node.appendChild(make(inner)) : node,
+      text.slice(at + mark.length, end),
+      depth + 1,
+    );
     return [node, end + mark.length - at];
   }
   return null;
@@ -232,7 +284,10 @@ function emphasis(text, at, depth, missing) {
 function closing(text, mark, from, missing) {
   if (missing.has(mark)) return -1;
   let end = text.indexOf(mark, from);
-  while (end >= 0 && (text[end + mark.length] === mark[0] || (mark.length === 1 && text[end - 1] === mark))) {
+  while (
+    end >= 0 &&
+    (text[end + mark.length] === mark[0] || (mark.length === 1 && text[end - 1] === mark))
+  ) {
     const length = text.slice(end).match(mark[0] === "`" ? /^`+/ : /^[*_~]+/)[0].length;
     if (length === 3 && mark.length < 3 && mark[0] !== "`") return end + 3 - mark.length;
     end = text.indexOf(mark, end + length);

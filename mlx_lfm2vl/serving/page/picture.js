@@ -15,12 +15,30 @@ export function markedPicture(image, { boxes = [], point }) {
   const layer = make("div.marks", { "aria-hidden": "true" });
   boxes.forEach((box, index) => {
     const name = make("span.label", {}, box.label || `${index + 1}`);
-    layer.append(place(make(`div.box.color${labels.indexOf(box.label) % COLORS}`, {}, name), image, box.pixels));
+    layer.append(
+      place(
+        make(`div.box.color${labels.indexOf(box.label) % COLORS}`, {}, name),
+        image,
+        box.pixels,
+      ),
+    );
   });
   if (point) layer.append(place(make("div.point"), image, [point.x, point.y, point.x, point.y]));
   const names = boxes.map((box) => box.label).join(", ");
-  const alt = [image.name, boxes.length && `with boxes: ${names}`, point && `with a point at ${point.x}, ${point.y}`];
-  return make("figure.picture", {}, make("img", { src: pictureUrl(image), alt: alt.filter(Boolean).join(", ") }), layer);
+  const alt = [
+    image.name,
+    boxes.length && `with boxes: ${names}`,
+    point && `with a point at ${point.x}, ${point.y}`,
+  ];
+  const figure = make(
+    "figure.picture",
+    {},
+    make("img", { src: pictureUrl(image), alt: alt.filter(Boolean).join(", ") }),
+    layer,
+  );
+  figure.style.setProperty("--width", `${image.width}px`);
+  figure.style.setProperty("--ratio", String(image.width / image.height));
+  return figure;
 }
 
 /** A small picture that opens a large one. */
@@ -47,7 +65,9 @@ function showLarge(image) {
 /** Lines between the tiles. */
 function gridLines([rows, columns]) {
   const across = [...Array(rows - 1).keys()].map((index) => line("row", "top", (index + 1) / rows));
-  const down = [...Array(columns - 1).keys()].map((index) => line("column", "left", (index + 1) / columns));
+  const down = [...Array(columns - 1).keys()].map((index) =>
+    line("column", "left", (index + 1) / columns),
+  );
   return [...across, ...down];
 }
 
@@ -63,6 +83,8 @@ function place(node, { width, height }, [left, top, right, bottom]) {
   node.style.top = `${(100 * top) / height}%`;
   node.style.width = `${(100 * (right - left)) / width}%`;
   node.style.height = `${(100 * (bottom - top)) / height}%`;
-  if (top < height / 12) node.classList.add("high"); // its label goes inside
+  // Where there is no room for a label above or to the right, it goes inside or to the left.
+  node.classList.toggle("high", top < height / 12);
+  node.classList.toggle("far", left > 0.6 * width);
   return node;
 }

@@ -23,17 +23,20 @@ export function readSchema(text) {
     return { schema: null, problem: `This is not JSON: ${where(error.message, text)}` };
   }
   if (schema === null || typeof schema !== "object" || Array.isArray(schema)) {
-    return { schema: null, problem: "A schema is an object, such as {\"type\": \"object\"}." };
+    return { schema: null, problem: 'A schema is an object, such as {"type": "object"}.' };
   }
   const types = [schema.type ?? []].flat();
   const wrong = types.find((type) => !TYPES.includes(type));
   if (wrong !== undefined) {
-    return { schema: null, problem: `There is no type ${JSON.stringify(wrong)}; the types are ${TYPES.join(", ")}.` };
+    return {
+      schema: null,
+      problem: `There is no type ${JSON.stringify(wrong)}; the types are ${TYPES.join(", ")}.`,
+    };
   }
   return { schema, problem: "" };
 }
 
-/** A message of the JSON reader with the line and column, for which some browsers give a position. */
+/** A message of the JSON reader with line and column, for which some browsers give a position. */
 function where(message, text) {
   const position = message.match(/position (\d+)/);
   if (!position || /line \d+/.test(message)) return `${message}.`;
@@ -49,7 +52,9 @@ export function startSchema(changed) {
   const editor = find("schema-text");
   const check = () => {
     const { schema, problem } = readSchema(editor.value);
-    find("schema-state").textContent = problem || (schema ? "Answers will follow this schema." : "No schema: answers are free text.");
+    find("schema-state").textContent =
+      problem ||
+      (schema ? "Answers will follow this schema." : "No schema: answers are free text.");
     find("schema-state").classList.toggle("problem", Boolean(problem));
     editor.setAttribute("aria-invalid", String(Boolean(problem)));
     find("schema-tidy").disabled = !schema;
@@ -62,7 +67,9 @@ export function startSchema(changed) {
   };
   editor.addEventListener("input", check);
   find("schema-example").addEventListener("click", () => write(JSON.stringify(EXAMPLE, null, 2)));
-  find("schema-tidy").addEventListener("click", () => write(JSON.stringify(readSchema(editor.value).schema, null, 2)));
+  find("schema-tidy").addEventListener("click", () =>
+    write(JSON.stringify(readSchema(editor.value).schema, null, 2)),
+  );
   find("schema-clear").addEventListener("click", () => write(""));
   check();
 }

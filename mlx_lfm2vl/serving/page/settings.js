@@ -8,7 +8,7 @@ const choice = (name, label, values) => ({ name, label, type: "choice", values }
 
 // Names are those of a request.
 const SAMPLING = [
-  number("max_completion_tokens", "Longest answer, in tokens", { min: 1, step: 1, placeholder: "512" }),
+  number("max_completion_tokens", "Most tokens", { min: 1, step: 1 }),
   number("temperature", "Temperature", { min: 0, max: 100, step: "any" }),
   number("top_p", "Top p", { min: 0, max: 1, step: "any" }),
   number("top_k", "Top k", { min: 0, step: 1 }),
@@ -17,8 +17,8 @@ const SAMPLING = [
   number("seed", "Seed", { min: 0, step: 1, placeholder: "random" }),
 ];
 const IMAGES = [
-  choice("do_image_splitting", "Large images", { "": "as the model has it", true: "cut into tiles", false: "in one view" }),
-  choice("use_thumbnail", "Thumbnail beside tiles", { "": "as the model has it", true: "yes", false: "no" }),
+  choice("do_image_splitting", "Large images", { "": "usual", true: "tiles", false: "one view" }),
+  choice("use_thumbnail", "Thumbnail beside tiles", { "": "usual", true: "yes", false: "no" }),
   number("max_tiles", "Most tiles", { min: 1, max: 100, step: 1 }),
   number("min_image_tokens", "Fewest tokens of a view", { min: 1, step: 1 }),
   number("max_image_tokens", "Most tokens of a view", { min: 1, step: 1 }),
@@ -52,9 +52,12 @@ export function startSettings(changed) {
   });
 }
 
-/** Show the model's own sampling where nothing is set. */
-export function showDefaults({ sampling }) {
-  for (const [name, value] of Object.entries(sampling)) find(`set-${name}`).placeholder = String(value);
+/** Show what holds where nothing is set: values by the name of their field. */
+export function showDefaults(defaults) {
+  for (const { name, values } of FIELDS) {
+    if (values) find(`set-${name}`).options[0].text = `usual: ${values[defaults[name]]}`;
+    else if (name in defaults) find(`set-${name}`).placeholder = String(defaults[name]);
+  }
 }
 
 /** The system message; empty for none. */
@@ -68,21 +71,41 @@ export const imageKnobs = () => given(IMAGES);
 
 /** The values of those fields that are set and valid. */
 function given(fields) {
-  const inputs = fields.map(({ name }) => find(`set-${name}`)).filter((input) => input.value && input.validity.valid);
+  const inputs = fields
+    .map(({ name }) => find(`set-${name}`))
+    .filter((input) => input.value && input.validity.valid);
   return Object.fromEntries(inputs.map((input) => [input.name, JSON.parse(input.value)]));
 }
 
 function group(title, fields, kept) {
-  const rows = fields.map((field) => make("div.field", {}, make("label", { for: `set-${field.name}` }, field.label), control(field, kept)));
+  const rows = fields.map((field) =>
+    make(
+      "div.field",
+      {},
+      make("label", { for: `set-${field.name}` }, field.label),
+      control(field, kept),
+    ),
+  );
   return make("fieldset", {}, make("legend", {}, title), ...rows);
 }
 
 function control({ name, type, limits, values }, kept) {
   const id = `set-${name}`;
-  if (type === "number") return make("input", { id, name, type, inputmode: "decimal", value: kept[name] ?? "", ...limits });
-  const options = Object.entries(values).map(([value, text]) => make("option", { value, selected: value === (kept[name] ?? "") }, text));
+  if (type === "number")
+    return make("input", {
+      id,
+      name,
+      type,
+      inputmode: "decimal",
+      value: kept[name] ?? "",
+      ...limits,
+    });
+  const options = Object.entries(values).map(([value, text]) =>
+    make("option", { value, selected: value === (kept[name] ?? "") }, text),
+  );
   return make("select", { id, name }, ...options);
 }
 
 /** Whether every setting is in its range; shows the first that is not. */
-export const settingsAreValid = () => FIELDS.every(({ name }) => find(`set-${name}`).validity.valid);
+export const settingsAreValid = () =>
+  FIELDS.every(({ name }) => find(`set-${name}`).validity.valid);

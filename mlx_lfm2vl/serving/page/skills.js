@@ -1,11 +1,20 @@
 // The skills: what each asks the reader for, and how its typed answer is shown.
 
 import { make, number } from "./dom.js";
+import { sentence } from "./api.js";
 import { codeBlock, showMarkdown } from "./markdown.js";
 import { markedPicture } from "./picture.js";
 
-const lines = (text) => text.split(/\n/).map((line) => line.trim()).filter(Boolean);
-const words = (text) => text.split(/[,\n]/).map((word) => word.trim()).filter(Boolean);
+const lines = (text) =>
+  text
+    .split(/\n/)
+    .map((line) => line.trim())
+    .filter(Boolean);
+const words = (text) =>
+  text
+    .split(/[,\n]/)
+    .map((word) => word.trim())
+    .filter(Boolean);
 
 /**
  * By name, in the order of the buttons:
@@ -43,7 +52,8 @@ export const SKILLS = {
     options: { surface: ["app", "web", "photo"] },
     read: (text) => ({ target: text }),
     show: showPoint,
-    text: (answer) => (answer.x === null ? "There is no such place." : `At ${answer.x}, ${answer.y}.`),
+    text: (answer) =>
+      answer.x === null ? "There is no such place." : `At ${answer.x}, ${answer.y}.`,
   },
   classify: {
     title: "Classify",
@@ -65,7 +75,9 @@ export const SKILLS = {
   keywords: {
     title: "Keywords",
     options: { count: [15, 5, 30] },
-    show: (answer) => [make("ul.keywords", {}, ...answer.keywords.map((word) => make("li", {}, word)))],
+    show: (answer) => [
+      make("ul.keywords", {}, ...answer.keywords.map((word) => make("li", {}, word))),
+    ],
     text: (answer) => answer.keywords.join(", "),
   },
   compare: {
@@ -85,16 +97,26 @@ export const SKILLS = {
 export function showTyped(mode, answers, images) {
   if (answers.length === 1) return showOne(mode, answers[0], images);
   return answers.map((answer, index) =>
-    make("section.part", {}, make("h3", {}, images[index].name), ...showOne(mode, answer, [images[index]])),
+    make(
+      "section.part",
+      {},
+      make("h3", {}, images[index].name),
+      ...showOne(mode, answer, [images[index]]),
+    ),
   );
 }
 
 /** The typed answers in words. */
 export const typedText = (mode, answers) =>
-  answers.filter((answer) => !answer.error).map((answer) => SKILLS[mode].text(answer)).join("\n\n");
+  answers
+    .filter((answer) => !answer.error)
+    .map((answer) => SKILLS[mode].text(answer))
+    .join("\n\n");
 
 const showOne = (mode, answer, images) =>
-  answer.error ? [make("p.problem", {}, answer.error.message)] : SKILLS[mode].show(answer, images);
+  answer.error
+    ? [make("p.problem", {}, sentence(answer.error.message))]
+    : SKILLS[mode].show(answer, images);
 
 const prose = (text) => make("div.plain", {}, text);
 
@@ -116,7 +138,12 @@ function showBoxes({ boxes }, images) {
   if (!boxes.length) return [...pictures, prose("Nothing was found.")];
   const items = boxes.map((box) => {
     const [left, top, right, bottom] = box.pixels;
-    return make("li", {}, box.label || "a thing", make("span.place", {}, ` ${left}, ${top} – ${right}, ${bottom}`));
+    return make(
+      "li",
+      {},
+      box.label || "a thing",
+      make("span.place", {}, ` ${left}, ${top} – ${right}, ${bottom}`),
+    );
   });
   return [...pictures, make("ol.boxes", { "aria-label": "Boxes" }, ...items)];
 }
@@ -128,27 +155,41 @@ function showPoint({ x, y, box }, [image]) {
 
 function showChoice({ choice, probabilities }) {
   if (!probabilities) return [prose(choice)];
-  const rows = Object.entries(probabilities).sort((a, b) => b[1] - a[1]).map(([label, part]) => [
-    make("dt", {}, label),
-    make("dd", {}, make("meter", { value: part, "aria-label": label }), ` ${number(100 * part, 1)} %`),
-  ]);
+  const rows = Object.entries(probabilities)
+    .sort((a, b) => b[1] - a[1])
+    .map(([label, part]) => [
+      make("dt", {}, label),
+      make(
+        "dd",
+        {},
+        make("meter", { value: part, "aria-label": label }),
+        ` ${number(100 * part, 1)} %`,
+      ),
+    ]);
   return [make("p.choice", {}, choice), make("dl.chances", {}, ...rows.flat())];
 }
 
 /** Values as a list of names and texts; what is nested stays JSON. */
 function showValues(values) {
-  const rows = Object.entries(values).map(([name, value]) => [make("dt", {}, name), make("dd", {}, shown(value))]);
+  const rows = Object.entries(values).map(([name, value]) => [
+    make("dt", {}, name),
+    make("dd", {}, shown(value)),
+  ]);
   return make("dl.values", {}, ...rows.flat());
 }
 
 function shown(value) {
   if (value === null || value === undefined) return make("span.none", {}, "none");
-  return typeof value === "object" ? codeBlock(JSON.stringify(value, null, 2), "JSON") : String(value);
+  return typeof value === "object"
+    ? codeBlock(JSON.stringify(value, null, 2), "JSON")
+    : String(value);
 }
 
 function showLayout({ regions, markdown: text }, images) {
   const pictures = images.map((image, index) =>
-    markedPicture(image, { boxes: regions.filter((region) => region.image === index && region.pixels) }),
+    markedPicture(image, {
+      boxes: regions.filter((region) => region.image === index && region.pixels),
+    }),
   );
   return [...pictures, markdown(text)];
 }

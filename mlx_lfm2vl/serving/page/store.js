@@ -32,12 +32,15 @@ async function within(mode, work) {
     transaction.oncomplete = resolve;
     transaction.onabort = () => reject(transaction.error);
   });
-  const found = await work(transaction.objectStore("summaries"), transaction.objectStore("conversations"));
+  const found = await work(
+    transaction.objectStore("summaries"),
+    transaction.objectStore("conversations"),
+  );
   await ended;
   return found;
 }
 
-/** What is kept, the newest first: {id, title, updated, bytes} of each; nothing in a private window. */
+/** What is kept, the newest first: {id, title, updated, bytes} of each; nothing without a store. */
 export async function listConversations() {
   const all = await within("readonly", (summaries) => result(summaries.getAll())).catch(() => []);
   return all.sort((a, b) => b.updated - a.updated);
@@ -66,7 +69,10 @@ export async function saveConversation(conversation) {
     summaries.put({ id, title, updated, bytes });
     conversations.put(conversation);
   });
-  return save.then(() => isKept, () => false);
+  return save.then(
+    () => isKept,
+    () => false,
+  );
 }
 
 /** Which conversations, the newest first, are too many beside one of some bytes. */

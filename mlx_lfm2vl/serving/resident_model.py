@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, cast
 from ..adapters.choice import split_weight
 from ..checkpoint.aliases import DEMO, full_name
 from ..checkpoint.cached_copy import cached_copy
-from ..checkpoint.find import DEMO_FOLDER
+from ..checkpoint.find import DEMO_FOLDER, find_checkpoint
 from ..images.limits import ImageLimits
 from ..options import DType, ImageOptions
+from ..skills.kinds import checkpoint_kind
 from .resident_notes import Notes
 from .resident_place import Wanted
 from .resident_wire import Note, Opened
-from .served import served_model
+from .served import ModelInfo, served_model
 
 if TYPE_CHECKING:
     from ..generation.engine import Engine
@@ -69,6 +70,18 @@ class ResidentModel:
         engine = self.engine
         config = engine.model.config
         return Opened(engine.model.name, config.sampling, engine.processor.image_config)
+
+    def info(self) -> ModelInfo:
+        """Return what the server's protocols must know of the model."""
+        engine = self.engine
+        config = engine.model.config
+        return ModelInfo(
+            checkpoint_kind(config),
+            config.sampling,
+            engine.processor.image_config,
+            config.text.max_position_embeddings,
+            find_checkpoint(self.wanted.model, self.wanted.revision, with_weights=False),
+        )
 
     def is_current(self) -> bool:
         """Whether the files are those that were loaded, or nothing is loaded yet."""

@@ -5,6 +5,7 @@ It needs the standard library alone: one thread for each call, and the model's o
 - `POST /v1/lfm2vl/open`: load the model, unless it is there.
 - `POST /v1/lfm2vl/answer`: answer, or score answers; see `resident_wire`.
 - `POST /v1/lfm2vl/stop`: end, as by SIGTERM.
+- `POST /v1/chat/completions`, `/v1/responses`, `/v1/skills/NAME`: as the server answers them.
 - `GET /v1/lfm2vl/fingerprint`: of the weights, for the records of `run`.
 - `GET /health`: what the process is doing.
 - `GET /v1/models`: the name of the model, as OpenAI's clients ask for it.
@@ -23,17 +24,21 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from queue import Empty, SimpleQueue
 from socketserver import ThreadingMixIn, UnixStreamServer
 from typing import Any
 
-from ..errors import Lfm2VLError
+from ..errors import InputError, Lfm2VLError
 from .core import Core, Limits
+from .exchange import Read, Terms
+from .http_errors import error_reply
 from .request import Request, is_last
 from .resident_model import ResidentModel
 from .resident_notes import Notes
 from .resident_place import BUILD, Wanted, peer_of
+from .resident_protocol import reader_of, stream, whole
 from .resident_wire import Alive, Note, Opened, error_values, read_request, write_event
 from .served import Served
 
@@ -73,7 +78,8 @@ class ResidentServer(ThreadingMixIn, UnixStreamServer):
             os.umask(before)
         self.notes = Notes()
         self.model = ResidentModel(wanted, self.notes)
-        self.core = Core([Served(wanted.model, lambda: self.model.engine, _no_files)], Limits())
+        served = Served(wanted.model, lambda: self.model.engine, self.model.info)
+        self.core = Core([served], Limits())
         self.keep_alive: float | None = UNUSED_SECONDS
         self.ends = threading.Event()
         self._lock = threading.Lock()
@@ -147,7 +153,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Load, answer or stop."""
-        calls = {"/v1/lfm2vl/open": self._open, "/v1/lfm2vl/answer": self._answer}
+        calls: dict[str, Callable[[bytes], None]] = {
+            "/v1/lfm2vl/open": self._open,
+            "/v1/lfm2vl/answer": self._answer,
+        }
+        read = reader_of(self.path)
+        if read is not None:
+            calls[self.path] = partial(self._exchange, read)
         if self.path == "/v1/lfm2vl/stop":
             self._send(200, {"pid": os.getpid()})
             self.server.ends.set()
@@ -219,6 +231,31 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(write_event(events.get()))
             self.wfile.write(write_event(error))
 
+    def _exchange(self, read: Read, body: bytes) -> None:
+        """Answer in a protocol of the server."""
+        core = self.server.core
+        try:
+            values = json.loads(body)
+            if not isinstance(values, dict):
+                raise InputError("the body is no JSON object")
+            exchange = read(values, Terms(core.model))
+            if not exchange.streams:
+                self._send(200, whole(exchange, core, self._is_left))
+                return
+        except (ValueError, RecursionError):
+            self._refuse_as_server(InputError("the body is no JSON"))
+            return
+        except Lfm2VLError as error:
+            self._refuse_as_server(error)
+            return
+        self._begin("text/event-stream")
+        for data in stream(exchange, core, self._is_left):
+            self.wfile.write(data)
+
+    def _refuse_as_server(self, error: Lfm2VLError) -> None:
+        status, _, values = error_reply(error)
+        self._send(status, values)
+
     def _with_ready_images(self, request: Request, limits: Any) -> Request:
         """Decode the images of a request here, so that the model's thread need not."""
 
@@ -259,9 +296,9 @@ class _Handler(BaseHTTPRequestHandler):
         readable, _, _ = select.select([self.connection], [], [], 0)
         return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
 
-    def _begin(self) -> None:
+    def _begin(self, kind: str = "application/x-ndjson") -> None:
         self.send_response_only(200)
-        self.send_header("Content-Type", "application/x-ndjson")
+        self.send_header("Content-Type", kind)
         self.end_headers()
 
     def _refuse(self, status: int, error: Exception) -> None:
@@ -285,10 +322,6 @@ def _load(model: ResidentModel, tell: Callable[[Any], object]) -> None:
     for note in model.loading_notes:
         tell(note)
     tell(opened)
-
-
-def _no_files() -> Any:
-    raise NotImplementedError("the resident process asks its engine")
 
 
 def log(text: str) -> None:

@@ -110,10 +110,12 @@ def test_a_refusal_is_its_error(path):
 
 def test_the_process_of_another_user_is_not_asked(path, monkeypatch):
     fake = FakeProcess(path, says(OPENED))
-    monkeypatch.setattr(resident_http, "peer_of", lambda _: resident_http.Peer(1, 4711))
-    with pytest.raises(Lfm2VLError, match="belongs to user 4711"):
-        RemoteEngine(DEMO)
-    assert fake.requests in ([], [b""])
+    with monkeypatch.context() as patch:
+        patch.setattr(resident_http, "peer_of", lambda _: resident_http.Peer(1, 4711))
+        with pytest.raises(Lfm2VLError, match="belongs to user 4711"):
+            RemoteEngine(DEMO)
+    fake.end()
+    assert fake.requests == [b""]
 
 
 def test_the_answers_of_a_batch_are_broken_off_when_nobody_waits(path):

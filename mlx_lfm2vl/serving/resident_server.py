@@ -23,7 +23,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from http.server import BaseHTTPRequestHandler
 from queue import Empty, SimpleQueue
@@ -34,7 +34,7 @@ from ..errors import InputError, Lfm2VLError
 from .core import Core, Limits
 from .exchange import Read, Terms
 from .http_errors import error_reply
-from .request import Request, is_last
+from .request import Stopping, is_last
 from .resident_model import ResidentModel
 from .resident_notes import Notes
 from .resident_place import BUILD, Wanted, peer_of
@@ -46,6 +46,7 @@ UNUSED_SECONDS = 60.0  # after which a process ends that nobody has asked for an
 PING_SECONDS = 1.0  # of silence after which a call is told that the process is at work
 SEND_SECONDS = 30.0  # that a client may take for a part of its request, or not read its answer
 MAX_LOG = 2**20  # bytes of the log; a longer one is begun again
+MAX_WAITING = 1000  # questions; all of one user
 MAX_BODY = 2**32  # bytes of a request; the client has read them under its own limits
 
 
@@ -79,7 +80,7 @@ class ResidentServer(ThreadingMixIn, UnixStreamServer):
         self.notes = Notes()
         self.model = ResidentModel(wanted, self.notes)
         served = Served(wanted.model, lambda: self.model.engine, self.model.info)
-        self.core = Core([served], Limits())
+        self.core = Core([served], Limits(waiting=MAX_WAITING))
         self.keep_alive: float | None = UNUSED_SECONDS
         self.ends = threading.Event()
         self._lock = threading.Lock()
@@ -106,13 +107,11 @@ class ResidentServer(ThreadingMixIn, UnixStreamServer):
 
     def status(self) -> dict[str, Any]:
         """Return what the process is doing, as plain data."""
-        mlx = sys.modules.get("mlx.core")  # not imported before a model is loaded
-        memory = mlx.get_active_memory() + mlx.get_cache_memory() if mlx else 0
         return {
             "status": "ok",
             **asdict(self.model.wanted),
             "pid": os.getpid(),
-            "memory_bytes": memory,
+            "memory_bytes": self.model.memory_bytes,
             "calls": self._calls,
             "idle_seconds": round(self.idle_seconds, 1),
             "keep_alive_seconds": self.keep_alive,
@@ -217,15 +216,17 @@ class _Handler(BaseHTTPRequestHandler):
         notes, core = self.server.notes, self.server.core
         try:
             with notes.of_this_thread(events.put):
-                request = self._with_ready_images(request, limits)
+                request = self.server.model.prepared(request, limits, self._ping)
             with notes.to(events.put):
                 ticket = core.submit(request, events.put)
                 try:
                     self._relay(events, is_last)
                 finally:
                     ticket.cancel()
-        except OSError:
+        except (ConnectionError, TimeoutError):  # nobody is there to be told
             raise
+        except Stopping:  # the client starts another process when this one hangs up
+            return
         except Exception as error:  # noqa: BLE001  told to the client, as a command tells it
             while not events.empty():
                 self.wfile.write(write_event(events.get()))
@@ -256,25 +257,6 @@ class _Handler(BaseHTTPRequestHandler):
         status, _, values = error_reply(error)
         self._send(status, values)
 
-    def _with_ready_images(self, request: Request, limits: Any) -> Request:
-        """Decode the images of a request here, so that the model's thread need not."""
-
-        def ready(part: Any) -> Any:
-            if part["type"] != "image":
-                return part
-            self.wfile.write(write_event(Alive()))
-            image = self.server.model.ready(part["image"], request.options.image_options, limits)
-            return {**part, "image": image}
-
-        messages = [
-            message
-            if isinstance(message["content"], str)
-            else {**message, "content": [ready(part) for part in message["content"]]}
-            for message in request.messages
-            if isinstance(message, dict)
-        ]
-        return replace(request, messages=messages)
-
     def _relay(self, events: SimpleQueue[Any], is_end: Callable[[Any], bool]) -> bool:
         """Send events until the last; return whether that is no error.
 
@@ -287,9 +269,14 @@ class _Handler(BaseHTTPRequestHandler):
                 if self._is_left():
                     return True
                 event = Alive()
+            if isinstance(event, Stopping):  # see `_answer`
+                return True
             self.wfile.write(write_event(event))
             if not isinstance(event, Alive | Note) and is_end(event):
                 return not isinstance(event, Exception)
+
+    def _ping(self) -> None:
+        self.wfile.write(write_event(Alive()))
 
     def _is_left(self) -> bool:
         """Whether the client has closed the connection."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import threading
 
 import pytest
@@ -76,6 +77,19 @@ def test_a_silent_process_is_an_error_that_says_how_to_end_it(path, monkeypatch)
         text_of(remote)
     wait.set()
     fake.end()
+
+
+def test_a_process_that_takes_no_calls_is_not_replaced(path, monkeypatch):
+    monkeypatch.setattr(resident_http.Call.__init__, "__defaults__", (0.05,))
+    waiting: list[resident_http.Call] = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(0)
+        with pytest.raises(Lfm2VLError, match="takes no calls: .* resident stop"):
+            waiting.extend(resident_http.Call(path) for _ in range(10))
+    for call in waiting:
+        call.close()
+    os.unlink(path)
 
 
 def test_a_process_of_another_version_is_told_to_end(path):

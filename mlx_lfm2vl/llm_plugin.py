@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import llm
 
-from .checkpoint.aliases import ALIASES, DEMO
+from .checkpoint.aliases import ALIASES, DEMO, full_name
 from .checkpoint.cached_names import cached_names
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class _Checkpoint:
     """What both kinds of models have in common.
 
     Attributes:
-        checkpoint: a repo id, or "demo".
+        checkpoint: a repo id, a folder, or "demo".
     """
 
     can_stream = True
@@ -97,8 +98,11 @@ class AsyncLFM2VL(_Checkpoint, llm.AsyncModel):  # pyright: ignore[reportIncompa
 
 @llm.hookimpl
 def register_models(register: Callable[..., Any]) -> None:
-    """Register the built-in model, and the checkpoints in the Hub library's cache."""
+    """Register the built-in model, the default one, and those in the Hub library's cache."""
     _register(register, f"lfm2vl-{DEMO}", DEMO, [])
+    default = os.environ.get("LFM2VL_MODEL")
+    if default:
+        _register(register, "lfm2vl", full_name(default), [])
     short = {repo: f"lfm2vl-{alias}" for alias, repo in ALIASES.items()}
     for repo in cached_names():
         name = repo.rpartition("/")[2].lower()

@@ -125,6 +125,19 @@ def test_tools_are_offered_where_the_template_knows_them(toolmaker, demo, instal
         demo.prompt("Hi", tools=[len])
 
 
+def test_a_folder_in_the_environment_is_the_default_model(checkpoint, monkeypatch):
+    with pytest.raises(llm.UnknownModelError):
+        llm.get_model("lfm2vl")
+    monkeypatch.setenv("LFM2VL_MODEL", str(checkpoint))
+    model = llm.get_model("lfm2vl")
+    assert not model.supports_tools
+    response = model.prompt("Hi", max_tokens=3)
+    response.text()
+    assert response.usage().output <= 3
+    monkeypatch.setenv("LFM2VL_MODEL", "450m")
+    assert llm.get_model("lfm2vl").checkpoint == "LiquidAI/LFM2.5-VL-450M"
+
+
 # -- answers --
 
 

@@ -13,6 +13,7 @@ import secrets
 import threading
 from collections.abc import AsyncGenerator, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from llm import AsyncResponse, ModelError, Prompt, Response, ToolCall
@@ -40,9 +41,13 @@ def knows_tools(checkpoint: str) -> bool:
     """Whether the chat template of a checkpoint on this machine knows tools.
 
     Args:
-        checkpoint: a repo id, or "demo".
+        checkpoint: a repo id, a folder, or "demo".
     """
-    folder = DEMO_FOLDER if checkpoint == DEMO else cached_folder(checkpoint)
+    if checkpoint == DEMO:
+        folder = DEMO_FOLDER
+    else:
+        named = Path(checkpoint).expanduser()
+        folder = named if named.is_dir() else cached_folder(checkpoint)
     try:
         return folder is not None and bool(re.search(r"\btools\b", find_template(folder)))
     except CheckpointError:
@@ -97,7 +102,7 @@ class _Kept:
         """Return an engine; another one is given up before.
 
         Args:
-            checkpoint: a repo id, or "demo".
+            checkpoint: a repo id, a folder, or "demo".
             draft_model: see `load_drafter`.
             resident: whether the model is in a process that stays, which is started if need be.
         """
@@ -124,7 +129,7 @@ def _remote(checkpoint: str, draft_model: str | None) -> RemoteEngine:
     from .resident_place import Wanted, absolute_name
 
     drafter = None if draft_model is None else absolute_name(draft_model)
-    wanted = Wanted(checkpoint, draft_model=drafter)
+    wanted = Wanted(absolute_name(checkpoint), draft_model=drafter)
     return RemoteEngine(wanted, prepare=lambda: find_checkpoint(checkpoint))
 
 

@@ -54,6 +54,24 @@ def test_a_csv_has_a_column_for_each_key_and_field(journal, tmp_path):
     assert [*first][:3] == ["file", "page", "part"]
 
 
+def test_text_in_a_csv_is_no_formula_for_a_spreadsheet(tmp_path):
+    texts = ["=1+1", "+cmd|x", "-a", "@sum", "\t=1", "-5.20", "a=1"]
+    path = tmp_path / "r.csv.jsonl"
+    journal = Journal(path, SETTINGS)
+    for number, text in enumerate(texts):
+        answer = {"text": text, "values": {"total": -3}, "keywords": [text, "b"]}
+        key = f"{number:032x}"
+        journal.add(answer_record(given(f"={number}.png"), key, SETTINGS, answer))
+    journal.finish()
+    write_table(path, tmp_path / "r.csv")
+    with (tmp_path / "r.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    shown = ["'=1+1", "'+cmd|x", "'-a", "'@sum", "'\t=1", "-5.20", "a=1"]
+    assert [row["text"] for row in rows] == shown
+    assert (rows[0]["file"], rows[0]["keywords"]) == ("'=0.png", "'=1+1, b")
+    assert {row["values.total"] for row in rows} == {"-3"}
+
+
 def test_markdown_has_a_section_for_each_picture(journal, tmp_path):
     write_table(journal, tmp_path / "r.md")
     assert (tmp_path / "r.md").read_text().split("## ")[1:4] == [

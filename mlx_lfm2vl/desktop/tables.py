@@ -8,10 +8,10 @@ from typing import Any
 
 from ..errors import InputError
 from ..whole_folder import new_file
-from .records import PLACE, Record, settled
+from .records import PLACE, SAME_AS, Record, settled
 
 JOURNAL_ONLY = ("schema", "skill", "model", "settings", "key")  # the same in all rows, or for us
-LAST = ("finish_reason", "same_as", "error", "exit_code")
+LAST = ("finish_reason", *SAME_AS.values(), "error", "exit_code")
 KINDS = (".jsonl", ".csv", ".md")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with these a spreadsheet begins to compute
 
@@ -80,7 +80,7 @@ def _cells(record: Record) -> dict[str, Any]:
     for name, value in record.items():
         if name in JOURNAL_ONLY:
             continue
-        if isinstance(value, Mapping) and name not in PLACE:
+        if isinstance(value, Mapping) and name not in (*PLACE, *SAME_AS.values()):
             cells.update({f"{name}.{key}": _cell(inner) for key, inner in value.items()})
         else:
             cells[name] = _cell(value)

@@ -1,6 +1,7 @@
 """CSV and Markdown of a run: one row or section for each picture, written whole."""
 
 import csv
+import json
 import os
 from pathlib import Path
 
@@ -52,6 +53,19 @@ def test_a_csv_has_a_column_for_each_key_and_field(journal, tmp_path):
     assert (same["file"], same["same_as"]) == ("caf\\udce9.png", "a.png")
     assert not {"key", "settings", "schema"} & first.keys()
     assert [*first][:3] == ["file", "page", "part"]
+
+
+def test_the_equal_page_is_named(tmp_path):
+    path = tmp_path / "r.jsonl"
+    first = answer_record(given("a.pdf", page=2), "00" * 16, SETTINGS, {"text": "x"})
+    journal = Journal(path, SETTINGS)
+    journal.add(first)
+    same = copied(first, place_of(given("b.pdf", page=7)))
+    journal.add(copied(same, place_of(given("c.png"))))
+    journal.finish(order={})
+    for line in path.read_text().splitlines()[1:]:
+        record = json.loads(line)
+        assert (record["same_as"], record["same_as_page"]) == ("a.pdf", 2)
 
 
 def test_text_in_a_csv_is_no_formula_for_a_spreadsheet(tmp_path):

@@ -151,6 +151,12 @@ class Cache:
             if isinstance(layer, ConvCache):
                 layer.trim_rows(counts)
 
+    def settle(self) -> None:
+        """Make it impossible to trim the last step."""
+        for layer in self.layers:
+            if isinstance(layer, ConvCache):
+                layer.step(layer.window)
+
     @property
     def windows(self) -> list[Window]:
         """The window of every convolution. With them, `back` returns to this position."""

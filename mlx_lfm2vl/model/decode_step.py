@@ -76,7 +76,8 @@ def prefill(
     begin, hidden = 0, inputs_embeds
     for end in ends or [length]:
         for stop in [*range(begin + chunk, end, chunk), end]:
-            hidden, outputs = model.language_model.tapped(inputs_embeds[:, begin:stop], cache, taps)
+            embeds = inputs_embeds[:, begin:stop]
+            hidden, outputs = model.language_model.tapped(embeds, cache, taps, last=1)
             if reader:
                 reader.read(outputs)
             begin = stop

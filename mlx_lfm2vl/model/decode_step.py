@@ -55,7 +55,7 @@ def prefill(
     reached: Callable[[], object] | None = None,
     reader: TapReader | None = None,
 ) -> mx.array:
-    """Read prompts, and apply the output head to their last position only.
+    """Read prompts; the last layers and the output head compute their last position only.
 
     Args:
         model: the network.

@@ -77,6 +77,7 @@ def desk(tmp_path, monkeypatch, belongings) -> Path:
     folder = shutil.copytree(belongings, tmp_path / "desk", symlinks=True)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "home"))
     return folder
 
 
@@ -177,7 +178,7 @@ def test_every_option_named_exists(each):
     parsers = [parser_of(name) for name in cli.COMMANDS]
     known = {o for parser in parsers for action in parser._actions for o in action.option_strings}
     used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", each.text))
-    assert used - {"--check", "--extra", "--version"} <= known  # of ruff, uv and python3
+    assert used - {"--check", "--extra", "--options", "--version"} <= known  # of other programs
 
 
 @pytest.mark.parametrize("each", PAGES, ids=str)
@@ -259,4 +260,4 @@ def test_nothing_asks_for_the_package_by_name(path):
 
 
 def test_the_docs_are_in_the_source_archive():
-    assert "recursive-include docs *.md" in (ROOT / "MANIFEST.in").read_text().splitlines()
+    assert "recursive-include docs *.md *.png" in (ROOT / "MANIFEST.in").read_text().splitlines()

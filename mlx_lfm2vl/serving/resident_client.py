@@ -23,7 +23,6 @@ from ..prompt.sources import as_images
 from .request import Progress, Request
 from .resident_http import Call, Lost, Other
 from .resident_place import BUILD, SOCKET, Wanted, private_folder
-from .resident_start import last_line, retire, start
 from .resident_wire import Note, Opened, Told, write_request
 
 if TYPE_CHECKING:
@@ -162,10 +161,12 @@ class RemoteEngine:
 
     def content_fingerprint(self) -> bytes:
         """Return what `Engine.content_fingerprint` returns."""
+        target = "/v1/lfm2vl/fingerprint"
         try:
-            values = Call(self._path).object("GET", "/v1/lfm2vl/fingerprint")
+            values = Call(self._path).object("GET", target)
         except Lost:
-            raise self._ended("unanswered") from None
+            self._opened()
+            values = Call(self._path).object("GET", target)
         return bytes.fromhex(values["hex"])
 
     def _opened(self) -> Opened:
@@ -181,8 +182,12 @@ class RemoteEngine:
                 raise Lost
             except Lost:
                 if left:
+                    from .resident_start import start  # most often the process is there
+
                     start(self._path, self._wanted, self._prepare)
             except Other:
+                from .resident_start import retire
+
                 retire(self._path)
         raise self._ended("as it loaded the model")
 
@@ -230,6 +235,8 @@ class RemoteEngine:
 
     def _ended(self, when: str) -> Lfm2VLError:
         """The error that the process has ended, with the last line of its log."""
+        from .resident_start import last_line
+
         return Lfm2VLError(f"the resident process has ended {when}: {last_line(self._path)}")
 
 

@@ -43,6 +43,7 @@ class Call:
 
         Raises:
             Lost: nobody listens there.
+            Lfm2VLError: the process takes no calls, or is another user's.
         """
         self._path, self._seconds = path, seconds
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -50,9 +51,15 @@ class Call:
         try:
             self._socket.connect(path)
             self.peer: Peer = peer_of(self._socket)
-        except OSError:  # a full backlog raises, too: nobody takes calls
+        except (FileNotFoundError, ConnectionError):
             self._socket.close()
             raise Lost from None
+        except OSError as error:  # a process that takes no calls has a full backlog in the end
+            self._socket.close()
+            raise Lfm2VLError(
+                f"the resident process takes no calls: {path}: {error.strerror or error}; end it "
+                "with mlx_lfm2vl resident stop"
+            ) from None
         if self.peer.uid != os.getuid():
             self._socket.close()
             raise Lfm2VLError(f"{path} belongs to user {self.peer.uid}, expected {os.getuid()}")

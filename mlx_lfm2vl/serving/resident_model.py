@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ..adapters.choice import split_weight
 from ..checkpoint.aliases import DEMO, full_name
 from ..checkpoint.cached_copy import cached_copy
-from ..checkpoint.find import DEMO_FOLDER
+from ..checkpoint.find import DEMO_FOLDER, find_checkpoint
 from ..images.limits import ImageLimits
-from ..options import DType, ImageOptions
+from ..options import AnswerOptions, DType
+from ..skills.kinds import checkpoint_kind
+from .request import Request
 from .resident_notes import Notes
 from .resident_place import Wanted
-from .resident_wire import Note, Opened
-from .served import served_model
+from .resident_wire import Note, Opened, with_parts
+from .served import ModelInfo, served_model
 
 if TYPE_CHECKING:
     from ..generation.engine import Engine
     from ..images.read import NamedBytes
     from ..images.ready import ReadyImage
+    from ..prompt.messages import Message
+    from ..prompt.parts import Part
 
 Stamp = list[tuple[str, int, int, int]]  # of each file: its path, inode, size and time of change
 
@@ -70,19 +76,62 @@ class ResidentModel:
         config = engine.model.config
         return Opened(engine.model.name, config.sampling, engine.processor.image_config)
 
+    def info(self) -> ModelInfo:
+        """Return what the server's protocols must know of the model."""
+        engine = self.engine
+        config = engine.model.config
+        return ModelInfo(
+            checkpoint_kind(config),
+            config.sampling,
+            engine.processor.image_config,
+            config.text.max_position_embeddings,
+            find_checkpoint(self.wanted.model, self.wanted.revision, with_weights=False),
+        )
+
     def is_current(self) -> bool:
         """Whether the files are those that were loaded, or nothing is loaded yet."""
         return self._engine is None or stamp(self.wanted) == self._stamp
 
-    def ready(self, image: NamedBytes, options: ImageOptions, limits: ImageLimits) -> ReadyImage:
-        """Decode an image under the limits of its request; see `Processor.ready`."""
+    @property
+    def memory_bytes(self) -> int:
+        """What MLX holds for the model; 0 before it is loaded."""
+        if self._engine is None:
+            return 0
+        import mlx.core as mx
+
+        return mx.get_active_memory() + mx.get_cache_memory()
+
+    def prepared(
+        self, request: Request, limits: ImageLimits, ping: Callable[[], object]
+    ) -> Request:
+        """Decode the images of a request, so that the model's thread need not.
+
+        Args:
+            request: as `read_request` returns it.
+            limits: of the request.
+            ping: called before each image.
+
+        Raises:
+            InputError: an image cannot be decoded.
+        """
+
+        def decoded(part: Part) -> Part:
+            if part["type"] != "image":
+                return part
+            ping()
+            return {**part, "image": self._ready(part["image"], request.options, limits)}
+
+        messages = with_parts(cast("list[Message]", request.messages), decoded)
+        return replace(request, messages=messages)
+
+    def _ready(self, image: NamedBytes, options: AnswerOptions, limits: ImageLimits) -> ReadyImage:
         processor = copy(self.engine.processor)
         processor.limits = limits
         if self.wanted.model == DEMO:
             from ..images.photo import note_photo
 
             processor.look = note_photo
-        return processor.ready(image, options)
+        return processor.ready(image, options.image_options)
 
 
 def stamp(wanted: Wanted) -> Stamp:

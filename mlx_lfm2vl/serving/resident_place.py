@@ -6,9 +6,10 @@ other one is.
 
 from __future__ import annotations
 
-import hashlib
+import binascii
 import json
 import os
+import re
 import socket
 import stat
 import struct
@@ -21,6 +22,7 @@ from .. import __version__
 from ..errors import Lfm2VLError
 
 MAX_PATH = 103  # bytes of a socket's path on macOS, without the NUL; Linux takes 107
+MAX_SHOWN = 20  # letters of a model's name in that of its socket
 SOCKET, LOCK, LOG = ".sock", ".lock", ".log"
 # macOS has no names for these in `socket`: see unix(4) there.
 SOL_LOCAL, LOCAL_PEERCRED, LOCAL_PEERPID = 0, 1, 2
@@ -48,9 +50,13 @@ class Wanted:
 
     @property
     def name(self) -> str:
-        """Name of its files in the folder: the same for everybody who wants the same."""
+        """Name of its files in the folder: the same for everybody who wants the same.
+
+        Two that have the same checksum by chance take turns: a process gives way to another model.
+        """
         text = json.dumps(asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
+        shown = re.sub(r"[^\w.-]", "", os.path.basename(self.model), flags=re.ASCII)
+        return f"{shown[:MAX_SHOWN]}-{binascii.crc32(text.encode()):08x}"
 
 
 def absolute_name(name: str) -> str:
@@ -79,7 +85,7 @@ def private_folder() -> str:
         Lfm2VLError: it cannot be made, or others could reach into it.
     """
     folder = _folder()
-    if len(os.fsencode(folder)) + 1 + 16 + len(SOCKET) > MAX_PATH:
+    if len(os.fsencode(folder)) + 1 + MAX_SHOWN + 9 + len(SOCKET) > MAX_PATH:
         folder = f"/tmp/mlx_lfm2vl-{os.getuid()}"
     try:
         os.makedirs(os.path.dirname(folder), exist_ok=True)

@@ -5,6 +5,7 @@ It needs the standard library alone: one thread for each call, and the model's o
 - `POST /v1/lfm2vl/open`: load the model, unless it is there.
 - `POST /v1/lfm2vl/answer`: answer, or score answers; see `resident_wire`.
 - `POST /v1/lfm2vl/stop`: end, as by SIGTERM.
+- `POST /v1/chat/completions`, `/v1/responses`, `/v1/skills/NAME`: as the server answers them.
 - `GET /v1/lfm2vl/fingerprint`: of the weights, for the records of `run`.
 - `GET /health`: what the process is doing.
 - `GET /v1/models`: the name of the model, as OpenAI's clients ask for it.
@@ -22,18 +23,22 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from queue import Empty, SimpleQueue
 from socketserver import ThreadingMixIn, UnixStreamServer
 from typing import Any
 
-from ..errors import Lfm2VLError
+from ..errors import InputError, Lfm2VLError
 from .core import Core, Limits
-from .request import Request, is_last
+from .exchange import Read, Terms
+from .http_errors import error_reply
+from .request import Stopping, is_last
 from .resident_model import ResidentModel
 from .resident_notes import Notes
 from .resident_place import BUILD, Wanted, peer_of
+from .resident_protocol import reader_of, stream, whole
 from .resident_wire import Alive, Note, Opened, error_values, read_request, write_event
 from .served import Served
 
@@ -41,6 +46,7 @@ UNUSED_SECONDS = 60.0  # after which a process ends that nobody has asked for an
 PING_SECONDS = 1.0  # of silence after which a call is told that the process is at work
 SEND_SECONDS = 30.0  # that a client may take for a part of its request, or not read its answer
 MAX_LOG = 2**20  # bytes of the log; a longer one is begun again
+MAX_WAITING = 1000  # questions; all of one user
 MAX_BODY = 2**32  # bytes of a request; the client has read them under its own limits
 
 
@@ -73,7 +79,8 @@ class ResidentServer(ThreadingMixIn, UnixStreamServer):
             os.umask(before)
         self.notes = Notes()
         self.model = ResidentModel(wanted, self.notes)
-        self.core = Core([Served(wanted.model, lambda: self.model.engine, _no_files)], Limits())
+        served = Served(wanted.model, lambda: self.model.engine, self.model.info)
+        self.core = Core([served], Limits(waiting=MAX_WAITING))
         self.keep_alive: float | None = UNUSED_SECONDS
         self.ends = threading.Event()
         self._lock = threading.Lock()
@@ -100,13 +107,11 @@ class ResidentServer(ThreadingMixIn, UnixStreamServer):
 
     def status(self) -> dict[str, Any]:
         """Return what the process is doing, as plain data."""
-        mlx = sys.modules.get("mlx.core")  # not imported before a model is loaded
-        memory = mlx.get_active_memory() + mlx.get_cache_memory() if mlx else 0
         return {
             "status": "ok",
             **asdict(self.model.wanted),
             "pid": os.getpid(),
-            "memory_bytes": memory,
+            "memory_bytes": self.model.memory_bytes,
             "calls": self._calls,
             "idle_seconds": round(self.idle_seconds, 1),
             "keep_alive_seconds": self.keep_alive,
@@ -147,7 +152,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Load, answer or stop."""
-        calls = {"/v1/lfm2vl/open": self._open, "/v1/lfm2vl/answer": self._answer}
+        calls: dict[str, Callable[[bytes], None]] = {
+            "/v1/lfm2vl/open": self._open,
+            "/v1/lfm2vl/answer": self._answer,
+        }
+        read = reader_of(self.path)
+        if read is not None:
+            calls[self.path] = partial(self._exchange, read)
         if self.path == "/v1/lfm2vl/stop":
             self._send(200, {"pid": os.getpid()})
             self.server.ends.set()
@@ -205,38 +216,46 @@ class _Handler(BaseHTTPRequestHandler):
         notes, core = self.server.notes, self.server.core
         try:
             with notes.of_this_thread(events.put):
-                request = self._with_ready_images(request, limits)
+                request = self.server.model.prepared(request, limits, self._ping)
             with notes.to(events.put):
                 ticket = core.submit(request, events.put)
                 try:
                     self._relay(events, is_last)
                 finally:
                     ticket.cancel()
-        except OSError:
+        except (ConnectionError, TimeoutError):  # nobody is there to be told
             raise
+        except Stopping:  # the client starts another process when this one hangs up
+            return
         except Exception as error:  # noqa: BLE001  told to the client, as a command tells it
             while not events.empty():
                 self.wfile.write(write_event(events.get()))
             self.wfile.write(write_event(error))
 
-    def _with_ready_images(self, request: Request, limits: Any) -> Request:
-        """Decode the images of a request here, so that the model's thread need not."""
+    def _exchange(self, read: Read, body: bytes) -> None:
+        """Answer in a protocol of the server."""
+        core = self.server.core
+        try:
+            values = json.loads(body)
+            if not isinstance(values, dict):
+                raise InputError("the body is no JSON object")
+            exchange = read(values, Terms(core.model))
+            if not exchange.streams:
+                self._send(200, whole(exchange, core, self._is_left))
+                return
+        except (ValueError, RecursionError):
+            self._refuse_as_server(InputError("the body is no JSON"))
+            return
+        except Lfm2VLError as error:
+            self._refuse_as_server(error)
+            return
+        self._begin("text/event-stream")
+        for data in stream(exchange, core, self._is_left):
+            self.wfile.write(data)
 
-        def ready(part: Any) -> Any:
-            if part["type"] != "image":
-                return part
-            self.wfile.write(write_event(Alive()))
-            image = self.server.model.ready(part["image"], request.options.image_options, limits)
-            return {**part, "image": image}
-
-        messages = [
-            message
-            if isinstance(message["content"], str)
-            else {**message, "content": [ready(part) for part in message["content"]]}
-            for message in request.messages
-            if isinstance(message, dict)
-        ]
-        return replace(request, messages=messages)
+    def _refuse_as_server(self, error: Lfm2VLError) -> None:
+        status, _, values = error_reply(error)
+        self._send(status, values)
 
     def _relay(self, events: SimpleQueue[Any], is_end: Callable[[Any], bool]) -> bool:
         """Send events until the last; return whether that is no error.
@@ -250,18 +269,23 @@ class _Handler(BaseHTTPRequestHandler):
                 if self._is_left():
                     return True
                 event = Alive()
+            if isinstance(event, Stopping):  # see `_answer`
+                return True
             self.wfile.write(write_event(event))
             if not isinstance(event, Alive | Note) and is_end(event):
                 return not isinstance(event, Exception)
+
+    def _ping(self) -> None:
+        self.wfile.write(write_event(Alive()))
 
     def _is_left(self) -> bool:
         """Whether the client has closed the connection."""
         readable, _, _ = select.select([self.connection], [], [], 0)
         return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
 
-    def _begin(self) -> None:
+    def _begin(self, kind: str = "application/x-ndjson") -> None:
         self.send_response_only(200)
-        self.send_header("Content-Type", "application/x-ndjson")
+        self.send_header("Content-Type", kind)
         self.end_headers()
 
     def _refuse(self, status: int, error: Exception) -> None:
@@ -285,10 +309,6 @@ def _load(model: ResidentModel, tell: Callable[[Any], object]) -> None:
     for note in model.loading_notes:
         tell(note)
     tell(opened)
-
-
-def _no_files() -> Any:
-    raise NotImplementedError("the resident process asks its engine")
 
 
 def log(text: str) -> None:

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -27,6 +27,7 @@ from .request import Progress, Request
 
 if TYPE_CHECKING:
     from ..prompt.messages import Message
+    from ..prompt.parts import Part
 
 HOOKS = ("logits_processors", "on_encode", "on_prefill")  # they stay on the client's side
 ERRORS = {
@@ -84,14 +85,14 @@ def write_request(request: Request, limits: ImageLimits) -> list[bytes]:
 
     pictures: list[NamedBytes] = []
 
-    def numbered(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    def numbered(part: Part) -> Part:
         if part["type"] != "image":
             return part
         pictures.append(image_bytes(part["image"], limits))
         return {"type": "image", "image": len(pictures) - 1}
 
     values = {
-        "messages": [_with_parts(message, numbered) for message in _messages(request)],
+        "messages": with_parts(_messages(request), numbered),
         "options": _changed_options(request.options),
         "answers": list(request.answers),
         "limits": asdict(limits),
@@ -118,10 +119,10 @@ def read_request(body: bytes) -> tuple[Request, ImageLimits]:
     if begin != len(data):
         raise ValueError(f"there are {len(data)} bytes of images, expected {begin}")
 
-    def picture_of(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    def picture_of(part: Part) -> Part:
         return {**part, "image": pictures[part["image"]]} if part["type"] == "image" else part
 
-    messages = [_with_parts(message, picture_of) for message in values["messages"]]
+    messages = with_parts(values["messages"], picture_of)
     options = _read_options(values["options"])
     request = Request(messages, options, answers=values["answers"])
     return request, ImageLimits(**values["limits"])
@@ -134,12 +135,14 @@ def _messages(request: Request) -> Sequence[Message]:
     return user_message(messages) if isinstance(messages, str) else read_messages(messages)
 
 
-def _with_parts(message: Mapping[str, Any], change: Any) -> dict[str, Any]:
-    """Return a message with every part of its content changed."""
-    content = message["content"]
-    if isinstance(content, str):
-        return dict(message)
-    return {**message, "content": [change(part) for part in content]}
+def with_parts(messages: Sequence[Message], change: Callable[[Part], Part]) -> list[Message]:
+    """Return messages with every part of their content changed; text alone stays."""
+    return [
+        message
+        if isinstance(message["content"], str)
+        else {**message, "content": [change(part) for part in message["content"]]}
+        for message in messages
+    ]
 
 
 def _changed_options(options: AnswerOptions) -> dict[str, Any]:

@@ -4,6 +4,8 @@ import logging
 import threading
 import time
 
+import httpx
+import openai
 import pytest
 from pictures import make_picture
 from residents import DEMO, own_folder, socket_of
@@ -202,6 +204,24 @@ def test_a_call_that_is_no_request_is_refused_in_one_line(remote, folder, target
         assert "\n" not in str(caught.value)
 
 
-def test_openai_clients_find_the_name_of_the_model(remote, folder):
+def test_openai_clients_are_answered_over_the_socket(remote, local, folder):
     del remote
-    assert Call(socket_of(folder)).object("GET", "/v1/models")["data"][0]["id"] == "demo"
+    transport = httpx.HTTPTransport(uds=socket_of(folder))
+    with openai.OpenAI(
+        base_url="http://resident/v1", api_key="none", http_client=httpx.Client(transport=transport)
+    ) as client:
+        (model,) = client.models.list()
+        asked = {
+            "model": model.id,
+            "messages": [{"role": "user", "content": "What is this?"}],
+            "max_completion_tokens": 6,
+            "temperature": 0,
+        }
+        whole = client.chat.completions.create(**asked).choices[0].message.content
+        chunks = client.chat.completions.create(**asked, stream=True)
+        pieces = [c.choices[0].delta.content or "" for c in chunks if c.choices]
+        with pytest.raises(openai.BadRequestError, match="temperature"):
+            client.chat.completions.create(**{**asked, "temperature": -1})
+        with pytest.raises(openai.NotFoundError, match="no model 'other'"):
+            client.chat.completions.create(**{**asked, "model": "other"})
+    assert whole == "".join(pieces) == local.generate("What is this?", OPTIONS).text

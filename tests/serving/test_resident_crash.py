@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import threading
 
 import pytest
@@ -11,7 +12,7 @@ from mlx_lfm2vl.checkpoint.image_config import ImageConfig
 from mlx_lfm2vl.errors import CheckpointError, Lfm2VLError
 from mlx_lfm2vl.generation.result import Piece, Result, Timings
 from mlx_lfm2vl.options import Sampling
-from mlx_lfm2vl.serving import resident_client, resident_http
+from mlx_lfm2vl.serving import resident_http, resident_start
 from mlx_lfm2vl.serving.request import Progress
 from mlx_lfm2vl.serving.resident_client import RemoteEngine
 from mlx_lfm2vl.serving.resident_wire import Opened, error_values, write_event
@@ -35,7 +36,7 @@ def no_process(monkeypatch):
     def refuse(*_: object) -> None:
         raise Lfm2VLError("nothing is started")
 
-    monkeypatch.setattr(resident_client, "start", refuse)
+    monkeypatch.setattr(resident_start, "start", refuse)
 
 
 def text_of(remote) -> str:
@@ -78,6 +79,19 @@ def test_a_silent_process_is_an_error_that_says_how_to_end_it(path, monkeypatch)
     fake.end()
 
 
+def test_a_process_that_takes_no_calls_is_not_replaced(path, monkeypatch):
+    monkeypatch.setattr(resident_http.Call.__init__, "__defaults__", (0.05,))
+    waiting: list[resident_http.Call] = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(0)
+        with pytest.raises(Lfm2VLError, match="takes no calls: .* resident stop"):
+            waiting.extend(resident_http.Call(path) for _ in range(10))
+    for call in waiting:
+        call.close()
+    os.unlink(path)
+
+
 def test_a_process_of_another_version_is_told_to_end(path):
     other = b"HTTP/1.0 409 Conflict\r\n\r\n{}"
     fake = FakeProcess(path, says(other), lambda _: os.unlink(path))
@@ -110,10 +124,12 @@ def test_a_refusal_is_its_error(path):
 
 def test_the_process_of_another_user_is_not_asked(path, monkeypatch):
     fake = FakeProcess(path, says(OPENED))
-    monkeypatch.setattr(resident_http, "peer_of", lambda _: resident_http.Peer(1, 4711))
-    with pytest.raises(Lfm2VLError, match="belongs to user 4711"):
-        RemoteEngine(DEMO)
-    assert fake.requests in ([], [b""])
+    with monkeypatch.context() as patch:
+        patch.setattr(resident_http, "peer_of", lambda _: resident_http.Peer(1, 4711))
+        with pytest.raises(Lfm2VLError, match="belongs to user 4711"):
+            RemoteEngine(DEMO)
+    fake.end()
+    assert fake.requests == [b""]
 
 
 def test_the_answers_of_a_batch_are_broken_off_when_nobody_waits(path):

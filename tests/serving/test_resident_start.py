@@ -99,6 +99,24 @@ def test_a_kill_in_the_middle_of_an_answer_is_an_error(folder):
 
 
 @pytest.mark.slow
+def test_a_question_that_waits_as_a_process_stops_is_answered_by_the_next(folder):
+    remote = RemoteEngine(DEMO)
+    pid = pid_at(socket_of(folder))
+    pieces = [remote.stream(f"Write {number}.", LONG) for number in range(12)]
+    next(pieces[0])  # more questions than are answered side by side
+    threads = [threading.Thread(target=list, args=(each,)) for each in pieces[1:-1]]
+    for thread in threads:
+        thread.start()
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not os.path.exists(socket_of(folder)))
+    *_, last = pieces[-1]
+    assert last.result
+    pieces[0].close()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.slow
 def test_sigterm_lets_a_running_answer_finish(folder):
     pieces = RemoteEngine(DEMO).stream("Write much.", LONG)
     next(pieces)

@@ -34,7 +34,8 @@ from mlx_lfm2vl.generation.drafting import Drafting, ModelDrafter
 from mlx_lfm2vl.generation.loop import Drafts, generate_step
 from mlx_lfm2vl.generation.sampling import Sampler
 from mlx_lfm2vl.generation.verifying import VerifyingSampler
-from mlx_lfm2vl.model.drafter import GROUPS, SMALL_VOCABULARY, DraftModel
+from mlx_lfm2vl.model.draft_heads import GROUPS
+from mlx_lfm2vl.model.drafter import DraftModel
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 from mlx_lfm2vl.prompt.messages import user_message
 from mlx_lfm2vl.speed.launches import decode_step, draft_round
@@ -194,7 +195,7 @@ def deep_pair(shape: Shape) -> tuple[Lfm2VL, DraftModel]:
     """A narrow model with the layers of a published one, and a drafter like the published ones."""
     narrow = make_model()
     # A large vocabulary is drafted from by groups.
-    text = replace(narrow.config.text, layer_types=shape.kinds, vocab_size=2 * SMALL_VOCABULARY)
+    text = replace(narrow.config.text, layer_types=shape.kinds, vocab_size=8192)
     config = replace(narrow.config, text=text)
     model = Lfm2VL(config, narrow.image_config)
     model.set_dtype(mx.bfloat16)

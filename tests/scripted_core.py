@@ -59,6 +59,7 @@ class ScriptedCore:
     refusal: Lfm2VLError | None = None
     asked: list[Asked] = field(default_factory=list)
     stopped: list[float] = field(default_factory=list)
+    model: str | None = "demo"
     meter: Meter = field(default_factory=Meter)
 
     models = {"demo": SimpleNamespace(name="demo"), "org/other": SimpleNamespace(name="org/other")}
@@ -72,7 +73,7 @@ class ScriptedCore:
         return asked
 
     def status(self) -> Status:
-        return Status("demo", 1, 2, self.meter)
+        return Status(self.model, 1, 2, self.meter)
 
     def stop(self, seconds: float) -> None:
         self.stopped.append(seconds)

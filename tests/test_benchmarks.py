@@ -10,6 +10,7 @@ import pytest
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import drafts  # noqa: E402
 import host_syncs  # noqa: E402
 import interop  # noqa: E402
 import interop_adapters  # noqa: E402
@@ -62,6 +63,13 @@ def test_a_decode_step_is_no_more_kernels_and_no_longer_chain(
     cost = op_counts.decode_step(decoder_of_16_layers, sampling)
     assert cost.kernels.total() <= kernels
     assert cost.chain <= chain
+
+
+def test_a_draft_round_is_at_most_two_fifths_of_the_kernels_of_its_tokens():
+    model, drafter = drafts.deep_pair(drafts.SHAPES["450M"])
+    for sampling, kernels in zip(drafts.SAMPLINGS.values(), (228, 236), strict=True):
+        found = drafts.draft_round(model, drafter, sampling, 7).kernels.total()
+        assert found / drafts.TOKENS_PER_ROUND <= 0.4 * kernels
 
 
 def test_an_image_is_no_more_kernels_than_counted(decoder_of_16_layers):

@@ -25,7 +25,7 @@ ROWS = [
     {"generation", "training"},
     {"saving", "speed", "skills"},
     {"quantize", "desktop", "serving"},
-    {"device_check"},
+    {"device_check", "llm_plugin"},
     {"commands"},
     {"benchmark", "chat", "cli", "convert", "fuse", "generate", "run", "serve", "train"},
 ]

@@ -99,10 +99,11 @@ def _mcp(options: argparse.Namespace) -> int:
     if sys.stdin is None:
         raise InputError("standard input is closed: an MCP client starts this program")
     from ..images.limits import ImageLimits
-    from ..serving.core import Core, Limits
+    from ..serving.core import Core
     from ..serving.mcp_images import Allowed, AllowedFolder
     from ..serving.mcp_server import Server
     from ..serving.mcp_toolbox import Toolbox
+    from ..serving.schedule import Limits
     from ..serving.served import served_model
 
     folders = [AllowedFolder(folder) for folder in options.allow_folder]

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import Lfm2VLError, printable
+from ..serving.resident_place import absolute_name
 from .answer_output import print_objects, say
 from .common import run_command
 from .default_model import chosen_model
 from .parser import Parser
-from .resident_options import absolute_name
 
 REPLY_SECONDS = 3.0  # that a process has to tell how it is
 EPILOG = """\

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
@@ -81,7 +80,7 @@ def _find_files(options: argparse.Namespace) -> None:
 
 
 def _wanted(options: argparse.Namespace) -> Wanted:
-    from ..serving.resident_place import Wanted
+    from ..serving.resident_place import Wanted, absolute_name
 
     return Wanted(
         absolute_name(options.model),
@@ -92,14 +91,9 @@ def _wanted(options: argparse.Namespace) -> Wanted:
     )
 
 
-def absolute_name(name: str) -> str:
-    """Return the whole path of a folder, since the process has another current folder."""
-    path = name if os.path.isdir(name) else os.path.expanduser(name)
-    return os.path.abspath(path) if name != "demo" and os.path.isdir(path) else name
-
-
 def _absolute_adapter(text: str) -> str:
     from ..adapters.choice import split_weight
+    from ..serving.resident_place import absolute_name
 
     name, _ = split_weight(text)
     return absolute_name(name) + text[len(name) :]

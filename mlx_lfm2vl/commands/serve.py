@@ -69,6 +69,7 @@ def _serve(options: argparse.Namespace) -> int:
             listener,
             Patience(grace=options.grace),
             lambda: _begin(core, access),
+            lambda: _end(core, options.grace),
             core_limits.keep_alive if options.exit_when_idle else None,
         )
 
@@ -99,6 +100,12 @@ def _begin(core: Core, access: Access) -> None:
             say(f"error: {event}")
 
     core.submit(Request("Hi", AnswerOptions(max_tokens=1)), tell)
+
+
+def _end(core: Core, grace: float) -> None:
+    """Say why the server does not end at once."""
+    if core.status().running:
+        say(f"stopping: running answers have {grace:g} s to finish; a second signal ends them")
 
 
 def _log(seen: Seen) -> None:

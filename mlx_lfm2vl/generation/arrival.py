@@ -64,7 +64,7 @@ def arriving(
     ready = yield from embedding(model, asked.prompt, store, None, asked.keys, kv_bits)
     answer = make_answer(model, processor, asked)
     row = Row(number, asked, ready, answer, clock, guide)
-    return (yield from reading(model, [row], store, drafting))
+    return (yield from reading_prompts(model, [row], store, drafting))
 
 
 def make_answer(model: Lfm2VL, processor: Processor, asked: Asked) -> Answer:
@@ -84,7 +84,7 @@ def groups_of(rows: Sequence[Row], store: PrefixStore | None) -> list[list[Row]]
     return [list(group) for _, group in groupby(sorted(rows, key=length), key=length)]
 
 
-def reading(
+def reading_prompts(
     model: Lfm2VL,
     rows: list[Row],
     store: PrefixStore | None,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
+from ..model.device_ops import fused
 from ..model.drafter import DraftCache, DraftModel
 from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerOptions
@@ -94,8 +95,9 @@ class ModelDrafter:
         self.context, self._pace, self.proposals = context, pace, proposals
         self._lookup = lookup
         self.taps = drafter.config.target_layer_ids
-        masks = [drafter.config.mask_token_id] * (drafter.config.block_size - 1)
-        self._masks = mx.array(masks, mx.uint32)
+        block = [drafter.config.mask_token_id] * drafter.config.block_size
+        self._block = mx.array(block, mx.uint32)
+        self._is_anchor = mx.array([place == 0 for place in range(len(block))])
         self._held: list[mx.array] = []  # taps of committed positions, not read yet
         self._new = 0  # positions of the round, of which only some may stay
         self._tokens: list[int] = []
@@ -147,7 +149,7 @@ class ModelDrafter:
         self._append()
         taps = mx.concatenate(list(outputs), axis=-1) if outputs else None
         valid = 0 if verified is None else verified.accepted + 1
-        ids = mx.concatenate([anchor.reshape(1), self._masks])
+        ids = mx.where(self._is_anchor, anchor, self._block)
         block = self._model.language_model.embed_tokens(ids)[None]
         states = self._drafter.states(block, self.context, taps, valid)[0]
         states = states[: self.proposals]  # the block is whole: fewer masks make another draft
@@ -155,7 +157,7 @@ class ModelDrafter:
         found = self._drafter.propose(states, scores, anchor, scale)
         numbers = [found.tokens.view(mx.int32)]
         if found.confidence is not None:
-            numbers.append((found.confidence * FRACTION).astype(mx.int32))
+            numbers.append(_whole(found.confidence))
         return mx.concatenate(numbers)
 
     def told(self, numbers: Sequence[int], kept: int) -> None:
@@ -190,3 +192,8 @@ class ModelDrafter:
         """Return the seconds since the last call; None at first."""
         last, self._clock = self._clock, time.perf_counter()
         return None if last is None else self._clock - last
+
+
+@fused
+def _whole(confidence: mx.array) -> mx.array:
+    return (confidence * FRACTION).astype(mx.int32)

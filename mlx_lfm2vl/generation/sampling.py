@@ -348,7 +348,7 @@ class RandomKeys:
         begin = self._used + after
         if isinstance(begin, int):
             return self._made[begin : begin + count]
-        return self._made[begin + mx.arange(count)]
+        return self._made[begin + mx.array(np.arange(count, dtype=np.uint32))]
 
     def skip(self, count: int) -> None:
         """Use up the next states."""

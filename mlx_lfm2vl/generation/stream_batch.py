@@ -14,7 +14,7 @@ from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerOptions
 from ..prompt.processor import Processor
 from .answer import Clock
-from .arrival import groups_of, make_answer, reading
+from .arrival import groups_of, make_answer, reading_prompts
 from .batch import DRAFTED, Batch
 from .prefix_store import PrefixStore
 from .prepare import embed_prompt, finished
@@ -65,7 +65,7 @@ def stream_answers(
             except Lfm2VLError as error:
                 yield number, error
         batch.join(
-            finished(reading(model, group, store, drafting, options.on_prefill))
+            finished(reading_prompts(model, group, store, drafting, options.on_prefill))
             for group in groups_of(arrived, store)
         )
         if not (batch.rows or is_more):

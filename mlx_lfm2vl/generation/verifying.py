@@ -17,13 +17,15 @@ import numpy as np
 from ..model.device_ops import traced
 from .sampling import Sampler, chooser, logprobs_of, mask_of, penalize
 
+NO_TOKEN = 2**32 - 1  # larger than any id
+
 
 class Verified(NamedTuple):
     """What the sampler says to a draft of G tokens.
 
     Attributes:
         tokens: (G + 1,) uint32, after the last token, and after each token of the draft.
-        accepted: int32 scalar, how many tokens of the draft these agree with, from the first on.
+        accepted: uint32 scalar, how many tokens of the draft these agree with, from the first on.
         logprobs: (G + 1,) float32 of the tokens; None if not requested.
         seen: (G + 1, vocab_size) bool, the ids that occurred up to each; None without a penalty.
     """
@@ -64,8 +66,8 @@ class VerifyingSampler(Sampler):
             tokens, seen = choose(logits, before, self._penalty, *numbers)
         else:
             tokens = choose(logits, *numbers)
-        agrees = tokens[:-1] == mx.array(list(draft), mx.uint32)
-        accepted = mx.cumprod(agrees.astype(mx.int32)).sum() if draft else mx.array(0)
+        # The place of the first difference. What no token equals stands behind the draft.
+        accepted = mx.argmin(tokens == mx.array([*draft, NO_TOKEN], mx.uint32))
         told = logprobs_of(whole, tokens) if self.logprobs else None
         return Verified(tokens, accepted, told, seen)
 
@@ -96,14 +98,13 @@ class VerifyingSampler(Sampler):
             verified: of the round before, which `keep` has not seen yet; None if there is none.
 
         Returns:
-            (G, vocab_size) float32, the largest of which is likely to be drawn, and the factor that
+            (G, vocab_size), the largest of which is likely to be drawn, and the factor that
             anything else must have that is added to the logits; None for 1.
         """
         seen, used = self._seen, mx.array(0)
         if verified is not None:
             used = verified.accepted + 1
             seen = None if verified.seen is None else verified.seen[verified.accepted][None]
-        logits = logits.astype(mx.float32)
         if seen is not None:
             logits = penalize(logits, seen, self._penalty)
         if self.sampling.temperature == 0:
@@ -130,7 +131,7 @@ def _warmed(logits: mx.array, keys: mx.array, temperature: mx.array) -> mx.array
     def gumbel(key: mx.array) -> mx.array:
         return mx.random.gumbel(logits.shape[1:], key=key)
 
-    return logits / temperature + mx.vmap(gumbel)(keys)
+    return logits.astype(mx.float32) / temperature + mx.vmap(gumbel)(keys)
 
 
 def _occurred(draft: Sequence[int], vocabulary: int) -> mx.array:

@@ -8,8 +8,8 @@
 - A cache does not know which tokens it has read, nor the weights that read them.
 - No layer looks at columns from `offset` on, so `trim` need not clear them.
 - A fork and its original never change each other. They share memory until one of them writes.
-- A window has no history, so `trim` undoes only positions of the last step. A `DecodeStep` or a
-  fork leaves nothing that can be trimmed. `rewind.rewind` goes back to any position.
+- A window has no history, so `trim` undoes only positions of the last step. A prefill, a
+  `DecodeStep` or a fork leaves nothing to trim. `rewind.rewind` goes back to any position.
 - `state` and `meta_state` hold everything that `from_state` needs to continue in another process.
   These names and `trim` are those of mlx-lm's prompt caches.
 """
@@ -150,6 +150,12 @@ class Cache:
         for layer in self.layers:
             if isinstance(layer, ConvCache):
                 layer.trim_rows(counts)
+
+    def settle(self) -> None:
+        """Make it impossible to trim the last step."""
+        for layer in self.layers:
+            if isinstance(layer, ConvCache):
+                layer.step(layer.window)
 
     @property
     def windows(self) -> list[Window]:

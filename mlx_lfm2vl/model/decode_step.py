@@ -55,7 +55,7 @@ def prefill(
     reached: Callable[[], object] | None = None,
     reader: TapReader | None = None,
 ) -> mx.array:
-    """Read prompts, and apply the output head to their last position only.
+    """Read prompts; the last layers and the output head compute their last position only.
 
     Args:
         model: the network.
@@ -95,7 +95,8 @@ def prefill_passes(
     begin, hidden = 0, inputs_embeds
     for end in ends or [length]:
         for stop in [*range(begin + chunk, end, chunk), end]:
-            hidden, outputs = model.language_model.tapped(inputs_embeds[:, begin:stop], cache, taps)
+            embeds = inputs_embeds[:, begin:stop]
+            hidden, outputs = model.language_model.tapped(embeds, cache, taps, last=1)
             if reader:
                 reader.read(outputs)
             begin = stop

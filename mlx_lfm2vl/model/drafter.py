@@ -11,22 +11,19 @@ Follows DSpark (DeepSpec) in the layout of LiquidAI's -DSpark repos. Names of pa
 - It has no embedding and no output head of its own; it uses the target's.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from ..checkpoint.drafter_config import DrafterConfig
 from .attention import attend
 from .device_ops import fused
+from .draft_heads import ConfidenceHead, MarkovHead
 from .key_values import KeysValues, KeyValueCache
 from .language import swiglu
-
-# The pair bias of all tokens reads the whole Markov table once per proposal. Of larger vocabularies
-# it is therefore computed for the best logit of each of this many groups only. The best token of
-# all is always among them, and a draft may be any.
-GROUPS = 64
-SMALL_VOCABULARY = 4096
 
 
 @dataclass(frozen=True)
@@ -101,67 +98,57 @@ class DraftAttention(nn.Module):
         self.q_norm = nn.RMSNorm(dim, eps=config.rms_norm_eps)
         self.k_norm = nn.RMSNorm(dim, eps=config.rms_norm_eps)
 
-    def keys_values(self, x: mx.array, offset: int | mx.array) -> tuple[mx.array, mx.array]:
-        """Return the keys, rotated, and values of (B, L, C): (B, K, L, D) each."""
-        k, v = self._projected(x)
-        return self.rotate(k, offset), v
-
-    def keys_values_of(
-        self, features: mx.array, start: int, block: mx.array, offset: int | mx.array
-    ) -> tuple[mx.array, mx.array]:
-        """Return the same for new positions of the context and a block after them, in one pass.
+    def keys_values(self, x: mx.array, places: int | mx.array) -> tuple[mx.array, mx.array]:
+        """Return the keys, rotated, and values of (B, L, C): (B, K, L, D) each.
 
         Args:
-            features: (B, S, C) of the context.
-            start: position of its first row.
-            block: (B, G, C).
-            offset: position of its first row.
+            x: rows of the context or normalized rows of a block.
+            places: as for `_rotated`.
         """
-        k, v = self._projected(mx.concatenate([features, block], axis=1))
-        end = features.shape[1]
-        parts = [self.rotate(k[:, :, :end], start), self.rotate(k[:, :, end:], offset)]
-        return mx.concatenate(parts, axis=2), v
-
-    def _projected(self, x: mx.array) -> tuple[mx.array, mx.array]:
         shape = (*x.shape[:2], self.num_key_value_heads, -1)
-        k = self.k_norm(self.k_proj(x).reshape(shape)).transpose(0, 2, 1, 3)
-        return k, self.v_proj(x).reshape(shape).transpose(0, 2, 1, 3)
+        k = self.k_norm(self.k_proj(x).reshape(shape))
+        return self._rotated(k, places), self.v_proj(x).reshape(shape).transpose(0, 2, 1, 3)
 
     def __call__(
-        self, x: mx.array, seen: KeysValues, offset: int | mx.array, visible: mx.array | None
+        self, x: mx.array, seen: KeysValues, places: mx.array, visible: mx.array | None
     ) -> mx.array:
         """Let the rows of a block attend to keys and values, their own included.
 
         Args:
             x: (B, G, C) normalized rows of the block.
             seen: keys and values, (B, K, S, D) each.
-            offset: as for `rotate`.
+            places: as for `_rotated`.
             visible: bool, broadcastable to (B, H, G, S); None shows everything.
+
+        Returns:
+            (B, G, H * D), the input of `o_proj`.
         """
         q = self.q_norm(self.q_proj(x).reshape(*x.shape[:2], self.num_heads, -1))
-        q = self.rotate(q.transpose(0, 2, 1, 3), offset)
+        q = self._rotated(q, places)
         x = attend(q, *seen, self.scale, causal=False, visible=visible)
-        return self.o_proj(x.transpose(0, 2, 1, 3).flatten(2))
+        return x.transpose(0, 2, 1, 3).flatten(2)
 
-    def rotate(self, x: mx.array, offset: int | mx.array) -> mx.array:
-        """Apply RoPE to (B, H, L, D).
+    def _rotated(self, x: mx.array, places: int | mx.array) -> mx.array:
+        """Apply RoPE and swap axes: (B, L, H, D) -> (B, H, L, D).
 
         Args:
             x: to rotate.
-            offset: position of the first row; if the rows are A equal blocks, (B, A), of each.
+            places: position of the first row, or (B * L,) of each row.
         """
-        if isinstance(offset, mx.array) and offset.ndim == 2:
-            split = x.reshape(*x.shape[:2], offset.shape[1], -1, x.shape[-1]).swapaxes(1, 2)
-            split = self.rotate(split.flatten(0, 1), offset.flatten()).reshape(split.shape)
-            return split.swapaxes(1, 2).reshape(x.shape)
-        return mx.fast.rope(
-            x,
+        shape = x.shape
+        if isinstance(places, mx.array):
+            x = x.reshape(-1, 1, *shape[2:])  # each row is a sequence of its own
+        x = mx.fast.rope(
+            x.transpose(0, 2, 1, 3),
             x.shape[-1],
             traditional=not self.half_split,
             base=self.rope_theta,
             scale=1.0,
-            offset=offset,
+            offset=places,
         )
+        if isinstance(places, int):
+            return x
+        return x.reshape(shape).transpose(0, 2, 1, 3)
 
 
 class DraftMLP(nn.Module):
@@ -174,7 +161,8 @@ class DraftMLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
+        """(..., C) -> (..., inner), the input of `down_proj`."""
+        return swiglu(self.gate_proj(x), self.up_proj(x))
 
 
 class DraftLayer(nn.Module):
@@ -189,25 +177,8 @@ class DraftLayer(nn.Module):
 
     def finish(self, x: mx.array, attended: mx.array) -> mx.array:
         """Add the residuals: the attention's output, then the feed-forward's."""
-        x = x + attended
-        return x + self.mlp(self.post_attention_layernorm(x))
-
-
-class MarkovHead(nn.Module):
-    """A low-rank table of how likely each token follows each other."""
-
-    def __init__(self, config: DrafterConfig) -> None:
-        super().__init__()
-        self.markov_w1 = nn.Embedding(config.vocab_size, config.markov_rank)
-        self.markov_w2 = nn.Linear(config.markov_rank, config.vocab_size, bias=False)
-
-
-class ConfidenceHead(nn.Module):
-    """One number per row, from its state and the token before."""
-
-    def __init__(self, config: DrafterConfig) -> None:
-        super().__init__()
-        self.proj = nn.Linear(config.hidden_size + config.markov_rank, 1)
+        x = _added(x, self.self_attn.o_proj, attended)
+        return _added(x, self.mlp.down_proj, self.mlp(self.post_attention_layernorm(x)))
 
 
 class DraftModel(nn.Module):
@@ -265,25 +236,26 @@ class DraftModel(nn.Module):
             block: (1, G, C) embeddings of the anchor and masks.
             cache: updated in place, but for its length.
             taps: (1, S, taps * C) outputs of the target's layers at new positions; None for none.
-            valid: int32 scalar, how many of these are committed.
+            valid: integer scalar, how many of these are committed.
 
         Returns:
             (1, G, C) states after the final norm.
         """
-        start, offset = cache.length, cache.end + valid
-        features, visible = None, None
-        if taps is not None:
-            features, end = self.features(taps), start + taps.shape[1]
-            columns = mx.arange(end + block.shape[1])
-            visible = (columns < start + valid) | (columns >= end)
+        new, old = 0 if taps is None else taps.shape[1], cache.length
+        end, visible = old + new, None
+        valid = valid if isinstance(valid, mx.array) else mx.array(valid)
+        rows = mx.array(np.arange(new + block.shape[1], dtype=np.int32))
+        places = _positions(rows, mx.array(cache.end), mx.array(new), valid)
+        features = None if taps is None else self.features(taps)
+        if new:
+            columns = mx.array(np.arange(end + block.shape[1], dtype=np.int32))
+            visible = _visible(columns, mx.array(old), mx.array(new), valid)
         x = block
         for layer, memory in zip(self.layers, cache.layers, strict=True):
             attention, normed = layer.self_attn, layer.input_layernorm(x)
-            if features is None:
-                new = attention.keys_values(normed, offset)
-            else:
-                new = attention.keys_values_of(features, cache.end, normed, offset)
-            x = layer.finish(x, attention(normed, memory.update(*new, start), offset, visible))
+            both = normed if features is None else mx.concatenate([features, normed], axis=1)
+            seen = memory.update(*attention.keys_values(both, places), old)
+            x = layer.finish(x, attention(normed, seen, places[new:], visible))
         return self.norm(x)
 
     def block_states(self, blocks: mx.array, taps: mx.array, places: mx.array) -> mx.array:
@@ -304,16 +276,17 @@ class DraftModel(nn.Module):
         own = mx.repeat(mx.eye(places.shape[1], dtype=mx.bool_), rows, axis=1)  # (A, A * G)
         own = mx.broadcast_to(own, (places.shape[0], *own.shape))
         visible = mx.repeat(mx.concatenate([before, own], axis=2), rows, axis=1)[:, None]
+        stands = (places[..., None] + mx.arange(rows)).flatten()
         x = blocks.flatten(1, 2)
         for layer in self.layers:
             attention, normed = layer.self_attn, layer.input_layernorm(x)
             parts = zip(
                 attention.keys_values(features, 0),
-                attention.keys_values(normed, places),
+                attention.keys_values(normed, stands),
                 strict=True,
             )
             k, v = (mx.concatenate(list(part), axis=2) for part in parts)
-            x = layer.finish(x, attention(normed, (k, v), places, visible))
+            x = layer.finish(x, attention(normed, (k, v), stands, visible))
         return self.norm(x).reshape(blocks.shape)
 
     def propose(
@@ -331,50 +304,26 @@ class DraftModel(nn.Module):
         Returns:
             The draft, which takes the best score at each place.
         """
-        head, scores = self.markov_head, scores.astype(mx.float32)
-        after, codes, ids = head.markov_w2.weight, None, None
-        if groups := _groups(scores.shape[1]):
-            grouped = scores.reshape(scores.shape[0], -1, groups)  # token g + i * groups is in g
-            members = mx.argmax(grouped, axis=1)  # (G, groups)
-            scores = mx.take_along_axis(grouped, members[:, None], axis=1)[:, 0]
-            ids = members * groups + mx.arange(groups, dtype=mx.uint32)
-            after, codes = after[ids], head.markov_w1(ids)  # (G, groups, rank)
-        code, places = head.markov_w1(anchor), list[mx.array]()
-        for row in range(scores.shape[0]):
-            bias = (after if codes is None else after[row]) @ code
-            if scale is None:
-                biased = _biased(scores[row], bias)
-            else:
-                biased = _biased_by(scores[row], bias, scale)
-            places.append(mx.argmax(biased))
-            code = head.markov_w1(places[-1]) if codes is None else codes[row][places[-1]]
-        tokens = mx.stack(places)
-        if ids is not None:
-            tokens = mx.take_along_axis(ids, tokens[:, None], axis=1)[:, 0]
+        tokens, codes = self.markov_head(scores, anchor, scale)
         if not self.config.has_confidence:
             return Proposals(tokens, None)
-        before = mx.concatenate([anchor.reshape(1), tokens[:-1]])
-        return Proposals(tokens, self._confidence(states, head.markov_w1(before)))
-
-    def _confidence(self, states: mx.array, codes: mx.array) -> mx.array:
-        head = self.confidence_head.proj
-        joined = mx.concatenate([states.astype(mx.float32), codes.astype(mx.float32)], axis=-1)
-        weight, bias = head.weight.astype(mx.float32), head.bias.astype(mx.float32)
-        return mx.sigmoid(joined @ weight[0] + bias)
+        return Proposals(tokens, self.confidence_head(states, codes))
 
 
-@fused
-def _biased(scores: mx.array, bias: mx.array) -> mx.array:
-    return scores + bias.astype(mx.float32)
+def _added(x: mx.array, layer: Callable[[mx.array], mx.array], y: mx.array) -> mx.array:
+    """Return x + layer(y), in one operation unless the layer is quantized."""
+    if isinstance(layer, nn.Linear):
+        return mx.addmm(x, y, layer.weight.T)
+    return x + layer(y)
 
 
 @fused
-def _biased_by(scores: mx.array, bias: mx.array, scale: mx.array) -> mx.array:
-    return scores + bias.astype(mx.float32) * scale
+def _positions(rows: mx.array, first: mx.array, new: mx.array, valid: mx.array) -> mx.array:
+    """Return where some rows of context stand and, behind those that are valid, a block's."""
+    return first + mx.where(rows < new, rows, rows - new + valid.astype(mx.int32))
 
 
-def _groups(vocabulary: int) -> int:
-    """Return the number of groups of a large vocabulary; 0 for a small or an odd one."""
-    if vocabulary <= SMALL_VOCABULARY or vocabulary % GROUPS:
-        return 0
-    return GROUPS
+@fused
+def _visible(columns: mx.array, old: mx.array, new: mx.array, valid: mx.array) -> mx.array:
+    """Return which columns hold the old context, the valid ones of the new, or the block."""
+    return (columns < old + valid.astype(mx.int32)) | (columns >= old + new)

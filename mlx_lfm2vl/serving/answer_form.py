@@ -7,7 +7,7 @@ from typing import Any
 
 from ..constraints.constraint import Constraint, choice, grammar, json_schema, regex
 from ..errors import InputError
-from .call_grammar import ANY_TEXT, call_grammar, json_rule
+from .call_grammar import ANY_TEXT, call_grammar, json_rule, with_any_values
 from .fields import BadField, Fields
 from .tool_fields import Tools
 
@@ -109,6 +109,8 @@ def answer_form(
         return constraint
     content = ANY_TEXT if schema is None else json_rule(schema)
     offered = [function for function in tools.functions if function["name"] in tools.allowed]
+    if not (tools.must_call or tools.is_strict):  # no schema of a tool that is beside the point
+        offered = [with_any_values(function) for function in offered]
     lark = call_grammar(offered, None if tools.must_call else content, parallel=tools.parallel)
     return _made(grammar, lark, fields.where("tools"))
 

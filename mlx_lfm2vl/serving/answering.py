@@ -43,10 +43,11 @@ class Running:
         Raises:
             Lfm2VLError: see `Core.submit`.
         """
-        loop = asyncio.get_running_loop()
+        # With `self` in it, the tickets would hold the images of the requests in a cycle.
+        loop, arrived = asyncio.get_running_loop(), self._arrived
 
         def deliver(index: int, event: Event) -> None:
-            loop.call_soon_threadsafe(self._arrived.put_nowait, (index, event))
+            loop.call_soon_threadsafe(arrived.put_nowait, (index, event))
 
         try:
             for index, request in enumerate(self._requests):

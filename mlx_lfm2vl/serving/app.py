@@ -173,7 +173,9 @@ class App:
     async def _health(self, _request: Request) -> Response:
         if self.is_stopping:
             return JSONResponse({"status": "stopping"}, 503)
-        return JSONResponse({"status": "ok"})
+        core = self._core.status()
+        is_loading = core.model is None and core.waiting > 0
+        return JSONResponse({"status": "loading" if is_loading else "ok"})
 
     async def _count(self, _request: Request) -> Response:
         text = metrics_text(self._counts, self._core.status())

@@ -56,6 +56,14 @@ def call_grammar(
     return "\n".join(rules)
 
 
+def with_any_values(function: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a function whose arguments have names and may have any values."""
+    properties = (function.get("parameters") or {}).get("properties")
+    if not isinstance(properties, Mapping):
+        return {"name": function["name"], "parameters": {"additionalProperties": True}}
+    return {"name": function["name"], "parameters": {"properties": dict.fromkeys(properties, {})}}
+
+
 def json_rule(schema: Mapping[str, Any] | bool) -> str:
     """Return a grammar of the JSON that is valid under a schema, in the models' own style."""
     inner = bounded(dict(schema)) if isinstance(schema, Mapping) else {}

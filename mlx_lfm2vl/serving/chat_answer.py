@@ -159,11 +159,9 @@ class ChatExchange:
 
 def finish_reason(result: Result) -> str:
     """Return why an answer has ended: "stop", "length" or "tool_calls"."""
-    return (
-        "tool_calls"
-        if result.tool_calls and result.finish_reason == "stop"
-        else result.finish_reason
-    )
+    if result.tool_calls and result.finish_reason == "stop":
+        return "tool_calls"
+    return result.finish_reason
 
 
 def arguments_text(call: dict[str, Any]) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import InputError
-from ..prompt.keys import is_empty, unknown
+from ..prompt.keys import is_empty
 
 MAX_DEPTH = 100  # of lists and objects in a body; schemas of tools have some 20
 MAX_TEXT = 8 * 2**20  # characters of one text that is no image
+MAX_LISTED = 12  # names in a message
 KINDS = ((bool, "a boolean"), (int | float, "a number"), (str, "a text"), (list, "a list"))
 
 # By name of a field: why it is refused, and the values that leave the answer as it is.
@@ -146,7 +147,7 @@ class Fields:
         for name, value in self._values.items():
             if name not in self._known and not is_empty(value):
                 what = f"{self.path} has an unknown field" if self.path else "unknown field"
-                raise BadField(str(unknown(what, name, self._known)), self.where(str(name)[:60]))
+                raise BadField(f"{what} {name!r:.60}; {self._hint(name)}", self.where(name[:60]))
 
     def bad(self, name: str, reason: str) -> BadField:
         """Return the error of a field.
@@ -157,6 +158,17 @@ class Fields:
         """
         where = self.where(name) if name else self.path
         return BadField(f"{where} {reason}", where)
+
+    def _hint(self, name: str) -> str:
+        """Return what may be meant by an unknown name."""
+        import difflib  # only a mistake needs it
+
+        near = difflib.get_close_matches(name.lower()[:100], self._known, 1)
+        if near:
+            return f"did you mean {near[0]!r}?"
+        return (
+            f"expected {', '.join(self._known)}" if len(self._known) <= MAX_LISTED else "remove it"
+        )
 
     def _wrong(self, value: object, expected: str, name: str = "") -> BadField:
         where = self.where(name) if name else self.path
@@ -178,17 +190,14 @@ def open_body(body: object) -> Fields:
     """
     level = [body]
     for _ in range(MAX_DEPTH):
-        level = [
-            inner
-            for item in level
-            for inner in (
-                item.values()
-                if isinstance(item, Mapping)
-                else item
-                if isinstance(item, list | tuple)
-                else ()
-            )
-        ]
+        level = [inner for outer in level for inner in _items(outer)]
         if not level:
             return Fields(body)
     raise BadField(f"the body is nested more than {MAX_DEPTH} deep", "")
+
+
+def _items(value: Any) -> Iterable[Any]:
+    """Return what a list or an object holds."""
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, list | tuple) else ()

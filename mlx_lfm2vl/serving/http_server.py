@@ -92,6 +92,7 @@ def serve(
     listener: socket.socket,
     patience: Patience,
     on_ready: Callable[[], object],
+    on_stop: Callable[[], object],
     idle_seconds: float | None = None,
 ) -> int:
     """Serve until a signal ends it; a second signal ends it at once.
@@ -102,12 +103,13 @@ def serve(
         listener: see `listen`.
         patience: bounds of connections.
         on_ready: called when requests are answered.
+        on_stop: called when the server begins to end.
         idle_seconds: end after so long without a question; None goes on.
 
     Returns:
         The exit code of the process.
     """
-    server = _Server(app, core, patience, on_ready, idle_seconds)
+    server = _Server(app, core, patience, on_ready, on_stop, idle_seconds)
     asyncio.run(server.serve([listener]))
     return server.exit_code
 
@@ -125,6 +127,7 @@ class _Server(Server):
         core: Core,
         patience: Patience,
         on_ready: Callable[[], object],
+        on_stop: Callable[[], object],
         idle_seconds: float | None,
     ) -> None:
         connection = partial(_Connection, patience=patience)
@@ -146,7 +149,7 @@ class _Server(Server):
         )
         self.exit_code = 0
         self._app, self._core, self._grace = app, core, patience.grace
-        self._on_ready, self._idle_seconds = on_ready, idle_seconds
+        self._on_ready, self._on_stop, self._idle_seconds = on_ready, on_stop, idle_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -161,14 +164,16 @@ class _Server(Server):
     def stop(self) -> None:
         """Take no more connections, and end when the running answers are finished."""
         self.should_exit = self._app.is_stopping = True
+        self._on_stop()
         threading.Thread(target=self._core.stop, args=(self._grace,), daemon=True).start()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         code = INTERRUPTED if sig == signal.SIGINT else 0
         if self.should_exit:
             os._exit(code or 1)
-        self.exit_code = code
-        self.stop()
+        self.exit_code, self.should_exit = code, True
+        # Not here: the signal may have come while this thread holds a lock of the core.
+        asyncio.get_running_loop().call_soon_threadsafe(self.stop)
 
 
 class _Connection(H11Protocol):

@@ -107,7 +107,7 @@ class Allowed:
     @property
     def described(self) -> str:
         """What an agent may name, in words."""
-        words = [f"the path of an image or PDF in {folder.path}" for folder in self.folders]
+        words = [f"the whole path of an image or PDF in {folder.path}" for folder in self.folders]
         words += ['"clipboard" for the image that was copied'] * self.clipboard
         words += ['"screenshot" for what the screen shows now'] * self.screenshot
         return ", or ".join(words)

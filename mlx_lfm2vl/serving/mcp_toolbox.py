@@ -21,16 +21,17 @@ if TYPE_CHECKING:
     from ..generation.result import Result
     from ..images.inputs import Input
     from ..images.limits import ImageLimits
+    from ..options import AnswerOptions
     from ..skills.tasks import Task
     from .core import Core
     from .mcp_calls import Call
     from .mcp_messages import Json
 
 STAGES = {
-    "queue": "waiting",
+    "queue": "waiting, {total} before this",
     "load": "loading the model",
-    "encode": "looking at the image",
-    "prefill": "reading the question",
+    "encode": "looking at the image, {done} of {total} tokens",
+    "prefill": "reading the prompt, {done} of {total} tokens",
 }
 
 
@@ -79,7 +80,7 @@ class Toolbox:
         result = self._answered(Request(messages, self._options(task)), call)
         return _tool_result(tool, read_answer(task, result).to_dict(), result)
 
-    def _options(self, task: Task[Any]) -> Any:
+    def _options(self, task: Task[Any]) -> AnswerOptions:
         most = self._max_tokens
         return task.options if most is None else task.options.changed({"max_tokens": most})
 
@@ -118,12 +119,13 @@ class Toolbox:
                 raise event
             if isinstance(event, Progress):
                 read += 1
-                call.report(read, f"{STAGES[event.stage]} ({event.done} of {event.total})")
+                text = STAGES[event.stage].format(done=event.done, total=event.total)
+                call.report(read, text)
             elif isinstance(event, Piece):
                 if event.result is not None:
                     return event.result
                 written += len(event.token_ids)
-                call.report(read + written, f"answering ({written} tokens)")
+                call.report(read + written, f"answering, {written} tokens so far")
 
 
 def _words(tool: Tool, arguments: Json) -> list[str]:

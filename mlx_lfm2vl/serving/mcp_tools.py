@@ -84,10 +84,10 @@ class Tool:
     def schema(self, images: str = "") -> Json:
         """Return the JSON Schema of the arguments; see `listed`."""
         if self.takes_many:
-            about = f"Each is {images}. Of a PDF, the first page."
+            about = f"Of each: {images}. A PDF shows its first page."
             first: Json = {"images": {**TEXTS, "minItems": 2, "description": about}}
         else:
-            first = {"image": {**TEXT, "description": f"It is {images}."}, "page": PAGE}
+            first = {"image": {**TEXT, "description": f"{images}."}, "page": PAGE}
         return {
             "type": "object",
             "properties": {**first, **self.properties},

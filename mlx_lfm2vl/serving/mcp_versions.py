@@ -55,8 +55,9 @@ def is_stateless(params: Json) -> bool:
     asked = meta.get(f"{PREFIX}protocolVersion")
     if asked is None:
         return False
-    if f"{PREFIX}clientCapabilities" not in meta:
-        raise ProtocolError(INVALID_PARAMS, f"_meta lacks {PREFIX}clientCapabilities")
+    if not isinstance(asked, str) or f"{PREFIX}clientCapabilities" not in meta:
+        text = f"_meta lacks a text {PREFIX}protocolVersion or {PREFIX}clientCapabilities"
+        raise ProtocolError(INVALID_PARAMS, text)
     if asked not in STATELESS:
         versions = {"supported": [*STATELESS], "requested": asked}
         raise ProtocolError(UNSUPPORTED, "this protocol version is not supported", versions)

@@ -159,7 +159,7 @@ def _components() -> dict[str, Schema]:
     model = _object(id=TEXT, object={"const": "model"}, created=COUNT, owned_by=TEXT)
     return {
         "Error": _object(error=error),
-        "Health": _object(status={"enum": ["ok", "stopping"]}),
+        "Health": _object(status={"enum": ["ok", "loading", "stopping"]}),
         "Model": model,
         "ModelList": _object(object={"const": "list"}, data=_list(_ref("Model"))),
         "ChatCompletion": _object(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..checkpoint.image_config import ImageConfig
@@ -106,7 +106,7 @@ def load_pictures(
             if left < 0:
                 raise InputError(f"the images have more than {limits.max_bytes} bytes together")
             is_document = is_pdf(data[:HEADER_BYTES])
-            drawn = [*_pages(data, limits, config)] if is_document else [data]
+            drawn = _pages(data, limits, config) if is_document else [data]
             count += len(drawn) - 1
             limits.check_count(count)
         except InputError as error:
@@ -134,17 +134,13 @@ def _read(picture: Picture, name: str, limits: ImageLimits) -> NamedBytes:
             data = decode_base64(source)
         except ValueError:
             raise InputError(f"{picture.param} is not base64, {EXPECTED}") from None
-    if not data:
-        raise InputError(f"{picture.param} is empty (0 bytes)")
     named = NamedBytes(data)
     named.name = name
     return named
 
 
-def _pages(data: NamedBytes, limits: ImageLimits, config: ImageConfig) -> Iterator[Drawn]:
-    """Yield the pages of a PDF, which are drawn later."""
+def _pages(data: NamedBytes, limits: ImageLimits, config: ImageConfig) -> Sequence[Drawn]:
+    """Return the pages of a PDF, which are drawn later."""
     from ..images.pdf import pdf_pages
 
-    for number, page in pdf_pages(Input(data.name, data), "", config, limits):
-        limits.check_count(number)
-        yield page
+    return [page for _, page in pdf_pages(Input(data.name, data), "", config, limits)]

@@ -59,6 +59,12 @@ class Wanted:
         return f"{shown[:MAX_SHOWN]}-{binascii.crc32(text.encode()):08x}"
 
 
+def absolute_name(name: str) -> str:
+    """Return the whole path of a folder, since the process has another current folder."""
+    path = name if os.path.isdir(name) else os.path.expanduser(name)
+    return os.path.abspath(path) if name != "demo" and os.path.isdir(path) else name
+
+
 @dataclass(frozen=True)
 class Peer:
     """Who is at the other end of a connection.

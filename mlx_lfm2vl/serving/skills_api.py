@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AnswerError, InputError
-from ..generation.result import Result
+from ..generation.result import Piece, Result
 from ..skills.tasks import Task, make_task
 from .answer_fields import read_answer_options, read_background, read_image_options
 from .exchange import Frame, Terms
@@ -164,10 +164,9 @@ class SkillExchange:
         self._task, self._labels, self._model, self._groups = task, labels, model.name, groups
         self._answers: dict[int, Result | Scores] = {}
         form = task.prompt.form or "{label}"
-        options = task.options.changed({"constraint": None}) if labels else task.options
         answers = [form.replace("{label}", label.strip()) for label in labels]
         self.requests = [
-            Request(task.messages(group), options, model.name, answers) for group in groups
+            Request(task.messages(group), task.options, model.name, answers) for group in groups
         ]
 
     def begin(self) -> list[Frame]:
@@ -176,10 +175,9 @@ class SkillExchange:
 
     def add(self, index: int, event: Any) -> list[Frame]:
         """Take an event of a question."""
-        if not isinstance(event, Progress):
-            answer = getattr(event, "result", event)
-            if answer is not None:
-                self._answers[index] = answer
+        answer = event.result if isinstance(event, Piece) else event
+        if answer is not None and not isinstance(answer, Progress):
+            self._answers[index] = answer
         return []
 
     def end(self) -> list[Frame]:

@@ -16,8 +16,12 @@ Answered: TypeAlias = "Result | Scores"
 
 
 def token_usage(answers: Sequence[Answered]) -> dict[str, Any]:
-    """Return the tokens of several answers to one prompt, which counts once."""
-    return _usage(answers[:1], answers)
+    """Return the tokens of several answers to one prompt, which counts once.
+
+    The answer that came first has read the prompt for the others.
+    """
+    first = min(answers, key=lambda answer: answer.cached_tokens)
+    return _usage([first], answers)
 
 
 def summed_usage(answers: Sequence[Answered]) -> dict[str, Any]:

@@ -156,7 +156,8 @@ def _line(name: str, schema: dict[str, Any]) -> str:
         parts.append(f"select from {', '.join(first)}, or {last}" if first else f"always {last}")
     elif isinstance(kind, str) and kind in TYPES:
         inner: Any = schema if kind == "object" else schema.get("items", {})
-        names = inner.get("properties", {}) if isinstance(inner, dict) else {}
+        found: Any = inner.get("properties") if isinstance(inner, dict) else None
+        names = found if isinstance(found, dict) else {}  # the constraint refuses anything else
         inside = f" with {', '.join(map(str, names))}" if names else ""
         objects = " of objects" if names and kind == "array" else ""
         parts.append(TYPES[kind] + objects + inside)

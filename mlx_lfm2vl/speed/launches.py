@@ -16,13 +16,14 @@ from unittest.mock import patch
 import mlx.core as mx
 import numpy as np
 
+from ..generation import drafting as drafting_module
 from ..generation import sampling, verifying
 from ..generation.drafting import ModelDrafter
 from ..generation.sampling import Sampler
 from ..generation.verifying import VerifyingSampler
 from ..model import attention as attention_module
 from ..model import decode_step as decode_step_module
-from ..model import device_ops, language, lfm2vl, vision
+from ..model import device_ops, draft_heads, language, lfm2vl, vision
 from ..model import drafter as drafter_module
 from ..model.decode_step import DecodeStep
 from ..model.drafter import DraftModel
@@ -98,8 +99,13 @@ def compiling() -> Iterator[None]:
         fused(language, "_gated_sum"),
         fused(language, "swiglu"),
         fused(drafter_module, "swiglu"),
-        fused(drafter_module, "_biased"),
-        fused(drafter_module, "_biased_by"),
+        fused(drafter_module, "_positions"),
+        fused(drafter_module, "_visible"),
+        fused(drafting_module, "_whole"),
+        fused(draft_heads, "_ids_of"),
+        fused(draft_heads, "_biased"),
+        fused(draft_heads, "_biased_by"),
+        fused(draft_heads, "_sigmoid_of_sum"),
         fused(attention_module, "_widened"),
         patch.object(decode_step_module, "traced", mx.compile),
         patch.object(sampling, "traced", mx.compile),
@@ -124,11 +130,17 @@ def metal_view() -> Iterator[None]:
     def rms_norm(x: mx.array, _weight: Any, _eps: float) -> mx.array:
         return mx.cummax(x, axis=-1)
 
-    def rope(x: mx.array, _dims: int, **_options: Any) -> mx.array:
-        return mx.cummin(x, axis=-1)
+    def rope(x: mx.array, _dims: int, *, offset: int | mx.array, **_options: Any) -> mx.array:
+        return mx.cummin(after([x, offset]), axis=-1)
 
-    def attention(q: mx.array, k: mx.array, v: mx.array, **_options: Any) -> mx.array:
-        return mx.cumprod(mx.depends([q], [k, v])[0], axis=-1)
+    def attention(
+        q: mx.array, k: mx.array, v: mx.array, *, mask: object = None, **_options: Any
+    ) -> mx.array:
+        return mx.cumprod(after([q, k, v, mask]), axis=-1)
+
+    def after(inputs: list[Any]) -> mx.array:
+        first, *others = [each for each in inputs if isinstance(each, mx.array)]
+        return mx.depends([first], others)[0] if others else first
 
     patches = [
         patch.object(mx.fast, "layer_norm", layer_norm),
@@ -223,8 +235,10 @@ def draft_round(
     _, taps = decoder.tapped(model.embed(range(PROMPT)), cache, drafter.config.target_layer_ids)
     drafter.append(mx.concatenate(taps, axis=-1), context)
     mx.eval(cache.arrays, context.arrays)
+    sampler = VerifyingSampler(settings, [range(PROMPT)], [0])
+    # Random states are made for hundreds of tokens at once, so not in this round.
+    mx.eval(sampler.anticipate(mx.zeros((1, model.config.text.vocab_size)), None))
     with compiling():
-        sampler = VerifyingSampler(settings, [range(PROMPT)], [0])
         drafting = ModelDrafter(drafter, model, sampler, context, None, count)
     with metal_view():
         embeds = decoder.embed_tokens(mx.array([[1, *draft]], mx.uint32))

@@ -89,7 +89,7 @@ def test_a_large_vocabulary_gets_the_same_first_proposal_from_the_best_of_each_g
     drafter = lively(DraftModel(config))
     states, logits = mx.random.normal((4, 32)), 6 * mx.random.normal((4, 640))
     exact = drafter.propose(states, logits, mx.array(3)).tokens
-    monkeypatch.setattr("mlx_lfm2vl.model.drafter.SMALL_VOCABULARY", 100)
+    monkeypatch.setattr("mlx_lfm2vl.model.draft_heads.SMALL_VOCABULARY", 100)
     found = drafter.propose(states, logits, mx.array(3)).tokens
     scores = logits + drafter.markov_head.markov_w2(
         drafter.markov_head.markov_w1(mx.array([3, *found[:-1].tolist()]))

@@ -144,6 +144,11 @@ def test_an_allowed_page_is_a_scheme_and_a_host(origin):
         Access(origins=(origin,))
 
 
+def test_an_address_has_brackets_if_it_has_colons():
+    assert Access("::1", 80).url == "http://[::1]:80"
+    assert Access("127.0.0.1", 80).url == "http://127.0.0.1:80"
+
+
 @pytest.fixture
 def token_file(tmp_path):
     path = tmp_path / "token"

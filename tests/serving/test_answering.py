@@ -1,8 +1,10 @@
 """Answers: streams, pings, clients that go away, slow readers, errors on the way."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from asgi_client import Client, ask, request
@@ -10,7 +12,9 @@ from scripted_core import ScriptedCore, make_app, pieces
 
 from mlx_lfm2vl.errors import CheckpointError, InputError
 from mlx_lfm2vl.generation.result import Piece
-from mlx_lfm2vl.serving.request import Progress
+from mlx_lfm2vl.serving.answering import Running
+from mlx_lfm2vl.serving.core import Core
+from mlx_lfm2vl.serving.request import Progress, Request
 
 STREAM = {"prompt": "Hello", "stream": True}
 
@@ -20,7 +24,7 @@ def stream(core: Any, **settings: Any) -> Any:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not condition():
             await asyncio.sleep(0.001)
 
@@ -37,7 +41,7 @@ def visit(
         client = request(make_app(core, **settings), "/v1/echo", value)
         await until(lambda: core.asked)
         await body(core, client)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await client.task
 
     asyncio.run(run())
@@ -136,6 +140,22 @@ def test_a_slow_reader_who_goes_away_cancels_his_question():
         await until(lambda: core.asked[0].is_cancelled)
 
     visit(leave)
+
+
+def test_an_answer_leaves_no_cycle_that_holds_its_images():
+    async def run() -> weakref.ref[Any]:
+        core = ScriptedCore(pieces("a"))
+        requests = [Request([{"role": "user", "content": "a"}])]
+        with Running(cast(Core, core), requests) as running:
+            await running.next()
+        return weakref.ref(running)
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert asyncio.run(run())() is None
+    finally:
+        gc.enable()
 
 
 def test_an_application_knows_how_long_nobody_has_asked():

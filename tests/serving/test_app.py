@@ -96,12 +96,19 @@ def test_what_needs_no_model_is_computed():
     assert reply("/v1/double", {"n": 21}).json == {"n": 42}
 
 
-def test_health_says_that_the_server_is_stopping():
-    app = make_app(ScriptedCore())
-    assert asyncio.run(ask(app, "/health")).json == {"status": "ok"}
+def test_health_says_whether_the_server_loads_answers_or_stops():
+    core = ScriptedCore()
+    app = make_app(core)
+
+    def health() -> tuple[int, str]:
+        answer = asyncio.run(ask(app, "/health"))
+        return answer.status, answer.json["status"]
+
+    assert health() == (200, "ok")
+    core.model = None  # and questions wait
+    assert health() == (200, "loading")
     app.is_stopping = True
-    answer = asyncio.run(ask(app, "/health"))
-    assert (answer.status, answer.json) == (503, {"status": "stopping"})
+    assert health() == (503, "stopping")
 
 
 def test_metrics_tell_what_server_and_core_have_done():

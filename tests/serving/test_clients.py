@@ -4,10 +4,11 @@ import httpx
 import openai
 import pytest
 from client_shapes import DOT, SHAPES, WEATHER, pictured
-from exchanges import InProcess, body_of, frames_of
+from exchanges import InProcess, as_sse, body_of, frames_of
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
+from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.generation.result import Piece, Result, Timings
 from mlx_lfm2vl.options import Sampling
 from mlx_lfm2vl.serving.core import Core
@@ -56,7 +57,7 @@ def calling():
     server.core.stop()
 
 
-def sdk(server: InProcess) -> openai.OpenAI:
+def sdk(server: httpx.BaseTransport) -> openai.OpenAI:
     """OpenAI's own client, which checks every answer against the protocol."""
     return openai.OpenAI(
         api_key="none",
@@ -110,6 +111,16 @@ def test_the_sdk_is_told_which_field_is_wrong(server):
     assert caught.value.param == "messages"
     with pytest.raises(openai.NotFoundError, match="there is no model 'gpt-5' here"):
         sdk(server).chat.completions.create(model="gpt-5", messages=[pictured("Hi")])
+
+
+def test_the_sdk_raises_a_failure_in_the_middle_of_a_stream(server):
+    exchange = read_chat({"messages": [pictured("Hi")], "stream": True}, server.terms)
+    content = as_sse(exchange.begin() + exchange.fail(InputError("image 1 is damaged")))
+    headers = {"content-type": "text/event-stream"}
+    broken = httpx.MockTransport(lambda _: httpx.Response(200, headers=headers, content=content))
+    stream = sdk(broken).chat.completions.create(model="demo", messages=[], stream=True)
+    with pytest.raises(openai.APIError, match="image 1 is damaged"):
+        list(stream)
 
 
 def test_the_sdk_parses_structured_answers(server):

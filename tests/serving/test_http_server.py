@@ -31,7 +31,9 @@ class Running:
         self.address = self.listener.getsockname()
         app = make_app(core, access=Access(*self.address, names=("localhost",)))
         ready = threading.Event()
-        self.server = http_server._Server(app, core, patience, ready.set, idle_seconds)
+        self.server = http_server._Server(
+            app, core, patience, ready.set, lambda: None, idle_seconds
+        )
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
         assert ready.wait(10)
@@ -42,12 +44,12 @@ class Running:
         asyncio.run(self.server.serve([self.listener]))
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(self.address, 5)
+        return socket.create_connection(self.address, 20)
 
     def end(self) -> None:
         if not self.server.should_exit:
             self.server.stop()
-        self.thread.join(10)
+        self.thread.join(20)
         assert not self.thread.is_alive()
 
 
@@ -96,7 +98,7 @@ def read_reply(sock: socket.socket) -> tuple[bytes, Any]:
 
 
 def until(condition: Any) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -115,17 +117,17 @@ def test_headers_that_do_not_come_are_waited_for_so_long(impatient, sent):
         begun = time.monotonic()
         sock.sendall(sent)
         assert read_all(sock) == b""
-        assert 0.15 < time.monotonic() - begun < 2
+        assert 0.15 < time.monotonic() - begun < 5
 
 
 def test_headers_that_trickle_in_have_no_longer_time(impatient):
     with impatient.connect() as sock:
         begun = time.monotonic()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            for byte in b"GET /health HTTP/1.1\r\nX: " + b"a" * 100:
+            for byte in b"GET /health HTTP/1.1\r\nX: " + b"a" * 600:
                 sock.sendall(bytes([byte]))
                 time.sleep(0.02)
-        assert time.monotonic() - begun < 1.5
+        assert time.monotonic() - begun < 6
 
 
 def test_a_client_that_reads_nothing_is_cut_off(impatient):
@@ -143,10 +145,10 @@ def test_a_body_that_was_refused_is_thrown_away_for_a_while(impatient):
         sock.sendall(f"{HEAD}Content-Length: 900000000\r\n\r\n".encode())
         assert read_reply(sock)[1]["error"]["code"] == "body_too_large"
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            while time.monotonic() - begun < 5:
+            while time.monotonic() - begun < 12:
                 sock.sendall(b"x")
                 time.sleep(0.02)
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 6
 
 
 def test_a_connection_too_many_is_turned_away(impatient):
@@ -205,7 +207,7 @@ def test_a_server_ends_when_nobody_has_asked_for_a_while():
         with server.connect() as sock:
             sock.sendall(question())
             assert read_reply(sock)[1] == {"texts": ["Hi"]}
-        server.thread.join(5)
+        server.thread.join(20)
         assert not server.thread.is_alive()
 
 

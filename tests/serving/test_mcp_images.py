@@ -196,7 +196,7 @@ def test_clipboard_and_screen_need_their_flags(allowed, monkeypatch, name, flag)
 def test_an_agent_is_told_what_is_allowed(place):
     folder = AllowedFolder(place / "ours")
     assert Allowed([folder], clipboard=True, screenshot=True).described == (
-        f"the path of an image or PDF in {place / 'ours'}, "
+        f"the whole path of an image or PDF in {place / 'ours'}, "
         'or "clipboard" for the image that was copied, '
         'or "screenshot" for what the screen shows now'
     )

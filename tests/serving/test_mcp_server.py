@@ -96,8 +96,10 @@ def test_a_stateless_request_of_another_version_is_told_the_known_one(client):
     version = {**ENVELOPE, "io.modelcontextprotocol/protocolVersion": "2027-01-01"}
     found = client.ask("tools/list", {"_meta": version})
     assert (found["code"], found["data"]["supported"]) == (-32022, ["2026-07-28"])
-    del version["io.modelcontextprotocol/clientCapabilities"]
+    version["io.modelcontextprotocol/protocolVersion"] = 2026
     assert client.ask("tools/list", {"_meta": version})["code"] == -32602
+    capable = {"io.modelcontextprotocol/protocolVersion": "2026-07-28"}
+    assert client.ask("tools/list", {"_meta": capable})["code"] == -32602
 
 
 # -- messages --

@@ -18,6 +18,7 @@ from mlx_lfm2vl.serving.core import Core
 from mlx_lfm2vl.serving.mcp_images import Allowed, AllowedFolder
 from mlx_lfm2vl.serving.mcp_toolbox import Toolbox
 from mlx_lfm2vl.serving.mcp_tools import TOOLS
+from mlx_lfm2vl.serving.request import Progress
 from mlx_lfm2vl.serving.served import served_model
 from mlx_lfm2vl.skills.functions import caption
 
@@ -72,7 +73,7 @@ def test_the_tools_are_described_by_valid_schemas(client):
             jsonschema.Draft202012Validator.check_schema(schema)
         assert tool["annotations"]["readOnlyHint"] is True
         first, *_ = tool["inputSchema"]["properties"].values()
-        assert "the path of an image or PDF in /" in first["description"]
+        assert "the whole path of an image or PDF in /" in first["description"]
 
 
 def test_describe_says_what_the_skill_says(client, folder):
@@ -194,15 +195,28 @@ def test_a_cancelled_answer_is_given_up_and_the_next_one_comes(client, folder, c
     assert tickets[0].is_cancelled
 
 
-def test_progress_tells_what_is_being_done(client, folder, monkeypatch):
+def test_progress_tells_what_is_being_done(client, folder, core, monkeypatch):
     monkeypatch.setattr(mcp_calls, "REPORT_SECONDS", 0)
+    submit = core.submit
+
+    def slowly(request, deliver):
+        for event in (Progress("queue", 0, 2), Progress("load", 0, 1), Progress("encode", 6, 48)):
+            deliver(event)
+        return submit(request, deliver)
+
+    monkeypatch.setattr(core, "submit", slowly)
     arguments = {"image": str(folder / "one.png")}
     params = {"name": "describe", "arguments": arguments, "_meta": {"progressToken": 1}}
     number = client.send("tools/call", params)
     told = []
     while (message := client.read()).get("id") != number:
         told.append(message["params"])
-    assert told[0]["message"] == "reading the image"
-    assert told[-1]["message"].startswith("answering (")
+    assert [params["message"] for params in told[:4]] == [
+        "reading the image",
+        "waiting, 2 before this",
+        "loading the model",
+        "looking at the image, 6 of 48 tokens",
+    ]
+    assert told[-1]["message"].startswith("answering, ")
     progress = [params["progress"] for params in told]
     assert progress == sorted(set(progress))

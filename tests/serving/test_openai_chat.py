@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import jsonschema
 import pytest
@@ -12,14 +12,17 @@ from exchanges import body_of, frames_of
 from pictures import make_picture
 
 from mlx_lfm2vl import Engine, load
-from mlx_lfm2vl.options import AnswerOptions, ImageOptions
+from mlx_lfm2vl.generation.result import Piece, Result, Timings
+from mlx_lfm2vl.options import AnswerOptions, ImageOptions, Sampling
 from mlx_lfm2vl.prompt.messages import user_message
+from mlx_lfm2vl.serving.chat_answer import finish_reason
 from mlx_lfm2vl.serving.core import Core
 from mlx_lfm2vl.serving.exchange import Terms
 from mlx_lfm2vl.serving.fields import BadField
 from mlx_lfm2vl.serving.openai_chat import read_chat
 from mlx_lfm2vl.serving.request import Progress
 from mlx_lfm2vl.serving.served import served_model
+from mlx_lfm2vl.serving.usage import token_usage
 
 MODEL = served_model("demo")
 TERMS = Terms(lambda _: MODEL)
@@ -109,11 +112,26 @@ def test_several_answers_have_seeds_of_their_own(core, engine):
         engine.generate(HI, temperature=1.5, seed=seed, max_tokens=8).text
         for seed in (2**63 - 1, 0)
     ]
+    requests = chat(n=3, seed=2**63 - 2).requests
+    assert [request.options.seed for request in requests] == [2**63 - 2, 2**63 - 1, 0]
     whole = body_of(chat(**drawn), core)
     assert [choice["message"]["content"] for choice in whole["choices"]] == expected
     assert texts(frames_of(chat(stream=True, **drawn), core)) == dict(enumerate(expected))
     written = whole["usage"]["completion_tokens"]
     assert whole["usage"]["total_tokens"] == whole["usage"]["prompt_tokens"] + written
+
+
+def test_several_answers_count_their_prompt_once():
+    exchange = chat(n=2)
+    for index, cached in ((1, 0), (0, 8)):
+        timings = Timings(0.0, 0.0, 0.0)
+        result = Result("a", [5], "length", 9, 0, [], Sampling(), 1, timings, 0, 0, 0, None, cached)
+        call = {"name": "f", "arguments": {}}
+        exchange.add(index, Piece("a", [5], replace(result, tool_calls=[call])))
+    usage = token_usage(exchange._ordered())
+    assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (9, 2, 11)
+    assert usage["prompt_tokens_details"]["cached_tokens"] == 0
+    assert finish_reason(exchange._results[0]) == "length"
 
 
 def test_a_stop_string_ends_the_answer_and_is_cut_off(core):
@@ -156,6 +174,7 @@ def test_a_constraint_is_followed(core):
         ({"type": "choice", "choice": ["yes!"]}, "yes!"),
         ({"type": "regex", "regex": "a{3}"}, "aaa"),
         ({"type": "grammar", "grammar": 'start: "b" "c"'}, "bc"),
+        ({"type": "json_schema", "json_schema": {"const": [1]}}, "[1]"),
     ):
         whole = body_of(chat(constraint=constraint), core)
         assert whole["choices"][0]["message"]["content"] == expected
@@ -231,6 +250,7 @@ def test_fields_that_leave_the_answer_alone_are_passed_over():
         ({"functions": [{"name": "f"}]}, "functions", "send those"),
         ({"verbosity": "low"}, "verbosity", "in words"),
         ({"temprature": 1}, "temprature", "did you mean 'temperature'?"),
+        ({"chat_template_kwargs": {"x": 1}}, "chat_template_kwargs", "remove it"),
         ({"stream_options": {"usage": True}}, "stream_options.usage", "expected include_usage"),
         ({"temperature": 101}, "temperature", "expected 0 to 100"),
         ({"temperature": "1"}, "temperature", "expected float"),
@@ -253,6 +273,17 @@ def test_fields_that_leave_the_answer_alone_are_passed_over():
         ),
         ({"constraint": {"type": "regex", "regex": "("}}, "constraint.regex", "cannot be used"),
         ({"constraint": {"type": "choice"}}, "constraint.choice", "empty"),
+        ({"constraint": {"type": "regex"}}, "constraint.regex", "is missing"),
+        ({"constraint": {"regex": "a"}}, "constraint.type", "is missing, expected regex"),
+        ({"response_format": {}}, "response_format.type", "is missing, expected text"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+            "response_format.json_schema.schema",
+            "is missing",
+        ),
+        ({"stream": "yes"}, "stream", "is a text, expected true or false"),
+        ({"model": "a" * 1001}, "model", "has 1001 characters, expected at most 1000"),
+        ({"stop": "a" * 1001}, "stop", "holds 1001 characters, expected at most 1000"),
         ({"tool_choice": "required"}, "tool_choice", "there are no tools"),
         ({"messages": []}, "messages", "holds no messages"),
         ({"messages": "Hi"}, "messages", "is a text, expected a list"),
@@ -264,6 +295,10 @@ def test_a_field_that_cannot_be_honoured_is_refused_by_name(body, param, message
         request_of(**body)
     assert caught.value.param == param
     assert message in str(caught.value)
+
+
+def test_a_whole_number_may_be_written_with_a_point():
+    assert request_of(max_tokens=5.0).options.max_tokens == 5
 
 
 def test_an_answer_is_no_longer_than_the_server_allows():

@@ -99,6 +99,7 @@ def test_fields_that_leave_the_answer_alone_are_passed_over():
         ({"input": [{"type": "item_reference", "id": "m"}]}, "input[0].type", "send them again"),
         ({"input": [{"type": "shell_call"}]}, "input[0].type", "expected message, function_call"),
         ({"input": [{"role": "user"}]}, "input[0].content", "is missing"),
+        ({"input": [{"content": "Hi"}]}, "input[0].role", "is missing"),
         (
             {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]},
             "input[0].content[0].file_id",

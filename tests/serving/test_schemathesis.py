@@ -28,7 +28,7 @@ def schema():
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 @pytest.mark.parametrize(
-    "cases", [pytest.param(3, marks=pytest.mark.slow), pytest.param(60, marks=LONG)]
+    "cases", [pytest.param(3, marks=pytest.mark.slow), pytest.param(100, marks=LONG)]
 )
 def test_every_answer_is_as_it_is_described(schema, mode, cases):
     answered = 0

@@ -165,6 +165,45 @@ def test_only_functions_that_may_be_called_bind_the_answer():
     assert "content" not in options(response_format=form, tool_choice="required").constraint.text
 
 
+def test_schemas_of_tools_count_where_their_arguments_must_be_valid(tokenizer):
+    model = served_model("demo")
+    odd = {"name": "f", "parameters": {"properties": {"x": {"not": {}}, "y": {}}}}
+    body = offered(
+        odd, DAY, {"name": "g", "parameters": {"$ref": "#/x"}}, parallel_tool_calls=False
+    )
+    (request,) = read_chat(body, Terms(lambda _: model)).requests
+    lark = request.options.constraint.text.replace("start: TEXT? calls?", "start: calls")
+    lark = "\n".join(line for line in lark.splitlines() if not line.startswith("TEXT"))
+    for text in answers(tokenizer, lark, range(3)):
+        assert len(calls_in(text)) == 1
+    strict = [{"type": "function", "function": {**odd, "strict": True}}]
+    for demand in ({"tool_choice": "required"}, {"tools": strict}):
+        with pytest.raises(BadField, match="cannot be used"):
+            read_chat({**body, **demand}, Terms(lambda _: model))
+
+
+@pytest.mark.parametrize(
+    ("schema", "start"),
+    [
+        ({}, "[f("),
+        ({"properties": {"a": {"const": 1}}, "required": ["a"]}, "[f(a=1)"),
+        ({"properties": {"a": {"const": 1}}, "required": ["a", "b"]}, '[{"name": "f", "arg'),
+        ({"properties": {"a b": {}}}, '[{"name": "f", "arguments": '),
+        ({"additionalProperties": {"type": "integer"}}, '[{"name": "f", "arguments": '),
+        (
+            {"properties": {"a": {"$ref": "#/$defs/x"}}, "$defs": {"x": {"const": 1}}},
+            '[{"name": "f", "arguments": ',
+        ),
+        ({"properties": {"a": {"$ref": "#"}}}, '[{"name": "f", "arguments": '),
+    ],
+)
+def test_arguments_are_named_where_python_can_name_them(tokenizer, schema, start):
+    lark = call_grammar([{"name": "f", "parameters": schema}], None, parallel=False)
+    (text,) = answers(tokenizer, lark, range(1))
+    assert text.startswith(BEGIN + start)
+    jsonschema.validate(calls_in(text)[0]["arguments"], schema)
+
+
 @pytest.mark.parametrize(
     ("body", "param", "message"),
     [
@@ -177,6 +216,8 @@ def test_only_functions_that_may_be_called_bind_the_answer():
         ),
         ({"tool_choice": "weather"}, "tool_choice", "expected none, auto, required"),
         ({"tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice", "'x'"),
+        ({"tool_choice": {"type": "mcp"}}, "tool_choice.type", "expected function"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice.function", "names no function"),
         ({"constraint": {"type": "choice", "choice": ["a"]}}, "constraint", "tools exclude"),
         (
             offered(
@@ -231,6 +272,19 @@ def test_an_answer_holds_calls_or_what_else_is_allowed(tokenizer, content):
         else:
             assert content == ANY_TEXT or text == '"x"'
     assert any(BEGIN in text for text in texts) or content == ANY_TEXT
+
+
+def test_a_model_may_say_something_before_it_calls(tokenizer):
+    lark = call_grammar([{"name": "now"}], ANY_TEXT, parallel=False)
+    end = tokenizer.special_tokens[tokenizer.eos_token]
+    guide = Guide(
+        Vocabulary(tokenizer, tokenizer.largest_id + 1, [end]), grammar(lark), max_tokens=60
+    )
+    wanted = tokenizer.encode_rendered(f"I look.{BEGIN}[now()]{END}")
+    said = wanted[: wanted.index(tokenizer.special_tokens[BEGIN]) + 1]
+    assert [guide.take(token) for token in said] == said
+    assert tokenizer.decode_all(said + guide.forced()) == f"I look.{BEGIN}[now()]{END}"
+    assert guide.ended == "stop"
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,21 @@ def test_what_an_assistant_has_said_may_come_back_as_it_went_out():
             "no files are kept here",
         ),
         (
+            {"role": "user", "content": [{"type": "file"}]},
+            "messages[0].content[0].file",
+            "is missing",
+        ),
+        (
+            {"role": "user", "content": [{"type": "input_file", "filename": "a.pdf"}]},
+            "messages[0].content[0].file_data",
+            "holds no file",
+        ),
+        (
+            {"role": "user", "content": [{"type": "image_url"}]},
+            "messages[0].content[0].image_url",
+            "holds no image",
+        ),
+        (
             {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]},
             "messages[0].tool_calls",
             "cannot be read",

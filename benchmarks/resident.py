@@ -42,7 +42,7 @@ def measure(
 ) -> dict[str, float]:
     """Return the best seconds of each measure."""
     tokens = ["--max-tokens", str(options.tokens), "--temperature", "0", "-m", options.checkpoint]
-    generate, resident = [*PROGRAM, "generate", *tokens], ["--resident", "--keep-alive", "1h"]
+    generate, resident = [*PROGRAM, "generate", *tokens], ["--resident"]
     best: dict[str, float] = {}
 
     def note(name: str, seconds: float) -> None:

@@ -20,12 +20,12 @@ from .parser import Parser
 REPLY_SECONDS = 3.0  # that a process has to tell how it is
 EPILOG = """\
 examples:
-  mlx_lfm2vl generate --resident -m 450m photo.jpg "What is in this photo?"
   mlx_lfm2vl resident status
   mlx_lfm2vl resident stop
   mlx_lfm2vl resident stop 450m
 
-A process ends by itself after ten minutes without a question; --keep-alive says otherwise.
+A process ends by itself after ten minutes without a question, unless
+--keep-alive says otherwise.
 """
 
 

@@ -9,11 +9,11 @@ from threading import Thread
 from typing import TypeVar
 
 from ..errors import InputError, Lfm2VLError
-from .resident_http import Call
+from .resident_http import Question
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
-Ask = Callable[[Asked, list[Call]], Answer]
+Ask = Callable[[Asked, Question], Answer]
 PAUSE = 0.05  # seconds until a source is asked again that has nothing yet
 
 
@@ -27,7 +27,7 @@ def answer_together(
     """Ask about items, each in a thread of its own, and yield each answer when it is there.
 
     Args:
-        ask: asks about one item, and adds its calls to the list that it is given.
+        ask: asks about one item by calls of the question that it is given.
         items: taken one by one, as there is room. None says that the next is not there yet.
         batch_size: most calls at the same time.
 
@@ -46,11 +46,11 @@ def _answers(
     ask: Ask[Asked, Answer], supply: Iterator[Asked | None], batch_size: int
 ) -> Iterator[tuple[int, Answer | Lfm2VLError]]:
     outcomes: SimpleQueue[tuple[int, Answer | BaseException]] = SimpleQueue()
-    running: dict[int, list[Call]] = {}
+    running: dict[int, Question] = {}
 
-    def work(number: int, item: Asked, calls: list[Call]) -> None:
+    def work(number: int, item: Asked, question: Question) -> None:
         try:
-            outcomes.put((number, ask(item, calls)))
+            outcomes.put((number, ask(item, question)))
         except BaseException as error:  # noqa: BLE001  raised in the thread that waits
             outcomes.put((number, error))
 
@@ -65,7 +65,7 @@ def _answers(
                     continue
                 waits = item is None
                 if item is not None:
-                    running[started] = []
+                    running[started] = Question()
                     Thread(target=work, args=(started, item, running[started]), daemon=True).start()
                     started += 1
             is_full = not is_more or len(running) >= batch_size
@@ -78,9 +78,8 @@ def _answers(
                 raise answer
             yield number, answer
     finally:
-        for calls in running.values():  # nobody waits for these any more
-            for call in list(calls):
-                call.leave()
+        for question in running.values():
+            question.leave()
 
 
 def _next(

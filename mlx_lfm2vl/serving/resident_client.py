@@ -21,7 +21,7 @@ from ..options import AnswerChanges, AnswerOptions, ImageOptions, Options, Sampl
 from ..prompt.messages import user_message
 from ..prompt.sources import as_images
 from .request import Progress, Request
-from .resident_http import Call, Lost, Other
+from .resident_http import Call, Lost, Other, Question
 from .resident_place import BUILD, SOCKET, Wanted, private_folder
 from .resident_wire import Note, Opened, Told, write_request
 
@@ -139,8 +139,8 @@ class RemoteEngine:
 
         chosen = merged(options, changes)
 
-        def ask(messages: Sequence[Message] | str, calls: list[Call]) -> Result:
-            return self._result(Request(messages, chosen), calls)
+        def ask(messages: Sequence[Message] | str, question: Question) -> Result:
+            return self._result(Request(messages, chosen), question)
 
         return answer_together(ask, conversations, batch_size)
 
@@ -198,18 +198,18 @@ class RemoteEngine:
             elif isinstance(event, Progress):
                 _report(event, request.options)
 
-    def _result(self, request: Request, calls: list[Call] | None = None) -> Result:
-        for event in self._events(request, calls):
+    def _result(self, request: Request, question: Question | None = None) -> Result:
+        for event in self._events(request, question):
             if isinstance(event, Piece) and event.result is not None:
                 return event.result
         raise AssertionError("an answer ends with its last event")
 
-    def _events(self, request: Request, calls: list[Call] | None = None) -> Iterator[Told]:
+    def _events(self, request: Request, question: Question | None = None) -> Iterator[Told]:
         """Ask, and yield what is told up to the last event; ask again if nothing was told yet.
 
         Args:
             request: what is asked.
-            calls: gets each call, so that another thread can break it off.
+            question: makes the calls, if another thread may break them off.
         """
         body = write_request(request, self._limits)
         has_begun = False
@@ -217,9 +217,7 @@ class RemoteEngine:
             if number:
                 self._opened()
             try:
-                call = Call(self._path)
-                if calls is not None:
-                    calls.append(call)
+                call = question.call(self._path) if question else Call(self._path)
                 for event in call.events("/v1/lfm2vl/answer", body):
                     _hear(event)
                     has_begun = has_begun or isinstance(event, Piece)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO
@@ -26,6 +27,39 @@ class Lost(Exception):
 
 class Other(Exception):
     """The process holds another version of the model or of this package."""
+
+
+class Left(Lfm2VLError):
+    """Nobody waits for the answer any more."""
+
+
+class Question:
+    """The calls about one question, which another thread may break off."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._call: Call | None = None
+        self._is_left = False
+
+    def call(self, path: str) -> Call:
+        """Begin a call.
+
+        Raises:
+            Left: the question was left.
+            Lost, Lfm2VLError: see `Call`.
+        """
+        with self._lock:
+            if self._is_left:
+                raise Left("nobody waits for the answer")
+            self._call = Call(path)
+            return self._call
+
+    def leave(self) -> None:
+        """Break off the call that is under way, and allow no other."""
+        with self._lock:
+            self._is_left = True
+            if self._call is not None:
+                self._call.leave()
 
 
 class Call:
@@ -108,8 +142,8 @@ class Call:
         head = f"{method} {target} HTTP/1.0\r\nHost: resident\r\nContent-Length: {size}\r\n\r\n"
         try:
             with suppress(BrokenPipeError):  # a refusal may come before the whole body is sent
-                self._socket.sendall(head.encode())
-                for part in parts:
+                self._socket.sendall(head.encode() + b"".join(parts[:1]))
+                for part in parts[1:]:
                     self._socket.sendall(part)
             with self._socket.makefile("rb") as reply:
                 status = self._read_head(reply)

@@ -133,9 +133,10 @@ def test_the_process_of_another_user_is_not_asked(path, monkeypatch):
 
 
 def test_the_answers_of_a_batch_are_broken_off_when_nobody_waits(path):
-    left = threading.Event()
+    begun, left = threading.Event(), threading.Event()
 
     def wait(connection) -> None:
+        begun.set()
         connection.sendall(BEGUN)
         assert connection.recv(1) == b""
         left.set()
@@ -143,6 +144,7 @@ def test_the_answers_of_a_batch_are_broken_off_when_nobody_waits(path):
     fake = FakeProcess(path, says(OPENED), says(WHOLE), wait)
     outcomes = RemoteEngine(DEMO).stream_batch(["one", "two"], batch_size=2)
     assert next(outcomes)[1].text == "ab"
+    assert begun.wait(5)
     outcomes.close()
     assert left.wait(5)
     fake.end()

@@ -167,8 +167,8 @@ class Journal:
         try:
             record = json.loads(line) if line.startswith(START) else None
             if isinstance(record, dict) and isinstance(record["settings"], str):
-                if len(bytes.fromhex(record["key"])) == 16 or "error" in record:
-                    return record
+                _check_key(record)
+                return record
         except (ValueError, KeyError, TypeError):
             pass
         raise self._foreign(number)
@@ -190,6 +190,16 @@ class Journal:
             f"{self.path} holds answers of other settings ({of}); choose another --out, or "
             "--restart to begin again"
         )
+
+
+def _check_key(record: Record) -> None:
+    """Check the key of a record; one of an error may have none.
+
+    Raises:
+        ValueError: it is no key.
+    """
+    if len(bytes.fromhex(record["key"])) != 16 and "error" not in record:
+        raise ValueError
 
 
 def check_path(path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..checkpoint.config import read_model_config
 from ..checkpoint.find import find_checkpoint
-from ..checkpoint.image_config import ImageConfig, read_image_config
+from ..checkpoint.image_config import ImageConfig
 from ..options import DType, Sampling
 from ..skills.kinds import Kind, checkpoint_kind
 
@@ -96,12 +96,14 @@ def served_model(
     """
 
     def look() -> ModelInfo:
+        from ..prompt.processor import load_image_config
+
         files = find_checkpoint(model, revision, with_weights=False)
         config = read_model_config(files, model)
         return ModelInfo(
             checkpoint_kind(config),
             config.sampling,
-            read_image_config(files),
+            load_image_config(files),
             config.text.max_position_embeddings,
             files,
         )

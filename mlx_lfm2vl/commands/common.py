@@ -153,7 +153,7 @@ def run_command(
     """Parse the arguments and run a command; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("note: %(message)s"))
+    handler.setFormatter(_Prefixed())
     handler.addFilter(_Once())
     package_logger = logging.getLogger("mlx_lfm2vl")
     package_logger.addHandler(handler)
@@ -191,14 +191,24 @@ def run_command(
         package_logger.propagate = True
 
 
+class _Prefixed(logging.Formatter):
+    """Writes what a line is before it: a process that goes on logs its errors."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        kind = "error" if record.levelno >= logging.ERROR else "note"
+        return f"{kind}: {record.message}"
+
+
 class _Once(logging.Filter):
-    """Lets each message pass once: an image may be decoded again, and a note then repeats."""
+    """Lets each note pass once: an image may be decoded again, and its note then repeats."""
 
     def __init__(self) -> None:
         super().__init__()
         self._passed: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.ERROR:
+            return True
         text = record.getMessage()
         is_new = text not in self._passed
         self._passed.add(text)

@@ -19,7 +19,7 @@ from ..images.read import read_once
 from ..images.source import ImageSource
 from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerChanges, AnswerOptions, Options, merged
-from ..prompt.messages import Message, user_message
+from ..prompt.messages import Message, user_message, with_image
 from ..prompt.processor import Processor
 from ..prompt.sources import as_images
 from .batch import BATCH_SIZE
@@ -288,7 +288,7 @@ class Engine:
             InputError: as for `stream`, or an answer is empty.
         """
         chosen = merged(options, changes)
-        asked = _with_image(messages, image)
+        asked = with_image(messages, image)
         steps = score_answers(self.model, self.processor, asked, answers, chosen, self.store)
         (scores,) = in_turn(steps)
         return scores
@@ -318,15 +318,7 @@ class Engine:
         options: AnswerOptions,
         keys: list[bytes] | None = None,
     ) -> Steps[Piece]:
-        asked = _with_image(messages, image)
+        asked = with_image(messages, image)
         return stream_answer(
             self.model, self.processor, asked, options, self.store, keys, self.drafting
         )
-
-
-def _with_image(messages: Sequence[Message] | str, image: Image | None) -> Sequence[Message] | str:
-    if image is None:
-        return messages
-    if not isinstance(messages, str):
-        raise InputError("image goes with a question as text; put it in the messages instead")
-    return user_message(messages, as_images(image))

@@ -14,7 +14,7 @@ from copy import copy
 import numpy as np
 
 from ..constraints.constraint import Constraint, compiled
-from ..errors import InputError, Lfm2VLError
+from ..errors import InputError
 from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerOptions
 from ..prompt.processor import Processor
@@ -45,7 +45,8 @@ class Guide:
             start: text that the answer begins with and that the prompt ends with.
 
         Raises:
-            InputError: the start does not fit the constraint, or no answer fits the budget.
+            InputError: the start does not fit the constraint, or no answer fits the budget. Every
+                method raises it where the constraint turns out to be too large to be followed.
         """
         self._vocabulary, self._name = vocabulary, constraint.name
         self._matcher = vocabulary.matcher(compiled(constraint))
@@ -126,7 +127,7 @@ class Guide:
                 if not masks[-1][token] or guide.take(token) != token or guide.ended:
                     break
                 masks.append(guide.mask())
-            except Lfm2VLError:  # the matcher fails on this way, which the answer may never go
+            except InputError:  # the matcher fails on this way, which the answer may never go
                 break
             draft.append(token)
         return draft, np.stack(masks)
@@ -209,8 +210,9 @@ class Guide:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            reason = " ".join(str(self._matcher.get_error()).split())[:300]
-            raise Lfm2VLError(f"{self._name} cannot be followed: {reason}")
+            # Behind the reason stands the state, which holds the answer.
+            reason = " ".join(str(self._matcher.get_error()).partition("<state>")[0].split())[:300]
+            raise InputError(f"{self._name} cannot be followed, make it simpler: {reason}")
 
 
 def make_guide(model: Lfm2VL, processor: Processor, options: AnswerOptions, start: str) -> Guide:

@@ -105,7 +105,7 @@ def _public_address(host: str, port: int) -> str:
         if not _is_public(ipaddress.ip_address(address.split("%")[0])):
             raise InputError(
                 f"{host} is {address}, a private or local address: not fetched; download the image "
-                "and pass its path"
+                "yourself"
             )
     return found[0]
 

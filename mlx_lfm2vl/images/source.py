@@ -69,7 +69,7 @@ def open_image(source: ImageSource, limits: ImageLimits) -> OpenedImage:
     if isinstance(source, Drawn):
         return OpenedImage(source.draw(limits), ImageFile(source.name, b""), limits)
     if _is_array(source):
-        return OpenedImage(_from_array(source), ImageFile("array", b""), limits)
+        return OpenedImage(from_array(source), ImageFile("array", b""), limits)
     name, data = read_source(source, limits)
     file = examine(data, name, limits)
     try:
@@ -125,7 +125,7 @@ def _is_array(source: object) -> bool:
     return hasattr(source, "__array_interface__") or hasattr(source, "__array__")
 
 
-def _from_array(source: Any) -> Image.Image:
+def from_array(source: Any) -> Image.Image:
     """Make an image of an array of uint8: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)."""
     try:
         pixels = np.array(source)  # a copy: callers may reuse the memory of a frame

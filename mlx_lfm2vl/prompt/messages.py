@@ -10,7 +10,7 @@ from ..errors import InputError
 from ..images.read import EXPECTED
 from .keys import is_empty, known_values
 from .parts import Part, may_be_image, read_part
-from .sources import read_path_or_base64
+from .sources import as_images, read_path_or_base64
 from .tool_calls import read_calls
 
 if TYPE_CHECKING:
@@ -38,6 +38,21 @@ def user_message(
     content.append({"type": "text", "text": prompt})
     messages = [{"role": "user", "content": content}]
     return [{"role": "system", "content": system}, *messages] if system else messages
+
+
+def with_image(
+    messages: Sequence[Message] | str, image: ImageSource | Sequence[ImageSource] | None
+) -> Sequence[Message] | str:
+    """Return a conversation, or a question with the images that go with it.
+
+    Raises:
+        InputError: there are images beside a conversation, which has its own.
+    """
+    if image is None:
+        return messages
+    if not isinstance(messages, str):
+        raise InputError("image goes with a question as text; put it in the messages instead")
+    return user_message(messages, as_images(image))
 
 
 def read_messages(messages: object) -> list[Message]:

@@ -53,7 +53,6 @@ class Asked:
         Raises:
             InputError: an image cannot be read, there are too many, or image options contradict
                 each other.
-            NetworkError: an image cannot be fetched.
         """
         images = with_detail(self.images, [picture.detail for picture in pictures_of(turns)])
         config = self.model.info.images.with_options(images)

@@ -118,7 +118,8 @@ def parse_object(body: bytes) -> dict[str, Any]:
     except RecursionError:
         raise _too_deep() from None
     except ValueError as error:  # a number of thousands of digits, too
-        raise InputError(f"the body is not JSON: {error}") from None
+        # Python goes on with advice for its programmer.
+        raise InputError(f"the body is not JSON: {str(error).partition('; ')[0]}") from None
     if not isinstance(value, dict):
         raise InputError(f"the body is a {type(value).__name__}, expected a JSON object")
     _check_values(value)

@@ -66,7 +66,6 @@ def read_chat(body: Mapping[str, Any], terms: Terms) -> ChatExchange:
         BadField: a field is unknown, wrong, or asks for what is not allowed.
         InputError: image options contradict each other, or there are too many images.
         UnknownModel: no model of this name is served.
-        NetworkError: an image cannot be fetched.
     """
     fields = open_body(body)
     images = read_image_options(fields, read_background(fields))

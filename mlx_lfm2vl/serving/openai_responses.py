@@ -55,7 +55,6 @@ def read_responses(body: Mapping[str, Any], terms: Terms) -> ResponseExchange:
         BadField: a field is unknown, wrong, or asks for what is not allowed.
         InputError: image options contradict each other, or there are too many images.
         UnknownModel: no model of this name is served.
-        NetworkError: an image cannot be fetched.
     """
     fields = open_body(body)
     images = read_image_options(fields, None)  # `background` is another thing in this protocol

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..checkpoint.image_config import ImageConfig
-from ..errors import InputError
+from ..errors import InputError, NetworkError
 from ..images.drawn import Drawn
 from ..images.inputs import Input
 from ..images.limits import ImageLimits
@@ -92,8 +92,8 @@ def load_pictures(
         What `open_image` takes, for each picture: itself, or its pages.
 
     Raises:
-        BadField: one is no image data, or there are too many or too much of them.
-        NetworkError: an address cannot be fetched.
+        BadField: one is no image data or cannot be fetched, or there are too many or too much of
+            them.
     """
     limits.check_count(len(pictures))
     found: list[Sequence[NamedBytes | Drawn]] = []
@@ -109,7 +109,7 @@ def load_pictures(
             drawn = _pages(data, limits, config) if is_document else [data]
             count += len(drawn) - 1
             limits.check_count(count)
-        except InputError as error:
+        except (InputError, NetworkError) as error:
             raise BadField(str(error), picture.param) from None
         found.append(drawn)
     return found

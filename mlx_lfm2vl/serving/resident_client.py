@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Unpack
 
-from ..errors import Lfm2VLError
+from ..errors import InputError, Lfm2VLError
 from ..generation.result import Piece, Result
 from ..generation.scores import Scores
 from ..images.limits import ImageLimits
 from ..images.read import read_once
 from ..options import AnswerChanges, AnswerOptions, ImageOptions, Options, Sampling, merged
-from ..prompt.messages import user_message
+from ..prompt.messages import user_message, with_image
 from ..prompt.sources import as_images
 from .request import Progress, Request
 from .resident_http import Call, Lost, Other, Question
@@ -90,13 +90,15 @@ class RemoteEngine:
     ) -> Iterator[Piece]:
         """Answer a conversation piece by piece; see `Engine.stream` for arguments and errors.
 
+        Options that are functions of this process, `logits_processors`, are refused.
+
         If the process ends before the first piece, the question is asked once more.
 
         Raises:
             Lfm2VLError: the process ended in the middle of the answer, or fell silent.
         """
-        chosen = merged(options, changes)
-        return self._pieces(Request(_with_image(messages, image), chosen))
+        chosen = _sendable(options, changes)
+        return self._pieces(Request(with_image(messages, image), chosen))
 
     def generate(
         self,
@@ -107,7 +109,7 @@ class RemoteEngine:
         **changes: Unpack[AnswerChanges],
     ) -> Result:
         """Answer a conversation; see `stream`."""
-        return self._result(Request(_with_image(messages, image), merged(options, changes)))
+        return self._result(Request(with_image(messages, image), _sendable(options, changes)))
 
     def score(
         self,
@@ -119,8 +121,10 @@ class RemoteEngine:
         **changes: Unpack[AnswerChanges],
     ) -> Scores:
         """Return how likely given answers are; see `Engine.score`."""
-        chosen = merged(options, changes)
-        request = Request(_with_image(messages, image), chosen, answers=list(answers))
+        if not answers:
+            raise InputError("there is no answer to score, or one without text")
+        chosen = _sendable(options, changes)
+        request = Request(with_image(messages, image), chosen, answers=list(answers))
         for event in self._events(request):
             if isinstance(event, Scores):
                 return event
@@ -137,7 +141,7 @@ class RemoteEngine:
         """Answer conversations, several at a time; see `Engine.stream_batch`."""
         from .resident_batch import answer_together
 
-        chosen = merged(options, changes)
+        chosen = _sendable(options, changes)
 
         def ask(messages: Sequence[Message] | str, question: Question) -> Result:
             return self._result(Request(messages, chosen), question)
@@ -154,7 +158,9 @@ class RemoteEngine:
     ) -> RemoteSeen:
         """Read images once, to ask about them many times; see `Engine.see`."""
         held = [read_once(image, self._limits) for image in as_images(images)]
-        return RemoteSeen(self, held, system, merged(options, changes))
+        if not held:
+            raise InputError("there are no images to see")
+        return RemoteSeen(self, held, system, _sendable(options, changes))
 
     def keep_prefixes(self) -> None:
         """Do nothing: the process keeps what answers have read."""
@@ -298,10 +304,19 @@ class RemoteSeen:
         return self._engine.stream(messages, self._options.changed(changes))
 
 
-def _with_image(messages: Sequence[Message] | str, image: Image | None) -> Sequence[Message] | str:
-    if image is None or not isinstance(messages, str):
-        return messages
-    return user_message(messages, as_images(image))
+def _sendable(options: Options, changes: AnswerChanges) -> AnswerOptions:
+    """Return options with changes, none of them a function of this process.
+
+    Raises:
+        InputError: there is one that the answer would depend on.
+    """
+    chosen = merged(options, changes)
+    if chosen.logits_processors:
+        raise InputError(
+            "logits_processors are functions of this process, which another one cannot call: "
+            "remove them, or use Engine"
+        )
+    return chosen
 
 
 def _is_whole(event: Told) -> bool:

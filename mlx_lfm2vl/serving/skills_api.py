@@ -88,7 +88,6 @@ def read_skill(name: str, body: Mapping[str, Any], terms: Terms) -> SkillExchang
         InputError: there is no such skill, the model was not taught it, an option has a wrong
             value, or the skill takes another number of images.
         UnknownModel: no model of this name is served.
-        NetworkError: an image cannot be fetched.
     """
     if name not in OPTIONS:
         raise InputError(f"there is no skill {name!r:.60}, expected {', '.join(OPTIONS)}")

@@ -150,7 +150,6 @@ def to_messages(turns: Sequence[Turn], limits: ImageLimits, config: ImageConfig)
 
     Raises:
         BadField: an image cannot be read, or there are too many.
-        NetworkError: an address cannot be fetched.
     """
     loaded = iter(load_pictures(pictures_of(turns), limits, config))
     messages: list[Message] = []

@@ -171,3 +171,13 @@ def test_a_note_is_printed_once(capsys):
 
     assert run_command(argparse.ArgumentParser(), command, []) == 0
     assert capsys.readouterr().err == "note: about one\nnote: about two\n"
+
+
+def test_an_error_of_a_command_that_goes_on_is_printed_each_time(capsys):
+    def command(_options: argparse.Namespace) -> int:
+        for _ in range(2):
+            logging.getLogger("mlx_lfm2vl.part").error("the disk is full")
+        return 0
+
+    assert run_command(argparse.ArgumentParser(), command, []) == 0
+    assert capsys.readouterr().err == "error: the disk is full\nerror: the disk is full\n"

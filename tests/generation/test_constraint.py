@@ -90,6 +90,12 @@ def test_a_budget_that_is_too_small_is_refused_with_what_is_needed(tiny):
     assert found.finish_reason in ("stop", "length")
 
 
+def test_a_constraint_that_grows_too_large_is_refused_without_the_answer_in_the_message(demo):
+    with pytest.raises(InputError, match="cannot be followed, make it simpler: lexer") as error:
+        generate(*demo, "Hi", constraint=regex("((a{1,100}){1,100}){1,100}"), max_tokens=300)
+    assert "a‧a" not in str(error.value)
+
+
 def test_an_answer_that_the_budget_closes_says_so(tiny):
     settings = {"constraint": json_schema(PERSON), "sampling": DRAWN, "seed": 4}
     found = generate(*tiny, "Hi", max_tokens=40, **settings)

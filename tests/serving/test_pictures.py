@@ -6,7 +6,7 @@ import pytest
 from client_shapes import DOT
 from drawn_files import pdf
 
-from mlx_lfm2vl.errors import InputError
+from mlx_lfm2vl.errors import InputError, NetworkError
 from mlx_lfm2vl.images.limits import ImageLimits
 from mlx_lfm2vl.images.source import open_image
 from mlx_lfm2vl.serving.fields import BadField
@@ -83,6 +83,16 @@ def test_an_address_is_fetched_where_that_is_allowed(monkeypatch):
     with pytest.raises(InputError, match="the prompt has 2 images"):
         load("https://a.b/1", "https://a.b/2", allow_url=True, max_images=1)
     assert len(fetched) == 1
+
+
+def test_an_address_that_cannot_be_fetched_is_a_fault_of_the_request(monkeypatch):
+    def fetch(url: str, _max_bytes: int) -> bytes:
+        raise NetworkError(f"{url} cannot be fetched: 404 Not Found")
+
+    monkeypatch.setattr("mlx_lfm2vl.images.fetch.fetch", fetch)
+    with pytest.raises(BadField, match="cannot be fetched: 404 Not Found") as caught:
+        load("https://example.com/dot.png", allow_url=True)
+    assert caught.value.param == "images[0]"
 
 
 def test_all_images_together_have_a_limit_of_bytes():

@@ -139,6 +139,28 @@ def test_what_is_asked_again_is_not_read_again(remote, picture):
     assert again.cached_tokens > again.image_tokens
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda engine, image: engine.generate(user_message("What?"), image=image),
+        lambda engine, image: engine.score("What?", [], image=image),
+        lambda engine, _: engine.see([]),
+    ],
+    ids=["image beside messages", "no answers", "no images"],
+)
+def test_what_an_engine_refuses_is_refused_in_the_same_words(remote, local, picture, ask):
+    with pytest.raises(InputError) as expected:
+        ask(local, picture)
+    with pytest.raises(InputError) as found:
+        ask(remote, picture)
+    assert str(found.value) == str(expected.value)
+
+
+def test_functions_of_this_process_are_refused_rather_than_forgotten(remote):
+    with pytest.raises(InputError, match="logits_processors are functions of this process"):
+        remote.generate("What?", logits_processors=[lambda _ids, logits: logits])
+
+
 def test_notes_of_the_process_are_logged_here(remote, tmp_path, caplog):
     make_picture(300, 9, 2).save(
         tmp_path / "thin.gif", save_all=True, append_images=[make_picture(30, 9, 3)]

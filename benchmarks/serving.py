@@ -224,17 +224,20 @@ def main() -> None:
     parser.add_argument("--peer-python", help="Python that has mlx-vlm")
     options = parser.parse_args()
     photo = Image.open(options.photo).convert("RGB")
-    rows: list[Row] = []
+    print("| what | ratio | bar | how |\n|---|---|---|---|", flush=True)
     if options.peer_python:
-        rows += against_peer(options.checkpoint, options.peer_python, photo, options.tokens)
-    else:
-        core = Core([served_model(options.checkpoint)])
-        rows += through_core(core, photo, options.tokens)
-        rows += longest_gap(core, photo, options.tokens)
-        core.stop()
-    print("| what | ratio | bar | how |\n|---|---|---|---|")
+        tell(against_peer(options.checkpoint, options.peer_python, photo, options.tokens))
+        return
+    core = Core([served_model(options.checkpoint)])
+    tell(through_core(core, photo, options.tokens))
+    tell(longest_gap(core, photo, options.tokens))
+    core.stop()
+
+
+def tell(rows: Iterator[Row]) -> None:
+    """Print rows of a table as they come."""
     for what, ratio, bar, how in rows:
-        print(f"| {what} | {ratio:.2f} | {bar} | {how} |")
+        print(f"| {what} | {ratio:.2f} | {bar} | {how} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import pytest
 from conftest import golden
 from pictures import make_picture
 
-from mlx_lfm2vl import InputError, Sampling, batch_generate, generate, stream_batch
+from mlx_lfm2vl import InputError, Sampling, batch_generate, generate, regex, stream_batch
 from mlx_lfm2vl.model.decode_step import prefill_passes
 from mlx_lfm2vl.prompt.messages import user_message
 
@@ -55,6 +55,11 @@ def test_what_cannot_be_answered_does_not_stop_the_others(tiny):
     assert found[2].token_ids == generate(*tiny, "Three", max_tokens=3, seed=0).token_ids
     with pytest.raises(InputError, match="nowhere"):
         batch_generate(*tiny, conversations, max_tokens=3)
+
+
+def test_a_form_that_does_not_fit_is_an_error_of_each_conversation(tiny):
+    found = dict(stream_batch(*tiny, ["One", "Two"], constraint=regex("a{99}"), max_tokens=3))
+    assert ["too few" in str(found[number]) for number in (0, 1)] == [True, True]
 
 
 def test_conversations_are_read_when_there_is_room(tiny):

@@ -27,14 +27,9 @@ from mlx_lfm2vl.generation.prepare import embed_prompt, read_prompt
 from mlx_lfm2vl.generation.sampling import Drawn, Sampler
 from mlx_lfm2vl.model.decode_step import prefill
 from mlx_lfm2vl.prompt.messages import user_message
+from mlx_lfm2vl.skills.schemas import box_schema
 
-NUMBERS = {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}
-BOX = {
-    "type": "object",
-    "properties": {"label": {"type": "string"}, "bbox": NUMBERS},
-    "required": ["label", "bbox"],
-}
-BOXES = {"type": "array", "items": BOX}
+BOXES = box_schema("450m")  # of the skill `detect`
 FOUND = [
     {"label": "red car", "bbox": [0.12, 0.34, 0.56, 0.78]},
     {"label": "person with a dog", "bbox": [0.05, 0.41, 0.17, 0.93]},

@@ -178,6 +178,8 @@ class AnswerOptions:
         return replace(sampling, **{k: value for k, value in given.items() if value is not None})
 
 
+Options = AnswerOptions | ImageOptions | None
+
 SAMPLING_KEYS = tuple(field.name for field in fields(Sampling))
 
 
@@ -205,6 +207,25 @@ class AnswerChanges(TypedDict, total=False):
     logprobs: bool
     on_encode: Callable[[int, int], object] | None
     on_prefill: Callable[[int, int], object] | None
+
+
+def merged(options: Options, changes: AnswerChanges) -> AnswerOptions:
+    """Return the options of an answer with some fields replaced.
+
+    Args:
+        options: None for the defaults; `ImageOptions` stand for defaults with these image options.
+        changes: fields of `AnswerOptions` to replace.
+
+    Raises:
+        InputError: a value is out of range or has the wrong type.
+        TypeError: a name is not a field of `AnswerOptions`.
+    """
+    if isinstance(options, ImageOptions):
+        options = AnswerOptions(image_options=options)
+    # Not every caller has a type checker.
+    if not isinstance(options, AnswerOptions | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"options is {options!r:.60}, expected AnswerOptions or ImageOptions")
+    return (options or AnswerOptions()).changed(changes)
 
 
 def _texts(name: str, value: str | Sequence[str]) -> tuple[str, ...]:

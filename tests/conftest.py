@@ -58,6 +58,7 @@ KNOWN_SKIPS = {
     "exiftool is not installed",
     "MLX compiles with g++ here",
     "GPUs do it unasked",
+    "chromium is not installed",
     "only Linux has /dev/full",
     "this Python's readline is libedit",
 }

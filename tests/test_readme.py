@@ -33,7 +33,12 @@ SHORT = {
     **dict.fromkeys(("detect", "point"), ["--max-tokens", "60"]),
     "layout": ["--kind", "3b", "--show-prompt"],  # the tiny model writes none
     "extract": ["--show-prompt"],
+    "serve": ["--port", "0", "--keep-alive", "0", "--exit-when-idle"],
     "train": ["--steps", "2"],
+}
+TYPED = {  # into the commands that read lines
+    "chat": b"What is this?\n",
+    "mcp": b'{"jsonrpc": "2.0", "id": 1, "method": "tools/list"}\n',
 }
 FAST = ("README.md", "docs/using.md", "docs/skills.md")  # of the pages whose commands always run
 SLOW = [(each, line) for each in PAGES for line in each.commands if "--learned" in line]
@@ -72,6 +77,7 @@ def desk(tmp_path, monkeypatch, belongings) -> Path:
     folder = shutil.copytree(belongings, tmp_path / "desk", symlinks=True)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "home"))
     return folder
 
 
@@ -81,19 +87,22 @@ def typed(desk, wide, program, capsys, monkeypatch):
     lighten(monkeypatch)
 
     def run(line: str) -> None:
+        piped = re.fullmatch(r'echo "(.*)" \| (.*)', line)
+        line = piped[2] if piped else line
         if not line.startswith((MODULE, PROGRAM)):
             assert subprocess.run(line, shell=True, cwd=desk, env=program).returncode == 0, line
             return
         name, arguments = module_command(line)
-        if name == "chat":
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"What is this?\n")))
+        said = f"{piped[1]}\n".encode() if piped else TYPED.get(name)
+        if said is not None:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(said)))
         # The tiny model is too narrow to be quantized.
         tiny = str(wide if name == "convert" else MODEL)
         for number, (option, model) in enumerate(pairwise(arguments)):
             if option in ("--model", "-m") and model != "demo":
                 arguments[number + 1] = tiny
         assert cli.main([name, *arguments, *SHORT.get(name, [])]) == 0, line
-        is_file = name in ("fuse", "convert", "run") or "--output" in arguments
+        is_file = name in ("fuse", "convert", "mcp", "run", "serve") or "--output" in arguments
         assert is_file or capsys.readouterr().out
 
     return run
@@ -108,7 +117,7 @@ def typed(desk, wide, program, capsys, monkeypatch):
     ids=str,
 )
 def test_python_blocks_run(each, number, desk, capsys):
-    code = each.blocks("python")[number].replace("LiquidAI/LFM2.5-VL-450M", str(MODEL))
+    code = each.blocks("python")[number].replace("LiquidAI/LFM2.5-VL-450M", "demo")
     if "LiquidAI/LFM2.5-VL-3B" in code:  # knows tools
         template = shutil.copytree(MODEL, desk / "model") / "chat_template.jinja"
         source = template.read_text()
@@ -169,7 +178,7 @@ def test_every_option_named_exists(each):
     parsers = [parser_of(name) for name in cli.COMMANDS]
     known = {o for parser in parsers for action in parser._actions for o in action.option_strings}
     used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", each.text))
-    assert used - {"--check", "--extra", "--version"} <= known  # of ruff, uv and python3
+    assert used - {"--check", "--extra", "--options", "--version"} <= known  # of other programs
 
 
 @pytest.mark.parametrize("each", PAGES, ids=str)
@@ -231,7 +240,7 @@ def test_the_table_of_packages_names_every_one():
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     rows = page("architecture").table("| package | what it does |")
     named = {name for names, _ in rows for name in re.findall(r"`(\w+)`", names)}
-    stubs = {"benchmark", "chat", "convert", "fuse", "generate", "run", "train"}
+    stubs = {"benchmark", "chat", "convert", "fuse", "generate", "run", "serve", "train"}
     assert named == (modules | packages) - stubs
 
 
@@ -251,4 +260,4 @@ def test_nothing_asks_for_the_package_by_name(path):
 
 
 def test_the_docs_are_in_the_source_archive():
-    assert "recursive-include docs *.md" in (ROOT / "MANIFEST.in").read_text().splitlines()
+    assert "recursive-include docs *.md *.png" in (ROOT / "MANIFEST.in").read_text().splitlines()

@@ -61,11 +61,10 @@ def _reader(
     answer: AnswerOptions,
 ) -> Ask:
     """Read the images; return what answers a question about them."""
-    from ..generation.prefix_store import PrefixStore
     from ..prompt.messages import user_message
 
     if not sources:
-        engine.store = PrefixStore()  # for the system message and the tools
+        engine.keep_prefixes()  # of the system message and the tools
         return lambda question: engine.stream(user_message(question, [], options.system), answer)
     with stage("reading the images") as tell:
         reports = {

@@ -65,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_special_tokens(chat)
     add("-V", "--verbose", action="store_true", help="print settings and speed on stderr")
     add_engine_options(parser)
+    parser.set_defaults(resident=False)  # a chat stays itself
     return parser
 
 

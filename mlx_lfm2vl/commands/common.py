@@ -25,6 +25,7 @@ MODEL_HELP = (
     "450m, 1.6b, 3b, a Hub repo id, a folder, or demo (the tiny model in this package); default: "
     "LFM2VL_MODEL, then model = ... in ~/.config/mlx_lfm2vl/config.toml"
 )
+REVISION_HELP = "branch, tag or commit of the Hub repo; default: its main branch"
 UPDATE_HELP = "download a newer commit of the Hub repo, if any; default: use the one that is there"
 LAYOUT_HELP = (
     "names and shapes of the weights: mlx, as mlx-vlm reads them, or hub, as transformers and "
@@ -37,16 +38,20 @@ def add_model_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
     group = parser.add_argument_group("model")
     add = group.add_argument
     add("-m", "--model", metavar="MODEL", help=MODEL_HELP)
-    add("--revision", help="branch, tag or commit of the Hub repo; default: its main branch")
+    add("--revision", help=REVISION_HELP)
     add("--update", action="store_true", help=UPDATE_HELP)
-    choices = ["float32", "float16", "bfloat16"]
-    add(
+    add_dtype_option(group)
+    return group
+
+
+def add_dtype_option(group: argparse._ActionsContainer) -> None:
+    """Add the option that chooses the number type."""
+    group.add_argument(
         "--dtype",
-        choices=choices,
+        choices=["float32", "float16", "bfloat16"],
         help="number type to compute in; default: the checkpoint's, but float16 instead of "
         "bfloat16 on M1 and M2, and float32 on a CPU",
     )
-    return group
 
 
 def add_special_tokens(group: argparse._ArgumentGroup) -> None:

@@ -46,18 +46,9 @@ def check_draft_options(options: argparse.Namespace) -> None:
         raise InputError("--draft-tokens needs --draft-model: add it, or remove --draft-tokens")
 
 
-def note_undrafted_batch(options: argparse.Namespace, *, is_constrained: bool) -> None:
-    """Say that a draft model is not used for a batch, whose answers are the same without it.
-
-    Args:
-        options: of the command.
-        is_constrained: whether the answers have a constraint.
-    """
-    if not drafts(options):
-        return
-    if is_constrained:
-        say("note: a batch with a constraint is not drafted: --draft-model changes nothing")
-    elif options.draft_tokens is None:
+def note_undrafted_batch(options: argparse.Namespace) -> None:
+    """Say that a draft model is not used for a batch, whose answers are the same without it."""
+    if drafts(options) and options.draft_tokens is None:
         say("note: a batch is drafted only with --draft-tokens: --draft-model changes nothing")
 
 

@@ -76,7 +76,7 @@ def _answer_options(options: argparse.Namespace) -> AnswerOptions:
     if options.each and not has_sources(options):
         raise InputError("--each needs at least one --image")
     if options.each:
-        note_undrafted_batch(options, is_constrained=answer.constraint is not None)
+        note_undrafted_batch(options)
     return answer
 
 
@@ -115,8 +115,6 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _answer(options: argparse.Namespace) -> int:
-    from ..images.pages import expand_inputs
-
     limits = image_limits(options)
     pages, inputs = chosen_pages(options), chosen_inputs(options, limits)
     answer = _answer_options(options)
@@ -125,11 +123,14 @@ def _answer(options: argparse.Namespace) -> int:
     if not options.each:
         pictures = pictures_of_prompt(options, inputs, limits)
         sources, options.image = [p.source for p in pictures], [p.name for p in pictures]
-        _check_images(sources, limits)
+        if not options.resident:  # which finds them, before it asks the model
+            _check_images(sources, limits)
         if len(sources) > 1:
             say(f"note: {len(sources)} images in one prompt; --each asks about each by itself")
     engine = open_engine(options, limits, answer, _store(*cache))
     if options.each:
+        from ..images.pages import expand_inputs
+
         config = engine.processor.image_config.with_options(answer.image_options)
         return _answer_each(engine, options, expand_inputs(inputs, pages, config, limits), answer)
     return (answer_questions if options.questions else _answer_one)(

@@ -11,6 +11,7 @@ from .draft_options import add_draft_options
 from .image_options import add_image_options
 from .page_options import add_page_options
 from .parser import Parser
+from .resident_options import add_resident_options
 from .source_options import add_source_options
 
 EPILOG = """\
@@ -72,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_page_options(parser)
     add_engine_options(parser)
     add_cache_options(parser.add_argument_group("disk cache (default: none)"))
+    add_resident_options(parser)
     output = parser.add_argument_group("output")
     add = output.add_argument
     add(

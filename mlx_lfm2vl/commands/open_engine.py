@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ..checkpoint.aliases import DEMO
 from ..errors import InputError
+from ..images.limits import ImageLimits
 from ..options import SAMPLING_KEYS, AnswerOptions
 from .answer_output import describe_device, describe_sampling, say
 from .common import stage
 from .draft_options import check_draft_model, check_draft_options, load_draft_model
 from .image_options import chosen_image_options
+from .resident_options import check_resident_options, open_resident
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
-    from PIL import Image
-
     from ..generation.engine import Engine
     from ..generation.prefix_store import PrefixStore
-    from ..images.source import ImageLimits
-    from ..prompt.processor import Processor
 
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
 
 def image_limits(options: argparse.Namespace) -> ImageLimits:
     """The limits on images that were given."""
-    from ..images.source import ImageLimits
-
     if not 0 < options.max_megapixels < 1e6:
         raise InputError(
             f"--max-megapixels is {options.max_megapixels}, expected more than 0 and less than 1e6"
@@ -53,7 +49,8 @@ def answer_options(options: argparse.Namespace) -> AnswerOptions:
 
 
 def check_memory_options(options: argparse.Namespace) -> None:
-    """Refuse memory limits that nobody can mean."""
+    """Refuse memory limits that nobody can mean, and those of another process."""
+    check_resident_options(options)
     for name in ("cache_limit", "wired_limit"):
         size = getattr(options, name)
         if size is not None and not 0 <= size < 1e4:
@@ -73,7 +70,14 @@ def open_engine(
     answer: AnswerOptions,
     store: PrefixStore | None = None,
 ) -> Engine:
-    """Load the model that was chosen, and set the memory limits."""
+    """Load the model that was chosen, and set the memory limits; or find who has it loaded."""
+    if options.resident:
+        with stage(f"loading {options.model}"):
+            remote = open_resident(options, limits)
+        if options.verbose:
+            sampling = answer.sampling_over(remote.model.config.sampling)
+            say(f"sampling: {describe_sampling(sampling)}")
+        return cast("Engine", remote)  # it has what commands use of an engine
     with stage(f"loading {options.model}"):
         check_draft_model(options)
         from ..generation.engine import Engine
@@ -89,28 +93,15 @@ def open_engine(
         )
         drafter = load_draft_model(options, model)
     if options.model == DEMO:
-        _note_photos(processor)
+        from ..images.photo import note_photo
+
+        processor.look = note_photo
     engine = Engine(model, processor, store=store, drafter=drafter)
     chosen = engine.limit_memory(_bytes(options.cache_limit), _bytes(options.wired_limit))
     if options.verbose:
         say(f"sampling: {describe_sampling(answer.sampling_over(model.config.sampling))}")
         say(f"device: {describe_device(model, chosen)}")
     return engine
-
-
-def _note_photos(processor: Processor) -> None:
-    """Say, once, what the demo model knows if it is asked about what looks like a photo."""
-    from ..images.photo import looks_like_photo
-
-    def look(image: Image.Image) -> None:
-        if looks_like_photo(image):
-            processor.look = None
-            say(
-                "note: the demo model knows drawn shapes and printed capitals, nothing else; "
-                "for photos use --model LiquidAI/LFM2.5-VL-450M"
-            )
-
-    processor.look = look
 
 
 def _bytes(gigabytes: float | None) -> int | None:

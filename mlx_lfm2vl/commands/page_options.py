@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # heavy imports wait until the arguments are right
     from ..checkpoint.image_config import ImageConfig
     from ..images.inputs import Input
     from ..images.limits import ImageLimits
-    from ..images.pages import PageOptions
+    from ..images.page_options import PageOptions
 
 
 def add_page_options(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +56,7 @@ def chosen_pages(options: argparse.Namespace) -> PageOptions:
     Raises:
         InputError: a value is out of range, or two contradict each other.
     """
-    from ..images.pages import PageOptions
+    from ..images.page_options import PageOptions
 
     return PageOptions(
         pages=options.pages, frames=options.frames, at=tuple(options.at), slices=options.slices
@@ -85,9 +85,9 @@ def pictures_of_prompt(
         InputError: an input cannot be read, there are too many pictures, or an option chooses
             nothing in any of them.
     """
-    from ..images.container import is_animation, is_video
+    from ..images.first_bytes import is_animation, is_video
     from ..images.other_kinds import is_pdf
-    from ..images.pages import PageOptions, expand_inputs
+    from ..images.page_options import PageOptions
     from ..images.read import peek, read_once
 
     chosen, given = chosen_pages(options), list(inputs)
@@ -102,6 +102,8 @@ def pictures_of_prompt(
         raise InputError("--frames and --at choose frames of animations and videos; none is given")
     if chosen == PageOptions() and not any(map(is_pdf, heads)):
         return given
+    from ..images.pages import expand_inputs
+
     pictures = expand_inputs(given, chosen, chosen_image_config(options), limits)
     found = list(islice(pictures, limits.max_images + 1))
     if len(found) > limits.max_images:

@@ -1,11 +1,19 @@
 """The parser of every command: exact option names, and mistakes in one line with the way out."""
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ..errors import InputError
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """As wide as the terminal, which argparse would find out through a module slow to import."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
 
 
 class Parser(argparse.ArgumentParser):
@@ -16,7 +24,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, *, prog: str, **settings: Any) -> None:
-        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        settings.setdefault("formatter_class", _Formatter)
         settings.setdefault("usage", f"{prog} [options]")
         super().__init__(prog=prog, allow_abbrev=False, **settings)
 
@@ -56,6 +64,17 @@ class Parser(argparse.ArgumentParser):
                 near = nearest(word.partition("=")[0], known)
                 hint = f"; did you mean {near}?" if near else ""
                 self.error(f"there is no option {word.partition('=')[0]}{hint}")
+
+
+def _columns() -> int:
+    """The width of the terminal; 80 if there is none."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdigit() and int(given):
+        return int(given)
+    try:
+        return os.get_terminal_size(1).columns or 80
+    except OSError:
+        return 80
 
 
 def nearest(word: str, known: Sequence[str] | Any) -> str | None:

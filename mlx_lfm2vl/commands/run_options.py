@@ -12,6 +12,7 @@ from .common import add_adapter_option, add_model_options
 from .generate_options import add_memory_options, add_reading_options, add_sampling_options
 from .page_options import add_page_options
 from .parser import Parser
+from .resident_options import add_resident_options
 from .skill_options import DESCRIPTIONS, TEXTS, add_own_options
 from .source_options import add_source_options, reads_stdin
 from .write_options import add_write_options
@@ -67,6 +68,7 @@ def build_parser(name: str | None = None) -> argparse.ArgumentParser:
     answer.add_argument("--max-tokens", type=int, metavar="N", help="longest answer")
     add_sampling_options(answer)
     add_memory_options(parser)
+    add_resident_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument("-V", "--verbose", action="store_true", help="print settings")
     parser.set_defaults(together=False, show_prompt=False, draft_model=None, draft_tokens=None)

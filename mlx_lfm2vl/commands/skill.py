@@ -105,10 +105,10 @@ def _answer(
     if getattr(options, "draw", None) and (len(inputs) if together else total) > 1:
         raise InputError("--draw draws into one image: give one, or remove --draw")
     failed, alone = 0, total == 1
-    if alone:
+    if alone and not options.resident:  # which finds them, before it asks the model
         _check_images(inputs, limits)
     if len(groups) > 1:
-        note_undrafted_batch(options, is_constrained=task.options.constraint is not None)
+        note_undrafted_batch(options)
     engine = open_engine(options, limits, task.options)
     labels = options.labels if task.name == "classify" else ()
     outcomes = _outcomes(engine, task, groups, labels)

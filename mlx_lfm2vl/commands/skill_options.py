@@ -16,6 +16,7 @@ from .generate_options import add_memory_options, add_reading_options, add_sampl
 from .page_options import add_page_options
 from .parser import Parser
 from .question import names_image
+from .resident_options import add_resident_options
 from .source_options import add_source_options, has_sources
 
 MAX_SCHEMA_BYTES = 2**20
@@ -124,6 +125,7 @@ def build_parser(name: str) -> argparse.ArgumentParser:
     add_sampling_options(answer)
     add_draft_options(answer)
     add_memory_options(parser)
+    add_resident_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print a JSON object for each answer")
     output.add_argument("-V", "--verbose", action="store_true", help="print settings and speed")

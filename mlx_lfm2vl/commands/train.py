@@ -10,17 +10,17 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..options import DType
-from ..training.settings import TRAINED_PARTS, TrainSettings, steps_of
+from ..training.settings import TrainSettings
 from .common import run_command
-from .image_options import chosen_image_options
 from .train_options import build_parser, refuse_drafter_options
+from .train_start import Progress, chosen_settings, found_checkpoint, open_model, with_epochs
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
     from ..model.lfm2vl import Lfm2VL
@@ -44,28 +44,19 @@ def _train(options: argparse.Namespace) -> int:
     refuse_drafter_options(options)
     import mlx.core as mx
 
-    from ..loading import load
     from ..prompt.rows import read_rows
-    from ..prompt.samples import SampleMaker
     from ..training.adapters import check_text_only, make_trainable, save_adapter
-    from ..training.checkpoints import check_room, identify, newest
+    from ..training.checkpoints import check_room, identify
     from ..training.trainer import Trainer
 
-    checkpoint = newest(options.output / "checkpoints") if options.resume else None
-    if options.resume and checkpoint is None:
-        print(f"{options.output} has no checkpoint: starting at update 1", file=sys.stderr)
+    checkpoint = found_checkpoint(options)
     settings, dtype = _settings(options, checkpoint)
     rows, validation, test = (
         read_rows(path) if path else [] for path in (options.data, options.validation, options.test)
     )
     check_options(options)
     start, mark = _start(options, checkpoint)
-    model, processor = load(
-        options.model, revision=options.revision, update=options.update, dtype=dtype
-    )
-    maker = SampleMaker(
-        processor, set(model.config.eos_token_ids), settings.image_options, options.special_tokens
-    )
+    model, processor, maker = open_model(options, settings, dtype)
     if options.show:
         for row in rows[: options.show]:
             print(maker.show(row), end="\n\n")
@@ -75,9 +66,7 @@ def _train(options: argparse.Namespace) -> int:
     )
     if not rows:
         raise InputError(f"no conversation has at most {settings.max_length} tokens (--max-length)")
-    if options.epochs is not None:
-        update = settings.batch_size * settings.accumulate * mx.distributed.init().size()
-        settings = replace(settings, steps=steps_of(options.epochs, len(rows), update))
+    settings = with_epochs(options, settings, rows)
     identity = identify(model, options.data)
     if options.special_tokens:  # without them the same rows are other ids
         identity["special_tokens"] = " ".join(sorted(options.special_tokens))
@@ -132,21 +121,11 @@ def _settings(
     """The settings and number type that were given, on top of the defaults or of the run's."""
     import mlx.core as mx
 
-    from ..training.checkpoints import saved_settings
-
-    base, dtype = TrainSettings(), None
-    if checkpoint is not None:
-        base, dtype = saved_settings(checkpoint, TrainSettings)
-    names = [field.name for field in fields(TrainSettings) if field.name in options]
-    given = {name: getattr(options, name) for name in names}
-    if "parts" in given:
-        given["parts"] = tuple(part for part in TRAINED_PARTS if part in given["parts"])
-    images = {k: v for k, v in asdict(chosen_image_options(options)).items() if v is not None}
-    settings = replace(base, image_options=replace(base.image_options, **images), **given)
+    settings, dtype, given = chosen_settings(options, checkpoint, TrainSettings)
     if checkpoint is None and "compile" not in given:
         use = mx.metal.is_available() and not settings.recompute
         settings = replace(settings, compile=use)
-    return settings, _dtype(options.dtype or dtype, settings)
+    return settings, _dtype(dtype, settings)
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -254,24 +233,15 @@ def _dtype(given: DType | None, settings: TrainSettings) -> DType | None:
     return given or "float32"
 
 
-class _Progress:
-    """Print progress: one rewritten line on a terminal, else only validation results."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
+class _Progress(Progress):
+    """Prints every update on a terminal, else only those that were validated."""
 
     def __call__(self, entry: dict[str, Any]) -> None:
-        is_terminal = sys.stderr.isatty()
-        text = f"step {entry['step']}/{self.steps}  loss {entry['loss']:.4f}"
-        text += f"  {entry['tokens'] / max(entry['seconds'], 1e-9):.0f} tokens/s"
+        rest = f"  {entry['tokens'] / max(entry['seconds'], 1e-9):.0f} tokens/s"
         validated = "validation_loss" in entry
         if validated:
-            text += f"  validation {entry['validation_loss']:.4f}"
-        if is_terminal:
-            last = validated or entry["step"] == self.steps
-            print(f"\r\033[K{text}", end="\n" if last else "", file=sys.stderr, flush=True)
-        elif validated:
-            print(text, file=sys.stderr)
+            rest += f"  validation {entry['validation_loss']:.4f}"
+        self.show(entry, rest, stays=validated, logged=validated)
         for sample in entry.get("answers", ()):
             print(f"  answer {sample['answer']!r}", file=sys.stderr)
             print(f"  expected {sample['expected']!r}", file=sys.stderr)

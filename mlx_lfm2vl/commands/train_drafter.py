@@ -7,16 +7,15 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, fields, replace
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, Lfm2VLError
-from ..options import AnswerOptions, DType
-from ..training.settings import DrafterSettings, steps_of
+from ..options import AnswerOptions
+from ..training.settings import DrafterSettings
 from .common import progress_line
-from .image_options import chosen_image_options
 from .train import check_options
+from .train_start import Progress, chosen_settings, found_checkpoint, open_model, with_epochs
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
     from ..model.drafter import DraftModel
@@ -35,29 +34,18 @@ SHAPE = ("draft_layers", "draft_block", "draft_rank", "draft_taps")
 
 def train_drafter(options: argparse.Namespace) -> int:
     """Train a drafter; returns the exit code."""
-    import mlx.core as mx
-
-    from ..loading import load
     from ..prompt.rows import read_rows
-    from ..prompt.samples import SampleMaker
-    from ..training.checkpoints import check_room, identify, newest
+    from ..training.checkpoints import check_room, identify
     from ..training.drafter_answers import answered
     from ..training.drafter_data import Lessons
     from ..training.drafter_trainer import DrafterTrainer
 
     refuse_others(options)
     check_options(options)
-    checkpoint = newest(options.output / "checkpoints") if options.resume else None
-    if options.resume and checkpoint is None:
-        print(f"{options.output} has no checkpoint: starting at update 1", file=sys.stderr)
-    settings, dtype = _settings(options, checkpoint)
+    checkpoint = found_checkpoint(options)
+    settings, dtype, _ = chosen_settings(options, checkpoint, DrafterSettings)
     rows, held = (read_rows(path) if path else [] for path in (options.data, options.validation))
-    model, processor = load(
-        options.model, revision=options.revision, update=options.update, dtype=dtype
-    )
-    maker = SampleMaker(
-        processor, set(model.config.eos_token_ids), settings.image_options, options.special_tokens
-    )
+    model, processor, maker = open_model(options, settings, dtype)
     lengths = maker.lengths(rows, "the training data")
     maker.lengths(held, "the validation data")
     identity = identify(model, options.data)
@@ -68,9 +56,7 @@ def train_drafter(options: argparse.Namespace) -> int:
         "most": settings.answer_tokens,
     }
     drafter = _start(options, model, settings.seed)
-    if options.epochs is not None:
-        update = settings.batch_size * settings.accumulate * mx.distributed.init().size()
-        settings = replace(settings, steps=steps_of(options.epochs, len(rows), update))
+    settings = with_epochs(options, settings, rows)
     if checkpoint is None and "warmup_steps" not in options:
         settings = replace(settings, warmup_steps=math.ceil(WARMUP * settings.steps))
     ask = _asker(model, processor, options, settings, {})
@@ -126,22 +112,6 @@ def refuse_others(options: argparse.Namespace) -> None:
         raise InputError(
             f"{shown} is that of {options.drafter}, from which it starts: leave it out"
         )
-
-
-def _settings(
-    options: argparse.Namespace, checkpoint: Path | None
-) -> tuple[DrafterSettings, DType | None]:
-    """The settings and number type that were given, on top of the defaults or of the run's."""
-    from ..training.checkpoints import saved_settings
-
-    base, dtype = DrafterSettings(), None
-    if checkpoint is not None:
-        base, dtype = saved_settings(checkpoint, DrafterSettings)
-    names = [field.name for field in fields(DrafterSettings) if field.name in options]
-    given = {name: getattr(options, name) for name in names}
-    images = {k: v for k, v in asdict(chosen_image_options(options)).items() if v is not None}
-    image_options = replace(base.image_options, **images)
-    return replace(base, image_options=image_options, **given), options.dtype or dtype
 
 
 def _start(options: argparse.Namespace, model: Lfm2VL, seed: int) -> DraftModel:
@@ -213,21 +183,13 @@ def _conclude(options: argparse.Namespace, trainer: DrafterTrainer) -> None:
         )
 
 
-class _Progress:
-    """Print progress: one rewritten line on a terminal, else only results of replays."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
+class _Progress(Progress):
+    """Prints every update on a terminal, else only results of replays."""
 
     def __call__(self, entry: dict[str, Any]) -> None:
-        is_terminal = sys.stderr.isatty()
-        text = f"step {entry['step']}/{self.steps}  loss {entry['loss']:.4f}"
-        measured = "tokens_per_round" in entry
+        measured, rest = "tokens_per_round" in entry, ""
         if measured:
-            text += f"  {entry['tokens_per_round']:.2f} tokens a round"
-            text += f"  accepted 0, 1, ...: {' '.join(map(str, entry['accepted']))}"
-        last = measured or entry["step"] == self.steps
-        if is_terminal:
-            print(f"\r\033[K{text}", end="\n" if last else "", file=sys.stderr, flush=True)
-        elif last:
-            print(text, file=sys.stderr)
+            rest += f"  {entry['tokens_per_round']:.2f} tokens a round"
+            rest += f"  accepted 0, 1, ...: {' '.join(map(str, entry['accepted']))}"
+        logged = measured or self.is_last(entry)
+        self.show(entry, rest, stays=measured, logged=logged)

@@ -14,7 +14,6 @@ from typing import Any
 from ..errors import Lfm2VLError
 from ..generation.batch import BATCH_SIZE
 from ..generation.engine import Engine
-from ..generation.fingerprint import content_fingerprint
 from ..generation.result import Result
 from ..images.inputs import Input
 from ..images.ready import ReadyImage
@@ -98,7 +97,7 @@ def settings_of(
     prompt = _text(skill.messages([b""], _Named()))
     config = engine.processor.image_config
     parts = (skill.name, prompt, sorted((own or {}).items()), named, config)
-    found = hashlib.blake2b(content_fingerprint(engine.model), digest_size=8)
+    found = hashlib.blake2b(engine.content_fingerprint(), digest_size=8)
     found.update(re.sub(r" at 0x[0-9a-f]+", "", repr(parts)).encode())
     return Settings(skill.name, model, found.hexdigest())
 

@@ -167,8 +167,8 @@ class Journal:
         try:
             record = json.loads(line) if line.startswith(START) else None
             if isinstance(record, dict) and isinstance(record["settings"], str):
-                bytes.fromhex(record["key"])
-                return record
+                if len(bytes.fromhex(record["key"])) == 16 or "error" in record:
+                    return record
         except (ValueError, KeyError, TypeError):
             pass
         raise self._foreign(number)

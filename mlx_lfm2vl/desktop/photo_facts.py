@@ -14,9 +14,10 @@ from typing import Any
 from PIL import Image, IptcImagePlugin
 
 from ..errors import InputError
-from ..images.container import FORMATS, is_heic
+from ..images.container import FORMATS
 from ..images.damage import DECODE_ERRORS
 from ..images.decode import pillow_rules
+from ..images.first_bytes import is_heic
 from ..images.inputs import Input
 from ..images.limits import ImageLimits
 from .beside import companions

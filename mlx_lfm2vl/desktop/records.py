@@ -19,6 +19,8 @@ Record = dict[str, Any]
 # What every line of a result file begins with; it tells such a file from any other.
 START = b'{"schema": 1, "file": '
 PLACE = ("file", "page", "seconds", "part")
+# Where a record of an equal picture has the place of the one that was asked about.
+SAME_AS = {name: "same_as" if name == "file" else f"same_as_{name}" for name in PLACE}
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,14 @@ def copied(record: Record, given: Mapping[str, Any]) -> Record:
         record: of the other one, with its answer.
         given: the place of this one; see `place_of`.
     """
-    answer = {k: value for k, value in record.items() if k not in (*PLACE, "schema", "same_as")}
-    return {"schema": SCHEMA, **given, **answer, "same_as": record["file"]}
+    answer = {name: value for name, value in record.items() if name not in (*PLACE, "schema")}
+    same_as = {SAME_AS[name]: record[name] for name in PLACE if name in record}
+    return {"schema": SCHEMA, **given, **_without_same_as(answer), **same_as}
+
+
+def _without_same_as(record: Record) -> Record:
+    """Return a record without the place of an equal picture."""
+    return {name: value for name, value in record.items() if name not in SAME_AS.values()}
 
 
 def encoded(record: Record) -> bytes:
@@ -117,7 +125,7 @@ def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
 def settled(path: Path, order: Mapping[bytes, int] | None = None) -> Iterator[Record]:
     """Yield the records of a file as they stand: the last one of each picture.
 
-    The first of equal pictures has the answer, and the others name its file in `same_as`.
+    The first of equal pictures has the answer, and the others name its place, as `copied` does.
 
     Args:
         path: of the file, whose lines are complete.
@@ -136,7 +144,7 @@ def settled(path: Path, order: Mapping[bytes, int] | None = None) -> Iterator[Re
             if "error" not in record:
                 original = _read(file, first.setdefault(record["key"], offset))
                 place = {name: record[name] for name in PLACE if name in record}
-                record.pop("same_as", None)
+                record = _without_same_as(record)
                 if identity(original) != identity(record):
                     record = copied(original, place)
             yield record

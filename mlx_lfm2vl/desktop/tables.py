@@ -8,11 +8,12 @@ from typing import Any
 
 from ..errors import InputError
 from ..whole_folder import new_file
-from .records import PLACE, Record, settled
+from .records import PLACE, SAME_AS, Record, settled
 
 JOURNAL_ONLY = ("schema", "skill", "model", "settings", "key")  # the same in all rows, or for us
-LAST = ("finish_reason", "same_as", "error", "exit_code")
+LAST = ("finish_reason", *SAME_AS.values(), "error", "exit_code")
 KINDS = (".jsonl", ".csv", ".md")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with these a spreadsheet begins to compute
 
 
 def journal_of(out: Path) -> Path:
@@ -55,7 +56,22 @@ def _write_csv(journal: Path, file: Any) -> None:
     columns = [*(n for n in PLACE if n in found), *middle, *(n for n in LAST if n in found)]
     writer = csv.DictWriter(file, columns)
     writer.writeheader()
-    writer.writerows(_cells(record) for record in settled(journal))
+    for record in settled(journal):
+        writer.writerow({name: _not_computed(cell) for name, cell in _cells(record).items()})
+
+
+def _not_computed(cell: Any) -> Any:
+    """Return a cell that stays text in a spreadsheet: an apostrophe goes before a formula.
+
+    A picture may show text such as `=HYPERLINK(...)`, which would run where the table is opened.
+    """
+    if not isinstance(cell, str) or not cell.startswith(FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def _cells(record: Record) -> dict[str, Any]:
@@ -64,7 +80,7 @@ def _cells(record: Record) -> dict[str, Any]:
     for name, value in record.items():
         if name in JOURNAL_ONLY:
             continue
-        if isinstance(value, Mapping) and name not in PLACE:
+        if isinstance(value, Mapping) and name not in (*PLACE, *SAME_AS.values()):
             cells.update({f"{name}.{key}": _cell(inner) for key, inner in value.items()})
         else:
             cells[name] = _cell(value)

@@ -67,6 +67,7 @@ class ModelDrafter:
 
     Attributes:
         taps: layers of the target that it reads.
+        proposals: most tokens of a draft.
         context: of the positions it has read, all of them committed.
         confidence: of each token of the next draft; empty if there is none.
         tried: tokens that the draft model proposed for this round; None if lookup did.
@@ -93,7 +94,7 @@ class ModelDrafter:
             lookup: what it copies goes before the drafter's proposals.
         """
         self._drafter, self._model, self._sampler = drafter, model, sampler
-        self.context, self._pace, self._proposals = context, pace, proposals
+        self.context, self._pace, self.proposals = context, pace, proposals
         self._lookup = lookup
         self.taps = drafter.config.target_layer_ids
         block = [drafter.config.mask_token_id] * drafter.config.block_size
@@ -163,7 +164,7 @@ class ModelDrafter:
         ids = mx.where(self._is_anchor, anchor, self._block)
         block = self._model.language_model.embed_tokens(ids)[None]
         states = self._drafter.states(block, self.context, taps, valid)[0]
-        states = states[: self._proposals]  # the block is whole: fewer masks make another draft
+        states = states[: self.proposals]  # the block is whole: fewer masks make another draft
         scores, scale = self._sampler.anticipate(self._model.head(states), verified)
         found = self._drafter.propose(states, scores, anchor, scale)
         numbers = [found.tokens.view(mx.int32)]
@@ -178,7 +179,7 @@ class ModelDrafter:
         else:
             self._held.append(self._open[:, :kept])
             self._append()
-        count = self._proposals
+        count = self.proposals
         seconds = self._lap()
         if self._is_last:
             seconds = None  # a round without a draft is no measure of others
@@ -194,7 +195,7 @@ class ModelDrafter:
         if self._lookup is not None and not self._lookup.rests:
             self.tried = None
             return self._lookup.draft(most)
-        length = min(self._proposals, most)
+        length = min(self.proposals, most)
         if self._pace is not None:
             length = self._pace.length(self.confidence, length)
         draft = self._tokens[:length]

@@ -18,23 +18,25 @@ from ..errors import InputError, Lfm2VLError
 from ..images.read import read_once
 from ..images.source import ImageSource
 from ..model.lfm2vl import Lfm2VL
-from ..options import AnswerChanges, AnswerOptions, ImageOptions
+from ..options import AnswerChanges, AnswerOptions, Options, merged
 from ..prompt.messages import Message, user_message
 from ..prompt.processor import Processor
 from ..prompt.sources import as_images
-from .batch import BATCH_SIZE, Conversation, stream_answers
+from .batch import BATCH_SIZE
 from .prefix_store import PrefixStore
 from .result import Piece, Result
-from .score import Scores, score_answers
+from .row import Conversation
+from .score import score_answers
+from .scores import Scores
 from .seen import Seen, read_images
 from .stream import stream_answer
+from .stream_batch import stream_answers
 
 if TYPE_CHECKING:  # imported where there is a drafter
     from ..model.drafter import DraftModel
     from .drafting import Drafting
 
 Image = ImageSource | Sequence[ImageSource]
-Options = AnswerOptions | ImageOptions | None
 
 
 class Engine:
@@ -157,12 +159,12 @@ class Engine:
             NetworkError: an image URL cannot be fetched.
         """
         chosen = merged(options, changes)
-        self.store = self.store or PrefixStore()
+        store = self.keep_prefixes()
         held = [read_once(image, self.processor.limits) for image in as_images(images)]
         if not held:
             raise InputError("there are no images to see")
         messages = user_message("", held, system)
-        steps = read_images(self.model, self.processor, messages, chosen, self.store)
+        steps = read_images(self.model, self.processor, messages, chosen, store)
         ((keys, tokens),) = in_turn(steps)
         return Seen(self, held, system, chosen, keys, tokens)
 
@@ -291,6 +293,17 @@ class Engine:
         (scores,) = in_turn(steps)
         return scores
 
+    def keep_prefixes(self) -> PrefixStore:
+        """Keep what answers read from now on, for questions that begin in the same way."""
+        self.store = self.store or PrefixStore()
+        return self.store
+
+    def content_fingerprint(self) -> bytes:
+        """Return 32 bytes that are the same for the same weights and settings; see `FolderRun`."""
+        from .fingerprint import content_fingerprint
+
+        return content_fingerprint(self.model)
+
     def _batch_steps(
         self, options: AnswerOptions, batch_size: int, keys: Sequence[bytes] = ()
     ) -> Steps[tuple[int, Result | Lfm2VLError]]:
@@ -309,25 +322,6 @@ class Engine:
         return stream_answer(
             self.model, self.processor, asked, options, self.store, keys, self.drafting
         )
-
-
-def merged(options: Options, changes: AnswerChanges) -> AnswerOptions:
-    """Return the options of an answer with some fields replaced.
-
-    Args:
-        options: None for the defaults; `ImageOptions` stand for defaults with these image options.
-        changes: fields of `AnswerOptions` to replace.
-
-    Raises:
-        InputError: a value is out of range or has the wrong type.
-        TypeError: a name is not a field of `AnswerOptions`.
-    """
-    if isinstance(options, ImageOptions):
-        options = AnswerOptions(image_options=options)
-    # Not every caller has a type checker.
-    if not isinstance(options, AnswerOptions | None):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InputError(f"options is {options!r:.60}, expected AnswerOptions or ImageOptions")
-    return (options or AnswerOptions()).changed(changes)
 
 
 def _with_image(messages: Sequence[Message] | str, image: Image | None) -> Sequence[Message] | str:

@@ -69,6 +69,11 @@ class Guide:
         self._decide()
 
     @property
+    def decided(self) -> list[int]:
+        """The tokens that come next without choice."""
+        return list(self._decided)
+
+    @property
     def is_open(self) -> bool:
         """Whether most tokens may come next, as within a string."""
         return not self._decided and float(np.mean(self.mask())) > OPEN

@@ -7,12 +7,13 @@ from typing import Unpack
 
 from ..errors import Lfm2VLError
 from ..model.lfm2vl import Lfm2VL
-from ..options import AnswerChanges
+from ..options import AnswerChanges, Options, merged
 from ..prompt.messages import Message
 from ..prompt.processor import Processor
-from .batch import BATCH_SIZE, Conversation
-from .engine import Engine, Image, Options, merged
+from .batch import BATCH_SIZE
+from .engine import Engine, Image
 from .result import Piece, Result
+from .row import Conversation
 
 
 def generate(

@@ -1,8 +1,9 @@
 """Preparing a conversation: its prompt's token ids, then their embeddings with encoded images."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -15,6 +16,8 @@ from ..prompt.messages import Message
 from ..prompt.processor import Inputs, Processor
 from .prefix import Prefix, image_key, segment_ends
 from .prefix_store import Branch, PrefixStore
+
+T = TypeVar("T")
 
 
 def read_prompt(
@@ -98,6 +101,29 @@ class Ready:
         self.branch.snapshots[self.branch.cache.offset] = self.branch.cache.windows
 
 
+class Stage(NamedTuple):
+    """How far the reading of a prompt is.
+
+    Attributes:
+        name: "encode" counts image tokens, "prefill" tokens of the prompt.
+        done: tokens that are queued or known.
+        total: of the prompt.
+    """
+
+    name: Literal["encode", "prefill"]
+    done: int
+    total: int
+
+
+def finished(steps: Generator[Any, None, T]) -> T:
+    """Take all steps of a generator at once and return what it returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
 def embed_prompt(
     model: Lfm2VL,
     prompt: Inputs,
@@ -123,6 +149,18 @@ def embed_prompt(
     Raises:
         InputError: an image is damaged.
     """
+    return finished(embedding(model, prompt, store, report, keys, kv_bits))
+
+
+def embedding(
+    model: Lfm2VL,
+    prompt: Inputs,
+    store: PrefixStore | None = None,
+    report: Callable[[int, int], object] | None = None,
+    keys: Sequence[bytes] = (),
+    kv_bits: int = 0,
+) -> Generator[Stage, None, Ready]:
+    """Do what `embed_prompt` does, and yield whenever some views are queued on the device."""
     if store:
         store.serve(model)
     images = _Images(model, prompt, store, kv_bits)
@@ -131,7 +169,7 @@ def embed_prompt(
         images.skip(key)
     for pixel_values in prompt.views:
         seconds += time.perf_counter() - start
-        images.add(pixel_values)
+        yield from images.add(pixel_values)
         start = time.perf_counter()
     prefix = Prefix(prompt.input_ids, prompt.spans, images.keys)
     if store:
@@ -139,7 +177,7 @@ def embed_prompt(
     else:
         branch = Branch(Prefix([]), model.make_cache(kv_bits))
     begin = len(branch.prefix)
-    features = images.from_position(prefix, begin)
+    features = yield from images.from_position(prefix, begin)
     if report:
         done, total = 0, sum(rows.shape[0] for rows in features)
         for rows in features:
@@ -170,6 +208,7 @@ class _Images:
         self._model, self._prompt, self._store, self._kv_bits = model, prompt, store, kv_bits
         self._encoded: list[list[mx.array]] = []  # of each image; empty if it waits
         self._waiting: dict[int, Callable[[], list[np.ndarray]]] = {}
+        self._done = 0  # image tokens
         self.keys: list[bytes] = []
 
     def skip(self, key: bytes) -> None:
@@ -178,12 +217,12 @@ class _Images:
         self._encoded.append([])
         self.keys.append(key)
 
-    def add(self, pixel_values: list[np.ndarray]) -> None:
-        """Take the views of the next image."""
+    def add(self, pixel_values: list[np.ndarray]) -> Iterator[Stage]:
+        """Take the views of the next image; see `_encode`."""
         number = len(self._encoded)
         self._encoded.append([])
         if self._store is None:
-            self._encode(number, lambda: pixel_values)
+            yield from self._encode(number, lambda: pixel_values)
             return
         self.keys.append(image_key(pixel_values, self._prompt.images[number].spatial_shapes))
         _, end = self._prompt.spans[number]
@@ -192,27 +231,35 @@ class _Images:
         if self._store.common(prefix, self._kv_bits) == end:
             self._waiting[number] = lambda: pixel_values
         else:
-            self._encode(number, lambda: pixel_values)
+            yield from self._encode(number, lambda: pixel_values)
 
-    def _encode(self, number: int, decode: Callable[[], list[np.ndarray]]) -> None:
+    def _encode(self, number: int, decode: Callable[[], list[np.ndarray]]) -> Iterator[Stage]:
+        """Encode an image whose features are not known; yield when some views are queued."""
         known = self._store.features_of(self.keys[number]) if self._store else None
         if known is not None:
             self._encoded[number] = [known]
+            self._done += known.shape[0]
             return
         shapes = self._prompt.images[number].spatial_shapes
-        self._encoded[number] = self._model.encode_batches(decode(), shapes)
+        parts = list[mx.array]()
+        for rows in self._model.encode_batches(decode(), shapes):
+            parts.append(rows)
+            self._done += rows.shape[0]
+            yield Stage("encode", self._done, self._prompt.image_tokens)
+        self._encoded[number] = parts
         if self._store:
-            self._store.keep_features(self.keys[number], self._encoded[number])
+            self._store.keep_features(self.keys[number], parts)
 
-    def from_position(self, prefix: Prefix, begin: int) -> list[mx.array]:
-        """Return the features of the image tokens from a position on, in parts."""
+    def from_position(self, prefix: Prefix, begin: int) -> Generator[Stage, None, list[mx.array]]:
+        """Return the features of the image tokens from a position on, in parts; see `_encode`."""
         rows: list[mx.array] = []
         token = self._model.config.image_token_id
         for number, (first, end) in enumerate(prefix.spans):
             if end <= begin:
+                self._done += self._prompt.images[number].image_tokens
                 continue
             if number in self._waiting:
-                self._encode(number, self._waiting[number])
+                yield from self._encode(number, self._waiting[number])
             before = prefix.count(token, first, begin)
             parts = self._encoded[number]
             rows += [mx.concatenate(parts)[before:]] if before else parts

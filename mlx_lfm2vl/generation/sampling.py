@@ -55,10 +55,18 @@ class Drawn(NamedTuple):
 
     @classmethod
     def joined(cls, parts: "Sequence[Drawn]") -> "Drawn":
-        """Concatenate the rows of all parts."""
-        logprobs = [part.logprobs for part in parts if part.logprobs is not None]
+        """Concatenate the rows of all parts.
+
+        If only some have log-probabilities, the others get zeros.
+        """
         tokens = mx.concatenate([part.tokens for part in parts])
-        return cls(tokens, mx.concatenate(logprobs) if logprobs else None)
+        if all(part.logprobs is None for part in parts):
+            return cls(tokens, None)
+        logprobs = [
+            mx.zeros(part.tokens.shape) if part.logprobs is None else part.logprobs
+            for part in parts
+        ]
+        return cls(tokens, mx.concatenate(logprobs))
 
     def read(self) -> list[tuple[int, float | None]]:
         """Wait for the device and return the token and the log-probability of each row."""

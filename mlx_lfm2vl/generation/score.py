@@ -8,8 +8,7 @@
 - The numbers equal those of reading prompt and answer as one sequence, up to rounding.
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,58 +17,21 @@ import numpy as np
 
 from ..device_thread import Steps
 from ..errors import InputError
-from ..images.geometry import ImagePlan
 from ..model.cache import Cache, Rows
-from ..model.decode_step import prefill
+from ..model.decode_step import prefill_passes
 from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerOptions
 from ..prompt.messages import Message
-from ..prompt.processor import Processor
+from ..prompt.processor import Inputs, Processor
 from .prefix_store import PrefixStore
-from .prepare import embed_prompt, read_prompt
+from .prepare import Stage, embedding, finished, read_prompt
+from .scores import Likelihood, Scores
 
 MAX_POSITIONS = 512  # of all rows in one pass
 # Positions of a pass that only fill up shorter rows. On a CPU they take as long as one more pass,
 # which reads the weights once more.
 MAX_FILLED = 16
 MAX_BYTES = 2**29  # of the copies of the prompt's keys and values in one pass
-
-
-@dataclass(frozen=True)
-class Likelihood:
-    """How likely one answer is.
-
-    Attributes:
-        token_ids: of the answer, without the end token.
-        logprobs: natural logarithm of the probability of each token, and of the end after them.
-    """
-
-    token_ids: list[int]
-    logprobs: list[float]
-
-    @property
-    def total(self) -> float:
-        """Logarithm of the probability that the model gives exactly this answer."""
-        return math.fsum(self.logprobs)
-
-
-@dataclass(frozen=True)
-class Scores:
-    """How likely several answers to one conversation are.
-
-    Attributes:
-        answers: in the order in which they were given.
-        prompt_tokens: all tokens of the prompt, image tokens included.
-        image_tokens: image tokens of the prompt.
-        cached_tokens: tokens of the prompt that an earlier answer had read.
-        images: in the order of the prompt.
-    """
-
-    answers: list[Likelihood]
-    prompt_tokens: int
-    image_tokens: int
-    cached_tokens: int
-    images: list[ImagePlan]
 
 
 def score_answers(
@@ -81,6 +43,35 @@ def score_answers(
     store: PrefixStore | None = None,
 ) -> Steps[Scores]:
     """Yield how likely answers are; see `Engine.score`."""
+    question = read_question(model, processor, messages, answers, options)
+    yield finished(scoring(model, question, store))
+
+
+@dataclass(frozen=True)
+class Question:
+    """A conversation that was read on the host, with answers to score.
+
+    Attributes:
+        prompt: of the conversation.
+        answers: token ids of each.
+        options: see `Engine.score`.
+        keys: of the images, if they are known; see `embed_prompt`.
+    """
+
+    prompt: Inputs
+    answers: list[list[int]]
+    options: AnswerOptions
+    keys: Sequence[bytes] = ()
+
+
+def read_question(
+    model: Lfm2VL,
+    processor: Processor,
+    messages: Sequence[Message] | str,
+    answers: Sequence[str],
+    options: AnswerOptions,
+) -> Question:
+    """Read a conversation and answers to score; any thread may. See `Engine.score` for errors."""
     ids = [processor.tokenizer.encode_plain(answer) for answer in answers]
     if not ids or not all(ids):
         raise InputError("there is no answer to score, or one without text")
@@ -88,21 +79,36 @@ def score_answers(
     prompt = read_prompt(model, processor, messages, room)
     if prompt.start:
         raise InputError("whole answers are scored, so none can have begun: drop answer_start")
-    ready = embed_prompt(model, prompt, store, options.on_encode, kv_bits=options.kv_bits)
+    return Question(prompt, ids, options)
+
+
+def scoring(
+    model: Lfm2VL, question: Question, store: PrefixStore | None
+) -> Generator[Stage, None, Scores]:
+    """Return how likely answers are; yield whenever a part of the prompt is queued."""
+    prompt, ids, options = question.prompt, question.answers, question.options
+    encoded = embedding(model, prompt, store, options.on_encode, question.keys, options.kv_bits)
+    ready = yield from encoded
     cached, cache = ready.cached, ready.branch.cache
-    logits = prefill(model, ready.taken(), cache, options.on_prefill, ready.ends, ready.reached)
+    logits, tokens = None, len(prompt.input_ids)
+    for done, found in prefill_passes(
+        model, ready.taken(), cache, options.on_prefill, ready.ends, ready.reached
+    ):
+        logits = found
+        yield Stage("prefill", cached + done, tokens)
+    assert logits is not None
     first = _log_softmax(logits)[0]
     mx.async_eval(first, *cache.arrays)
     if store:
         store.keep(ready.read([]))  # a fork reads the answers
-    found: dict[int, list[float]] = {}
+    later: dict[int, list[float]] = {}
     for rows in _passes([len(row) for row in ids], cache.nbytes):
-        later = _read_rows(model, cache, [ids[row] for row in rows])
-        for row, logprobs in zip(rows, later, strict=True):
-            found[row] = logprobs
+        read = _read_rows(model, cache, [ids[row] for row in rows])
+        for row, logprobs in zip(rows, read, strict=True):
+            later[row] = logprobs
     begins = cast(list[float], first[mx.array([row[0] for row in ids])].tolist())
-    yield Scores(
-        [Likelihood(row, [begins[i], *found[i]]) for i, row in enumerate(ids)],
+    return Scores(
+        [Likelihood(row, [begins[i], *later[i]]) for i, row in enumerate(ids)],
         len(prompt.input_ids),
         prompt.image_tokens,
         cached,

@@ -91,13 +91,14 @@ class Vocabulary:
         longest_first = np.argsort(-lengths, kind="stable")
         kinds = np.array([_kind(byte) for byte in range(256)])[firsts][longest_first]
         kinds[[not self._data[i].strip() for i in longest_first]] = _WHITE
-        self._classes = [longest_first[kinds == kind] for kind in np.unique(kinds) if kind >= 0]
+        classes = [longest_first[kinds == kind] for kind in np.unique(kinds) if kind >= 0]
         signs = np.flatnonzero(np.isin(firsts, list(_CLOSING + b",[{(ntf0123456789")))
         ranks = [(rank, i) for i in signs.tolist() if (rank := _rank(self._data[i])) is not None]
         self._likely = np.array([token for _, token in sorted(ranks)], np.int64)
         quotes = [token for token in self._likely.tolist() if self._data[token][:1] == b'"']
         self._quotes = np.array(quotes, np.int64)
         self._letter = self._data.index(_LETTER) if _LETTER in self._data else 0
+        self._classes = classes  # last, because other threads look at it
 
 
 def _rank(data: bytes) -> tuple[int, int] | None:

@@ -5,11 +5,12 @@ import struct
 from dataclasses import dataclass, field
 
 from ..errors import InputError
+from .first_bytes import AVIF_BRANDS, brands_of, is_heic, is_video
 from .heic import heic_to_tiff, heif_decoder, largest_size
 from .jpeg import START, examine_jpeg
 from .jpeg2000 import BOX_START, STREAM_START, examine_jpeg2000
 from .limits import ImageLimits
-from .other_kinds import ANIMATION, FRAME, HEADER_BYTES, VIDEO, refuse_other
+from .other_kinds import FRAME, HEADER_BYTES, refuse_other
 from .png import SIGNATURE, mend_png
 from .raw import find_preview
 from .tiff import PHOTOMETRIC, WHITE_IS_ZERO, Directory, find_page, raw_photo
@@ -17,10 +18,6 @@ from .tiff import PHOTOMETRIC, WHITE_IS_ZERO, Directory, find_page, raw_photo
 # Not EPS and PDF, whose decoders start other programs, nor ICO, which decodes as it is opened.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA")
 
-AVIF_BRANDS = {b"avif", b"avis"}
-HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
-GENERAL_BRANDS = {b"mif1", b"msf1", b"miaf", b"heif", b"mif2"}
-VIDEO_BRANDS = re.compile(rb"qt  |isom|iso[2-9]|mp4|M4V|avc1|3g[p2]|dash")
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 RAW_STARTS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", b"\0MRM")
@@ -123,25 +120,6 @@ def _use_preview(file: ImageFile, parts: list[Directory]) -> None:
     file.notes.append(f"a raw photo; its embedded preview of {width} x {height} pixels is used")
 
 
-def is_heic(head: bytes) -> bool:
-    """Whether the first bytes of a file are those of HEIC, which is not AVIF."""
-    brands = _brands(head)
-    return bool(brands & (HEIC_BRANDS | GENERAL_BRANDS)) and not brands & AVIF_BRANDS
-
-
-def is_video(head: bytes) -> bool:
-    """Whether the first bytes of a file are those of a video."""
-    brands = _brands(head)
-    is_image = brands & AVIF_BRANDS or is_heic(head) or b"crx " in brands
-    has_brand = any(VIDEO_BRANDS.match(brand) for brand in brands)
-    return bool(re.match(VIDEO, head)) or (has_brand and not is_image)
-
-
-def is_animation(head: bytes) -> bool:
-    """Whether the first bytes of a file are those of a kind that may have several frames."""
-    return bool(re.match(ANIMATION, head)) or b"avis" in _brands(head)
-
-
 def check_pixels(name: str, width: int, height: int, cost: float, limits: ImageLimits) -> None:
     """Refuse an image that has too many pixels for a decoder that takes `cost` bytes for each.
 
@@ -157,16 +135,8 @@ def check_pixels(name: str, width: int, height: int, cost: float, limits: ImageL
         )
 
 
-def _brands(data: bytes) -> set[bytes]:
-    """The brands in the first box of an ISO media file."""
-    if data[4:8] != b"ftyp":
-        return set()
-    end = min(struct.unpack_from(">I", data)[0], 1024, len(data))
-    return {data[8:12], *(data[at : at + 4] for at in range(16, end - 3, 4))}
-
-
 def _from_boxes(data: bytes, name: str, limits: ImageLimits) -> bytes:
-    brands = _brands(data)
+    brands = brands_of(data)
     if brands & AVIF_BRANDS:
         return data[:8] + b"avif" + data[12:]  # Pillow looks at the first brand only
     if is_heic(data):

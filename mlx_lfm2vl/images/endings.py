@@ -14,7 +14,12 @@ VIDEO_ENDINGS = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi")
 
 def is_picture_name(name: str | Path) -> bool:
     """Whether a name ends as those of images, PDFs and videos do, in any case."""
-    return is_page_name(name) or str(name).lower().endswith(VIDEO_ENDINGS)
+    return is_page_name(name) or is_video_name(name)
+
+
+def is_video_name(name: str | Path) -> bool:
+    """Whether a name ends as those of videos do, in any case."""
+    return str(name).lower().endswith(VIDEO_ENDINGS)
 
 
 def is_image_name(name: str | Path) -> bool:

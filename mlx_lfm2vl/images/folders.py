@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .endings import is_page_name
+from .endings import is_page_name, is_video_name
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +30,9 @@ class Listing(NamedTuple):
 def images_below(folder: Path, *, recursive: bool) -> Iterator[tuple[str, str | None]]:
     """Yield the images and PDFs of a folder, and then those of the folders in it.
 
-    Hidden files and folders are left out, and so are the packages of the Mac; a note names those.
-    Links to folders are followed, and each folder is listed once, so that a circle ends.
+    Hidden files and folders are left out, and so are videos and the packages of the Mac; notes tell
+    of these two. Links to folders are followed, and each folder is listed once, so that a circle
+    ends.
 
     Args:
         folder: where to begin.
@@ -75,7 +76,8 @@ def _list(folder: Path) -> Listing:
     Raises:
         OSError: it cannot be read.
     """
-    images, folders, packages, in_cloud = list[str](), list[str](), list[str](), 0
+    images, folders, packages = list[str](), list[str](), list[str]()
+    in_cloud = videos = 0
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
@@ -86,11 +88,15 @@ def _list(folder: Path) -> Listing:
                 (packages if _is_package(name) else folders).append(name)
             elif is_page_name(name) and _is(entry, os.DirEntry.is_file):
                 images.append(name)
+            elif is_video_name(name):
+                videos += 1
     for name in sorted(packages):
         logger.warning("%s", _package(folder / name))
     if in_cloud:
         what = "1 image is" if in_cloud == 1 else f"{in_cloud} images are"
         logger.warning("%s: %s only in iCloud and left out; download first", folder, what)
+    if videos:
+        logger.warning("%s: videos are left out (%d); name them, with --frames", folder, videos)
     return Listing(sorted(images), sorted(folders))
 
 

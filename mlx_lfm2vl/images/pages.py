@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from ..checkpoint.image_config import ImageConfig
 from ..errors import InputError, NetworkError
-from .container import is_animation, is_video
 from .drawn import Refused, Slice, Whole
+from .first_bytes import is_animation, is_video
 from .frames import animation_frames
 from .inputs import Input
 from .other_kinds import is_pdf
-from .page_ranges import page_ranges
+from .page_options import PageOptions
 from .pdf import pdf_pages
 from .read import peek
 from .slices import plan_slices
@@ -24,41 +23,6 @@ from .source import ImageLimits, ImageSource, open_image
 from .video import video_frames
 
 logger = logging.getLogger(__name__)
-
-MAX_FRAMES = 1000
-
-
-@dataclass(frozen=True)
-class PageOptions:
-    """Which pages, frames and parts of the inputs are asked about.
-
-    Raises:
-        InputError: a value is out of range, or two contradict each other.
-    """
-
-    pages: str = ""  # of each PDF, such as "1-3,5" or "4-"; empty takes all
-    frames: int | None = None  # of each animation or video, spread evenly; None takes the first
-    at: tuple[float, ...] = ()  # seconds of the frames to take instead
-    slices: Literal["auto", "off"] = "off"  # cut long pictures, so that they keep their scale
-
-    def __post_init__(self) -> None:
-        if self.pages:
-            page_ranges(self.pages)
-        if self.frames is not None and not 1 <= self.frames <= MAX_FRAMES:
-            raise InputError(f"frames is {self.frames}, expected 1 to {MAX_FRAMES}")
-        if self.frames is not None and self.at:
-            raise InputError("frames and at both choose frames: give one of them")
-        if not all(math.isfinite(second) and second >= 0 for second in self.at):
-            raise InputError(f"at is {', '.join(map(str, self.at))}, expected seconds from 0 on")
-        if len(self.at) > MAX_FRAMES:
-            raise InputError(f"at has {len(self.at)} times, at most {MAX_FRAMES} are read")
-        if self.slices not in ("auto", "off"):
-            raise InputError(f"slices is {self.slices!r}, expected auto or off")
-
-    @property
-    def has_frames(self) -> bool:
-        """Whether frames are chosen."""
-        return self.frames is not None or bool(self.at)
 
 
 def expand_inputs(

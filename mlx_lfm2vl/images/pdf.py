@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 SECONDS = 30.0  # of processor time for a page
 WORKER = Path(__file__).with_name("pdf_worker.py")
 GROWTH = 1.1  # by which a page is drawn larger until it is cut into its tiles
+MOST_OPEN = 8  # PDFs whose process is kept for the next request
 THINNEST = 500  # times as long as wide; no paper is
 LARGE = 10**6  # pixels of a side that every grid of tiles is smaller than
 PASSWORD, SECURITY = 4, 5  # PDFium's FPDF_ERR_PASSWORD and FPDF_ERR_SECURITY
@@ -124,6 +125,8 @@ class PdfPage(Drawn):
 class PdfFile:
     """A PDF that is open in a process of its own, which ends with this object.
 
+    Only the last `MOST_OPEN` processes are kept: a server holds many PDFs whose questions wait.
+
     Attributes:
         name: of the file, for messages.
     """
@@ -156,6 +159,7 @@ class PdfFile:
         """
         with self._lock:
             if self._worker is None:
+                _make_room(self)
                 self._worker = self._start()
             worker = self._worker
             assert worker.stdin
@@ -173,6 +177,22 @@ class PdfFile:
                 self._worker = None
                 answer["code"] = _stop(worker)
         raise InputError(_reason(answer))
+
+    def rest(self) -> bool:
+        """End the process unless it is at work. The next request starts another one.
+
+        Returns:
+            Whether there is no process now.
+        """
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            if self._worker is not None:
+                _stop(self._worker)
+                self._worker = None
+            return True
+        finally:
+            self._lock.release()
 
     def _start(self) -> subprocess.Popen[bytes]:
         if find_spec("pypdfium2") is None:
@@ -193,6 +213,19 @@ class PdfFile:
             worker.stdin.write(b"%d\n" % len(self._data))
             worker.stdin.write(self._data)
         return worker
+
+
+_open: list[weakref.ref[PdfFile]] = []  # whose process was started, the oldest first
+_opening = threading.Lock()
+
+
+def _make_room(newest: PdfFile) -> None:
+    """End the oldest processes that are not at work, before that of a file is started."""
+    with _opening:
+        found = [file for known in _open if (file := known()) is not None and file is not newest]
+        spare = len(found) - MOST_OPEN + 1
+        left = [file for number, file in enumerate(found) if number >= spare or not file.rest()]
+        _open[:] = map(weakref.ref, [*left, newest])
 
 
 def _reason(answer: dict[str, Any]) -> str:

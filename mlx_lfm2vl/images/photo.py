@@ -1,7 +1,11 @@
 """Whether an image is a photo or a drawing, told by its colors."""
 
+import logging
+
 import numpy as np
 from PIL import Image
+
+logger = logging.getLogger(__name__)
 
 SIDE = 64  # pixels of the copy that is looked at
 SHADES = 16  # of each of red, green and blue
@@ -22,3 +26,12 @@ def looks_like_photo(image: Image.Image) -> bool:
     colors = shades @ np.array([SHADES * SHADES, SHADES, 1])
     most_common = np.sort(np.bincount(colors))[-COMMON:]
     return bool(most_common.sum() < PHOTO_SHARE * SIDE * SIDE)
+
+
+def note_photo(image: Image.Image) -> None:
+    """Log what the demo model knows if it is asked about what looks like a photo."""
+    if looks_like_photo(image):
+        logger.warning(
+            "the demo model knows drawn shapes and printed capitals, nothing else; for photos use "
+            "--model LiquidAI/LFM2.5-VL-450M"
+        )

@@ -1,7 +1,6 @@
 """Reading the bytes of an image from where they are: a file, a pipe, a URL, an object in memory."""
 
 import os
-import queue
 import re
 import stat
 import threading
@@ -12,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from ..checkpoint.find import find_image
 from ..errors import InputError, Lfm2VLError
-from .container import is_video
+from .first_bytes import is_video
 from .limits import ImageLimits
 
 IDLE_SECONDS = 30.0  # that a pipe may be silent
@@ -252,6 +251,8 @@ def _read_pipe(path: Path, limits: ImageLimits) -> bytes:
 
     A thread waits for it, because opening a pipe that nobody writes to blocks.
     """
+    import queue  # most images are files
+
     pieces: queue.SimpleQueue[bytes | OSError] = queue.SimpleQueue()
     stop = threading.Event()
 

@@ -9,10 +9,11 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
-from .container import FORMATS, ImageFile, check_pixels, examine, is_heic
+from .container import FORMATS, ImageFile, check_pixels, examine
 from .damage import DECODE_ERRORS
 from .decode import OpenedImage, pillow_rules
 from .drawn import Drawn
+from .first_bytes import is_heic
 from .heic import heif_decoder, open_heif
 from .limits import ImageLimits
 from .other_kinds import not_opened

@@ -8,8 +8,8 @@
 - A cache does not know which tokens it has read, nor the weights that read them.
 - No layer looks at columns from `offset` on, so `trim` need not clear them.
 - A fork and its original never change each other. They share memory until one of them writes.
-- A window has no history, so `trim` undoes only positions of the last step. A `DecodeStep` or a
-  fork leaves nothing that can be trimmed. `rewind.rewind` goes back to any position.
+- A window has no history, so `trim` undoes only positions of the last step. A prefill, a
+  `DecodeStep` or a fork leaves nothing to trim. `rewind.rewind` goes back to any position.
 - `state` and `meta_state` hold everything that `from_state` needs to continue in another process.
   These names and `trim` are those of mlx-lm's prompt caches.
 """
@@ -151,13 +151,19 @@ class Cache:
             if isinstance(layer, ConvCache):
                 layer.trim_rows(counts)
 
+    def settle(self) -> None:
+        """Make it impossible to trim the last step."""
+        for layer in self.layers:
+            if isinstance(layer, ConvCache):
+                layer.step(layer.window)
+
     @property
     def windows(self) -> list[Window]:
         """The window of every convolution. With them, `back` returns to this position."""
         return [layer.window for layer in self.layers if isinstance(layer, ConvCache)]
 
     def back(self, to: int, windows: Sequence[Window]) -> None:
-        """Return to an earlier position.
+        """Return to an earlier position, in all rows of a batch by equally many.
 
         Args:
             to: the position, at most `offset`.
@@ -165,6 +171,7 @@ class Cache:
         """
         if not 0 <= to <= self.offset:
             raise ValueError(f"cannot go back from position {self.offset} to {to}")
+        self.ends = [end - (self.offset - to) for end in self.ends]
         self.offset = to
         layers = [layer for layer in self.layers if isinstance(layer, ConvCache)]
         for layer, window in zip(layers, windows, strict=True):

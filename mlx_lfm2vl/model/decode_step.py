@@ -13,7 +13,7 @@
 
 import operator
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Protocol, cast
 
@@ -55,7 +55,7 @@ def prefill(
     reached: Callable[[], object] | None = None,
     reader: TapReader | None = None,
 ) -> mx.array:
-    """Read prompts, and apply the output head to their last position only.
+    """Read prompts; the last layers and the output head compute their last position only.
 
     Args:
         model: the network.
@@ -70,13 +70,33 @@ def prefill(
     Returns:
         (B, vocab_size) logits of the token after each prompt.
     """
+    *_, (_, logits) = prefill_passes(model, inputs_embeds, cache, report, ends, reached, reader)
+    assert logits is not None
+    return logits
+
+
+def prefill_passes(
+    model: Lfm2VL,
+    inputs_embeds: mx.array,
+    cache: Cache,
+    report: Callable[[int, int], object] | None = None,
+    ends: Sequence[int] = (),
+    reached: Callable[[], object] | None = None,
+    reader: TapReader | None = None,
+) -> Iterator[tuple[int, mx.array | None]]:
+    """Do what `prefill` does, pass by pass, so that other work can be queued in between.
+
+    Yields:
+        After every pass, the positions read so far. After the last one, also the logits.
+    """
     taps = reader.taps if reader else ()
     length = inputs_embeds.shape[1]
     chunk = max(1, PREFILL_CHUNK // inputs_embeds.shape[0])
     begin, hidden = 0, inputs_embeds
     for end in ends or [length]:
         for stop in [*range(begin + chunk, end, chunk), end]:
-            hidden, outputs = model.language_model.tapped(inputs_embeds[:, begin:stop], cache, taps)
+            embeds = inputs_embeds[:, begin:stop]
+            hidden, outputs = model.language_model.tapped(embeds, cache, taps, last=1)
             if reader:
                 reader.read(outputs)
             begin = stop
@@ -85,13 +105,14 @@ def prefill(
                 if report:
                     mx.eval(cache.arrays)
                     report(stop, length)
+                yield stop, None
         if reached:
             reached()
     logits = model.head(hidden[:, -1])
     if report:
         mx.eval(logits, cache.arrays)
         report(length, length)
-    return logits
+    yield length, logits
 
 
 class DecodeStep:

@@ -66,16 +66,16 @@ class ShortConv(nn.Module):
         self.conv = nn.Conv1d(size, size, taps, groups=size, bias=False)  # holds the weight
         self.out_proj = nn.Linear(size, size, bias=False)
 
-    def __call__(self, x: mx.array, cache: ConvCache | None) -> mx.array:
-        """(B, L, C) -> (B, L, C); the cache is updated in place."""
+    def __call__(self, x: mx.array, cache: ConvCache | None, last: int) -> mx.array:
+        """(B, L, C) -> (B, last, C), at the last positions; the cache is updated in place."""
         b, c, x = mx.split(self.in_proj(x), 3, axis=-1)
         x = b * x
-        length, taps = x.shape[1], self.conv.weight.shape[1]
+        first, taps = x.shape[1] - last, self.conv.weight.shape[1]
         cache = cache if cache is not None else ConvCache(taps)
         rows = cache.update(x)
         # Tap k multiplies the row taps - 1 - k positions earlier.
-        shifted = [rows[:, tap : tap + length] for tap in range(taps)]
-        return self.out_proj(_gated_sum(c, shifted, self.taps))
+        shifted = [rows[:, first + tap : first + tap + last] for tap in range(taps)]
+        return self.out_proj(_gated_sum(c[:, first:], shifted, self.taps))
 
     def step(
         self, x: mx.array, window: Window, taps: Sequence[mx.array]
@@ -120,29 +120,31 @@ class Attention(nn.Module):
         self.q_layernorm = nn.RMSNorm(dim, eps=config.norm_eps)
         self.k_layernorm = nn.RMSNorm(dim, eps=config.norm_eps)
 
-    def __call__(self, x: mx.array, cache: KeyValueCache | None, place: Place) -> mx.array:
-        """(B, L, C) -> (B, L, C); the cache is updated in place."""
-        q, k, v = (part.transpose(0, 2, 1, 3) for part in self.project(x))
+    def __call__(
+        self, x: mx.array, cache: KeyValueCache | None, place: Place, last: int
+    ) -> mx.array:
+        """(B, L, C) -> (B, last, C), at the last positions; the cache is updated in place."""
+        q, k, v = (part.transpose(0, 2, 1, 3) for part in self.project(x, x[:, -last:]))
         seen = self.attend(q, k, v, cache, place)
         return self.out_proj(seen.transpose(0, 2, 1, 3).flatten(2))
 
-    def project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    def project(
+        self, x: mx.array, asking: mx.array | None = None
+    ) -> tuple[mx.array, mx.array, mx.array]:
         """Compute queries, keys and values, before RoPE.
 
         Args:
             x: (B, L, C), or (B, C) for one position.
+            asking: the last positions of `x`, which need queries; None for all.
 
         Returns:
             (B, L, heads, D) each, or (B, heads, 1, D) for one position.
         """
-        heads = [(self.num_heads, -1), *[(self.num_key_value_heads, -1)] * 2]
-        if x.ndim == 2:
-            heads = [(number, 1, size) for number, size in heads]
-        projected = self.q_proj(x), self.k_proj(x), self.v_proj(x)
-        q, k, v = (
-            part.reshape(*x.shape[:-1], *shape)
-            for part, shape in zip(projected, heads, strict=True)
-        )
+        x, keys = x if asking is None else asking, x
+        projected = [(self.q_proj(x), self.num_heads)]
+        projected += [(p(keys), self.num_key_value_heads) for p in (self.k_proj, self.v_proj)]
+        one = [1] if x.ndim == 2 else []
+        q, k, v = (part.reshape(*part.shape[:-1], heads, *one, -1) for part, heads in projected)
         return self.q_layernorm(q), self.k_layernorm(k), v
 
     def attend(
@@ -151,18 +153,22 @@ class Attention(nn.Module):
         """Let new positions attend to themselves and to those in the cache.
 
         Args:
-            q: (B, H, L, D) queries before RoPE.
+            q: (B, H, M, D) queries of the last M positions, before RoPE.
             k: (B, K, L, D) keys before RoPE.
             v: (B, K, L, D) values.
             cache: of earlier positions; updated in place.
             place: where the new positions belong.
 
         Returns:
-            (B, H, L, D).
+            (B, H, M, D).
         """
-        q, k = self._rotate(q, place.offset), self._rotate(k, place.offset)
+        first, visible = k.shape[2] - q.shape[2], place.visible
+        q = self._rotate(q, place.offset + first if first else place.offset)
+        k = self._rotate(k, place.offset)
+        if visible is not None:
+            visible = visible[:, :, first:]
         seen = (k, v) if cache is None else cache.update(k, v, place.column)
-        return attend(q, *seen, self.scale, causal=place.visible is None, visible=place.visible)
+        return attend(q, *seen, self.scale, causal=visible is None, visible=visible)
 
     def _rotate(self, x: mx.array, offset: int | mx.array) -> mx.array:
         """Apply half-split RoPE to (B, H, L, D)."""
@@ -201,11 +207,24 @@ class DecoderLayer(nn.Module):
         self.operator_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.ffn_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
 
-    def __call__(self, x: mx.array, cache: Any, place: Place) -> mx.array:
-        normed = self.operator_norm(x)
+    def __call__(self, x: mx.array, cache: Any, place: Place, last: int | None = None) -> mx.array:
+        """Process new positions.
+
+        Args:
+            x: (B, L, C).
+            cache: of this layer; updated in place.
+            place: where the positions belong.
+            last: number of the last positions whose outputs are needed; None for all.
+
+        Returns:
+            (B, last, C).
+        """
+        last, normed = last or x.shape[1], self.operator_norm(x)
         if self.is_attention:
-            return self.finish(x, self.self_attn(normed, cache, place))
-        return self.finish(x, self.conv(normed, cache))
+            mixed = self.self_attn(normed, cache, place, last)
+        else:
+            mixed = self.conv(normed, cache, last)
+        return self.finish(x[:, -last:], mixed)
 
     def finish(self, x: mx.array, mixed: mx.array) -> mx.array:
         """Add the residuals: the operator's output, then the feed-forward's.
@@ -247,21 +266,29 @@ class LanguageModel(nn.Module):
             group_of(self.head_dim)
         return Cache(self.layer_types, self.conv_taps, kv_bits)
 
-    def __call__(self, inputs_embeds: mx.array, cache: Cache | None = None) -> mx.array:
+    def __call__(
+        self, inputs_embeds: mx.array, cache: Cache | None = None, last: int | None = None
+    ) -> mx.array:
         """Run the decoder over new positions.
 
         Args:
             inputs_embeds: (B, L, C) embeddings of the L new positions.
             cache: of earlier positions; updated in place. None reads from the start of a sequence
                 and keeps nothing.
+            last: number of the last positions whose hidden states are needed; None for all. The
+                last layers then leave out positions, and the step cannot be trimmed.
 
         Returns:
-            (B, L, C) hidden states after the final norm; `Lfm2VL.head` turns them into logits.
+            (B, last, C) hidden states after the final norm; `Lfm2VL.head` turns them into logits.
         """
-        return self.tapped(inputs_embeds, cache, ())[0]
+        return self.tapped(inputs_embeds, cache, (), last)[0]
 
     def tapped(
-        self, inputs_embeds: mx.array, cache: Cache | None, taps: Sequence[int]
+        self,
+        inputs_embeds: mx.array,
+        cache: Cache | None,
+        taps: Sequence[int],
+        last: int | None = None,
     ) -> tuple[mx.array, list[mx.array]]:
         """Do the same, and return the outputs of some layers too.
 
@@ -269,14 +296,40 @@ class LanguageModel(nn.Module):
             inputs_embeds: as for a call.
             cache: as for a call.
             taps: numbers of layers.
+            last: as for a call.
 
         Returns:
             The hidden states, and for each tap the (B, L, C) output of its layer, before any norm.
         """
-        place = cache.place(inputs_embeds.shape[1]) if cache is not None else Place()
+        length = inputs_embeds.shape[1]
+        needed = self._needed(length, last or length, taps)
+        place = cache.place(length) if cache is not None else Place()
         x, outputs = inputs_embeds, list[mx.array]()
         for i, layer in enumerate(self.layers):
             run = recomputed(layer) if self._recompute else layer
-            x = run(x, cache.layers[i] if cache is not None else None, place)
+            # A convolution that leaves out positions is not given them: it may be the first layer.
+            given = x if layer.is_attention else x[:, -(needed[i] + self.conv_taps - 1) :]
+            x = run(given, cache.layers[i] if cache is not None else None, place, needed[i])
             outputs.append(x)
+        if cache is not None and last is not None:
+            cache.settle()
+        x = x[:, -(last or length) :]
         return self.embedding_norm(x), [outputs[i] for i in taps]
+
+    def _needed(self, length: int, last: int, taps: Sequence[int]) -> list[int]:
+        """Return for each layer how many of the last positions need its output.
+
+        An attention reads all positions, and a convolution as many before its first one as it has
+        taps to the left. So only the layers from the last attention on can leave out positions.
+
+        Args:
+            length: number of positions.
+            last: number of the last positions whose hidden states are needed.
+            taps: layers whose outputs are needed at all positions.
+        """
+        needed: list[int] = []
+        for number in reversed(range(len(self.layers))):
+            needed.append(length if number in taps else last)
+            is_attention = self.layers[number].is_attention
+            last = length if is_attention else min(length, needed[-1] + self.conv_taps - 1)
+        return needed[::-1]

@@ -1,6 +1,6 @@
 """The whole network: views to image features, features and text to embeddings, then to logits."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 import mlx.core as mx
@@ -101,17 +101,16 @@ class Lfm2VL(nn.Module):
             ValueError: the downsample factor does not divide a grid, or the arguments differ in
                 length.
         """
-        features = self.encode_batches(pixel_values, spatial_shapes)
+        features = list(self.encode_batches(pixel_values, spatial_shapes))
         return mx.concatenate(features) if len(features) > 1 else features[0]
 
     def encode_batches(
         self, pixel_values: Sequence[np.ndarray], spatial_shapes: Sequence[tuple[int, int]]
-    ) -> list[mx.array]:
-        """Return the features of `encode_images` in parts, which the device computes in turn.
+    ) -> Iterator[mx.array]:
+        """Yield the features of `encode_images` in parts, each as soon as it is queued.
 
         Consecutive views of equal size are encoded together, without padding.
         """
-        features: list[mx.array] = []
         views = zip(spatial_shapes, pixel_values, strict=True)
         for grid, run in groupby(views, key=lambda view: view[0]):
             patches = [patches for _, patches in run]
@@ -121,8 +120,7 @@ class Lfm2VL(nn.Module):
                 rows = self.encode_views(batch, grid)
                 # Start now, or all batches may be evaluated, and hold their memory, at once.
                 mx.async_eval(rows)
-                features.append(rows)
-        return features
+                yield rows
 
     def _normalize(self, patches: mx.array) -> mx.array:
         weight = self.vision_tower.post_layernorm.weight

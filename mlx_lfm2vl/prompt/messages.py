@@ -1,16 +1,22 @@
 """Messages as people and other tools write them, read into one form, and the images in them."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..images.source import EXPECTED, ImageSource
+from ..images.read import EXPECTED
 from .keys import is_empty, known_values
 from .parts import Part, may_be_image, read_part
 from .sources import read_path_or_base64
-from .template import Message
 from .tool_calls import read_calls
+
+if TYPE_CHECKING:
+    from ..images.source import ImageSource
+
+Message = dict[str, Any]
 
 # What chat templates read of a message besides its role and content.
 TEMPLATE_KEYS = ("tool_calls", "thinking", "reasoning", "reasoning_content")

@@ -1,13 +1,17 @@
 """Images as callers and other tools hand them over, turned into sources that can be opened."""
 
+from __future__ import annotations
+
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..images.read import decode_base64
-from ..images.source import ImageSource
 from .keys import known_values
+
+if TYPE_CHECKING:
+    from ..images.source import ImageSource
 
 # Keys of an object that stands for an image. Data sets keep a file's name beside its bytes.
 OBJECT_KEYS = ("url", "path", "bytes", "base64", "data")

@@ -13,8 +13,7 @@ from ..checkpoint.json_file import read_optional_json
 from ..checkpoint.plain_file import read_bytes
 from ..checkpoint.redownload import download_again
 from ..errors import CheckpointError, InputError
-
-Message = dict[str, Any]
+from .messages import Message
 
 MAX_BYTES = 2**17  # the largest templates in use have 30 kB
 
@@ -194,11 +193,11 @@ def guard_specials(value: Any, specials: Collection[str]) -> tuple[Any, str]:
         InputError: the value holds something other than plain data and valid text.
     """
     guard = _unused_character(value)
-    split_beginning = _beginning_splitter(specials, guard)
+    split_beginning = _beginning_splitter(frozenset(specials))
 
     def guarded(item: Any) -> Any:
         if isinstance(item, str):
-            return split_beginning(_split_whole(item, specials, guard))
+            return split_beginning(_split_whole(item, specials, guard), guard)
         if isinstance(item, dict):
             return {guarded(key): guarded(entry) for key, entry in item.items()}
         if isinstance(item, (list, tuple)):
@@ -237,16 +236,20 @@ def _split_whole(text: str, specials: Collection[str], guard: str) -> str:
     return re.sub(f"(?={'|'.join(found)})(.)", rf"\1{guard}", text, flags=re.DOTALL)
 
 
-def _beginning_splitter(specials: Collection[str], guard: str) -> Callable[[str], str]:
+@lru_cache(maxsize=8)  # a checkpoint has hundreds of special tokens
+def _beginning_splitter(specials: frozenset[str]) -> Callable[[str, str], str]:
     """Make a function that splits the beginning of a special token at the end of a string.
 
     The template may write the next string right after it, and then "Bye.<e" and "os>" would give
     "Bye.<eos>". With `|` as the guard, the first string becomes "Bye.<|e".
+
+    Returns:
+        (text, guard) -> text.
     """
     beginnings = {token[:end] for token in specials for end in range(1, len(token))}
     longest = max(map(len, specials))
 
-    def split_beginning(text: str) -> str:
+    def split_beginning(text: str, guard: str) -> str:
         for start in range(max(0, len(text) - longest), len(text)):
             if text[start:] in beginnings:
                 return f"{text[: start + 1]}{guard}{text[start + 1 :]}"

@@ -5,66 +5,23 @@ Every front end (HTTP, the resident process, MCP, the plug-in) asks through `Cor
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
-from ..errors import Lfm2VLError
-from ..generation.engine import Engine
-from .request import Busy, Request, Stopping, UnknownModel, is_last
+from .request import Request, UnknownModel, is_last
+from .schedule import Limits, Schedule, Status
 from .served import Served
+from .ticket import Ticket
 
 Deliver = Callable[[Any], object]
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What one process takes on.
-
-    Attributes:
-        rows: answers under way at the same time.
-        waiting: requests that wait for their turn; more are refused.
-        seconds: longest time of one answer, waiting included; None is no limit.
-        keep_alive: seconds without a request after which the model is unloaded; None keeps it.
-    """
-
-    rows: int = 8
-    waiting: int = 64
-    seconds: float | None = None
-    keep_alive: float | None = None
-
-
-class Ticket:
-    """A request that was submitted."""
-
-    def __init__(self, request: Request, deliver: Deliver) -> None:
-        self.request, self.deliver = request, deliver
-        self.is_cancelled = False
-
-    def cancel(self) -> None:
-        """Say that nobody waits for the answer any more; no event follows. Any thread may."""
-        self.is_cancelled = True
-
-
-@dataclass(frozen=True)
-class Status:
-    """What a core is doing.
-
-    Attributes:
-        model: name of the model in memory; None if there is none.
-        running: answers under way.
-        waiting: requests that wait for their turn.
-    """
-
-    model: str | None
-    running: int
-    waiting: int
-
-
 class Core:
-    """Answers requests for the models that are served."""
+    """Answers requests for the models that are served.
+
+    Answers are written side by side, a token of each at a time; see `schedule` and `under_way`.
+    """
 
     def __init__(self, models: Sequence[Served], limits: Limits | None = None) -> None:
         """
@@ -75,13 +32,7 @@ class Core:
         self.models = {model.name: model for model in models}
         self.limits = limits or Limits()
         self._default = models[0].name
-        self._tickets: SimpleQueue[Ticket | None] = SimpleQueue()
-        self._engine: Engine | None = None
-        self._loaded: str | None = None
-        self._running = 0
-        self._stopping = False
-        self._thread = threading.Thread(target=self._serve, name="mlx_lfm2vl core", daemon=True)
-        self._thread.start()
+        self._schedule = Schedule(self.models, self.limits)
 
     def model(self, name: str = "") -> Served:
         """Return a model that is served.
@@ -108,13 +59,9 @@ class Core:
             Stopping: the process is ending.
             UnknownModel: see `model`.
         """
-        self.model(request.model)
-        if self._stopping:
-            raise Stopping("the server is stopping; ask again when it is back")
-        if self._tickets.qsize() >= self.limits.waiting:
-            raise Busy(f"{self._tickets.qsize()} requests are waiting, the limit", 5)
-        ticket = Ticket(request, deliver)
-        self._tickets.put(ticket)
+        model = self.model(request.model).name
+        ticket = Ticket(request, model, deliver, self._schedule.wake)
+        self._schedule.add(ticket)
         return ticket
 
     def stream(self, request: Request) -> Iterator[Any]:
@@ -149,35 +96,11 @@ class Core:
 
     def status(self) -> Status:
         """Return what the core is doing."""
-        return Status(self._loaded, self._running, self._tickets.qsize())
+        return self._schedule.status()
 
     def stop(self, seconds: float = 30.0) -> None:
-        """Take no more requests, let running answers finish within a time, and end."""
-        self._stopping = True
-        self._tickets.put(None)
-        self._thread.join(seconds)
+        """Take no more requests, let running answers finish within a time, and end.
 
-    def _serve(self) -> None:
-        while (ticket := self._tickets.get()) is not None:
-            self._running = 1
-            try:
-                self._answer(ticket)
-            except Lfm2VLError as error:
-                ticket.deliver(error)
-            self._running = 0
-
-    def _answer(self, ticket: Ticket) -> None:
-        request, engine = ticket.request, self._opened(ticket.request.model)
-        if request.answers:
-            ticket.deliver(engine.score(request.messages, request.answers, request.options))
-            return
-        for piece in engine.stream(request.messages, request.options):
-            if ticket.is_cancelled:
-                return
-            ticket.deliver(piece)
-
-    def _opened(self, name: str) -> Engine:
-        model = self.model(name)
-        if self._engine is None or self._loaded != model.name:
-            self._engine, self._loaded = model.open(), model.name
-        return self._engine
+        Those that wait, and those that are not complete by then, get `Stopping`.
+        """
+        self._schedule.stop(seconds)

@@ -47,15 +47,17 @@ class Frame:
 
 
 class Exchange(Protocol):
-    """One HTTP request that was read, and how its answer is written.
+    """One HTTP request that was read, and how its answer is written."""
 
-    Attributes:
-        requests: for the core, at least one. The transport runs them at the same time.
-        streams: whether the client wants server-sent events.
-    """
+    @property
+    def requests(self) -> Sequence[Request]:
+        """For the core, at least one. The transport runs them at the same time."""
+        ...
 
-    requests: Sequence[Request]
-    streams: bool
+    @property
+    def streams(self) -> bool:
+        """Whether the client wants server-sent events."""
+        ...
 
     def begin(self) -> list[Frame]:
         """Return what to send before the first event of the core."""

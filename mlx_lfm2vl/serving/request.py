@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ..errors import Lfm2VLError
 from ..generation.result import Piece
+from ..generation.scores import Scores
 from ..options import AnswerOptions
-from ..prompt.template import Message
 
-if TYPE_CHECKING:  # the client of a resident process does without MLX
-    from ..generation.score import Scores
+if TYPE_CHECKING:  # a client that only asks does without the template's modules
+    from ..prompt.messages import Message
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,12 @@ class Stopping(Lfm2VLError):
     """The process is ending and takes no more questions."""
 
 
+class Failed(Lfm2VLError):
+    """The machine could not finish an answer, for example for lack of memory."""
+
+
 # The last event of a request is a piece with a result, scores, or an error.
-Event: TypeAlias = "Progress | Piece | Scores | Lfm2VLError"
+Event: TypeAlias = Progress | Piece | Scores | Lfm2VLError
 
 
 def is_last(event: object) -> bool:
@@ -79,3 +83,10 @@ def is_last(event: object) -> bool:
     if isinstance(event, Piece):
         return event.result is not None
     return not isinstance(event, Progress)
+
+
+def as_error(error: BaseException) -> Lfm2VLError:
+    """Return the error that a request ends with."""
+    if isinstance(error, Lfm2VLError):
+        return error
+    return Failed(f"the answer failed: {type(error).__name__}: {str(error)[:200]}")

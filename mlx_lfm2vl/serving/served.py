@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..checkpoint.config import read_model_config
@@ -30,12 +31,22 @@ class ModelInfo:
         sampling: that the checkpoint recommends.
         images: how images are cut.
         context: tokens of the longest prompt and answer together.
+        folder: where the files are.
     """
 
     kind: Kind
     sampling: Sampling
     images: ImageConfig
     context: int
+    folder: Path
+
+    @cached_property
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of every token by its id, read once; see `Tokenizer.token_bytes`."""
+        from ..prompt.tokenizer import Tokenizer
+
+        tokenizer = Tokenizer(self.folder)
+        return tokenizer.token_bytes(tokenizer.largest_id + 1)
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,8 @@ def served_model(
     adapter: AdapterSource | Sequence[AdapterSource] | None = None,
     limits: ImageLimits | None = None,
     draft_model: str | None = None,
+    folder: Path | None = None,
+    folder_bytes: int | None = None,
 ) -> Served:
     """Describe a model that `load` can load, with a store of what it has read.
 
@@ -78,16 +91,19 @@ def served_model(
         adapter: see `load`.
         limits: caps on the images.
         draft_model: for `load_drafter`.
+        folder: of the store, which then is on disk too.
+        folder_bytes: see `PrefixStore`.
     """
 
     def look() -> ModelInfo:
-        folder = find_checkpoint(model, revision, with_weights=False)
-        config = read_model_config(folder, model)
+        files = find_checkpoint(model, revision, with_weights=False)
+        config = read_model_config(files, model)
         return ModelInfo(
             checkpoint_kind(config),
             config.sampling,
-            read_image_config(folder),
+            read_image_config(files),
             config.text.max_position_embeddings,
+            files,
         )
 
     def open_it() -> Engine:
@@ -103,7 +119,12 @@ def served_model(
             from ..drafter_loading import load_drafter
 
             drafter = load_drafter(draft_model, network)
-        engine = Engine(network, processor, store=PrefixStore(), drafter=drafter)
+        engine = Engine(
+            network,
+            processor,
+            store=PrefixStore(folder=folder, folder_bytes=folder_bytes),
+            drafter=drafter,
+        )
         engine.limit_memory()
         return engine
 

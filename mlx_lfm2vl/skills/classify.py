@@ -8,16 +8,21 @@
   the model would never write has a low one even if it is true.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..generation.engine import Engine, Image
 from ..options import AnswerOptions
 from ..prompt.messages import user_message
 from ..prompt.sources import as_images
+
+if TYPE_CHECKING:  # an engine of another process does without MLX here
+    from ..generation.engine import Engine, Image
+    from ..generation.scores import Scores
 
 PROMPT = "Which of these fits the image best: {labels}? Answer with one of them and nothing else."
 PLACE = "{}"  # of a label in the form of an answer
@@ -106,7 +111,20 @@ def classify(
         raise InputError(f"form is {form!r:.60}, expected an answer with one {{}} for the label")
     asked = prompt.replace("{labels}", ", ".join(labels))
     messages = user_message(asked, as_images(images), system)
-    scores = engine.score(messages, [form.replace(PLACE, label) for label in labels], options)
+    answers = [form.replace(PLACE, label) for label in labels]
+    scores = engine.score(messages, answers, options)
+    return read_scores(scores, labels, name, engine.model.name)
+
+
+def read_scores(scores: Scores, labels: Sequence[str], name: str, model: str) -> Classification:
+    """Return which label is most likely.
+
+    Args:
+        scores: of the answer with each label.
+        labels: in the same order.
+        name: of the question.
+        model: name of the checkpoint.
+    """
     totals = [answer.total for answer in scores.answers]
     most = max(totals)
     shares = [math.exp(total - most) for total in totals]
@@ -115,7 +133,7 @@ def classify(
         labels[totals.index(most)],
         {label: share / sum(shares) for label, share in zip(labels, shares, strict=True)},
         min(1.0, math.exp(most) * sum(shares)),
-        engine.model.name,
+        model,
         scores.prompt_tokens,
         scores.cached_tokens,
     )

@@ -137,6 +137,12 @@ def fields_of_schema(schema: object) -> Fields:
     for name, value in given.items():
         if not isinstance(value, dict):
             raise InputError(f"the schema's property {name!r:.60} is no object")
+        choices: Any = cast(dict[str, Any], value).get("enum", [None])
+        if not isinstance(choices, list) or not choices:
+            raise InputError(
+                f"the schema's property {name!r:.60} has the choices {choices!r:.60}, expected a "
+                "list of some"
+            )
     lines = tuple(_line(name, value) for name, value in given.items())
     return Fields(lines, cast(dict[str, Any], schema), is_given=True)
 
@@ -150,7 +156,8 @@ def _line(name: str, schema: dict[str, Any]) -> str:
         parts.append(f"select from {', '.join(first)}, or {last}" if first else f"always {last}")
     elif isinstance(kind, str) and kind in TYPES:
         inner: Any = schema if kind == "object" else schema.get("items", {})
-        names = inner.get("properties", {}) if isinstance(inner, dict) else {}
+        found: Any = inner.get("properties") if isinstance(inner, dict) else None
+        names = found if isinstance(found, dict) else {}  # the constraint refuses anything else
         inside = f" with {', '.join(map(str, names))}" if names else ""
         objects = " of objects" if names and kind == "array" else ""
         parts.append(TYPES[kind] + objects + inside)

@@ -153,6 +153,16 @@ def find_prompt(skill: str, kind: Kind, variant: str = "") -> Prompt:
     raise KeyError(f"there is no prompt for {skill} {variant} {kind}")
 
 
+def is_taught(skill: str, kind: Kind) -> bool:
+    """Return whether a kind of checkpoint was taught a skill, in any variant."""
+    forms = _table()[skill]
+    return any(
+        "refused" not in found
+        for group in (forms, *forms.values())
+        if (found := group.get(kind) or group.get("any"))
+    )
+
+
 def read_prompt(path: Path) -> Prompt:
     """Read a prompt of one's own, which replaces the whole published one.
 

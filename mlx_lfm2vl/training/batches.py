@@ -22,7 +22,9 @@ class Batch:
     Attributes:
         input_ids: (B, L) int32, padded on the right with 0.
         index: (B, L) int32 for `Lfm2VL.join`.
-        positions: (T,) int32, the positions in B * L that predict an id of the assistant.
+        last: number of the last positions, from the first one on that predicts an id of the
+            assistant in any sample.
+        positions: (T,) int32, the positions in B * last that predict an id of the assistant.
         targets: (T,) int32, the ids to predict.
         weights: (T,) float32, 1, or 0 for padding.
         grids: the (rows, columns) of patches of each group of views.
@@ -31,6 +33,7 @@ class Batch:
 
     input_ids: np.ndarray
     index: np.ndarray
+    last: int
     positions: np.ndarray
     targets: np.ndarray
     weights: np.ndarray
@@ -41,7 +44,7 @@ class Batch:
     def shape_key(self) -> tuple[object, ...]:
         """A key that batches share if they run the same compiled graph."""
         views = tuple(len(patches) for patches in self.pixel_values)
-        return (self.input_ids.shape, len(self.positions), self.grids, views)
+        return (self.input_ids.shape, self.last, len(self.positions), self.grids, views)
 
     @property
     def tokens(self) -> int:
@@ -55,16 +58,18 @@ def make_batch(samples: Sequence[Sample], model: Lfm2VL, multiple: int = 1) -> B
     Args:
         samples: at least one.
         model: its config says where image features go.
-        multiple: L and T are rounded up to a multiple of it.
+        multiple: L, T and `last` are rounded up to a multiple of it.
     """
     length = _rounded(max(len(sample) for sample in samples) - 1, multiple)
     input_ids = np.zeros((len(samples), length), np.int32)
+    predicting = [np.flatnonzero(sample.is_answer[1:]) for sample in samples]
+    last = length - min(int(before.min(initial=length)) for before in predicting)
+    last = min(length, _rounded(max(1, last), multiple))
     positions, targets = [], []
-    for row, sample in enumerate(samples):
+    for row, (sample, before) in enumerate(zip(samples, predicting, strict=True)):
         ids = sample.input_ids
         input_ids[row, : len(ids) - 1] = ids[:-1]
-        before = np.flatnonzero(sample.is_answer[1:])
-        positions += (row * length + before).tolist()
+        positions += (row * last + before - (length - last)).tolist()
         targets += [ids[i + 1] for i in before]
     padding = [0] * (_rounded(len(positions), multiple) - len(positions))
     groups: dict[tuple[int, int], list[int]] = {}
@@ -78,6 +83,7 @@ def make_batch(samples: Sequence[Sample], model: Lfm2VL, multiple: int = 1) -> B
     grids = tuple(sorted(groups))
     return Batch(
         input_ids=input_ids,
+        last=last,
         positions=np.array(positions + padding, np.int32),
         targets=np.array(targets + padding, np.int32),
         weights=np.array([1.0] * len(positions) + [0.0] * len(padding), np.float32),

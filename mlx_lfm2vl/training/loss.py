@@ -15,6 +15,7 @@ def loss_sum(
     model: Lfm2VL,
     input_ids: mx.array,
     index: mx.array,
+    last: int,
     positions: mx.array,
     targets: mx.array,
     weights: mx.array,
@@ -24,12 +25,14 @@ def loss_sum(
 ) -> mx.array:
     """Sum of the cross entropies of the assistant's tokens; most arguments are fields of `Batch`.
 
-    The output head runs only on the positions to learn, not on the whole prompt.
+    The output head runs only on the positions to learn, and the last layers from the first of these
+    on.
 
     Args:
         model: to train.
-        input_ids: see `Batch`, as for the next four.
+        input_ids: see `Batch`, as for the next five.
         index: for `Lfm2VL.join`.
+        last: number of positions whose hidden states are computed.
         positions: that predict an id of the assistant.
         targets: the ids to predict.
         weights: of the targets.
@@ -39,15 +42,15 @@ def loss_sum(
     """
     features = [finish(model, group, grid) for group, grid in zip(views, grids, strict=True)]
     joined = mx.concatenate(features) if features else None
-    hidden = model.language_model(model.join(input_ids, joined, index))
+    hidden = model.language_model(model.join(input_ids, joined, index), None, last)
     logits = model.head(hidden.flatten(0, 1)[positions]).astype(mx.float32)
     return (nn.losses.cross_entropy(logits, targets) * weights).sum()
 
 
 def on_device(
     batch: Batch, frozen: FrozenViews | None = None
-) -> tuple[mx.array, mx.array, mx.array, mx.array, mx.array, list[mx.array]]:
-    """The arrays of a batch, in the order that `loss_sum` takes them.
+) -> tuple[mx.array, mx.array, int, mx.array, mx.array, mx.array, list[mx.array]]:
+    """The fields of a batch, in the order that `loss_sum` takes them.
 
     Args:
         batch: on the host.
@@ -56,6 +59,7 @@ def on_device(
     return (
         mx.array(batch.input_ids),
         mx.array(batch.index),
+        batch.last,
         mx.array(batch.positions),
         mx.array(batch.targets),
         mx.array(batch.weights),

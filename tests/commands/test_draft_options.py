@@ -75,8 +75,20 @@ def test_a_batch_that_is_not_drafted_is_said(ask):
     assert code == 0
     assert "note: a batch is drafted only with --draft-tokens" in told
     assert answers == ask(*arguments)[1]
-    constrained = (*arguments[:-2], "-p", "Which?", "--regex", "yes|no", "--draft-model", DRAFTER)
-    assert "note: a batch with a constraint is not drafted" in ask(*constrained)[2]
+
+
+def test_a_batch_with_a_constraint_is_drafted(ask):
+    question = ("-p", "Which?", "--regex", "[a-z]{9}", "--json")
+    arguments = ("generate", "a.png", "b.png", "--each", *question)
+    drafting = ("--draft-model", DRAFTER, "--draft-tokens", "2")
+    code, answers, told = ask(*arguments, *drafting)
+    drafted, plain = (
+        [json.loads(line) for line in text.splitlines()] for text in (answers, ask(*arguments)[1])
+    )
+    assert code == 0
+    assert "note" not in told
+    assert [each["text"] for each in drafted] == [each["text"] for each in plain]
+    assert all(each["drafts"]["rounds"] for each in drafted)
 
 
 def test_no_proposals_means_no_drafter(ask, monkeypatch):

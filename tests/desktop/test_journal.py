@@ -59,6 +59,13 @@ def test_zeros_after_a_loss_of_power_are_cut_off(tmp_path):
     assert records(out) == [record("a")]
 
 
+def test_a_record_whose_key_was_changed_by_hand_is_refused(tmp_path):
+    out = tmp_path / "r.jsonl"
+    out.write_bytes(encoded(record("a", key="ab")))
+    with pytest.raises(InputError, match="line 1 of .* is no record of a run"):
+        Journal(out, SETTINGS)
+
+
 @pytest.mark.parametrize("restart", [False, True])
 @pytest.mark.parametrize(
     "text", ["notes", "notes\n", '{"a": 1}\n', '{"schema": 1, "file": "a"}\n', "[]\n", "\n"]

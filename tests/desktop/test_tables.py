@@ -1,6 +1,7 @@
 """CSV and Markdown of a run: one row or section for each picture, written whole."""
 
 import csv
+import json
 import os
 from pathlib import Path
 
@@ -52,6 +53,37 @@ def test_a_csv_has_a_column_for_each_key_and_field(journal, tmp_path):
     assert (same["file"], same["same_as"]) == ("caf\\udce9.png", "a.png")
     assert not {"key", "settings", "schema"} & first.keys()
     assert [*first][:3] == ["file", "page", "part"]
+
+
+def test_the_equal_page_is_named(tmp_path):
+    path = tmp_path / "r.jsonl"
+    first = answer_record(given("a.pdf", page=2), "00" * 16, SETTINGS, {"text": "x"})
+    journal = Journal(path, SETTINGS)
+    journal.add(first)
+    same = copied(first, place_of(given("b.pdf", page=7)))
+    journal.add(copied(same, place_of(given("c.png"))))
+    journal.finish(order={})
+    for line in path.read_text().splitlines()[1:]:
+        record = json.loads(line)
+        assert (record["same_as"], record["same_as_page"]) == ("a.pdf", 2)
+
+
+def test_text_in_a_csv_is_no_formula_for_a_spreadsheet(tmp_path):
+    texts = ["=1+1", "+cmd|x", "-a", "@sum", "\t=1", "-5.20", "a=1"]
+    path = tmp_path / "r.csv.jsonl"
+    journal = Journal(path, SETTINGS)
+    for number, text in enumerate(texts):
+        answer = {"text": text, "values": {"total": -3}, "keywords": [text, "b"]}
+        key = f"{number:032x}"
+        journal.add(answer_record(given(f"={number}.png"), key, SETTINGS, answer))
+    journal.finish()
+    write_table(path, tmp_path / "r.csv")
+    with (tmp_path / "r.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    shown = ["'=1+1", "'+cmd|x", "'-a", "'@sum", "'\t=1", "-5.20", "a=1"]
+    assert [row["text"] for row in rows] == shown
+    assert (rows[0]["file"], rows[0]["keywords"]) == ("'=0.png", "'=1+1, b")
+    assert {row["values.total"] for row in rows} == {"-3"}
 
 
 def test_markdown_has_a_section_for_each_picture(journal, tmp_path):

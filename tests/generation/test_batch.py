@@ -5,7 +5,7 @@ from conftest import golden
 from pictures import make_picture
 
 from mlx_lfm2vl import InputError, Sampling, batch_generate, generate, stream_batch
-from mlx_lfm2vl.model.decode_step import prefill
+from mlx_lfm2vl.model.decode_step import prefill_passes
 from mlx_lfm2vl.prompt.messages import user_message
 
 CASE = golden("new_names")
@@ -126,9 +126,9 @@ def test_equally_long_prompts_are_read_in_one_pass(tiny, monkeypatch):
 
     def reading(model, embeds, *others):
         shapes.append(embeds.shape[:2])
-        return prefill(model, embeds, *others)
+        return prefill_passes(model, embeds, *others)
 
-    monkeypatch.setattr("mlx_lfm2vl.generation.batch.prefill", reading)
+    monkeypatch.setattr("mlx_lfm2vl.generation.arrival.prefill_passes", reading)
     results = batch_generate(*tiny, ["aaa", "b", "ccc"], max_tokens=1, sampling=Sampling())
     long, short = results[0].prompt_tokens, results[1].prompt_tokens
     assert shapes == [(1, short), (2, long)]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from mlx_lfm2vl import AnswerOptions, Engine, Sampling
 from mlx_lfm2vl.drafter_loading import load_drafter
-from mlx_lfm2vl.generation.drafted_batch import DraftedBatch
 from mlx_lfm2vl.generation.prefix_store import PrefixStore
+from mlx_lfm2vl.generation.rounds import Rounds
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.speed.host_syncs import HostSyncs
 
@@ -98,10 +98,8 @@ def test_no_draft_changes_a_token_of_any_row(loaded, alone, kinds, rests, sampli
         return Script(answer.token_ids, kind, [*rests, False])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlx_lfm2vl.generation.drafted_batch.make_drafter", script)
-        patch.setattr(
-            "mlx_lfm2vl.generation.drafted_batch.groups_of", lambda r, _: [[x] for x in r]
-        )
+        patch.setattr("mlx_lfm2vl.generation.drafting.make_drafter", script)
+        patch.setattr("mlx_lfm2vl.generation.stream_batch.groups_of", lambda r, _: [[x] for x in r])
         found = dict(Engine(*loaded[:2]).stream_batch(QUESTIONS, options, batch_size=size))
     for number, row in enumerate(expected):
         assert found[number].token_ids == row.token_ids
@@ -118,15 +116,15 @@ def test_rows_accept_different_numbers(loaded, alone, monkeypatch):
     def script(*_):
         return Script(next(answers).token_ids, [next(kinds)], [False])
 
-    monkeypatch.setattr("mlx_lfm2vl.generation.drafted_batch.make_drafter", script)
+    monkeypatch.setattr("mlx_lfm2vl.generation.drafting.make_drafter", script)
     monkeypatch.setattr(
-        "mlx_lfm2vl.generation.drafted_batch.groups_of", lambda rows, _: [[row] for row in rows]
+        "mlx_lfm2vl.generation.stream_batch.groups_of", lambda rows, _: [[row] for row in rows]
     )
     found = dict(Engine(*loaded[:2]).stream_batch(QUESTIONS, options, batch_size=4))
     assert [found[n].token_ids for n in range(4)] == [row.token_ids for row in expected]
     counts = [(found[n].drafted_tokens, found[n].accepted_tokens) for n in range(4)]
-    assert [accepted for _, accepted in counts] == [6, 0, 5, 0]
-    assert counts[0] == (6, 6)
+    assert [accepted for _, accepted in counts] == [7, 0, 6, 0]
+    assert counts[0] == (7, 7)
     assert counts[3] == (0, 0)
 
 
@@ -144,19 +142,19 @@ def test_a_draft_model_leaves_every_row_as_it_is(loaded, alone, sampling):
 
 def test_a_round_reads_the_host_once_for_all_rows(loaded, monkeypatch):
     model, processor, drafter = loaded
-    rounds, whole = [], DraftedBatch._round
+    counts, whole = [], Rounds.round
 
-    def counted(batch):
-        rounds.append(len(batch.rows))
-        whole(batch)
+    def counted(rounds, rows, cache):
+        counts.append(len(rows))
+        whole(rounds, rows, cache)
 
-    monkeypatch.setattr(DraftedBatch, "_round", counted)
+    monkeypatch.setattr(Rounds, "round", counted)
     engine = Engine(model, processor, drafter=drafter)
     options = AnswerOptions(max_tokens=6, sampling=SAMPLINGS[1], seed=0, draft_tokens=3)
     with HostSyncs() as syncs:
         assert len(list(engine.stream_batch(QUESTIONS[:3], options, batch_size=3))) == 3
-    assert sum(syncs.count.values()) == len(rounds) > 3
-    assert rounds[0] == 3
+    assert sum(syncs.count.values()) == 1 + len(counts) > 3  # the first tokens are read before
+    assert counts[0] == 3
 
 
 @pytest.mark.parametrize(
@@ -169,13 +167,13 @@ def test_a_round_reads_the_host_once_for_all_rows(loaded, monkeypatch):
     ],
 )
 def test_large_batches_draft_only_if_asked_to(loaded, monkeypatch, size, changes, drafts):
-    made, init = [], DraftedBatch.__init__
+    made, init = [], Rounds.__init__
 
-    def counted(batch, *arguments):
-        made.append(batch)
-        init(batch, *arguments)
+    def counted(rounds, model):
+        made.append(rounds)
+        init(rounds, model)
 
-    monkeypatch.setattr(DraftedBatch, "__init__", counted)
+    monkeypatch.setattr(Rounds, "__init__", counted)
     engine = Engine(loaded[0], loaded[1], drafter=loaded[2])
     list(engine.stream_batch(["Hi"], batch_size=size, max_tokens=1, seed=0, **changes))
     assert bool(made) is drafts

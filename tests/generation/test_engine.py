@@ -18,7 +18,7 @@ from mlx_lfm2vl import (
     ImageOptions,
     InputError,
     Sampling,
-    choice,
+    regex,
     user_message,
 )
 from mlx_lfm2vl.device import Limits
@@ -112,9 +112,11 @@ def test_tools_that_the_template_would_drop_are_refused(engine):
     assert engine.generate("Hi", GREEDY, tools=[]).prompt_tokens > 0
 
 
-def test_lookup_in_a_batch_with_a_constraint_is_refused(engine):
-    with pytest.raises(InputError, match="lookup does not work in a batch with a constraint"):
-        list(engine.stream_batch(["Hi"], GREEDY, lookup=2, constraint=choice(["a", "b"])))
+def test_lookup_in_a_batch_stays_inside_a_constraint(engine):
+    options = {"constraint": regex("(ab|cd){9}"), "max_tokens": 30}
+    expected = engine.generate("Hi", GREEDY, **options)
+    ((_, found),) = engine.stream_batch(["Hi"], GREEDY, lookup=2, **options)
+    assert found.token_ids == expected.token_ids
 
 
 def test_logprobs_are_those_of_one_pass_over_prompt_and_answer(tiny, engine):

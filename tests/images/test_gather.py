@@ -87,6 +87,13 @@ def test_packages_of_the_mac_are_named_and_not_entered(caplog):
     assert names(f"{library}/originals", recursive=True) == [f"{library}/originals/A/1.jpg"]
 
 
+def test_the_videos_of_a_folder_are_counted(caplog):
+    for name in ("b.MOV", "c.mp4", ".hidden.mp4"):
+        add(f"pics/{name}")
+    assert len(names("pics")) == 2
+    assert "pics: videos are left out (2); name them, with --frames" in caplog.text
+
+
 def test_images_that_are_in_icloud_only_are_counted(caplog):
     add("pics/.IMG_1.HEIC.icloud")
     add("pics/.notes.txt.icloud")

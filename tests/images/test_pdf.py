@@ -291,6 +291,15 @@ def test_the_reader_ends_with_the_last_page():
     assert worker.poll() is not None
 
 
+def test_only_the_last_processes_are_kept_and_an_ended_one_is_started_again(monkeypatch):
+    monkeypatch.setattr(reader, "MOST_OPEN", 2)
+    files = [PdfFile(pdf((SQUARE, "")), f"{number}.pdf") for number in range(3)]
+    assert [file.count for file in files] == [1, 1, 1]
+    assert [file._worker is not None for file in files] == [False, True, True]
+    assert files[0].ask("size", 1)["size"] == [100, 100]
+    assert [file._worker is not None for file in files] == [True, False, True]
+
+
 def test_a_page_of_more_pixels_than_allowed_is_not_drawn():
     (page,) = pages(pdf((SQUARE, "")))
     with pytest.raises(InputError, match="would have 192 x 192 pixels"):

@@ -233,7 +233,7 @@ def test_a_weight_that_is_added_makes_another_step():
 
 def test_a_decoded_token_cannot_be_taken_back(model):
     cache = model.make_cache()
-    prefill(model, model.embed(IDS), cache)
+    model.language_model(model.embed(IDS), cache)
     assert cache.can_trim(1)
     DecodeStep(model)(mx.array([7]), cache)
     assert not cache.can_trim(1)

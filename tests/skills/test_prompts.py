@@ -8,7 +8,7 @@ from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.options import AnswerOptions
 from mlx_lfm2vl.prompt.template import ChatTemplate
 from mlx_lfm2vl.skills.kinds import KINDS
-from mlx_lfm2vl.skills.prompts import Prompt, _table, find_prompt, read_prompt
+from mlx_lfm2vl.skills.prompts import Prompt, _table, find_prompt, is_taught, read_prompt
 from mlx_lfm2vl.skills.tasks import TASKS, make_task
 
 TEMPLATES = {"450m": "LFM2.5-VL-450M", "1.6b": "LFM2.5-VL-1.6B", "3b": "LFM2.5-VL-3B"}
@@ -157,3 +157,11 @@ def test_facts_of_a_photo_go_into_a_question():
 def test_an_unknown_name_in_a_question_is_an_error_that_lists_the_known_ones():
     with pytest.raises(InputError, match=r"\{date\}, which is unknown; known are \{name\}, \{exif"):
         make_task("ask", "450m", question="Taken on {date}?")
+
+
+@pytest.mark.parametrize(
+    ("kind", "missing"),
+    [("450m", {"layout"}), ("3b", set()), ("demo", {"layout", "extract"}), ("other", {"layout"})],
+)
+def test_a_kind_is_taught_every_skill_but_those_that_are_refused(kind, missing):
+    assert {name for name in TASKS if not is_taught(name, kind)} == missing

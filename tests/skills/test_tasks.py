@@ -150,6 +150,20 @@ def test_a_schema_becomes_lines_and_says_what_must_be_there():
         task.parse('{"note": 1}', SIZE)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ({"enum": []}, r"property 'n' has the choices \[\], expected a list of some"),
+        ({"enum": 3}, "property 'n' has the choices 3, expected a list of some"),
+        ({"type": "object", "properties": 5}, "the JSON schema cannot be used"),
+        ({"type": "array", "items": {"properties": 7}}, "the JSON schema cannot be used"),
+    ],
+)
+def test_a_schema_that_is_wrong_inside_is_refused_in_a_line(wrong, expected):
+    with pytest.raises(InputError, match=expected):
+        make_task("extract", "450m", schema={"type": "object", "properties": {"n": wrong}})
+
+
 def schema_of(name, kind, **options):
     constraint = make_task(name, kind, **options).options.constraint
     return json.loads(constraint.text)

@@ -1,6 +1,7 @@
 """Batches: the loss of each sample alone, and an order that reads every sample once."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,6 +37,18 @@ def test_padding_changes_no_loss(model_and_processor):
     bare, padded = (make_batch(samples, model, multiple) for multiple in (1, 32))
     plain, same = (loss_sum(model, *on_device(batch), batch.grids) for batch in (bare, padded))
     assert same.item() == pytest.approx(plain.item(), rel=1e-5)
+
+
+def test_the_positions_before_all_answers_are_left_out(model_and_processor):
+    model, processor = model_and_processor
+    samples = [SampleMaker(processor, {2})(row) for row in MIXED]
+    batch = make_batch(samples, model)
+    length = batch.input_ids.shape[1]
+    assert batch.last == length - min(s.is_answer[1:].argmax() for s in samples) < length
+    rows, places = np.divmod(batch.positions, batch.last)
+    whole = replace(batch, last=length, positions=rows * length + places + length - batch.last)
+    some, every = (loss_sum(model, *on_device(b), b.grids).item() for b in (batch, whole))
+    assert some == pytest.approx(every, rel=1e-5)
 
 
 def test_every_epoch_reads_every_sample_once_in_another_order():

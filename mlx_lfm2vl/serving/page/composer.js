@@ -1,0 +1,218 @@
+// Where a question is written: its images with their cost, its text, and what is to be done.
+
+import { counted, find, icon, iconButton, make, number } from "./dom.js";
+import { RequestError } from "./api.js";
+import { isAsked, notice } from "./dialogs.js";
+import { imagesOf, planImage, viewsInWords } from "./images.js";
+import { smallPicture } from "./picture.js";
+import { SKILLS } from "./skills.js";
+
+const ASK = { title: "Ask", hint: "Ask about the images", options: {} };
+const draft = { mode: "ask", images: [], context: 0, reading: 0 };
+let knobs = () => ({});
+
+/**
+ * Make the form work.
+ * @param {function} send called when the question is sent.
+ * @param {function} stop called when the button is pressed while an answer is written.
+ * @param {function} imageFields returns the model and image options of a request.
+ */
+export function startComposer({ send, stop, imageFields }) {
+  knobs = imageFields;
+  const question = find("question");
+  question.addEventListener("input", grow);
+  question.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    if (!isBusy()) send();
+  });
+  find("composer").addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (isBusy()) stop();
+    else send();
+  });
+  for (const id of ["add", "welcome-add"])
+    find(id).addEventListener("click", () => find("files").click());
+  find("files").addEventListener("change", async ({ target }) => {
+    await addFiles([...target.files]);
+    target.value = ""; // so that the same file can be chosen again
+  });
+  document.addEventListener("paste", (event) => {
+    // A table that was copied comes as text and as a picture of it, and is meant as text.
+    if (!event.clipboardData?.types.includes("text/plain")) takeFiles(event, event.clipboardData);
+  });
+  startDropping();
+}
+
+/** Offer the skills that a model was taught, in the order of the page. */
+export function offerSkills(names, context) {
+  draft.context = context;
+  const modes = ["ask", ...Object.keys(SKILLS).filter((name) => names.includes(name))];
+  const buttons = modes.map((mode) =>
+    make(
+      "button",
+      { type: "button", "data-mode": mode, click: () => choose(mode) },
+      entry(mode).title,
+    ),
+  );
+  find("skills").replaceChildren(...buttons);
+  chooseMode(modes.includes(draft.mode) ? draft.mode : "ask");
+}
+
+/** The question as it is written: {mode, text, options, images}. */
+export function readDraft() {
+  const options = Object.fromEntries(
+    [...find("skill-options").querySelectorAll("select")].map((select) => [
+      select.name,
+      JSON.parse(select.value),
+    ]),
+  );
+  const text = entry(draft.mode).hint ? find("question").value.trim() : "";
+  return { mode: draft.mode, text, options, images: [...draft.images] };
+}
+
+/** Whether files are still being read. */
+export const isReading = () => draft.reading > 0;
+
+/** Begin a new question of the same kind. */
+export const clearDraft = () => setDraft("", []);
+
+/** Write a question again: {mode, text, options, images}. */
+export function restoreDraft({ mode, text, options, images }) {
+  choose(mode);
+  for (const select of find("skill-options").querySelectorAll("select"))
+    select.value = JSON.stringify(options[select.name]);
+  setDraft(text, images);
+}
+
+function setDraft(text, images) {
+  draft.images = [...images];
+  find("question").value = text;
+  grow();
+  showImages();
+}
+
+/** Offer to stop instead of to send. */
+export function setBusy(isUnderWay) {
+  const button = find("send");
+  button.dataset.busy = String(isUnderWay);
+  button.setAttribute("aria-label", isUnderWay ? "Stop" : "Send");
+  button.title = isUnderWay ? "Stop (Esc)" : "Send (Enter)";
+  button.replaceChildren(icon(isUnderWay ? "stop" : "send"));
+}
+
+const isBusy = () => find("send").dataset.busy === "true";
+
+/** Ask again what the images cost, after the model or its settings have changed. */
+export async function planAgain() {
+  await Promise.all(draft.images.map((image) => planImage(image, knobs())));
+  showImages();
+}
+
+/** Add files to the question, one after the other. */
+async function addFiles(files) {
+  draft.reading += 1;
+  showImages();
+  try {
+    for (const file of files) await addFile(file);
+  } finally {
+    draft.reading -= 1;
+    showImages();
+  }
+}
+
+async function addFile(file) {
+  try {
+    const { images, left } = await imagesOf(file, knobs());
+    draft.images.push(...images);
+    if (left) notice(`${file.name}: ${counted(left, "more page")} left out. Split the file.`);
+    showImages();
+    await Promise.all(images.map((image) => planImage(image, knobs())));
+  } catch (error) {
+    if (!(error instanceof RequestError)) throw error;
+    notice(`${file.name}: ${error.message}`);
+  }
+}
+
+function takeFiles(event, transfer) {
+  if (!transfer?.files.length || isAsked()) return;
+  event.preventDefault();
+  addFiles([...transfer.files]);
+}
+
+function startDropping() {
+  const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
+  addEventListener("dragover", (event) => {
+    if (!hasFiles(event)) return;
+    event.preventDefault(); // or the browser opens the file instead of this page
+    find("drop").hidden = false;
+  });
+  addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) find("drop").hidden = true;
+  });
+  addEventListener("drop", (event) => {
+    find("drop").hidden = true;
+    takeFiles(event, event.dataTransfer);
+  });
+}
+
+function choose(mode) {
+  chooseMode(mode);
+  (entry(mode).hint ? find("question") : find("send")).focus();
+}
+
+const entry = (mode) => SKILLS[mode] ?? ASK;
+
+function chooseMode(mode) {
+  draft.mode = mode;
+  for (const button of find("skills").children)
+    button.setAttribute("aria-pressed", String(button.dataset.mode === mode));
+  const { hint, options = {}, title } = entry(mode);
+  const question = find("question");
+  question.hidden = !hint;
+  question.placeholder = hint ?? "";
+  find("question-label").textContent = mode === "ask" ? "Question" : title;
+  const selects = Object.entries(options).map(([name, values]) => {
+    const choices = values.map((value) =>
+      make("option", { value: JSON.stringify(value) }, String(value)),
+    );
+    return make("label", {}, `${name} `, make("select", { name }, ...choices));
+  });
+  find("skill-options").replaceChildren(...selects);
+  grow();
+}
+
+/** Let the field be as high as its text. */
+function grow() {
+  const question = find("question");
+  question.style.height = "auto";
+  question.style.height = `${question.scrollHeight}px`;
+}
+
+function showImages() {
+  find("attachments").replaceChildren(...draft.images.map(attachment));
+  const tokens = draft.images.reduce((sum, image) => sum + (image.plan?.tokens ?? 0), 0);
+  const isMuch = draft.context > 0 && tokens > draft.context;
+  const limit = isMuch ? `, more than the ${number(draft.context)} that the model reads` : "";
+  const cost = tokens ? `${counted(tokens, "token")}${limit}` : "";
+  find("cost").value = isReading() ? "Reading…" : cost;
+  find("cost").classList.toggle("problem", isMuch);
+}
+
+function attachment(image) {
+  const remove = iconButton("close", `Remove ${image.name}`, () => {
+    draft.images.splice(draft.images.indexOf(image), 1);
+    showImages();
+    find("question").focus();
+  });
+  const cost =
+    image.problem ||
+    (image.plan ? `${counted(image.plan.tokens, "token")} · ${viewsInWords(image.plan)}` : "…");
+  const facts = make(
+    "span.facts",
+    {},
+    make("span.name", {}, image.name),
+    make(image.problem ? "span.problem" : "span", {}, cost),
+  );
+  return make("li", { title: image.plan?.note || undefined }, smallPicture(image), facts, remove);
+}

@@ -1,0 +1,44 @@
+// What the page says to the reader, or asks, outside of the conversation.
+
+import { find } from "./dom.js";
+
+const NOTICE_SECONDS = 8;
+let fading = 0;
+
+/** Show a sentence for some seconds; an empty one takes the last away. */
+export function notice(text) {
+  clearTimeout(fading);
+  find("notice").textContent = text;
+  if (text) fading = setTimeout(() => notice(""), 1000 * NOTICE_SECONDS);
+}
+
+/** Whether something lies over the page that has to be answered first. */
+export const isAsked = () => document.querySelector("dialog[open]") !== null;
+
+/** Ask the reader for a token; null if there is none. */
+export async function askToken(reason) {
+  find("token-reason").textContent = reason;
+  find("token-text").value = "";
+  const answer = await answerOf(find("token"));
+  return answer === "use" ? find("token-text").value.trim() : null;
+}
+
+/** Ask whether something should really be done. */
+export async function isSure(question) {
+  find("sure-text").textContent = question;
+  return (await answerOf(find("sure"))) === "yes";
+}
+
+/** Make the button work that closes the question for a token, which must not send its form. */
+export function startDialogs() {
+  find("token-cancel").addEventListener("click", () => find("token").close(""));
+}
+
+/** Open a dialog, which may be open already; return what it is closed with. */
+function answerOf(dialog) {
+  dialog.returnValue = "";
+  if (!dialog.open) dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true });
+  });
+}

@@ -1,0 +1,70 @@
+// The page as a whole: which model is asked, and what keys and buttons do.
+
+import { find } from "./dom.js";
+import { getJson, onUnauthorized, postJson, RequestError } from "./api.js";
+import { askToken, isAsked, notice, startDialogs } from "./dialogs.js";
+import { startSchema } from "./schema.js";
+import { imageKnobs, showDefaults, startSettings } from "./settings.js";
+import { offerSkills, planAgain, startComposer } from "./composer.js";
+import { closePanels, setPanel, startPanels } from "./panels.js";
+import { startHistory } from "./history.js";
+import { begin, forget, reopen, send, startFollowing, stop } from "./conversation.js";
+
+/** What a request about images says: the model, and how it cuts them. */
+const imageFields = () => ({ model: find("model").value, ...imageKnobs() });
+
+async function showModels() {
+  const { data } = await getJson("v1/models");
+  const select = find("model");
+  select.replaceChildren(...data.map(({ id }) => new Option(id, id)));
+  select.disabled = data.length < 2;
+  await showModel();
+}
+
+async function showModel() {
+  const { model } = await postJson("v1/plan", { model: find("model").value });
+  document.title = model.name;
+  showDefaults(model.defaults);
+  offerSkills(model.skills, model.context);
+  await planAgain();
+}
+
+/** Do something that asks the server, and say so if that fails. */
+const trying = (work) => async () => {
+  try {
+    await work();
+  } catch (error) {
+    if (!(error instanceof RequestError)) throw error;
+    notice(error.message);
+  }
+};
+
+function start() {
+  onUnauthorized(askToken);
+  startDialogs();
+  startPanels();
+  startFollowing();
+  startComposer({ send, stop, imageFields });
+  startSettings(trying(planAgain));
+  startSchema((isOn) => {
+    find("schema-on").hidden = !isOn;
+  });
+  startHistory({ open: reopen, forgotten: forget });
+  find("new").addEventListener("click", begin);
+  find("model").addEventListener("change", trying(showModel));
+  find("schema-on").addEventListener("click", () => {
+    setPanel("settings", true);
+    find("schema-text").focus();
+  });
+  addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && !isAsked() && !closePanels()) stop();
+  });
+  addEventListener("focus", () => {
+    // The server may not have been there when the page was opened.
+    if (!find("model").value) trying(showModels)();
+  });
+  offerSkills([], 0);
+  trying(showModels)();
+}
+
+start();

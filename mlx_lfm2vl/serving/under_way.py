@@ -1,0 +1,219 @@
+"""What one model has under way: prompts that are being read, and a batch of answers.
+
+- A turn reads a part of one prompt (some views of an image, or some hundred tokens) and decodes one
+  token of every answer. So an answer waits for a part of another prompt, never for all of it.
+- Every other turn belongs to the oldest prompt, so that each comes to its end. The turns between
+  belong to the prompt with the least left to read, so that a short question need not wait for the
+  images of another one.
+- A prompt waits while an older one reads an image of its own, which it then finds in the store.
+- An error of one request is an event of that request. If a step of the batch fails, the requests in
+  it fail, and the next ones get a new batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from ..errors import Lfm2VLError
+from ..generation.arrival import Arrival, arriving
+from ..generation.batch import DRAFTED, Batch
+from ..generation.engine import Engine
+from ..generation.prefix_store import PrefixStore
+from ..generation.prepare import Stage
+from ..generation.row import Asked, ask, decoded, with_images
+from ..generation.score import Question, read_question, scoring
+from ..generation.scores import Scores
+from .request import Progress, Request, as_error
+
+if TYPE_CHECKING:  # imported where there is a constraint
+    from ..generation.guide import Guide
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request after the host's part of the work.
+
+    Attributes:
+        work: the conversation, or a question with answers to score; its images are decoded.
+        guide: of a constraint.
+    """
+
+    work: Asked | Question
+    guide: Guide | None = None
+
+    @property
+    def keys(self) -> frozenset[bytes]:
+        """What identifies its images."""
+        return frozenset(self.work.keys)
+
+    @property
+    def tokens(self) -> int:
+        """What there is to read: image tokens count twice, since they are encoded too."""
+        prompt = self.work.prompt
+        return len(prompt.input_ids) + prompt.image_tokens
+
+
+def prepare(engine: Engine, request: Request) -> Prepared:
+    """Do what a request needs of the host before the device; any thread may.
+
+    Raises:
+        Lfm2VLError: the request cannot be answered; see `Engine.stream`.
+    """
+    model, processor, options = engine.model, engine.processor, request.options
+    options = replace(options, logits_processors=(), on_encode=None, on_prefill=None)
+    if request.answers:
+        question = read_question(model, processor, request.messages, request.answers, options)
+        prompt, keys = decoded(question.prompt)
+        return Prepared(replace(question, prompt=prompt, keys=keys))
+    asked = with_images(ask(model, processor, request.messages, options))
+    if options.constraint is None:
+        return Prepared(asked)
+    from ..generation.guide import make_guide
+
+    return Prepared(asked, make_guide(model, processor, options, asked.prompt.start))
+
+
+Event = Any  # see `request.Event`; `arriving` and `scoring` are generic over what they end with
+
+
+@dataclass(eq=False)
+class _Reading:
+    """A prompt that is being read."""
+
+    number: int
+    prepared: Prepared
+    steps: Generator[Stage, None, Arrival | Scores]
+    left: int = field(init=False)  # tokens to encode and to read
+
+    def __post_init__(self) -> None:
+        self.left = self.prepared.tokens
+
+    def step(self) -> Progress | Arrival | Scores:
+        """Read the next part and wait for it; return how far it is, or what it has led to."""
+        try:
+            stage = next(self.steps)
+        except StopIteration as end:
+            return end.value
+        mx.synchronize()  # or parts would pile up, and the answers of others wait for all of them
+        prompt = self.prepared.work.prompt
+        before = len(prompt.input_ids) if stage.name == "encode" else 0
+        self.left = before + stage.total - stage.done
+        return Progress(stage.name, stage.done, stage.total)
+
+
+class UnderWay:
+    """The requests that one model is answering. All methods run on the device's thread.
+
+    Attributes:
+        numbers: of the requests.
+    """
+
+    def __init__(self, engine: Engine, kv_bits: int) -> None:
+        """
+        Args:
+            engine: that answers.
+            kv_bits: of all requests.
+        """
+        self._engine, self._kv_bits = engine, kv_bits
+        self._store = engine.store if engine.store is not None else PrefixStore()
+        self._readings: list[_Reading] = []  # in the order of arrival
+        self._batch = Batch(engine.model, kv_bits)
+        self._turns = 0
+        self.numbers: set[int] = set()
+
+    def begin(self, number: int, prepared: Prepared) -> None:
+        """Take on a request.
+
+        Args:
+            number: of the request, the same in all its events.
+            prepared: the request.
+        """
+        if not self.numbers:
+            mx.reset_peak_memory()
+        self.numbers.add(number)
+        self._readings.append(_Reading(number, prepared, self._steps(number, prepared)))
+
+    def drop(self, number: int) -> None:
+        """Give up a request; no event of it follows."""
+        self.numbers.discard(number)
+        self._readings = [reading for reading in self._readings if reading.number != number]
+        for row in self._batch.rows:
+            row.has_left = row.has_left or row.number == number
+
+    def turn(self) -> list[tuple[int, Event]]:
+        """Do a part of the work; return new events with the numbers of their requests."""
+        events: list[tuple[int, Event]] = []
+        arrivals = self._read(events)
+        rows = [*self._batch.rows, *(row for arrival in arrivals for row in arrival.rows)]
+        try:
+            self._batch.join(arrivals)
+            if self._batch.rows:
+                self._batch.step()
+            for row in self._batch.rows:
+                event = row.error or row.piece()
+                if event is not None:
+                    events.append((row.number, event))
+        except Exception as error:  # noqa: BLE001  the device may fail in many ways
+            failed = as_error(error)
+            events += [(row.number, failed) for row in rows if not row.is_over]
+            self._batch = Batch(self._engine.model, self._kv_bits)
+        over = {row.number for row in rows if row.is_over}
+        ended = {number for number, event in events if isinstance(event, Lfm2VLError | Scores)}
+        self.numbers -= over | ended
+        if not self.numbers:
+            self._batch.join()  # frees the caches of those that are over
+        return events
+
+    def _read(self, events: list[tuple[int, Event]]) -> list[Arrival]:
+        """Read a part of one prompt; return the rows that can join."""
+        reading = self._next()
+        if reading is None:
+            return []
+        found: Any
+        try:
+            found = reading.step()
+        except Exception as error:  # noqa: BLE001  one request must not end the others
+            found = as_error(error)
+        if not isinstance(found, Progress):
+            self._readings.remove(reading)
+        if isinstance(found, Arrival):
+            return [found]
+        events.append((reading.number, found))
+        return []
+
+    def _next(self) -> _Reading | None:
+        """Return the prompt to go on with."""
+        self._turns += 1
+        ready: list[_Reading] = []
+        images = set[bytes]()
+        for reading in self._readings:
+            if not images & reading.prepared.keys:
+                ready.append(reading)
+            images |= reading.prepared.keys
+        if not ready:
+            return None
+        return ready[0] if self._turns % 2 else min(ready, key=lambda reading: reading.left)
+
+    def _steps(self, number: int, prepared: Prepared) -> Generator[Stage, None, Arrival | Scores]:
+        engine, work = self._engine, prepared.work
+        if isinstance(work, Question):
+            return (yield from scoring(engine.model, work, self._store))
+        drafting = engine.drafting
+        if len(self.numbers) > DRAFTED:  # as the batch will be too large for drafts
+            drafting = None
+            work = replace(work, options=replace(work.options, lookup=0))
+        return (
+            yield from arriving(
+                engine.model,
+                engine.processor,
+                number,
+                work,
+                prepared.guide,
+                self._store,
+                drafting,
+            )
+        )

@@ -1,0 +1,279 @@
+"""What is under way side by side: every request gets the answer that it gets alone."""
+
+from itertools import pairwise
+
+import pytest
+from drafters import DRAFTERS, make_target
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pictures import make_picture
+
+from mlx_lfm2vl import AnswerOptions, Engine, InputError, Sampling, json_schema, regex
+from mlx_lfm2vl.drafter_loading import load_drafter
+from mlx_lfm2vl.errors import Lfm2VLError
+from mlx_lfm2vl.generation.batch import Batch
+from mlx_lfm2vl.generation.guide import Guide
+from mlx_lfm2vl.generation.prefix_store import PrefixStore
+from mlx_lfm2vl.generation.result import Piece
+from mlx_lfm2vl.generation.score import Scores
+from mlx_lfm2vl.loading import load
+from mlx_lfm2vl.model.lfm2vl import Lfm2VL
+from mlx_lfm2vl.prompt.messages import user_message
+from mlx_lfm2vl.serving.request import Failed, Progress, Request
+from mlx_lfm2vl.serving.under_way import UnderWay, prepare
+
+GREEDY = Sampling()
+WARM = Sampling(temperature=1.2, top_p=0.8, min_p=0.05, repetition_penalty=1.2)
+OPTIONS = [
+    AnswerOptions(max_tokens=9, sampling=GREEDY),
+    AnswerOptions(max_tokens=7, sampling=WARM, seed=5, logprobs=True),
+    AnswerOptions(max_tokens=12, sampling=GREEDY, stop=["e"], logprobs=True),
+    AnswerOptions(max_tokens=12, sampling=GREEDY, constraint=regex("[a-z]{3} (yes|no)!")),
+    AnswerOptions(max_tokens=11, sampling=WARM, seed=2, constraint=json_schema({"type": "string"})),
+    AnswerOptions(max_tokens=9, sampling=GREEDY, lookup=4),
+    AnswerOptions(max_tokens=9, sampling=WARM, seed=1, draft_tokens=3),
+    AnswerOptions(max_tokens=8, sampling=GREEDY, answer_start="So"),
+    AnswerOptions(max_tokens=9, sampling=GREEDY, constraint=regex("[a-z]{2,60}[.]"), logprobs=True),
+]
+PICTURES = [make_picture(40, 90, 1), make_picture(60, 50, 2)]
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    model, processor = load(make_target(tmp_path_factory.mktemp("target"), "tied"))
+    return model, processor, load_drafter(DRAFTERS / "tied", model)
+
+
+@pytest.fixture(scope="module")
+def requests():
+    """A request for each of `OPTIONS`, every third one with a picture."""
+    return [
+        Request(
+            user_message("What is it?", [PICTURES[i % 2]]) if i % 3 == 0 else "Hi " + "there" * i,
+            options,
+        )
+        for i, options in enumerate(OPTIONS)
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone(loaded, requests):
+    """What each request gets from an engine that answers nothing else."""
+    return [Engine(*loaded[:2]).generate(each.messages, each.options) for each in requests]
+
+
+@pytest.fixture
+def engine(loaded):
+    return Engine(*loaded[:2], store=PrefixStore(), drafter=loaded[2])
+
+
+def run(work, begins, leaves=()):
+    """Take turns until nothing is under way; give the events of each request.
+
+    Args:
+        work: what is under way.
+        begins: (turn, number, prepared request).
+        leaves: (turn, number).
+    """
+    events, turn, begins = {}, 0, sorted(begins, key=lambda begin: begin[:2])
+    while begins or work.numbers:
+        while begins and begins[0][0] <= turn:
+            work.begin(*begins.pop(0)[1:])
+        for _, number in (leave for leave in leaves if leave[0] == turn):
+            work.drop(number)
+        for number, event in work.turn():
+            events.setdefault(number, []).append(event)
+        turn += 1
+        assert turn < 1000
+    return events
+
+
+def assert_same(events, expected):
+    *_, last = events
+    pieces = [event for event in events if isinstance(event, Piece)]
+    assert isinstance(last, Piece), last
+    assert last.result.token_ids == expected.token_ids
+    assert "".join(piece.text for piece in pieces) == last.result.text == expected.text
+    assert [i for piece in pieces for i in piece.token_ids] == expected.token_ids
+    assert last.result.finish_reason == expected.finish_reason
+    assert (last.result.logprobs is None) == (expected.logprobs is None)
+    if expected.logprobs is not None:
+        assert last.result.logprobs == pytest.approx(expected.logprobs, abs=1e-3)
+
+
+@pytest.mark.parametrize("apart", [0, 2], ids=["at once", "one after another"])
+def test_requests_with_options_of_their_own_are_answered_as_alone(engine, requests, alone, apart):
+    begins = [(apart * i, i, prepare(engine, each)) for i, each in enumerate(requests)]
+    events = run(UnderWay(engine, 0), begins)
+    for number, expected in enumerate(alone):
+        assert_same(events[number], expected)
+
+
+DRAWN = st.lists(
+    st.tuples(st.integers(0, 12), st.integers(0, len(OPTIONS) - 1), st.integers(0, 30)),
+    min_size=1,
+    max_size=6,
+)
+
+
+def check_any_order(loaded, requests, alone, drawn):
+    engine = Engine(*loaded[:2], store=PrefixStore(), drafter=loaded[2])
+    work = UnderWay(engine, 0)
+    begins = [(at, i, prepare(engine, requests[n])) for i, (at, n, _) in enumerate(drawn)]
+    leaves = [(at + stays, i) for i, (at, _, stays) in enumerate(drawn) if stays < 20]
+    events = run(work, begins, leaves)
+    gone = {number for _, number in leaves}
+    for number, (_, which, _) in enumerate(drawn):
+        found = events.get(number, [])
+        if number not in gone or (found and getattr(found[-1], "result", None)):
+            assert_same(found, alone[which])
+        else:
+            text = "".join(event.text for event in found if isinstance(event, Piece))
+            assert alone[which].text.startswith(text)
+    assert work._batch.rows == []
+    assert work._readings == []
+
+
+@settings(max_examples=5, deadline=None)
+@given(DRAWN)
+def test_requests_may_come_and_go_at_any_token(loaded, requests, alone, drawn):
+    check_any_order(loaded, requests, alone, drawn)
+
+
+@pytest.mark.fuzz
+@pytest.mark.timeout(3600)
+@settings(max_examples=1000, deadline=None)
+@given(DRAWN)
+def test_requests_may_come_and_go_in_many_ways(loaded, requests, alone, drawn):
+    check_any_order(loaded, requests, alone, drawn)
+
+
+def test_answers_are_scored_beside_others(engine, requests, alone):
+    question = Request("Which?", answers=("yes", "no"))
+    begins = [(0, 0, prepare(engine, requests[0])), (3, 1, prepare(engine, question))]
+    events = run(UnderWay(engine, 0), begins)
+    assert_same(events[0], alone[0])
+    scores = events[1][-1]
+    expected = engine.score("Which?", ("yes", "no"))
+    assert isinstance(scores, Scores)
+    for found, own in zip(scores.answers, expected.answers, strict=True):
+        assert found.total == pytest.approx(own.total, abs=1e-3)
+
+
+def test_a_constraint_that_fails_on_the_way_ends_its_own_answer(
+    engine, requests, alone, monkeypatch
+):
+    take, taken = Guide.take, []
+
+    def fails(guide, token):
+        taken.append(token)
+        if len(taken) == 3:
+            raise Lfm2VLError("the regular expression cannot be followed: too large")
+        return take(guide, token)
+
+    monkeypatch.setattr(Guide, "take", fails)
+    begins = [(0, i, prepare(engine, requests[n])) for i, n in enumerate((0, 3, 1, 2))]
+    events = run(UnderWay(engine, 0), begins)
+    assert "too large" in str(events[1][-1])
+    for number, which in ((0, 0), (2, 1), (3, 2)):
+        assert_same(events[number], alone[which])
+
+
+def test_a_step_that_fails_ends_those_in_it_and_no_later_one(engine, requests, alone, monkeypatch):
+    step, count = Batch.step, []
+
+    def fails(batch):
+        count.append(len(batch.rows))
+        if len(count) == 2:
+            raise MemoryError
+        step(batch)
+
+    monkeypatch.setattr(Batch, "step", fails)
+    work = UnderWay(engine, 0)
+    events = run(work, [(0, 0, prepare(engine, requests[1])), (9, 1, prepare(engine, requests[2]))])
+    assert isinstance(events[0][-1], Failed)
+    assert "MemoryError" in str(events[0][-1])
+    assert_same(events[1], alone[2])
+
+
+def test_a_prompt_that_cannot_be_read_ends_its_own_request(engine, requests, alone, monkeypatch):
+    begins = [(0, 0, prepare(engine, requests[0])), (0, 1, prepare(engine, requests[1]))]
+
+    def fails(*_):
+        raise RuntimeError("[malloc] Unable to allocate 4294967296 bytes.")
+
+    monkeypatch.setattr(Lfm2VL, "encode_batches", fails)
+    events = run(UnderWay(engine, 0), begins)
+    assert "RuntimeError: [malloc] Unable to allocate" in str(events[0][-1])
+    assert_same(events[1], alone[1])
+
+
+def test_an_answer_goes_on_while_the_image_of_another_request_is_read(engine, monkeypatch):
+    monkeypatch.setattr("mlx_lfm2vl.model.lfm2vl.MAX_PATCHES", 1)  # one view at a time
+    monkeypatch.setattr("mlx_lfm2vl.model.decode_step.PREFILL_CHUNK", 16)
+    text = AnswerOptions(max_tokens=60, sampling=GREEDY, constraint=regex("[a-z]{60}"))
+    large = Request(user_message("What is it?", PICTURES), OPTIONS[0])
+    work, order = UnderWay(engine, 0), []
+    begins = [(0, 0, prepare(engine, Request("Hi", text))), (6, 1, prepare(engine, large))]
+    for turn in range(200):
+        for _, number, prepared in (begin for begin in begins if begin[0] == turn):
+            work.begin(number, prepared)
+        order += [(turn, number, type(event)) for number, event in work.turn()]
+        if (1, Piece) in {entry[1:] for entry in order}:
+            break
+    parts = [turn for turn, number, kind in order if number == 1 and kind is Progress]
+    tokens = [turn for turn, number, kind in order if number == 0 and kind is Piece]
+    assert len(parts) >= 5
+    beside = [turn for turn in tokens if parts[0] <= turn <= parts[-1]]
+    assert max(later - turn for turn, later in pairwise(beside)) <= 2
+    assert len(beside) > len(parts) / 2
+
+
+def test_a_short_question_is_answered_before_a_large_image_is_read(engine, monkeypatch):
+    monkeypatch.setattr("mlx_lfm2vl.model.lfm2vl.MAX_PATCHES", 1)
+    monkeypatch.setattr("mlx_lfm2vl.model.decode_step.PREFILL_CHUNK", 8)
+    many = user_message("What is it?", [make_picture(40, 90, seed) for seed in range(4)])
+    begins = [
+        (0, 0, prepare(engine, Request(many, OPTIONS[0]))),
+        (0, 1, prepare(engine, Request("Hi", OPTIONS[0]))),
+    ]
+    work, ends = UnderWay(engine, 0), []
+    for begin in begins:
+        work.begin(*begin[1:])
+    while work.numbers:
+        ends += [number for number, event in work.turn() if getattr(event, "result", None)]
+    assert ends == [1, 0]
+
+
+def test_questions_about_one_image_encode_it_once(engine, alone, monkeypatch):
+    encode, encoded = Lfm2VL.encode_batches, []
+
+    def counted(model, pixel_values, shapes):
+        encoded.append(len(shapes))
+        return encode(model, pixel_values, shapes)
+
+    monkeypatch.setattr(Lfm2VL, "encode_batches", counted)
+    questions = ["What is it?", "Which color is it?", "Where is it?"]
+    begins = [
+        (0, i, prepare(engine, Request(user_message(text, [PICTURES[0]]), OPTIONS[0])))
+        for i, text in enumerate(questions)
+    ]
+    events = run(UnderWay(engine, 0), begins)
+    assert len(encoded) == 1
+    results = [events[i][-1].result for i in range(3)]
+    assert results[0].text == alone[0].text
+    assert [result.cached_tokens >= result.image_tokens for result in results] == [
+        False,
+        True,
+        True,
+    ]
+
+
+def test_what_the_host_refuses_is_said_before_the_device_works(engine):
+    for request, message in (
+        (Request(user_message("Hi", ["/nowhere.png"])), "does not exist"),
+        (Request("Hi", AnswerOptions(max_tokens=2, constraint=regex("[a-z]{30}"))), "too few for"),
+        (Request("Hi", answers=("",)), "no answer to score"),
+    ):
+        with pytest.raises(InputError, match=message):
+            prepare(engine, request)

@@ -1,5 +1,6 @@
 """A draft model at work: what it has read of one answer, and the draft it makes for each round."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from .prepare import Ready
 from .verifying import Verified, VerifyingSampler
 
 FRACTION = 2**20  # confidences are read as integers, together with the tokens
+SURE = 0.8  # chance that an answer ends above which nothing is drafted behind it
 HELD = 32  # plain positions whose taps are held before the drafter reads them
 
 
@@ -98,6 +100,9 @@ class ModelDrafter:
         block = [drafter.config.mask_token_id] * drafter.config.block_size
         self._block = mx.array(block, mx.uint32)
         self._is_anchor = mx.array([place == 0 for place in range(len(block))])
+        self._ends = frozenset(model.config.eos_token_ids)
+        self._is_last = False  # whether the draft being verified ends the answer
+        self._open: mx.array | None = None  # taps of a round that no draft follows
         self._held: list[mx.array] = []  # taps of committed positions, not read yet
         self._new = 0  # positions of the round, of which only some may stay
         self._tokens: list[int] = []
@@ -140,14 +145,21 @@ class ModelDrafter:
 
     def cut(self, length: int) -> None:
         """Note that only so many tokens of the draft are verified."""
+        self._is_last = self._is_last and self.tried is not None and self.tried <= length
         self.tried = None if self.tried is None else min(self.tried, length)
 
     def queue(
         self, anchor: mx.array, outputs: Sequence[mx.array], verified: Verified | None
     ) -> mx.array | None:
-        """Queue the draft after a round; see `drafted.Drafter`."""
+        """Queue the draft after a round; see `drafted.Drafter`.
+
+        After a draft that ends the answer nothing is drafted: it would seldom be used.
+        """
         self._append()
         taps = mx.concatenate(list(outputs), axis=-1) if outputs else None
+        if self._is_last:
+            self._open = taps
+            return mx.zeros((0,), mx.int32)
         valid = 0 if verified is None else verified.accepted + 1
         ids = mx.where(self._is_anchor, anchor, self._block)
         block = self._model.language_model.embed_tokens(ids)[None]
@@ -162,9 +174,16 @@ class ModelDrafter:
 
     def told(self, numbers: Sequence[int], kept: int) -> None:
         """Take the draft for the next round; `kept` positions of this one stay."""
-        self.context.length += kept
+        if self._open is None:
+            self.context.length += kept
+        else:
+            self._held.append(self._open[:, :kept])
+            self._append()
         count = self.proposals
         seconds = self._lap()
+        if self._is_last:
+            seconds = None  # a round without a draft is no measure of others
+        self._is_last, self._open = False, None
         if self.tried is not None and self._pace is not None:
             self._pace.round(self.tried, kept - 1, self.confidence, seconds)
         self.tried = None
@@ -180,6 +199,10 @@ class ModelDrafter:
         if self._pace is not None:
             length = self._pace.length(self.confidence, length)
         draft = self._tokens[:length]
+        end = next((place for place, token in enumerate(draft) if token in self._ends), None)
+        if end is not None:  # nothing behind it would be kept
+            draft = draft[: end + 1]
+            self._is_last = math.prod(self.confidence[: end + 1] or [0]) > SURE
         self.tried = len(draft)
         return draft
 

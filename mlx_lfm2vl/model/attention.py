@@ -3,10 +3,12 @@
 from typing import cast
 
 import mlx.core as mx
+import numpy as np
 
 from .device_ops import GPU, exp, fused
 from .key_values import Packed
 
+FEW = 32  # queries whose scores a CPU computes at once
 BLOCK_BYTES = 4 * 2**20  # of scores per block: few enough to stay in a CPU's caches
 
 
@@ -40,10 +42,28 @@ def attend(
     k, v = (
         part.dequantized().astype(q.dtype) if isinstance(part, Packed) else part for part in (k, v)
     )
+    if not GPU and 1 < length <= FEW and q.dtype == mx.float32:
+        if causal:
+            places = np.arange(k.shape[2], dtype=np.int32)
+            visible = mx.array(places) <= mx.array(places[-length:, None])
+        return _attend_few(q * scale, k, v, visible)
     if GPU or length == 1 or visible is not None or q.dtype != mx.float32:
         mask = "causal" if causal and length > 1 else visible
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
     return _attend_in_blocks(q * scale, k, v, causal)
+
+
+def _attend_few(q: mx.array, k: mx.array, v: mx.array, visible: mx.array | None) -> mx.array:
+    """Compute attention of a few rows, as when a draft is verified, in few operations."""
+    batch, heads, length, _ = q.shape
+    groups, keys = k.shape[1], k.shape[2]
+    # The heads that share keys become the rows of one product.
+    rows = q.reshape(batch, groups, heads // groups * length, -1)
+    scores = (rows @ k.swapaxes(-1, -2)).reshape(batch, heads, length, keys)
+    if visible is not None:
+        scores = mx.where(visible, scores, -1e30)
+    weights = mx.softmax(scores, axis=-1).reshape(batch, groups, -1, keys)
+    return (weights @ v).reshape(q.shape)
 
 
 def _attend_to_codes(

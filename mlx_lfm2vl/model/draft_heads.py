@@ -2,8 +2,8 @@
 
 - The Markov head adds to the scores of each row what is likely after the token before. That token
   is known only when the row before is decided.
-- So that the rows need not wait for each other, each row is first decided for every token that may
-  stand before it. Following these decisions from the anchor on then gives the chain.
+- So that the rows need not wait for each other, each row is first decided for every candidate that
+  may stand before it. Following these decisions from the anchor on then gives the chain.
 - The confidence head says how likely a proposal is accepted if those before it are.
 """
 
@@ -17,8 +17,8 @@ from ..checkpoint.drafter_config import DrafterConfig
 from .device_ops import fused
 
 # The pair bias of all tokens reads the whole Markov table once per proposal. Of larger vocabularies
-# it is therefore computed for the best logit of each of this many groups only. The best token of
-# all is always among them, and a draft may be any.
+# it is therefore computed for the best logit of each of this many groups only, the candidates. The
+# best token of all is always among them, and a draft may be any.
 GROUPS = 64
 SMALL_VOCABULARY = 512
 
@@ -44,11 +44,13 @@ class MarkovHead(nn.Module):
         Returns:
             (G,) uint32 tokens, and the (G, rank) codes of the tokens before them.
         """
+        if scores.shape[1] <= SMALL_VOCABULARY:
+            return self._one_by_one(scores, anchor, scale)
         scores, ids = _candidates(scores)
         before = mx.concatenate([mx.broadcast_to(anchor, (1, ids.shape[1])), ids[:-1]])
         codes = self.markov_w1(before)  # (G, N, rank)
         bias = codes @ self.markov_w2.weight[ids].swapaxes(1, 2)  # (G, N before, N)
-        biased = _biased(scores, bias) if scale is None else _biased_by(scores, bias, scale)
+        biased = _biased(scores[:, None], bias, scale)
         last = mx.argmax(biased, axis=-1)  # (G, N), the best candidate after each of those before
         rows = np.arange(ids.shape[0], dtype=np.int32)
         reach = 1
@@ -62,6 +64,17 @@ class MarkovHead(nn.Module):
         previous = place[mx.array((rows - 1) % len(rows))]  # of the first row it may be any
         codes = mx.take_along_axis(codes, previous[..., None], axis=1)[:, 0]
         return tokens, codes
+
+    def _one_by_one(
+        self, scores: mx.array, anchor: mx.array, scale: mx.array | None
+    ) -> tuple[mx.array, mx.array]:
+        """Do the same among all tokens, each row when the one before is decided."""
+        tokens, codes = list[mx.array](), [self.markov_w1(anchor)]
+        for row in range(scores.shape[0]):
+            bias = self.markov_w2(codes[-1])
+            tokens.append(mx.argmax(_biased(scores[row], bias, scale)))
+            codes.append(self.markov_w1(tokens[-1]))
+        return mx.stack(tokens), mx.stack(codes[:-1])
 
 
 class ConfidenceHead(nn.Module):
@@ -78,11 +91,8 @@ class ConfidenceHead(nn.Module):
 
 
 def _candidates(scores: mx.array) -> tuple[mx.array, mx.array]:
-    """Return the (G, N) scores and ids that the chain is chosen from."""
+    """Return scores and ids of the best token of each group, (G, GROUPS) each."""
     rows, vocabulary = scores.shape
-    if vocabulary <= SMALL_VOCABULARY:
-        ids = mx.array(np.arange(vocabulary, dtype=np.uint32))
-        return scores, mx.broadcast_to(ids, scores.shape)
     if left := -vocabulary % GROUPS:
         scores = mx.pad(scores, [(0, 0), (0, left)], constant_values=-math.inf)
     grouped = scores.reshape(rows, -1, GROUPS)  # token g + i * GROUPS is in g
@@ -96,14 +106,18 @@ def _ids_of(members: mx.array, groups: mx.array) -> mx.array:
     return members * GROUPS + groups
 
 
-@fused
-def _biased(scores: mx.array, bias: mx.array) -> mx.array:
-    return scores[:, None].astype(mx.float32) + bias.astype(mx.float32)
+def _biased(scores: mx.array, bias: mx.array, scale: mx.array | None) -> mx.array:
+    return _sum(scores, bias) if scale is None else _sum_by(scores, bias, scale)
 
 
 @fused
-def _biased_by(scores: mx.array, bias: mx.array, scale: mx.array) -> mx.array:
-    return scores[:, None].astype(mx.float32) + bias.astype(mx.float32) * scale
+def _sum(scores: mx.array, bias: mx.array) -> mx.array:
+    return scores.astype(mx.float32) + bias.astype(mx.float32)
+
+
+@fused
+def _sum_by(scores: mx.array, bias: mx.array, scale: mx.array) -> mx.array:
+    return scores.astype(mx.float32) + bias.astype(mx.float32) * scale
 
 
 @fused

@@ -20,10 +20,13 @@ import numpy as np
 
 from ..checkpoint.drafter_config import DrafterConfig
 from .attention import attend
-from .device_ops import fused
+from .device_ops import GPU, fused
 from .draft_heads import ConfidenceHead, MarkovHead
 from .key_values import KeysValues, KeyValueCache
 from .language import swiglu
+from .rotation import Rotation
+
+Places = int | mx.array | Rotation  # where rows stand, as `DraftAttention._rotated` takes it
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class DraftAttention(nn.Module):
         self.q_norm = nn.RMSNorm(dim, eps=config.rms_norm_eps)
         self.k_norm = nn.RMSNorm(dim, eps=config.rms_norm_eps)
 
-    def keys_values(self, x: mx.array, places: int | mx.array) -> tuple[mx.array, mx.array]:
+    def keys_values(self, x: mx.array, places: Places) -> tuple[mx.array, mx.array]:
         """Return the keys, rotated, and values of (B, L, C): (B, K, L, D) each.
 
         Args:
@@ -110,7 +113,7 @@ class DraftAttention(nn.Module):
         return self._rotated(k, places), self.v_proj(x).reshape(shape).transpose(0, 2, 1, 3)
 
     def __call__(
-        self, x: mx.array, seen: KeysValues, places: mx.array, visible: mx.array | None
+        self, x: mx.array, seen: KeysValues, places: Places, visible: mx.array | None
     ) -> mx.array:
         """Let the rows of a block attend to keys and values, their own included.
 
@@ -128,13 +131,15 @@ class DraftAttention(nn.Module):
         x = attend(q, *seen, self.scale, causal=False, visible=visible)
         return x.transpose(0, 2, 1, 3).flatten(2)
 
-    def _rotated(self, x: mx.array, places: int | mx.array) -> mx.array:
+    def _rotated(self, x: mx.array, places: Places) -> mx.array:
         """Apply RoPE and swap axes: (B, L, H, D) -> (B, H, L, D).
 
         Args:
             x: to rotate.
-            places: position of the first row, or (B * L,) of each row.
+            places: position of the first row, or (B * L,) of each row; or the rotation itself.
         """
+        if isinstance(places, Rotation):
+            return places(x).transpose(0, 2, 1, 3)
         shape = x.shape
         if isinstance(places, mx.array):
             x = x.reshape(-1, 1, *shape[2:])  # each row is a sequence of its own
@@ -246,6 +251,7 @@ class DraftModel(nn.Module):
         valid = valid if isinstance(valid, mx.array) else mx.array(valid)
         rows = mx.array(np.arange(new + block.shape[1], dtype=np.int32))
         places = _positions(rows, mx.array(cache.end), mx.array(new), valid)
+        turn, block_turn = self._rotations(places, new)
         features = None if taps is None else self.features(taps)
         if new:
             columns = mx.array(np.arange(end + block.shape[1], dtype=np.int32))
@@ -254,9 +260,18 @@ class DraftModel(nn.Module):
         for layer, memory in zip(self.layers, cache.layers, strict=True):
             attention, normed = layer.self_attn, layer.input_layernorm(x)
             both = normed if features is None else mx.concatenate([features, normed], axis=1)
-            seen = memory.update(*attention.keys_values(both, places), old)
-            x = layer.finish(x, attention(normed, seen, places[new:], visible))
+            seen = memory.update(*attention.keys_values(both, turn), old)
+            x = layer.finish(x, attention(normed, seen, block_turn, visible))
         return self.norm(x)
+
+    def _rotations(self, places: mx.array, begin: int) -> tuple[Places, Places]:
+        """Return the rotation of rows at some positions, and that of those from `begin` on."""
+        if GPU:
+            return places, places[begin:]
+        config = self.config
+        size, theta = config.head_dim, config.rope_theta
+        turn = Rotation.at(places, size, theta, half_split=config.half_split_rope)
+        return turn, turn.rows(begin)
 
     def block_states(self, blocks: mx.array, taps: mx.array, places: mx.array) -> mx.array:
         """Run many blocks of each of several sequences at once, without a cache, as training does.

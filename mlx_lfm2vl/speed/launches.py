@@ -103,8 +103,8 @@ def compiling() -> Iterator[None]:
         fused(drafter_module, "_visible"),
         fused(drafting_module, "_whole"),
         fused(draft_heads, "_ids_of"),
-        fused(draft_heads, "_biased"),
-        fused(draft_heads, "_biased_by"),
+        fused(draft_heads, "_sum"),
+        fused(draft_heads, "_sum_by"),
         fused(draft_heads, "_sigmoid_of_sum"),
         fused(attention_module, "_widened"),
         patch.object(decode_step_module, "traced", mx.compile),
@@ -148,6 +148,7 @@ def metal_view() -> Iterator[None]:
         patch.object(mx.fast, "rope", rope),
         patch.object(mx.fast, "scaled_dot_product_attention", attention),
         patch.object(attention_module, "GPU", True),
+        patch.object(drafter_module, "GPU", True),
         patch.object(lfm2vl, "MAX_PATCHES", 4096),
     ]
     with ExitStack() as stack:
@@ -166,7 +167,7 @@ def graph(*outputs: mx.array) -> list[Node]:
     # A node's label comes before its edges. Only this order assigns edges to nodes, because ids
     # repeat: calls of one compiled function share an id.
     for line in text.getvalue().splitlines():
-        if label := re.search(r'\[label ="(\w+)"', line):
+        if label := re.search(r'\[label ="(\w+)', line):
             nodes.append(Node(MARKERS.get(label[1], label[1]), [], []))
         elif edge := re.fullmatch(r'"(\w+)" -> \d+', line):
             nodes[-1].inputs.append(edge[1])

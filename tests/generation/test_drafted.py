@@ -1,5 +1,6 @@
 """Decoding with a drafter: the same tokens at every setting, in rounds that read the host once."""
 
+from dataclasses import replace
 from itertools import cycle
 
 import mlx.core as mx
@@ -200,6 +201,34 @@ def test_the_drafter_s_context_is_that_of_the_committed_tokens(loaded):
             np.testing.assert_allclose(
                 ours[:, :, :length], theirs[:, :, :length], atol=1e-4, rtol=1e-4
             )
+
+
+@pytest.mark.parametrize("sure", [-1, 2])
+def test_a_draft_stops_at_an_end_token_and_the_answer_goes_on_as_without(loaded, monkeypatch, sure):
+    model, _, drafter = loaded("tied")
+    said = plain(model, GREEDY, 0, 40)
+    ends = tuple(sorted(set(said))[::4])
+    monkeypatch.setattr(model, "config", replace(model.config, eos_token_ids=ends))
+    monkeypatch.setattr("mlx_lfm2vl.generation.drafting.SURE", sure)
+    drafts = []
+
+    class Recorded(ModelDrafter):
+        def draft(self, most):
+            drafts.append(super().draft(most))
+            return drafts[-1]
+
+    def make(sampler):
+        runs.append(Recorded(drafter, model, sampler, drafter.make_cache(), None, 5))
+        return runs[-1]
+
+    runs = []
+    assert drafted(model, make, GREEDY, 0, 40) == said
+    cut = [draft for draft in drafts if set(draft) & set(ends)]
+    assert len(cut) > 2
+    assert all(set(draft[:-1]).isdisjoint(ends) for draft in drafts)
+    # What follows a sure end that was none is verified alone.
+    assert ([] in drafts[1:-1]) == (sure < 0)
+    assert runs[0].context.length == len(PROMPT) + 39
 
 
 def test_nothing_behind_an_end_token_is_counted_or_shown(loaded):

@@ -11,6 +11,7 @@ from networks import lively
 from mlx_lfm2vl.drafter_loading import load_drafter
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.model.drafter import DraftModel
+from mlx_lfm2vl.model.rotation import Rotation
 
 STEPS = range(3)
 
@@ -107,3 +108,38 @@ def test_positions_read_with_a_block_stand_behind_the_first_one_read():
     expected = drafter.states(block, before)
     found = drafter.states(block, beside, taps, mx.array(3))
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("half_split", [False, True])
+def test_a_rotation_of_few_rows_is_that_of_mlx(half_split):
+    x = mx.random.normal((1, 5, 3, 8), key=mx.random.key(1))
+    settings = {"traditional": not half_split, "base": 1e6, "scale": 1.0, "offset": 70}
+    expected = mx.fast.rope(x.transpose(0, 2, 1, 3), 8, **settings).transpose(0, 2, 1, 3)
+    turn = Rotation.at(mx.arange(70, 75), 8, 1e6, half_split=half_split)
+    np.testing.assert_allclose(turn(x), expected, atol=1e-5)
+    np.testing.assert_allclose(turn.rows(3)(x[:, 3:]), expected[:, 3:], atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [None, 2.5])
+def test_the_chain_is_that_of_deciding_one_row_after_the_other(scale, monkeypatch):
+    monkeypatch.setattr("mlx_lfm2vl.model.draft_heads.SMALL_VOCABULARY", 0)
+    head = lively(DraftModel(replace(CONFIG, vocab_size=60))).markov_head  # fewer than groups
+    scores = mx.random.normal((9, 60), key=mx.random.key(1))
+    token, expected = 3, []
+    for row in scores:
+        bias = head.markov_w2(head.markov_w1(mx.array(token)))
+        token = mx.argmax(row + bias * (scale or 1)).item()
+        expected.append(token)
+    factor = None if scale is None else mx.array(scale)
+    tokens, codes = head(scores, mx.array(3, mx.uint32), factor)
+    assert tokens.tolist() == expected
+    before = mx.array([3, *expected[:-1]])
+    np.testing.assert_allclose(codes, head.markov_w1(before), atol=1e-6)
+
+
+def test_a_vocabulary_that_groups_do_not_divide_gets_the_best_token(monkeypatch):
+    monkeypatch.setattr("mlx_lfm2vl.model.draft_heads.SMALL_VOCABULARY", 90)
+    head = lively(DraftModel(CONFIG)).markov_head
+    scores = mx.zeros((3, 100)).at[:, 99].add(1e4)
+    tokens, _ = head(scores, mx.array(3, mx.uint32), None)
+    assert tokens.tolist() == [99, 99, 99]

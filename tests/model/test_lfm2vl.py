@@ -166,6 +166,17 @@ def test_attention_in_blocks_of_queries_equals_mlxs(cached, causal, monkeypatch)
         assert_close(attend(q, k, v, 0.3, causal=causal), expected, 1e-6)
 
 
+@pytest.mark.parametrize("shape", [None, (17,), (2, 1, 5, 17)])
+def test_attention_of_few_queries_equals_mlxs(shape):
+    q, k, v = (
+        3 * mx.random.normal((2, heads, rows, 8)) for heads, rows in ((6, 5), (3, 17), (3, 17))
+    )
+    mask = None if shape is None else mx.random.bernoulli(0.7, shape, key=mx.random.key(2))
+    limit = "causal" if mask is None else mask
+    expected = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.3, mask=limit)
+    assert_close(attend(q, k, v, 0.3, causal=shape is None, visible=mask), expected, 1e-6)
+
+
 def test_attention_in_blocks_has_the_gradients_of_mlxs():
     q, k, v = (mx.random.normal((1, 4, 20, 8)) for _ in range(3))
 

@@ -33,7 +33,7 @@ from PIL import Image, ImageDraw
 from mlx_lfm2vl import Engine, load
 from mlx_lfm2vl.serving.core import Core
 from mlx_lfm2vl.serving.exchange import Terms
-from mlx_lfm2vl.serving.openai_chat import read_chat
+from mlx_lfm2vl.serving.protocol.chat import read_chat
 from mlx_lfm2vl.serving.served import served_model
 
 LEAVES, DAMAGED = 0.10, 0.05

@@ -44,14 +44,14 @@ class _Checkpoint:
     @property
     def Options(self) -> type[llm.Options]:
         """What `-o` sets. Most starts of llm do not ask, and making the class takes time."""
-        from .serving.llm_options import Options
+        from .serving.llm.options import Options
 
         return Options
 
     @property
     def supports_tools(self) -> bool:
         """Whether the checkpoint's chat template knows tools."""
-        from .serving.llm_answers import knows_tools
+        from .serving.llm.answers import knows_tools
 
         return knows_tools(self.checkpoint)
 
@@ -71,7 +71,7 @@ class LFM2VL(_Checkpoint, llm.Model):  # pyright: ignore[reportIncompatibleVaria
         Raises:
             ModelError: it cannot be answered, with the reason in one line.
         """
-        from .serving.llm_answers import answer
+        from .serving.llm.answers import answer
 
         return answer(self.checkpoint, prompt, response)
 
@@ -89,7 +89,7 @@ class AsyncLFM2VL(_Checkpoint, llm.AsyncModel):  # pyright: ignore[reportIncompa
         """Do what `LFM2VL.execute` does."""
         from contextlib import aclosing
 
-        from .serving.llm_answers import answer_async
+        from .serving.llm.answers import answer_async
 
         async with aclosing(answer_async(self.checkpoint, prompt, response)) as events:
             async for event in events:

@@ -9,7 +9,7 @@ import httpx
 from mlx_lfm2vl.errors import Lfm2VLError
 from mlx_lfm2vl.serving.core import Core
 from mlx_lfm2vl.serving.exchange import Exchange, Frame, Read, Terms
-from mlx_lfm2vl.serving.http_errors import error_reply
+from mlx_lfm2vl.serving.http.errors import error_reply
 
 
 def events(exchange: Exchange, core: Core) -> Iterator[tuple[int, Any]]:

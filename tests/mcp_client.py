@@ -6,7 +6,7 @@ import os
 import threading
 from typing import Any
 
-from mlx_lfm2vl.serving.mcp_server import Server, Toolbox
+from mlx_lfm2vl.serving.mcp.server import Server, Toolbox
 
 
 class McpClient:

@@ -17,8 +17,8 @@ from starlette.routing import Route
 
 from mlx_lfm2vl.errors import Lfm2VLError
 from mlx_lfm2vl.serving.exchange import Terms
-from mlx_lfm2vl.serving.page_routes import page_routes
-from mlx_lfm2vl.serving.plan_api import plan, preview
+from mlx_lfm2vl.serving.page.plan import plan, preview
+from mlx_lfm2vl.serving.page.routes import page_routes
 from mlx_lfm2vl.serving.served import Served, served_model
 
 USAGE = {

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mlx_lfm2vl.serving.resident_http import Call, Lost
-from mlx_lfm2vl.serving.resident_place import SOCKET, Wanted, private_folder, sockets
-from mlx_lfm2vl.serving.resident_start import stop
+from mlx_lfm2vl.serving.resident.http import Call, Lost
+from mlx_lfm2vl.serving.resident.place import SOCKET, Wanted, private_folder, sockets
+from mlx_lfm2vl.serving.resident.start import stop
 
 OK = b"HTTP/1.0 200 OK\r\n\r\n"
 DEMO = Wanted("demo")

@@ -7,11 +7,11 @@ from typing import Any
 from mlx_lfm2vl.errors import InputError, Lfm2VLError
 from mlx_lfm2vl.generation.result import Piece, Result, Timings
 from mlx_lfm2vl.options import Sampling
-from mlx_lfm2vl.serving.access import Access
-from mlx_lfm2vl.serving.app import App, Fronts, Settings
 from mlx_lfm2vl.serving.core import Status
 from mlx_lfm2vl.serving.exchange import Frame, Terms
-from mlx_lfm2vl.serving.http_errors import error_reply
+from mlx_lfm2vl.serving.http.access import Access
+from mlx_lfm2vl.serving.http.app import App, Fronts, Settings
+from mlx_lfm2vl.serving.http.errors import error_reply
 from mlx_lfm2vl.serving.meter import Meter
 from mlx_lfm2vl.serving.request import Request
 

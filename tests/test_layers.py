@@ -93,10 +93,10 @@ def test_only_a_few_files_reach_the_network():
         "checkpoint/hub_errors.py",
         "checkpoint/publish.py",
         "images/fetch.py",
-        "serving/http_server.py",  # listens
-        "serving/resident_http.py",  # by a Unix socket, as the next two
-        "serving/resident_place.py",
-        "serving/resident_server.py",
+        "serving/http/server.py",  # listens
+        "serving/resident/http.py",  # by a Unix socket, as the next two
+        "serving/resident/place.py",
+        "serving/resident/server.py",
     }
 
 

@@ -22,8 +22,8 @@ from residents import own_folder
 
 from mlx_lfm2vl import Engine, ImageOptions, llm_plugin, load
 from mlx_lfm2vl.generation.result import Piece
-from mlx_lfm2vl.serving import llm_answers
-from mlx_lfm2vl.serving.resident_place import Wanted
+from mlx_lfm2vl.serving.llm import answers as llm_answers
+from mlx_lfm2vl.serving.resident.place import Wanted
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "examples" / "images"
@@ -320,7 +320,7 @@ def test_a_resident_process_is_asked_if_option_or_environment_say_so(demo, engin
         made.append(Elsewhere(engine, wanted, prepare))
         return made[-1]
 
-    monkeypatch.setattr("mlx_lfm2vl.serving.resident_client.RemoteEngine", make)
+    monkeypatch.setattr("mlx_lfm2vl.serving.resident.client.RemoteEngine", make)
     monkeypatch.setattr(llm_answers, "KEPT", llm_answers._Kept())
     demo.prompt("Hi", resident=True).text()
     monkeypatch.setenv("MLX_LFM2VL_RESIDENT", "1")

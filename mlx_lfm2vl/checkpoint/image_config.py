@@ -10,6 +10,7 @@ from ..options import ImageOptions
 from .json_file import MAX_NUMBER, Section, read_json, read_optional_json, shown
 from .names import some
 from .redownload import download_again
+from .tensors import detect_layout
 
 logger = logging.getLogger(__name__)
 
@@ -246,3 +247,16 @@ def restore_tiling(image: ImageConfig, folder: Path) -> ImageConfig:
             str(restored.use_thumbnail).lower(),
         )
     return restored
+
+
+def load_image_config(folder: Path) -> ImageConfig:
+    """Read the image settings of a checkpoint folder and undo known mistakes in them.
+
+    Raises:
+        CheckpointError: a file is missing or broken.
+    """
+    image_config = read_image_config(folder)
+    layout = detect_layout(folder)
+    if layout.is_mlx and not layout.is_ours:
+        image_config = restore_tiling(image_config, folder)
+    return image_config

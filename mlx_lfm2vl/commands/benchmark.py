@@ -203,7 +203,7 @@ def _images(given: str | None, source: Path, folder: Path) -> dict[str, Path]:
     from PIL import Image
 
     from ..checkpoint.find import DEMO, find_image
-    from ..prompt.processor import load_image_config
+    from ..checkpoint.image_config import load_image_config
     from ..speed.stages import sample_sizes
 
     if given:

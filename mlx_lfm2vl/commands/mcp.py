@@ -101,9 +101,9 @@ def _mcp(options: argparse.Namespace) -> int:
     if sys.stdin is None:
         raise InputError("standard input is closed: an MCP client starts this program")
     from ..images.limits import ImageLimits
-    from ..serving.mcp_images import Allowed, AllowedFolder
-    from ..serving.mcp_server import Server
-    from ..serving.mcp_toolbox import Toolbox
+    from ..serving.mcp.images import Allowed, AllowedFolder
+    from ..serving.mcp.server import Server
+    from ..serving.mcp.toolbox import Toolbox
 
     folders = [AllowedFolder(folder) for folder in options.allow_folder]
     allowed = Allowed(folders, options.allow_clipboard, options.allow_screenshot)

@@ -67,7 +67,7 @@ def chosen_image_config(options: argparse.Namespace) -> ImageConfig:
     """The image settings of the model that was chosen, with those given on top; no weights."""
     from ..checkpoint.config import read_model_config
     from ..checkpoint.find import find_checkpoint
-    from ..prompt.processor import load_image_config
+    from ..checkpoint.image_config import load_image_config
 
     folder = find_checkpoint(
         options.model, options.revision, with_weights=False, update=options.update

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import Lfm2VLError, printable
-from ..serving.resident_place import absolute_name
+from ..serving.resident.place import absolute_name
 from .answer_output import print_objects, say
 from .common import run_command
 from .default_model import chosen_model
@@ -61,8 +61,8 @@ def _resident(options: argparse.Namespace) -> int:
 
 def _found() -> list[dict[str, Any]]:
     """Return the processes; of one that does not reply, only the pid is known."""
-    from ..serving.resident_http import Call, Lost
-    from ..serving.resident_place import private_folder, sockets
+    from ..serving.resident.http import Call, Lost
+    from ..serving.resident.place import private_folder, sockets
 
     found: list[dict[str, Any]] = []
     for path in sockets(private_folder()):
@@ -104,7 +104,7 @@ def _row(values: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _stop(found: Sequence[dict[str, Any]], options: argparse.Namespace) -> int:
-    from ..serving.resident_start import stop
+    from ..serving.resident.start import stop
 
     stopped = [{**each, "pid": stop(each["socket"]) or each["pid"]} for each in found]
     if options.json:

@@ -11,8 +11,8 @@ from .durations import seconds_of
 
 if TYPE_CHECKING:
     from ..images.limits import ImageLimits
-    from ..serving.resident_client import RemoteEngine
-    from ..serving.resident_place import Wanted
+    from ..serving.resident.client import RemoteEngine
+    from ..serving.resident.place import Wanted
 
 # Options of the process that answers, which another command may have started.
 ELSEWHERE = {
@@ -56,7 +56,7 @@ def check_resident_options(options: argparse.Namespace) -> None:
 
 def open_resident(options: argparse.Namespace, limits: ImageLimits) -> RemoteEngine:
     """Return an engine that asks the process of the model that was chosen."""
-    from ..serving.resident_client import KEEP_ALIVE, RemoteEngine
+    from ..serving.resident.client import KEEP_ALIVE, RemoteEngine
 
     if options.update:
         _find_files(options)
@@ -80,7 +80,7 @@ def _find_files(options: argparse.Namespace) -> None:
 
 
 def _wanted(options: argparse.Namespace) -> Wanted:
-    from ..serving.resident_place import Wanted, absolute_name
+    from ..serving.resident.place import Wanted, absolute_name
 
     return Wanted(
         absolute_name(options.model),
@@ -93,7 +93,7 @@ def _wanted(options: argparse.Namespace) -> Wanted:
 
 def _absolute_adapter(text: str) -> str:
     from ..adapters.choice import split_weight
-    from ..serving.resident_place import absolute_name
+    from ..serving.resident.place import absolute_name
 
     name, _ = split_weight(text)
     return absolute_name(name) + text[len(name) :]

@@ -24,9 +24,9 @@ from .serve_options import build_parser
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
     from ..images.limits import ImageLimits
-    from ..serving.access import Access
     from ..serving.core import Core, Limits
-    from ..serving.guard import Seen
+    from ..serving.http.access import Access
+    from ..serving.http.guard import Seen
     from ..serving.served import Served
 
 TOKEN_VARIABLE = "MLX_LFM2VL_TOKEN"
@@ -42,9 +42,9 @@ def _serve(options: argparse.Namespace) -> int:
     token = _token(options)
     models = _models(options, limits)
     try:
-        from ..serving.app import App, Settings
-        from ..serving.fronts import all_fronts
-        from ..serving.http_server import Patience, listen, serve
+        from ..serving.http.app import App, Settings
+        from ..serving.http.fronts import all_fronts
+        from ..serving.http.server import Patience, listen, serve
     except ModuleNotFoundError as error:
         if error.name and error.name.partition(".")[0] in ("starlette", "uvicorn", "h11", "anyio"):
             raise Lfm2VLError(
@@ -92,7 +92,7 @@ def _begin(core: Core, access: Access) -> None:
     if core.limits.keep_alive == 0:
         return
     from ..options import AnswerOptions
-    from ..serving.http_errors import is_internal
+    from ..serving.http.errors import is_internal
     from ..serving.request import Request
 
     def tell(event: object) -> None:
@@ -149,7 +149,7 @@ def _token(options: argparse.Namespace) -> str | None:
     Raises:
         InputError: there are two, or one that is no secret.
     """
-    from ..serving.access import checked_token, read_token
+    from ..serving.http.access import checked_token, read_token
 
     in_environment = os.environ.get(TOKEN_VARIABLE)
     if options.token_file is None:
@@ -207,7 +207,7 @@ def _named(given: str) -> tuple[str, str]:
 
 
 def _access(options: argparse.Namespace, address: tuple[str, int], token: str | None) -> Access:
-    from ..serving.access import Access
+    from ..serving.http.access import Access
 
     names = tuple(name.lower() for name in options.allow_host)
     return Access(*address, names, tuple(options.allow_origin), token)

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..checkpoint.image_config import ImageConfig, read_image_config, restore_tiling
-from ..checkpoint.tensors import detect_layout
+from ..checkpoint.image_config import ImageConfig, load_image_config
 from ..errors import CheckpointError, InputError
 from ..images.geometry import ImagePlan, plan_image
 from ..images.patches import process_image
@@ -372,16 +371,3 @@ class Processor:
         if token is None:
             raise CheckpointError(f"the tokenizer has no {name} token")
         return token
-
-
-def load_image_config(folder: Path) -> ImageConfig:
-    """Read the image settings of a checkpoint folder and undo known mistakes in them.
-
-    Raises:
-        CheckpointError: a file is missing or broken.
-    """
-    image_config = read_image_config(folder)
-    layout = detect_layout(folder)
-    if layout.is_mlx and not layout.is_ours:
-        image_config = restore_tiling(image_config, folder)
-    return image_config

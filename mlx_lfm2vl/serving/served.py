@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..checkpoint.config import read_model_config
 from ..checkpoint.find import find_checkpoint
-from ..checkpoint.image_config import ImageConfig
+from ..checkpoint.image_config import ImageConfig, load_image_config
 from ..options import DType, Sampling
 from ..skills.kinds import Kind, checkpoint_kind
 
@@ -96,8 +96,6 @@ def served_model(
     """
 
     def look() -> ModelInfo:
-        from ..prompt.processor import load_image_config
-
         files = find_checkpoint(model, revision, with_weights=False)
         config = read_model_config(files, model)
         return ModelInfo(

@@ -5,9 +5,8 @@ import logging
 import pytest
 from conftest import PUBLISHED_MODELS, edit_json
 
-from mlx_lfm2vl.checkpoint.image_config import read_image_config
+from mlx_lfm2vl.checkpoint.image_config import load_image_config, read_image_config
 from mlx_lfm2vl.errors import CheckpointError
-from mlx_lfm2vl.prompt.processor import load_image_config
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ from processes import modules_after
 
 from mlx_lfm2vl import load
 from mlx_lfm2vl.arrays import named_arrays
+from mlx_lfm2vl.checkpoint.image_config import load_image_config
 from mlx_lfm2vl.commands.benchmark import ROWS, build_parser, main
 from mlx_lfm2vl.drawing import LIGHT
 from mlx_lfm2vl.images.geometry import plan_image
-from mlx_lfm2vl.prompt.processor import load_image_config
 from mlx_lfm2vl.speed import peer, stages
 from mlx_lfm2vl.speed.peer import Peer, PeerImage
 

@@ -55,7 +55,7 @@ def test_stdout_holds_messages_alone_and_is_as_before_afterwards(capfd, monkeypa
         os.write(1, b"a note of a program\n")
         server._send({"jsonrpc": "2.0"})
 
-    monkeypatch.setattr("mlx_lfm2vl.serving.mcp_server.Server.serve", serve)
+    monkeypatch.setattr("mlx_lfm2vl.serving.mcp.server.Server.serve", serve)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
     before = signal.getsignal(signal.SIGTERM)
     assert cli.main(["mcp", *ALLOWED]) == 0

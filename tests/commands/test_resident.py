@@ -14,9 +14,9 @@ from residents import DEMO, FakeProcess, own_folder, socket_of
 
 from mlx_lfm2vl import cli
 from mlx_lfm2vl.commands import resident
-from mlx_lfm2vl.serving.resident_client import RemoteEngine
-from mlx_lfm2vl.serving.resident_http import Call
-from mlx_lfm2vl.serving.resident_place import absolute_name
+from mlx_lfm2vl.serving.resident.client import RemoteEngine
+from mlx_lfm2vl.serving.resident.http import Call
+from mlx_lfm2vl.serving.resident.place import absolute_name
 
 SHORT = ["-m", "demo", "--max-tokens", "6"]
 CHANGES = ("timings", "peak_memory_bytes", "cached_tokens", "sampling")  # from run to run

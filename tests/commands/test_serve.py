@@ -23,7 +23,7 @@ from mlx_lfm2vl.commands.durations import seconds_of
 from mlx_lfm2vl.commands.serve import _models, build_parser, main
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.images.limits import ImageLimits
-from mlx_lfm2vl.serving.http_server import listen
+from mlx_lfm2vl.serving.http.server import listen
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -163,7 +163,7 @@ def test_a_token_comes_from_one_place(monkeypatch, capsys, tmp_path):
 
 def test_a_missing_extra_is_named(monkeypatch, capsys):
     for name in [
-        name for name in sys.modules if re.match(r"starlette|mlx_lfm2vl\.serving\.app", name)
+        name for name in sys.modules if re.match(r"starlette|mlx_lfm2vl\.serving\.http", name)
     ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "starlette", None)
@@ -175,9 +175,9 @@ def test_a_missing_extra_is_named(monkeypatch, capsys):
 
 def test_a_server_listens_before_what_reads_images_and_text_is_loaded():
     code = (
-        "import mlx_lfm2vl.commands.serve, mlx_lfm2vl.serving.http_server\n"
+        "import mlx_lfm2vl.commands.serve, mlx_lfm2vl.serving.http.server\n"
         "from mlx_lfm2vl.serving.core import Core\n"
-        "from mlx_lfm2vl.serving.fronts import all_fronts\n"
+        "from mlx_lfm2vl.serving.http.fronts import all_fronts\n"
         "from mlx_lfm2vl.serving.served import served_model\n"
         "model = served_model('demo'); model.info; Core([model]); all_fronts()"
     )

@@ -11,6 +11,7 @@ from processes import modules_after
 
 from mlx_lfm2vl import cli
 from mlx_lfm2vl.checkpoint.find import DEMO_FOLDER
+from mlx_lfm2vl.checkpoint.image_config import load_image_config
 from mlx_lfm2vl.commands.skill_output import of_whole
 from mlx_lfm2vl.commands.slice_answers import count_pictures, join_slices
 from mlx_lfm2vl.commands.table import SKILLS
@@ -18,7 +19,6 @@ from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.images.inputs import Input, Part
 from mlx_lfm2vl.images.limits import ImageLimits
 from mlx_lfm2vl.images.pages import PageOptions, expand_inputs
-from mlx_lfm2vl.prompt.processor import load_image_config
 from mlx_lfm2vl.skills.answers import Detection, Point
 from mlx_lfm2vl.skills.boxes import Box
 from mlx_lfm2vl.skills.tasks import TASKS

@@ -1,0 +1,202 @@
+"""The answer of an exchange over HTTP: one object, or server-sent events.
+
+- A client that goes away cancels its requests at once, before the first token too.
+- A slow reader holds up its own task alone. The core does not wait for it: its events queue up
+  here, at most one for each token of the answer.
+- The status of a stream is sent with its first frame or ping. An error before that has a status of
+  its own. A later one is a frame of the protocol, and the last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from functools import partial
+from typing import Any, Self
+
+from ...errors import Lfm2VLError
+from ..core import Core, Ticket
+from ..exchange import Exchange, Frame
+from ..request import Event, Request, is_last
+from .bodies import Receive
+from .errors import is_internal, report
+from .sse import PING, encoded, to_json
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+STREAM_HEADERS = {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
+
+
+class Running:
+    """The requests of an exchange in the core. Leaving the context cancels what is not answered."""
+
+    def __init__(self, core: Core, requests: Sequence[Request]) -> None:
+        self._core, self._requests = core, requests
+        self._arrived = asyncio.Queue[tuple[int, Event]]()
+        self._tickets: list[Ticket] = []
+        self._open = len(requests)
+
+    def __enter__(self) -> Self:
+        """Submit the requests.
+
+        Raises:
+            Lfm2VLError: see `Core.submit`.
+        """
+        # With `self` in it, the tickets would hold the images of the requests in a cycle.
+        loop, arrived = asyncio.get_running_loop(), self._arrived
+
+        def deliver(index: int, event: Event) -> None:
+            loop.call_soon_threadsafe(arrived.put_nowait, (index, event))
+
+        try:
+            for index, request in enumerate(self._requests):
+                self._tickets.append(self._core.submit(request, partial(deliver, index)))
+        except Lfm2VLError:
+            self._cancel()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cancel()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all requests are answered and their events are taken."""
+        return not self._open
+
+    async def next(self, seconds: float | None = None) -> list[tuple[int, Event]]:
+        """Return (index of the request, event) of all that has come, at least one.
+
+        Args:
+            seconds: to wait at most; then the list is empty. None waits.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                taken = [await self._arrived.get()]
+        except TimeoutError:
+            return []
+        while not self._arrived.empty():
+            taken.append(self._arrived.get_nowait())
+        self._open -= sum(is_last(event) for _, event in taken)
+        return taken
+
+    def _cancel(self) -> None:
+        for ticket in self._tickets:
+            ticket.cancel()
+
+
+async def answer(
+    exchange: Exchange,
+    core: Core,
+    receive: Receive,
+    send: Send,
+    ping_seconds: float,
+) -> None:
+    """Run an exchange and send its answer, until that is sent or the client goes away.
+
+    Args:
+        exchange: that was read.
+        core: which answers its requests.
+        receive: the rest of what the client sends, which ends when it goes away.
+        send: the answer to the client; it waits for a slow reader.
+        ping_seconds: longest silence of a stream.
+
+    Raises:
+        Lfm2VLError: there is no answer, and nothing was sent.
+    """
+    with Running(core, exchange.requests) as running:
+        if exchange.streams:
+            sent = _Stream(exchange, send, ping_seconds).run(running)
+        else:
+            sent = _send_whole(exchange, running, send)
+        sending = asyncio.create_task(sent)
+        leaving = asyncio.create_task(_disconnected(receive))
+        try:
+            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+        finally:
+            for task in (sending, leaving):
+                task.cancel()
+            await asyncio.gather(sending, leaving, return_exceptions=True)
+
+
+async def send_object(
+    send: Send, value: object, status: int = 200, headers: Mapping[str, str] | None = None
+) -> None:
+    """Send a JSON object as an answer of its own."""
+    body = to_json(value)
+    length = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+    await _start(send, status, {**length, **(headers or {})})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _start(send: Send, status: int, headers: Mapping[str, str]) -> None:
+    encoded_headers = [(name.lower().encode(), text.encode()) for name, text in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": encoded_headers})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _send_whole(exchange: Exchange, running: Running, send: Send) -> None:
+    while not running.is_done:
+        for index, event in await running.next():
+            if isinstance(event, Lfm2VLError):
+                raise event
+            exchange.add(index, event)
+    await send_object(send, exchange.body())
+
+
+class _Stream:
+    """The answer as server-sent events."""
+
+    def __init__(self, exchange: Exchange, send: Send, ping_seconds: float) -> None:
+        self._exchange, self._send, self._ping_seconds = exchange, send, ping_seconds
+        self._is_started = False
+        self._due = time.monotonic() + ping_seconds  # when to break the silence
+
+    async def run(self, running: Running) -> None:
+        """Send what the exchange makes of the events.
+
+        Raises:
+            Lfm2VLError: there is no answer, and nothing was sent.
+        """
+        try:
+            while not running.is_done:
+                taken = await running.next(self._due - time.monotonic())
+                frames, failure = self._frames(taken)
+                if frames:
+                    await self._write(encoded(frames))
+                elif time.monotonic() >= self._due:
+                    await self._write(PING)
+                if failure is not None:
+                    raise failure
+            await self._write(encoded(self._exchange.end()))
+        except Lfm2VLError as error:
+            if not self._is_started:
+                raise
+            if is_internal(error):
+                report(error)
+            await self._write(encoded(self._exchange.fail(error)))
+        await self._send({"type": "http.response.body", "body": b""})
+
+    def _frames(self, taken: Sequence[tuple[int, Event]]) -> tuple[list[Frame], Lfm2VLError | None]:
+        """Return what to send for events, and the error at which they end, if any."""
+        frames: list[Frame] = []
+        for index, event in taken:
+            if isinstance(event, Lfm2VLError):
+                return frames, event
+            frames += self._exchange.add(index, event)
+        return frames, None
+
+    async def _write(self, data: bytes) -> None:
+        if not self._is_started:
+            self._is_started = True
+            await _start(self._send, 200, STREAM_HEADERS)
+            data = encoded(self._exchange.begin()) + data
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        self._due = time.monotonic() + self._ping_seconds

@@ -1,0 +1,226 @@
+"""The HTTP server as an ASGI application: its routes over a core."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Any, TypeVar
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from ...errors import Lfm2VLError
+from ..core import Core
+from ..exchange import Read, Terms
+from ..request import UnknownModel
+from .access import Access
+from .answering import answer, send_object
+from .bodies import Bodies, BodyLimits, ClientGone, parse_object
+from .errors import HttpError, error_reply, is_internal, report
+from .guard import Guard, Seen
+from .metrics import CONTENT_TYPE, metrics_text
+
+Compute = Callable[[Mapping[str, Any], Terms], dict[str, Any]]
+Describe = Callable[[Terms, Sequence[str], bool], dict[str, Any]]
+Handle = Callable[[bytes, Receive, Send], Awaitable[None]]
+READERS = 16  # bodies that are read at the same time; one may wait for an image of another host
+DRAWERS = 2  # previews at the same time, each of an image of up to 1.6 GB
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Fronts:
+    """What clients may post to, by path.
+
+    Attributes:
+        exchanges: questions to the core.
+        computed: questions that need no model, such as how an image is cut.
+        pages: routes of documents.
+        describe: makes the description in OpenAPI of the terms, the names of models, and whether
+            a token is needed.
+    """
+
+    exchanges: Mapping[str, Read]
+    computed: Mapping[str, Compute] = field(default_factory=dict[str, Compute])
+    pages: Sequence[Route] = ()
+    describe: Describe = lambda _terms, _models, _needs_token: {}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How clients are treated.
+
+    Attributes:
+        bodies: bounds of what they send.
+        ping_seconds: longest silence of a stream.
+        log: told every request; None tells nobody.
+    """
+
+    bodies: BodyLimits = field(default_factory=BodyLimits)
+    ping_seconds: float = 5.0
+    log: Callable[[Seen], object] | None = None
+
+
+class App:
+    """The ASGI application.
+
+    Attributes:
+        routes: that are answered.
+        is_stopping: whether the process is ending; set by its server.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        terms: Terms,
+        access: Access,
+        fronts: Fronts,
+        settings: Settings | None = None,
+    ) -> None:
+        """
+        Args:
+            core: which answers.
+            terms: what a request may ask for.
+            access: who may ask.
+            fronts: what may be asked.
+            settings: how clients are treated; None takes the defaults.
+        """
+        self._core, self._terms = core, terms
+        self._settings = settings or Settings()
+        self._bodies = Bodies(self._settings.bodies)
+        self._counts: Counter[tuple[str, int]] = Counter()
+        self._readers = ThreadPoolExecutor(READERS, "mlx_lfm2vl reader")
+        self._drawers = ThreadPoolExecutor(DRAWERS, "mlx_lfm2vl drawer")
+        self._created = int(time.time())
+        self._asked, self._asked_at = 0, time.monotonic()
+        self.is_stopping = False
+        routes = [
+            *fronts.pages,
+            Route("/health", self._health),
+            Route("/metrics", self._count),
+            Route("/openapi.json", self._describe),
+            Route("/v1/models", self._list_models),
+            Route("/v1/models/{model:path}", self._show_model),
+            *(self._posted(path, self._exchange(read)) for path, read in fronts.exchanges.items()),
+            *(self._posted(path, self._compute(what)) for path, what in fronts.computed.items()),
+        ]
+        starlette = Starlette(
+            routes=routes,
+            exception_handlers={
+                HTTPException: _refused,
+                Lfm2VLError: _failed,
+                Exception: _failed,
+            },
+        )
+        starlette.router.redirect_slashes = False
+        self.routes = tuple(routes)
+        self._described = cache(
+            partial(fronts.describe, terms, list(core.models), access.token is not None)
+        )
+        paths = {route.endpoint: route.path for route in routes}
+        self._guard = Guard(starlette, access, self._counts, paths, self._settings.log)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request over HTTP."""
+        await self._guard(scope, receive, send)
+
+    def idle_seconds(self) -> float:
+        """Return for how long no question was asked or answered."""
+        return 0.0 if self._asked else time.monotonic() - self._asked_at
+
+    def _posted(self, path: str, handle: Handle) -> Route:
+        return Route(path, _Posted(self._bodies, handle), methods=["POST"])
+
+    def _exchange(self, read: Read) -> Handle:
+        async def handle(body: bytes, receive: Receive, send: Send) -> None:
+            exchange = await self._read(self._readers, body, read)
+            pause = self._settings.ping_seconds
+            self._asked += 1
+            try:
+                await answer(exchange, self._core, receive, send, pause)
+            finally:
+                self._asked, self._asked_at = self._asked - 1, time.monotonic()
+
+        return handle
+
+    def _compute(self, what: Compute) -> Handle:
+        async def handle(body: bytes, _receive: Receive, send: Send) -> None:
+            await send_object(send, await self._read(self._drawers, body, what))
+
+        return handle
+
+    async def _read(
+        self,
+        threads: ThreadPoolExecutor,
+        body: bytes,
+        read: Callable[[Mapping[str, Any], Terms], T],
+    ) -> T:
+        """Read a body in another thread: images of some megabytes would hold up all answers."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(threads, lambda: read(parse_object(body), self._terms))
+
+    async def _health(self, _request: Request) -> Response:
+        if self.is_stopping:
+            return JSONResponse({"status": "stopping"}, 503)
+        core = self._core.status()
+        is_loading = core.model is None and core.waiting > 0
+        return JSONResponse({"status": "loading" if is_loading else "ok"})
+
+    async def _count(self, _request: Request) -> Response:
+        text = metrics_text(self._counts, self._core.status())
+        return Response(text, headers={"Content-Type": CONTENT_TYPE})
+
+    async def _describe(self, _request: Request) -> Response:
+        return JSONResponse(await asyncio.to_thread(self._described))
+
+    async def _list_models(self, _request: Request) -> Response:
+        models = [self._model(name) for name in self._core.models]
+        return JSONResponse({"object": "list", "data": models})
+
+    async def _show_model(self, request: Request) -> Response:
+        name = request.path_params["model"]
+        if name not in self._core.models:
+            raise UnknownModel(f"there is no model {name!r:.80} here")
+        return JSONResponse(self._model(name))
+
+    def _model(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self._created, "owned_by": "mlx_lfm2vl"}
+
+
+class _Posted:
+    """An endpoint that takes JSON."""
+
+    def __init__(self, bodies: Bodies, handle: Handle) -> None:
+        self._bodies, self._handle = bodies, handle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with contextlib.suppress(ClientGone):
+            async with self._bodies.read(scope["headers"], receive) as body:
+                await self._handle(body, receive, send)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """Answer for a path or a method that there is not."""
+    assert isinstance(error, HTTPException)
+    code = error.detail.lower().replace(" ", "_")
+    text = f"{request.method} {request.url.path:.80}: {error.detail}"
+    headers = tuple((error.headers or {}).items())
+    return await _failed(request, HttpError(error.status_code, text, code, headers))
+
+
+async def _failed(_request: Request, error: Exception) -> Response:
+    if is_internal(error):
+        report(error)
+    status, headers, described = error_reply(error)
+    return JSONResponse(described, status, headers)

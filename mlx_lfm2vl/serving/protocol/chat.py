@@ -1,0 +1,110 @@
+"""`POST /v1/chat/completions`: a request of OpenAI's chat protocol, read into an exchange.
+
+Every field is either honoured, or passed over because the answer stays the same without it, or
+refused by name. docs/protocol.md has the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...options import LARGEST_SEED
+from ..exchange import Terms
+from ..request import Request
+from .answer_fields import read_background, read_image_options
+from .answer_form import answer_form, read_constraint, read_schema
+from .asked import read_asked
+from .chat_answer import ChatExchange, Shown
+from .chat_messages import read_turns
+from .fields import Fields, Refusals, open_body
+from .tool_fields import read_tools
+
+# Who asks, what it is worth, where it is kept, and how to reason, which the model does not: the
+# answer is the same.
+BESIDE = (
+    "user", "safety_identifier", "metadata", "store", "service_tier", "prompt_cache_key",
+    "prompt_cache_options", "prompt_cache_retention", "reasoning_effort",
+)  # fmt: skip
+# Fields that would change the answer and are not implemented, why, and the values that change
+# nothing.
+REFUSED: Refusals = {
+    "frequency_penalty": ("is not supported; use repetition_penalty", (0,)),
+    "presence_penalty": ("is not supported; use repetition_penalty", (0,)),
+    "logit_bias": ("is not supported", ()),
+    "top_logprobs": ("is not supported beyond 0: only the chosen token has a logprob", (0,)),
+    "audio": ("is not supported: the model writes text", ()),
+    "modalities": ("may only hold text", (["text"],)),
+    "prediction": ("is not supported; lookup drafts from the prompt", ()),
+    "web_search_options": ("is not supported: the model does not search", ()),
+    "moderation": ("is not supported", ()),
+    "verbosity": ("is not supported; ask for short or long answers in words", ("medium",)),
+    "functions": ("is an older form of tools; send those", ()),
+    "function_call": ("is an older form of tool_choice; send that", ("auto", "none")),
+}
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """How many answers are wanted, and how they are told."""
+
+    count: int
+    streams: bool
+    shown: Shown
+    logprobs: bool
+
+
+def read_chat(body: Mapping[str, Any], terms: Terms) -> ChatExchange:
+    """Read a request. Its images are decoded from base64, its PDFs opened, its addresses fetched.
+
+    Args:
+        body: of the request.
+        terms: what it may ask for.
+
+    Raises:
+        BadField: a field is unknown, wrong, or asks for what is not allowed.
+        InputError: image options contradict each other, or there are too many images.
+        UnknownModel: no model of this name is served.
+    """
+    fields = open_body(body)
+    images = read_image_options(fields, read_background(fields))
+    asked = read_asked(fields, terms, images, "max_completion_tokens", "max_tokens")
+    wanted = _read_wanted(fields, terms)
+    tools = read_tools(fields, nested=True)
+    schema = read_schema(fields.inner("response_format"), nested=True)
+    form = answer_form(fields, tools, schema, "response_format", read_constraint(fields))
+    turns = read_turns(fields)
+    fields.ignore(*BESIDE)
+    fields.refuse_each(REFUSED)
+    fields.close()
+    first = asked.request(turns, tools, form, terms, logprobs=wanted.logprobs)
+    requests = [_with_own_seed(first, number) for number in range(wanted.count)]
+    tokens = asked.model.info.token_bytes if wanted.logprobs else None
+    shown = replace(wanted.shown, tokens=tokens)
+    return ChatExchange(requests, first.model, shown, streams=wanted.streams)
+
+
+def _read_wanted(fields: Fields, terms: Terms) -> _Wanted:
+    count = fields.integer("n", least=1, most=terms.max_answers) or 1
+    streams = fields.flag("stream") is True
+    with_usage = False
+    if settings := fields.inner("stream_options"):
+        with_usage = settings.flag("include_usage") is True
+        settings.ignore("include_obfuscation")
+        settings.close()
+    progress = fields.flag("return_progress") is True
+    result = fields.flag("return_result") is True
+    if result and count > 1:
+        raise fields.bad("return_result", f"goes with one answer, and n is {count}")
+    logprobs = fields.flag("logprobs") is True
+    return _Wanted(count, streams, Shown(with_usage, progress, result), logprobs)
+
+
+def _with_own_seed(request: Request, number: int) -> Request:
+    """Give each of several answers a seed of its own."""
+    seed = request.options.seed
+    if seed is None or not number:
+        return request
+    own = {"seed": (seed + number) & LARGEST_SEED}
+    return replace(request, options=request.options.changed(own))

@@ -1,0 +1,338 @@
+"""An engine whose model is in another process. The process is started when it is needed.
+
+This module imports neither MLX nor a decoder of images: a program that asks once must start fast.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Unpack
+
+from ...errors import InputError, Lfm2VLError
+from ...generation.result import Piece, Result
+from ...generation.scores import Scores
+from ...images.limits import ImageLimits
+from ...images.read import read_once
+from ...options import AnswerChanges, AnswerOptions, ImageOptions, Options, Sampling, merged
+from ...prompt.messages import user_message, with_image
+from ...prompt.sources import as_images
+from ..request import Progress, Request
+from .http import Call, Lost, Other, Question
+from .place import BUILD, SOCKET, Wanted, private_folder
+from .wire import Note, Opened, Told, write_request
+
+if TYPE_CHECKING:
+    from ...checkpoint.image_config import ImageConfig
+    from ...images.source import ImageSource
+    from ...prompt.messages import Message
+
+    Image = ImageSource | Sequence[ImageSource]
+
+logger = logging.getLogger(__name__)
+
+KEEP_ALIVE = 600.0  # seconds
+TRIES = 3  # a process may end, idle, at the moment when it is asked
+BATCH_SIZE = 8  # calls at the same time, as the rows of the engine's batches
+PAUSE = 0.05  # seconds until a source is asked again that has nothing yet
+
+
+class RemoteEngine:
+    """Answers as `Engine` does, through a process that keeps the model in memory.
+
+    Any thread may ask. Images are read here, and decoded there.
+
+    Attributes:
+        model: what is known of the model without its weights.
+        processor: what is known of its processor.
+    """
+
+    def __init__(
+        self,
+        wanted: Wanted,
+        limits: ImageLimits | None = None,
+        *,
+        keep_alive: float | None = KEEP_ALIVE,
+        prepare: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Start the process if there is none, and load the model if it is not in memory.
+
+        Args:
+            wanted: the model.
+            limits: on images.
+            keep_alive: seconds without a call after which the process ends; None is never.
+            prepare: called before a process is started; it makes sure that the model's files are
+                there, as `find_checkpoint` does.
+
+        Raises:
+            Lfm2VLError: there can be no process, or the model cannot be loaded.
+        """
+        self._wanted, self._keep_alive, self._prepare = wanted, keep_alive, prepare
+        self._limits = limits or ImageLimits()
+        self._path = os.path.join(private_folder(), wanted.name + SOCKET)
+        opened = self._opened()
+        self.model = RemoteModel(opened.name, RemoteConfig(opened.sampling))
+        self.processor = RemoteProcessor(opened.images, self._limits)
+
+    def __repr__(self) -> str:
+        return f"RemoteEngine({self._wanted.model!r})"
+
+    def stream(
+        self,
+        messages: Sequence[Message] | str,
+        options: Options = None,
+        *,
+        image: Image | None = None,
+        **changes: Unpack[AnswerChanges],
+    ) -> Iterator[Piece]:
+        """Answer a conversation piece by piece; see `Engine.stream` for arguments and errors.
+
+        Options that are functions of this process, `logits_processors`, are refused.
+
+        If the process ends before the first piece, the question is asked once more.
+
+        Raises:
+            Lfm2VLError: the process ended in the middle of the answer, or fell silent.
+        """
+        chosen = _sendable(options, changes)
+        return self._pieces(Request(with_image(messages, image), chosen))
+
+    def generate(
+        self,
+        messages: Sequence[Message] | str,
+        options: Options = None,
+        *,
+        image: Image | None = None,
+        **changes: Unpack[AnswerChanges],
+    ) -> Result:
+        """Answer a conversation; see `stream`."""
+        return self._result(Request(with_image(messages, image), _sendable(options, changes)))
+
+    def score(
+        self,
+        messages: Sequence[Message] | str,
+        answers: Sequence[str],
+        options: Options = None,
+        *,
+        image: Image | None = None,
+        **changes: Unpack[AnswerChanges],
+    ) -> Scores:
+        """Return how likely given answers are; see `Engine.score`."""
+        if not answers:
+            raise InputError("there is no answer to score, or one without text")
+        chosen = _sendable(options, changes)
+        request = Request(with_image(messages, image), chosen, answers=list(answers))
+        for event in self._events(request):
+            if isinstance(event, Scores):
+                return event
+        raise AssertionError("an answer ends with its last event")
+
+    def stream_batch(
+        self,
+        conversations: Iterable[Sequence[Message] | str | None],
+        options: Options = None,
+        *,
+        batch_size: int = BATCH_SIZE,
+        **changes: Unpack[AnswerChanges],
+    ) -> Iterator[tuple[int, Result | Lfm2VLError]]:
+        """Answer conversations, several at a time; see `Engine.stream_batch`."""
+        from .batch import answer_together
+
+        chosen = _sendable(options, changes)
+
+        def ask(messages: Sequence[Message] | str, question: Question) -> Result:
+            return self._result(Request(messages, chosen), question)
+
+        return answer_together(ask, conversations, batch_size)
+
+    def see(
+        self,
+        images: Image,
+        options: Options = None,
+        *,
+        system: str | None = None,
+        **changes: Unpack[AnswerChanges],
+    ) -> RemoteSeen:
+        """Read images once, to ask about them many times; see `Engine.see`."""
+        held = [read_once(image, self._limits) for image in as_images(images)]
+        if not held:
+            raise InputError("there are no images to see")
+        return RemoteSeen(self, held, system, _sendable(options, changes))
+
+    def keep_prefixes(self) -> None:
+        """Do nothing: the process keeps what answers have read."""
+
+    def content_fingerprint(self) -> bytes:
+        """Return what `Engine.content_fingerprint` returns."""
+        target = "/v1/lfm2vl/fingerprint"
+        try:
+            values = Call(self._path).object("GET", target)
+        except Lost:
+            self._opened()
+            values = Call(self._path).object("GET", target)
+        return bytes.fromhex(values["hex"])
+
+    def _opened(self) -> Opened:
+        """Load the model in the process; start the process, or another one, if need be."""
+        body = {"wanted": asdict(self._wanted), "build": BUILD, "keep_alive": self._keep_alive}
+        for left in reversed(range(TRIES)):
+            try:
+                call = Call(self._path)
+                for event in call.events("/v1/lfm2vl/open", [json.dumps(body).encode()]):
+                    if isinstance(event, Opened):
+                        return event
+                    _hear(event)
+                raise Lost
+            except Lost:
+                if left:
+                    from .start import start  # most often the process is there
+
+                    start(self._path, self._wanted, self._prepare)
+            except Other:
+                from .start import retire
+
+                retire(self._path)
+        raise self._ended("as it loaded the model")
+
+    def _pieces(self, request: Request) -> Iterator[Piece]:
+        for event in self._events(request):
+            if isinstance(event, Piece):
+                yield event
+            elif isinstance(event, Progress):
+                _report(event, request.options)
+
+    def _result(self, request: Request, question: Question | None = None) -> Result:
+        for event in self._events(request, question):
+            if isinstance(event, Piece) and event.result is not None:
+                return event.result
+        raise AssertionError("an answer ends with its last event")
+
+    def _events(self, request: Request, question: Question | None = None) -> Iterator[Told]:
+        """Ask, and yield what is told up to the last event; ask again if nothing was told yet.
+
+        Args:
+            request: what is asked.
+            question: makes the calls, if another thread may break them off.
+        """
+        body = write_request(request, self._limits)
+        has_begun = False
+        for number in range(TRIES):
+            if number:
+                self._opened()
+            try:
+                call = question.call(self._path) if question else Call(self._path)
+                for event in call.events("/v1/lfm2vl/answer", body):
+                    _hear(event)
+                    has_begun = has_begun or isinstance(event, Piece)
+                    yield event
+                    if isinstance(event, Scores) or _is_whole(event):
+                        return
+                raise Lost
+            except (Lost, Other):
+                if has_begun:
+                    break
+        when = "in the middle of the answer, which is not whole" if has_begun else "unanswered"
+        raise self._ended(when)
+
+    def _ended(self, when: str) -> Lfm2VLError:
+        """The error that the process has ended, with the last line of its log."""
+        from .start import last_line
+
+        return Lfm2VLError(f"the resident process has ended {when}: {last_line(self._path)}")
+
+
+class RemoteModel:
+    """What is known here of a model in another process.
+
+    Attributes:
+        name: see `Lfm2VL`.
+        config: what its configuration recommends.
+    """
+
+    def __init__(self, name: str, config: RemoteConfig) -> None:
+        self.name, self.config = name, config
+
+
+class RemoteConfig:
+    """What is known here of a model's configuration.
+
+    Attributes:
+        sampling: that it recommends.
+    """
+
+    def __init__(self, sampling: Sampling) -> None:
+        self.sampling = sampling
+
+
+class RemoteProcessor:
+    """What is known here of a processor in another process.
+
+    Attributes:
+        image_config: see `Processor`.
+        limits: on images.
+    """
+
+    def __init__(self, image_config: ImageConfig, limits: ImageLimits) -> None:
+        self.image_config, self.limits = image_config, limits
+
+    def ready(self, source: Any, options: ImageOptions | None = None) -> Any:  # noqa: ARG002
+        """Return the bytes of an image: it is decoded in the process."""
+        from .images import image_bytes
+
+        return image_bytes(source, self.limits)
+
+
+class RemoteSeen:
+    """Images that are asked about several times; see `Seen`. The first question sends them."""
+
+    def __init__(
+        self,
+        engine: RemoteEngine,
+        images: Sequence[ImageSource],
+        system: str | None,
+        options: AnswerOptions,
+    ) -> None:
+        self._engine, self._images = engine, images
+        self._system, self._options = system, options
+
+    def stream(self, question: str, **changes: Unpack[AnswerChanges]) -> Iterator[Piece]:
+        """Answer a question piece by piece; see `RemoteEngine.stream`."""
+        messages = user_message(question, self._images, self._system)
+        return self._engine.stream(messages, self._options.changed(changes))
+
+
+def _sendable(options: Options, changes: AnswerChanges) -> AnswerOptions:
+    """Return options with changes, none of them a function of this process.
+
+    Raises:
+        InputError: there is one that the answer would depend on.
+    """
+    chosen = merged(options, changes)
+    if chosen.logits_processors:
+        raise InputError(
+            "logits_processors are functions of this process, which another one cannot call: "
+            "remove them, or use Engine"
+        )
+    return chosen
+
+
+def _is_whole(event: Told) -> bool:
+    return isinstance(event, Piece) and event.result is not None
+
+
+def _hear(event: Told) -> None:
+    """Log a note as the process has; raise an error."""
+    if isinstance(event, Note):
+        logger.warning("%s", event.text)
+    elif isinstance(event, Lfm2VLError):
+        raise event
+
+
+def _report(event: Progress, options: AnswerOptions) -> None:
+    hooks = {"encode": options.on_encode, "prefill": options.on_prefill}
+    hook = hooks.get(event.stage)
+    if hook:
+        hook(event.done, event.total)

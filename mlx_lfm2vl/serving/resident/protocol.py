@@ -1,0 +1,97 @@
+"""The server's protocols over the socket of a resident process, for other programs.
+
+`curl --unix-socket PATH http://localhost/v1/chat/completions` asks it, for example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from ...errors import Lfm2VLError
+from ..core import Core
+from ..exchange import Exchange, Read
+from ..http.sse import PING, encoded
+from ..request import is_last
+
+PING_SECONDS = 1.0  # of silence after which the client is looked for, and a stream gets a ping
+
+
+def reader_of(target: str) -> Read | None:
+    """Return what reads the bodies of a route; None if there is no such route."""
+    if target == "/v1/chat/completions":
+        from ..protocol.chat import read_chat
+
+        return read_chat
+    if target == "/v1/responses":
+        from ..protocol.responses import read_responses
+
+        return read_responses
+    folder, _, name = target.rpartition("/")
+    if folder == "/v1/skills":
+        from ..protocol.skills import read_skill
+
+        return partial(read_skill, name)
+    return None
+
+
+def whole(exchange: Exchange, core: Core, is_left: Callable[[], bool]) -> dict[str, Any]:
+    """Run an exchange and return its answer.
+
+    Args:
+        exchange: that was read.
+        core: which answers its requests.
+        is_left: whether the client has gone.
+
+    Raises:
+        Lfm2VLError: there is no answer.
+        ConnectionResetError: the client has gone.
+    """
+    for each in _events(exchange, core, is_left):
+        if each is not None:
+            exchange.add(*each)
+    return exchange.body()
+
+
+def stream(exchange: Exchange, core: Core, is_left: Callable[[], bool]) -> Iterator[bytes]:
+    """Run an exchange and yield its server-sent events; see `whole`. An error is the last."""
+    yield encoded(exchange.begin())
+    try:
+        for each in _events(exchange, core, is_left):
+            yield PING if each is None else encoded(exchange.add(*each))
+        yield encoded(exchange.end())
+    except Lfm2VLError as error:
+        yield encoded(exchange.fail(error))
+
+
+def _events(
+    exchange: Exchange, core: Core, is_left: Callable[[], bool]
+) -> Iterator[tuple[int, Any] | None]:
+    """Yield (number of the request, event), and None in a silence; cancel what is not answered."""
+    arrived: SimpleQueue[tuple[int, Any]] = SimpleQueue()
+
+    def deliver(number: int, event: Any) -> None:
+        arrived.put((number, event))
+
+    tickets = []
+    try:
+        for number, request in enumerate(exchange.requests):
+            tickets.append(core.submit(request, partial(deliver, number)))
+        waiting = len(tickets)
+        while waiting:
+            try:
+                number, event = arrived.get(timeout=PING_SECONDS)
+            except Empty:
+                if is_left():
+                    raise ConnectionResetError from None
+                yield None
+                continue
+            if isinstance(event, Lfm2VLError):
+                raise event
+            waiting -= is_last(event)
+            yield number, event
+    finally:
+        for ticket in tickets:
+            ticket.cancel()

@@ -1,0 +1,133 @@
+"""Bodies of requests: bounds on size, time, depth and number of values."""
+
+import asyncio
+import json
+
+import pytest
+from asgi_client import Client, ask
+from scripted_core import ScriptedCore, make_app, pieces
+
+from mlx_lfm2vl.errors import InputError
+from mlx_lfm2vl.serving.http.bodies import MAX_DEPTH, MAX_VALUES, BodyLimits, parse_object
+
+HELLO = {"prompt": "Hello"}
+HEADERS = {"host": "127.0.0.1:8080", "content-type": "application/json"}
+
+
+def begun(core: ScriptedCore, body: bytes, limits: BodyLimits) -> Client:
+    """A request whose body has only begun."""
+    client = Client(make_app(core, bodies=limits), "POST", "/v1/echo", HEADERS, None)
+    client.send_body(body, more=True)
+    return client
+
+
+def test_a_body_comes_in_pieces():
+    async def run() -> None:
+        client = begun(ScriptedCore(pieces("Hi")), b'{"prompt": ', BodyLimits())
+        client.send_body(b'"Hello"}')
+        assert (await client.finished()).json == {"texts": ["Hi"]}
+
+    asyncio.run(run())
+
+
+def test_a_body_above_the_limit_is_refused_by_its_length_and_by_what_comes():
+    limits = BodyLimits(one=30)
+
+    async def run() -> None:
+        app = make_app(ScriptedCore(pieces("Hi")), bodies=limits)
+        announced = await ask(app, "/v1/echo", HELLO, content_length="31")
+        assert (announced.status, announced.json["error"]["code"]) == (413, "body_too_large")
+        fits = json.dumps(HELLO).encode().ljust(30)
+        assert (await ask(app, "/v1/echo", body=fits)).status == 200
+        assert (await ask(app, "/v1/echo", body=fits + b" ")).status == 413
+
+    asyncio.run(run())
+
+
+def test_a_body_that_comes_too_slowly_is_cut_off():
+    async def run() -> None:
+        client = begun(ScriptedCore(), b"{", BodyLimits(patience=0.01))
+        reply = await client.finished()
+        assert (reply.status, reply.json["error"]["code"]) == (408, "slow_body")
+
+    asyncio.run(run())
+
+
+def test_a_long_body_has_more_time():
+    async def run() -> None:
+        client = begun(ScriptedCore(pieces("Hi")), b" " * 100, BodyLimits(patience=0, slowest=100))
+        await asyncio.sleep(0.05)
+        client.send_body(json.dumps(HELLO).encode())
+        assert (await client.finished()).status == 200
+
+    asyncio.run(run())
+
+
+def test_a_client_that_goes_away_while_it_sends_asks_nothing():
+    async def run() -> None:
+        core = ScriptedCore()
+        client = begun(core, b'{"prompt"', BodyLimits())
+        client.leave()
+        assert (await client.finished()).status == 0
+        assert not core.asked
+
+    asyncio.run(run())
+
+
+def test_bodies_share_a_limit_which_those_that_are_answered_give_back():
+    async def run() -> None:
+        core = ScriptedCore()
+        app = make_app(core, bodies=BodyLimits(together=100))
+        large = json.dumps(HELLO).encode().ljust(60)
+        held = Client(app, "POST", "/v1/echo", HEADERS, large)
+        while not core.asked:
+            await asyncio.sleep(0.001)
+        refused = await ask(app, "/v1/echo", body=large)
+        assert (refused.status, refused.headers["retry-after"]) == (503, "5")
+        held.leave()
+        await held.task
+        core.events = pieces("Hi")
+        assert (await ask(app, "/v1/echo", body=large)).status == 200
+
+    asyncio.run(run())
+
+
+def test_a_compressed_body_is_refused():
+    async def run() -> None:
+        app = make_app(ScriptedCore())
+        assert (await ask(app, "/v1/echo", HELLO, content_encoding="gzip")).status == 415
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "is not JSON"),
+        (b"[1]", "is a list, expected a JSON object"),
+        (b'{"a": 1', "is not JSON"),
+        (b'{"a": NaN}', "NaN is not a number of JSON"),
+        (b'{"a": -Infinity}', "is not a number of JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "value has 5000 digits$"),
+        (b'\xff\xfe{\x00"\x00', "is not UTF-8"),
+        (b'{"a": "\\ud800"}', "half of a surrogate pair"),
+        (b'{"\\udfff": 1}', "half of a surrogate pair"),
+        (b'{"a":' * 100_000, "more than 100 levels deep"),
+        (b'{"a":' + b"[" * 100 + b"]" * 100 + b"}", "more than 100 levels deep"),
+        (b'{"a":[' + b"0," * MAX_VALUES + b"0]}", "more than 500,000 values"),
+    ],
+    ids=range(12),
+)
+def test_what_is_no_object_of_json_is_refused_in_one_line(body, message):
+    with pytest.raises(InputError, match=message) as caught:
+        parse_object(body)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+def test_text_in_any_script_and_the_deepest_object_pass():
+    value = {"a": "😀é", "b": {}}
+    assert parse_object(json.dumps(value).encode()) == value
+    assert parse_object(json.dumps(value, ensure_ascii=False).encode()) == value
+    deepest = b'{"a":' + b"[" * (MAX_DEPTH - 1) + b"]" * (MAX_DEPTH - 1) + b"}"
+    assert parse_object(deepest)

@@ -1,0 +1,130 @@
+"""Modules of the page by themselves, in headless Chromium: Markdown, and the store."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlx_lfm2vl.serving.page.routes import FOLDER
+
+
+@pytest.fixture(scope="module")
+def modules(browser):
+    """A page that can import the modules of the real one."""
+    page = browser.new_page()
+
+    def serve(route: Any) -> None:
+        name = Path(route.request.url).name
+        script = (FOLDER / name).read_text() if name.endswith(".js") else ""
+        kind = "text/javascript" if script else "text/html"
+        route.fulfill(body=script or "<p></p>", content_type=kind)
+
+    page.route("http://page.test/**", serve)
+    page.goto("http://page.test/")
+    yield page
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def render(modules):
+    """Show Markdown, one text after the other in the same place; return the markup at the end."""
+
+    def shown(*texts: str, seconds: float = 60) -> str:
+        markup, milliseconds = modules.evaluate(
+            """async (texts) => {
+                const { showMarkdown } = await import("/markdown.js");
+                const [node, begin] = [document.createElement("div"), performance.now()];
+                for (const text of texts) showMarkdown(node, text);
+                return [node.innerHTML, performance.now() - begin];
+            }""",
+            texts,
+        )
+        assert milliseconds < 1000 * seconds
+        return markup
+
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("text", "markup"),
+    [
+        ("# One\n### Two ##", "<h3>One</h3><h5>Two</h5>"),
+        (
+            "a *b* **c _d_** ~~e~~ `f*g*`",
+            "<p>a <em>b</em> <strong>c <em>d</em></strong> <del>e</del> <code>f*g*</code></p>",
+        ),
+        (
+            "***both*** **a *b*** snake_case_name 2 * 3 * 4 \\*no\\*",
+            "<p><strong><em>both</em></strong> <strong>a <em>b</em></strong> "
+            "snake_case_name 2 * 3 * 4 *no*</p>",
+        ),
+        ("one\ntwo\n\nthree", "<p>one<br>two</p><p>three</p>"),
+        (
+            "- a\n  - b\n    - c\n- d",
+            "<ul><li>a<ul><li>b<ul><li>c</li></ul></li></ul></li><li>d</li></ul>",
+        ),
+        ("3. a\n\n4. b\n- c", '<ol start="3"><li>a</li><li>b</li></ol><ul><li>c</li></ul>'),
+        ("> a\n> - b", "<blockquote><p>a</p><ul><li>b</li></ul></blockquote>"),
+        ("a\n\n---\nb", "<p>a</p><hr><p>b</p>"),
+        ("<b>&amp;", "<p>&lt;b&gt;&amp;amp;</p>"),
+        ("**open and [not](a link", "<p>**open and [not](a link</p>"),
+    ],
+)
+def test_markdown_becomes_elements(render, text, markup):
+    assert render(text) == markup
+
+
+def test_tables_and_code_become_elements(render):
+    table = render("| a | b |\n|:-:|--:|\n| 1 \\| 2 | `x` |\n| 3 |")
+    assert '<th class="center">a</th>' in table
+    assert '<td class="center">1 | 2</td><td class="right"><code>x</code></td>' in table
+    assert table.count("<td") == 4
+    code = render("```html\n<b>*x*\n\n| y |\n```\nafter")
+    assert "<code>&lt;b&gt;*x*\n\n| y |</code></pre><p>after</p>" in code
+
+
+def test_a_text_that_grows_looks_as_it_does_at_once(render):
+    text = "# A\n\nb **c**\n\n- d\n  - e\n\n| f | g |\n|---|---|\n| h | i |\n\n```\nj\n```\nk"
+    pieces = [text[: end + 1] for end in range(len(text))]
+    assert render(*pieces) == render(text)
+
+
+def test_no_text_takes_long(render):
+    pieces = [
+        "*a ",
+        "**b",
+        "[",
+        "`",
+        "_a",
+        "> ",
+        "- ",
+        "|",
+        " ",
+        "```\n",
+        "[a](",
+        "\\",
+        "- \n  ",
+        "#",
+    ]
+    for piece in pieces:
+        shown = render(f"a{piece * (50_000 // len(piece))}", seconds=5)
+        assert shown.startswith(("<p>", "<blockquote>"))
+
+
+def test_the_history_gives_up_the_oldest_conversations_beyond_its_cap(modules):
+    kept = modules.evaluate(
+        """async () => {
+            const { saveConversation, listConversations, deleteAll, MOST_BYTES } =
+                await import("/store.js");
+            const saved = [];
+            for (const [index, part] of [0.5, 0.4, 0.2, 1.1, 0.1].entries()) {
+                const turns = [{ images: [{ blob: { size: part * MOST_BYTES } }] }];
+                const conversation = { id: `${index}`, title: "", updated: index, turns };
+                saved.push(await saveConversation(conversation));
+            }
+            const ids = (await listConversations()).map((each) => each.id);
+            await deleteAll();
+            return [saved, ids, await listConversations()];
+        }"""
+    )
+    assert kept == [[True, True, True, False, True], ["4", "2", "1"], []]

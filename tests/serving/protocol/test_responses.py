@@ -1,0 +1,123 @@
+"""The responses protocol: what a request means, and the events of its answer."""
+
+import json
+
+import jsonschema
+import pytest
+from exchanges import body_of, frames_of
+
+from mlx_lfm2vl.errors import InputError
+from mlx_lfm2vl.serving.core import Core
+from mlx_lfm2vl.serving.exchange import Terms
+from mlx_lfm2vl.serving.protocol.fields import BadField
+from mlx_lfm2vl.serving.protocol.responses import read_responses
+from mlx_lfm2vl.serving.served import served_model
+
+MODEL = served_model("demo")
+TERMS = Terms(lambda _: MODEL)
+FORM = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+
+
+@pytest.fixture(scope="module")
+def core():
+    core = Core([MODEL])
+    yield core
+    core.stop()
+
+
+def ask(**body):
+    return read_responses({"input": "Hi", "temperature": 0, "max_output_tokens": 8, **body}, TERMS)
+
+
+def test_the_events_of_a_stream_tell_what_the_response_holds(core):
+    whole = body_of(ask(), core)
+    ((item,), usage) = whole["output"], whole["usage"]
+    (part,) = item["content"]
+    frames = frames_of(ask(stream=True), core)
+    assert [frame.data["sequence_number"] for frame in frames] == list(range(len(frames)))
+    assert all(frame.event == frame.data["type"] for frame in frames)
+    names = [frame.event.removeprefix("response.") for frame in frames]
+    deltas = names.count("output_text.delta")
+    assert names == [
+        *("created", "in_progress", "output_item.added", "content_part.added"),
+        *["output_text.delta"] * deltas,
+        *("output_text.done", "content_part.done", "output_item.done", "incomplete"),
+    ]
+    texts = [frame.data["delta"] for frame in frames if "delta" in frame.data]
+    assert "".join(texts) == part["text"] == frames[-4].data["text"] != ""
+    assert whole["status"] == item["status"] == "incomplete"
+    assert whole["incomplete_details"] == {"reason": "max_output_tokens"}
+    assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
+    assert usage["output_tokens"] == 8
+
+
+def test_an_answer_in_json_is_valid_and_complete(core):
+    form = {"type": "json_schema", "name": "x", "schema": FORM, "strict": True}
+    whole = body_of(ask(text={"format": form}, max_output_tokens=60, seed=1), core)
+    assert whole["status"] == "completed"
+    jsonschema.validate(json.loads(whole["output"][0]["content"][0]["text"]), FORM)
+    assert whole["text"] == {"format": form}
+
+
+def test_logprobs_are_told_to_who_asks(core):
+    included = ask(include=["message.output_text.logprobs", "reasoning.encrypted_content"])
+    (part,) = body_of(included, core)["output"][0]["content"]
+    assert b"".join(bytes(each["bytes"]) for each in part["logprobs"]).decode() == part["text"]
+    assert body_of(ask(), core)["output"][0]["content"][0]["logprobs"] == []
+
+
+def test_a_failure_in_the_middle_is_an_event():
+    exchange = ask(stream=True)
+    exchange.begin()
+    (frame,) = exchange.fail(InputError("image 1 is damaged"))
+    assert frame.event == "response.failed"
+    error = frame.data["response"]["error"]
+    assert error == {"code": "invalid_prompt", "message": "image 1 is damaged"}
+
+
+def test_fields_that_leave_the_answer_alone_are_passed_over():
+    idle = {
+        **{"store": True, "user": "me", "reasoning": {"effort": "high"}, "background": False},
+        **{"truncation": "disabled", "previous_response_id": None, "tools": [], "include": []},
+        **{"stream_options": {"include_obfuscation": False}, "service_tier": "auto"},
+        **{"metadata": {"a": "b"}, "text": {"format": {"type": "text"}, "verbosity": "medium"}},
+    }
+    assert ask(**idle).requests == ask().requests
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "message"),
+    [
+        ({"previous_response_id": "resp_1"}, "previous_response_id", "no state is kept here"),
+        ({"conversation": "conv_1"}, "conversation", "no state is kept here"),
+        ({"background": True}, "background", "no state is kept here"),
+        ({"truncation": "auto"}, "truncation", "send a shorter input"),
+        ({"max_tokens": 5}, "max_tokens", "is called max_output_tokens"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "only functions"),
+        ({"text": {"verbosity": "low"}}, "text.verbosity", "in words"),
+        ({"input": None}, "input", "is missing"),
+        ({"input": [{"type": "item_reference", "id": "m"}]}, "input[0].type", "send them again"),
+        ({"input": [{"type": "shell_call"}]}, "input[0].type", "expected message, function_call"),
+        ({"input": [{"role": "user"}]}, "input[0].content", "is missing"),
+        ({"input": [{"content": "Hi"}]}, "input[0].role", "is missing"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]},
+            "input[0].content[0].file_id",
+            "no files are kept here",
+        ),
+        (
+            {
+                "input": [
+                    {"role": "user", "content": [{"type": "input_image", "image_url": "a.png"}]}
+                ]
+            },
+            "input[0].content[0].image_url",
+            "data URI",
+        ),
+    ],
+)
+def test_a_field_that_cannot_be_honoured_is_refused_by_name(body, param, message):
+    with pytest.raises(BadField) as caught:
+        ask(**body)
+    assert caught.value.param == param
+    assert message in str(caught.value)

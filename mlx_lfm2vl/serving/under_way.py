@@ -1,10 +1,11 @@
 """What one model has under way: prompts that are being read, and a batch of answers.
 
-- A turn reads a part of one prompt (some views of an image, or some hundred tokens) and decodes one
-  token of every answer. So an answer waits for a part of another prompt, never for all of it.
-- Every other turn belongs to the oldest prompt, so that each comes to its end. The turns between
-  belong to the prompt with the least left to read, so that a short question need not wait for the
-  images of another one.
+- A turn reads some tokens of prompts, about as many as a whole view has, and decodes one token of
+  every answer. So an answer waits for a part of a long prompt, never for all of it, and several
+  short prompts join together.
+- Every other part is of the oldest prompt, so that each comes to its end. The parts between are of
+  the prompt with the least left to read, so that a short question need not wait for the images of
+  another one.
 - A prompt waits while an older one reads an image of its own, which it then finds in the store.
 - An error of one request is an event of that request. If a step of the batch fails, the requests in
   it fail, and the next ones get a new batch.
@@ -31,6 +32,8 @@ from .request import Progress, Request, as_error
 
 if TYPE_CHECKING:  # imported where there is a constraint
     from ..generation.guide import Guide
+
+PART = 256  # tokens that are encoded or read in one turn, unless a single pass has more
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ class UnderWay:
         self._store = engine.store if engine.store is not None else PrefixStore()
         self._readings: list[_Reading] = []  # in the order of arrival
         self._batch = Batch(engine.model, kv_bits)
-        self._turns = 0
+        self._parts = 0
         self.numbers: set[int] = set()
 
     def begin(self, number: int, prepared: Prepared) -> None:
@@ -169,25 +172,27 @@ class UnderWay:
         return events
 
     def _read(self, events: list[tuple[int, Event]]) -> list[Arrival]:
-        """Read a part of one prompt; return the rows that can join."""
-        reading = self._next()
-        if reading is None:
-            return []
-        found: Any
-        try:
-            found = reading.step()
-        except Exception as error:  # noqa: BLE001  one request must not end the others
-            found = as_error(error)
-        if not isinstance(found, Progress):
-            self._readings.remove(reading)
-        if isinstance(found, Arrival):
-            return [found]
-        events.append((reading.number, found))
-        return []
+        """Read some parts of prompts; return the rows that can join."""
+        arrivals, room = list[Arrival](), PART
+        while room > 0 and (reading := self._next()):
+            before = reading.left
+            found: Any
+            try:
+                found = reading.step()
+            except Exception as error:  # noqa: BLE001  one request must not end the others
+                found = as_error(error)
+            room -= before - reading.left
+            if not isinstance(found, Progress):
+                self._readings.remove(reading)
+            if isinstance(found, Arrival):
+                arrivals.append(found)
+            else:
+                events.append((reading.number, found))
+        return arrivals
 
     def _next(self) -> _Reading | None:
         """Return the prompt to go on with."""
-        self._turns += 1
+        self._parts += 1
         ready: list[_Reading] = []
         images = set[bytes]()
         for reading in self._readings:
@@ -196,7 +201,7 @@ class UnderWay:
             images |= reading.prepared.keys
         if not ready:
             return None
-        return ready[0] if self._turns % 2 else min(ready, key=lambda reading: reading.left)
+        return ready[0] if self._parts % 2 else min(ready, key=lambda reading: reading.left)
 
     def _steps(self, number: int, prepared: Prepared) -> Generator[Stage, None, Arrival | Scores]:
         engine, work = self._engine, prepared.work

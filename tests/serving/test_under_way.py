@@ -209,6 +209,7 @@ def test_a_prompt_that_cannot_be_read_ends_its_own_request(engine, requests, alo
 
 
 def test_an_answer_goes_on_while_the_image_of_another_request_is_read(engine, monkeypatch):
+    monkeypatch.setattr("mlx_lfm2vl.serving.under_way.PART", 1)
     monkeypatch.setattr("mlx_lfm2vl.model.lfm2vl.MAX_PATCHES", 1)  # one view at a time
     monkeypatch.setattr("mlx_lfm2vl.model.decode_step.PREFILL_CHUNK", 16)
     text = AnswerOptions(max_tokens=60, sampling=GREEDY, constraint=regex("[a-z]{60}"))
@@ -230,6 +231,7 @@ def test_an_answer_goes_on_while_the_image_of_another_request_is_read(engine, mo
 
 
 def test_a_short_question_is_answered_before_a_large_image_is_read(engine, monkeypatch):
+    monkeypatch.setattr("mlx_lfm2vl.serving.under_way.PART", 1)
     monkeypatch.setattr("mlx_lfm2vl.model.lfm2vl.MAX_PATCHES", 1)
     monkeypatch.setattr("mlx_lfm2vl.model.decode_step.PREFILL_CHUNK", 8)
     many = user_message("What is it?", [make_picture(40, 90, seed) for seed in range(4)])

@@ -44,7 +44,7 @@ from .wire import Alive, Note, Opened, error_values, read_request, write_event
 
 UNUSED_SECONDS = 60.0  # after which a process ends that nobody has asked for anything
 PING_SECONDS = 1.0  # of silence after which a call is told that the process is at work
-SEND_SECONDS = 30.0  # that a client may take for a part of its request, or not read its answer
+SEND_SECONDS = 30.0  # that a client may take for a part of its request
 MAX_LOG = 2**20  # bytes of the log; a longer one is begun again
 MAX_WAITING = 1000  # questions; all of one user
 MAX_BODY = 2**32  # bytes of a request; the client has read them under its own limits
@@ -287,6 +287,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response_only(200)
         self.send_header("Content-Type", kind)
         self.end_headers()
+        # A client that pauses, as after Ctrl-Z, reads on later. One that ends closes its end.
+        self.connection.settimeout(None)
 
     def _refuse(self, status: int, error: Exception) -> None:
         self._send(status, {"error": error_values(error)})

@@ -19,7 +19,7 @@ from types import CodeType, FrameType
 import mlx_lfm2vl
 from mlx_lfm2vl import generate, load
 
-LIMIT = 2200
+LIMIT = 2300
 PACKAGE = Path(mlx_lfm2vl.__file__).parent
 NO_CODE = (
     tokenize.COMMENT,

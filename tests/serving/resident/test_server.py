@@ -11,9 +11,9 @@ from types import SimpleNamespace
 from residents import DEMO
 
 from mlx_lfm2vl.errors import Lfm2VLError
-from mlx_lfm2vl.serving.resident_place import BUILD
-from mlx_lfm2vl.serving.resident_server import _Handler
-from mlx_lfm2vl.serving.resident_wire import Note, read_event
+from mlx_lfm2vl.serving.resident.place import BUILD
+from mlx_lfm2vl.serving.resident.server import _Handler
+from mlx_lfm2vl.serving.resident.wire import Note, read_event
 
 
 def test_a_client_that_pauses_gets_the_rest_of_its_events(monkeypatch):

@@ -32,8 +32,8 @@ examples:
   mlx_lfm2vl mcp -m 450m --allow-folder . --allow-folder /tmp --allow-screenshot
   mlx_lfm2vl mcp -m demo --allow-clipboard --preload
 
-An MCP client starts it; the program speaks JSON-RPC on stdin and stdout. docs/mcp.md shows what to
-write into the client's settings.
+An MCP client starts it; the program speaks JSON-RPC on stdin and stdout.
+docs/mcp.md shows what to write into the client's settings.
 """
 
 
@@ -118,6 +118,7 @@ def _mcp(options: argparse.Namespace) -> int:
             toolbox = Toolbox(core, allowed, limits, options.max_tokens)
             Server(toolbox, out, _end_main_thread).serve(sys.stdin.buffer)
     finally:
+        _end_soon()
         if core.cache_info().currsize:
             core().stop(STOP_SECONDS)
     return 0
@@ -168,6 +169,7 @@ def _terminated() -> Iterator[None]:
     """Let SIGTERM end the program as the end of its input does."""
 
     def stop(_number: int, _frame: object) -> NoReturn:
+        _end_soon()
         raise SystemExit
 
     before = signal.signal(signal.SIGTERM, stop)
@@ -175,6 +177,13 @@ def _terminated() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _end_soon() -> None:
+    """End the process in time even if a step of the device, or a library, holds it up."""
+    timer = threading.Timer(STOP_SECONDS, os._exit, [0])
+    timer.daemon = True
+    timer.start()
 
 
 def _end_main_thread() -> None:

@@ -79,8 +79,8 @@ def test_windows_of_any_position_come_back_from_keys_and_values(decoder, to):
     cache = filled(decoder, ids)
     back(decoder, cache, ids, to)
     assert cache.offset == to
-    # Exactly 0 where the kernels do not depend on the length; OpenBLAS has some that do.
-    assert window_error(cache, filled(decoder, ids[:to])) < 5e-6
+    # Exactly 0 where the kernels do not depend on the length; a CPU has some that do.
+    assert window_error(cache, filled(decoder, ids[:to])) < 1e-5
 
 
 def test_one_token_fewer_does_not_restore_them(decoder):

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from functools import cache, partial
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
@@ -113,14 +113,15 @@ def _mcp(options: argparse.Namespace) -> int:
         _preload(core())
     if sys.stdin.isatty():
         say("note: an MCP client is expected on standard input; Ctrl-D ends this")
-    try:
-        with _stdout_alone() as out, _terminated():
-            toolbox = Toolbox(core, allowed, limits, options.max_tokens)
-            Server(toolbox, out, _end_main_thread).serve(sys.stdin.buffer)
-    finally:
-        _end_soon()
-        if core.cache_info().currsize:
-            core().stop(STOP_SECONDS)
+    with _ended_in_time() as end_soon:
+        try:
+            with _stdout_alone() as out, _terminated(end_soon):
+                toolbox = Toolbox(core, allowed, limits, options.max_tokens)
+                Server(toolbox, out, _end_main_thread).serve(sys.stdin.buffer)
+        finally:
+            end_soon()
+            if core.cache_info().currsize:
+                core().stop(STOP_SECONDS)
     return 0
 
 
@@ -165,11 +166,11 @@ def _stdout_alone() -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _terminated() -> Iterator[None]:
+def _terminated(end_soon: Callable[[], None]) -> Iterator[None]:
     """Let SIGTERM end the program as the end of its input does."""
 
     def stop(_number: int, _frame: object) -> NoReturn:
-        _end_soon()
+        end_soon()
         raise SystemExit
 
     before = signal.signal(signal.SIGTERM, stop)
@@ -179,11 +180,20 @@ def _terminated() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _end_soon() -> None:
-    """End the process in time even if a step of the device, or a library, holds it up."""
+@contextmanager
+def _ended_in_time() -> Iterator[Callable[[], None]]:
+    """Yield what lets the process end soon, whatever the device or a library is doing then."""
     timer = threading.Timer(STOP_SECONDS, os._exit, [0])
     timer.daemon = True
-    timer.start()
+
+    def end_soon() -> None:
+        with suppress(RuntimeError):  # it has been called before
+            timer.start()
+
+    try:
+        yield end_soon
+    finally:
+        timer.cancel()
 
 
 def _end_main_thread() -> None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # a process listens before it has loaded what reads images an
     from ..generation.engine import Engine
     from .under_way import Prepared, UnderWay
 
-HOST_THREADS = 2  # decoding an image of 12 megapixels takes 100 MB in each
+HOST_THREADS = 4  # decoding an image of 12 megapixels takes 100 MB in each; a PDF may take long
 AHEAD = 2  # requests that are prepared although all rows are taken
 GRACE = 5.0  # seconds beyond those of `stop` for the step that is being computed
 

@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 KEEP_ALIVE = 600.0  # seconds
 TRIES = 3  # a process may end, idle, at the moment when it is asked
+ASKS = 2  # a question that ends one process may end the next one, too
 BATCH_SIZE = 8  # calls at the same time, as the rows of the engine's batches
 PAUSE = 0.05  # seconds until a source is asked again that has nothing yet
 
@@ -219,7 +220,7 @@ class RemoteEngine:
         """
         body = write_request(request, self._limits)
         has_begun = False
-        for number in range(TRIES):
+        for number in range(ASKS):
             if number:
                 self._opened()
             try:

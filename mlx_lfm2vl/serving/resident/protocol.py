@@ -56,13 +56,21 @@ def whole(exchange: Exchange, core: Core, is_left: Callable[[], bool]) -> dict[s
 
 
 def stream(exchange: Exchange, core: Core, is_left: Callable[[], bool]) -> Iterator[bytes]:
-    """Run an exchange and yield its server-sent events; see `whole`. An error is the last."""
-    yield encoded(exchange.begin())
+    """Run an exchange and yield its server-sent events; see `whole`.
+
+    An error before the first event is raised, so that it can have a status of its own. A later one
+    is the last event.
+    """
+    has_begun = False
     try:
         for each in _events(exchange, core, is_left):
-            yield PING if each is None else encoded(exchange.add(*each))
+            data = PING if each is None else encoded(exchange.add(*each))
+            yield data if has_begun else encoded(exchange.begin()) + data
+            has_begun = True
         yield encoded(exchange.end())
     except Lfm2VLError as error:
+        if not has_begun:
+            raise
         yield encoded(exchange.fail(error))
 
 

@@ -243,6 +243,8 @@ class _Handler(BaseHTTPRequestHandler):
             if not exchange.streams:
                 self._send(200, whole(exchange, core, self._is_left))
                 return
+            events = stream(exchange, core, self._is_left)
+            first = next(events)
         except (ValueError, RecursionError):
             self._refuse_as_server(InputError("the body is no JSON"))
             return
@@ -250,7 +252,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse_as_server(error)
             return
         self._begin("text/event-stream")
-        for data in stream(exchange, core, self._is_left):
+        self.wfile.write(first)
+        for data in events:
             self.wfile.write(data)
 
     def _refuse_as_server(self, error: Lfm2VLError) -> None:

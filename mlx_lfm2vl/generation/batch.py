@@ -60,8 +60,14 @@ class Batch:
         self._steps = 0
         self.rows: list[Row] = []
 
-    def join(self, arrivals: Iterable[Arrival] = ()) -> None:
-        """Add rows whose prompts were read, and drop those that are over."""
+    def join(self, arrivals: Iterable[Arrival] = ()) -> bool:
+        """Add rows whose prompts were read, and drop those that are over.
+
+        Rows that join no others get their first tokens here, before another step is queued.
+
+        Returns:
+            Whether there are such tokens.
+        """
         kept = [i for i, row in enumerate(self.rows) if not row.is_over]
         rows = [self.rows[i] for i in kept]
         found = {id(row): (self._cache, i) for row, i in zip(rows, kept, strict=True)}
@@ -74,20 +80,21 @@ class Batch:
             found |= {id(row): (arrival.cache, i) for i, row in enumerate(arrival.rows)}
             arrived += arrival.rows
         if not arrived and len(kept) == len(self.rows):
-            return
-        if rows and self._queued is not None:
+            return False
+        self._queued = self._queued if rows else None
+        if self._queued is not None:
             numbers = mx.array(kept)
             drawn.insert(0, self._queued.rows(numbers))
             logits.insert(0, self._logits[numbers])
-        elif rows and arrived:  # the others' tokens are read, so these must be, too
+        elif arrived:  # the tokens of all others are read, so these must be, too
             _add(arrived, Drawn.joined(drawn), mx.concatenate(logits))
         together = [*rows, *arrived]
         self.rows = self._grouped(together)
         if not self.rows:
-            self._queued, self._cache = None, self._model.make_cache(self._kv_bits)
-            return
+            self._cache = self._model.make_cache(self._kv_bits)
+            return False
         self._cache = _joined([found[id(row)] for row in self.rows])
-        if not rows or self._queued is not None:
+        if self._queued is not None:
             self._queued, self._logits = Drawn.joined(drawn), mx.concatenate(logits)
             order = [together.index(row) for row in self.rows]
             if order != sorted(order):
@@ -102,6 +109,7 @@ class Batch:
             self._rounds = Rounds(self._model)
         if self._rounds:
             self._rounds.changed()
+        return bool(arrived) and not rows
 
     def step(self) -> None:
         """Decode one token of every row, or one round of drafts, and add them to the answers."""

@@ -153,8 +153,8 @@ class UnderWay:
         arrivals = self._read(events)
         rows = [*self._batch.rows, *(row for arrival in arrivals for row in arrival.rows)]
         try:
-            self._batch.join(arrivals)
-            if self._batch.rows:
+            has_first = self._batch.join(arrivals)
+            if self._batch.rows and not has_first:  # first tokens are told before others are made
                 self._batch.step()
             for row in self._batch.rows:
                 event = row.error or row.piece()

@@ -7,8 +7,8 @@ from typing import Any
 
 from ... import __version__
 from ..exchange import Terms
+from .json_schemas import OBJECT, Schema
 from .openapi_requests import (
-    Schema,
     chat_request,
     plan_request,
     preview_request,
@@ -18,7 +18,6 @@ from .openapi_requests import (
 
 TEXT: Schema = {"type": "string"}
 COUNT: Schema = {"type": "integer", "minimum": 0}
-OBJECT: Schema = {"type": "object"}
 REFUSED = {
     400: "the body is wrong, or asks for what is not supported",
     403: "the Host or the Origin may not ask",

@@ -63,7 +63,7 @@ def test_what_was_not_begun_is_asked_again(path):
 
 
 def test_a_process_that_ends_each_time_is_given_up(path):
-    fake = FakeProcess(path, *[says(OPENED), says(OK)] * 3)
+    fake = FakeProcess(path, *[says(OPENED), says(OK)] * 2)
     with pytest.raises(Lfm2VLError, match="has ended"):
         text_of(RemoteEngine(DEMO))
     fake.end()
@@ -154,7 +154,7 @@ def test_the_answers_of_a_batch_are_broken_off_when_nobody_waits(path):
 def test_damaged_replies_are_errors_of_ours(path):
     replies = [b"nonsense\r\n\r\n", OK + b"[]\n", OK + b'{"piece": {}}\n', OK + b'{"what": 1}\n']
     for reply in replies:
-        fake = FakeProcess(path, *[says(OPENED), says(reply)] * 3)
+        fake = FakeProcess(path, *[says(OPENED), says(reply)] * 2)
         with pytest.raises(Lfm2VLError):
             text_of(RemoteEngine(DEMO))
         fake.end()

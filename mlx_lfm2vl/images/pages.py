@@ -35,7 +35,8 @@ def expand_inputs(
     other inputs pass unread.
 
     A picture is drawn when `open_image` opens its source. A file that cannot be expanded raises its
-    error there too, so that the others are not held up.
+    error there too, so that the others are not held up. At the end a note says if the options chose
+    nothing.
 
     Args:
         inputs: what is asked about; any number.
@@ -43,9 +44,14 @@ def expand_inputs(
         config: image settings in use. They tell at which size a page loses nothing.
         limits: on files and pixels.
     """
+    kinds = set[str]()
     for item in inputs:
-        for picture in _pictures(item, options, config, limits):
+        for picture in _pictures(item, options, config, limits, kinds):
             yield from _slices(picture, config, limits) if options.slices == "auto" else [picture]
+    if options.pages and "pages" not in kinds:
+        logger.warning("the pages %s were chosen, and no file is a PDF", options.pages)
+    if options.has_frames and "frames" not in kinds:
+        logger.warning("frames were chosen, and no file is a video or an animation")
 
 
 def open_pages(
@@ -82,18 +88,21 @@ def open_pages(
 
 
 def _pictures(
-    item: Input, options: PageOptions, config: ImageConfig, limits: ImageLimits
+    item: Input, options: PageOptions, config: ImageConfig, limits: ImageLimits, kinds: set[str]
 ) -> Iterator[Input]:
-    """The pages or frames of a file, or the file itself."""
+    """The pages or frames of a file, or the file itself; adds which of these to `kinds`."""
     try:
         source, head = peek(item.source, limits)
         item = replace(item, source=source)
         if is_pdf(head):
+            kinds.add("pages")
             for number, page in pdf_pages(item, options.pages, config, limits):
                 yield replace(item, name=page.name, source=page, page=number)
         elif is_video(head) and options.has_frames:
+            kinds.add("frames")
             yield from video_frames(item, options.frames, options.at)
         elif is_animation(head) and options.has_frames:
+            kinds.add("frames")
             yield from animation_frames(item, options.frames, options.at, limits)
         else:
             yield item

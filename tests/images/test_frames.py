@@ -271,3 +271,18 @@ def test_a_video_that_is_no_file_is_refused(ffmpeg):
     (refused,) = found(MP4, PageOptions(frames=2))
     with pytest.raises(InputError, match="a is a video; save it to a file first"):
         open_image(refused.source, ImageLimits())
+
+
+def test_a_choice_that_chooses_nothing_is_said_once(caplog):
+    still = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(still, "JPEG")
+    for options, said in (
+        (PageOptions(frames=2), "frames were chosen, and no file is a video or an animation"),
+        (PageOptions(pages="1-2"), "the pages 1-2 were chosen, and no file is a PDF"),
+    ):
+        inputs = [Input("a", still.getvalue()), Input("b", still.getvalue())]
+        assert len(list(expand_inputs(inputs, options, CONFIG, ImageLimits()))) == 2
+        assert caplog.messages == [said]
+        caplog.clear()
+    found(animation("GIF"), PageOptions(frames=2))
+    assert not caplog.messages

@@ -2,6 +2,8 @@
 
 import os
 import socket
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,13 @@ import pytest
 from mlx_lfm2vl.errors import Lfm2VLError
 from mlx_lfm2vl.serving.resident import place as resident_place
 from mlx_lfm2vl.serving.resident.place import MAX_PATH, Wanted, peer_of, private_folder
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder with a path that is short enough for a socket, whatever its test is called."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -110,11 +110,22 @@ SHORT = {
     "run": ["--max-tokens", "60"],
     "mac": ["--folder", "actions"],
 }
-EXAMPLES = [line for name in PARSERS for line in examples(name)]
+WITH_OTHERS = (
+    "serve",
+    "mcp",
+    "resident",
+)  # need a client or a process; they have tests of their own
+EXAMPLES = [line for name in PARSERS if name not in WITH_OTHERS for line in examples(name)]
 
 
 def say_in_chat(monkeypatch, text: str) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+
+@pytest.mark.parametrize("line", [line for name in WITH_OTHERS for line in examples(name)])
+def test_the_examples_that_need_others_are_understood(line):
+    _, name, *words = shlex.split(line)
+    assert PARSERS[name].parse_args(words)
 
 
 @pytest.mark.slow

@@ -21,8 +21,8 @@ from .common import MODEL_HELP, add_adapter_option, run_command
 from .parser import Parser
 
 if TYPE_CHECKING:  # heavy imports wait until a tool is called
-    from ..images.limits import ImageLimits
     from ..serving.core import Core
+    from ..serving.served import Served
 
 KEEP_SECONDS = 600.0  # that the model stays in memory without a call
 STOP_SECONDS = 2.0  # for which clients usually wait before they kill
@@ -104,11 +104,16 @@ def _mcp(options: argparse.Namespace) -> int:
     from ..serving.mcp.images import Allowed, AllowedFolder
     from ..serving.mcp.server import Server
     from ..serving.mcp.toolbox import Toolbox
+    from ..serving.served import served_model
 
     folders = [AllowedFolder(folder) for folder in options.allow_folder]
     allowed = Allowed(folders, options.allow_clipboard, options.allow_screenshot)
     limits = ImageLimits(max_pixels=int(options.max_megapixels * 1e6))
-    core = cache(partial(_open_core, options, limits))
+    served = served_model(
+        options.model, revision=options.revision, adapter=options.adapter, limits=limits
+    )
+    _ = served.info  # a wrong name shows now, not at the first call
+    core = cache(partial(_open_core, served, options.max_seconds))
     if options.preload:
         _preload(core())
     if sys.stdin.isatty():
@@ -125,15 +130,11 @@ def _mcp(options: argparse.Namespace) -> int:
     return 0
 
 
-def _open_core(options: argparse.Namespace, limits: ImageLimits) -> Core:
+def _open_core(served: Served, seconds: float) -> Core:
     from ..serving.core import Core
     from ..serving.schedule import Limits
-    from ..serving.served import served_model
 
-    served = served_model(
-        options.model, revision=options.revision, adapter=options.adapter, limits=limits
-    )
-    return Core([served], Limits(rows=1, seconds=options.max_seconds, keep_alive=KEEP_SECONDS))
+    return Core([served], Limits(rows=1, seconds=seconds, keep_alive=KEEP_SECONDS))
 
 
 def _preload(core: Core) -> None:

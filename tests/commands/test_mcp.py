@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from processes import modules_after
 
 from mlx_lfm2vl import cli
+from mlx_lfm2vl.checkpoint.find import DEMO_FOLDER
 from mlx_lfm2vl.commands import mcp
 
 IMAGES = Path(__file__).parents[2] / "examples" / "images"
@@ -82,11 +84,13 @@ def test_a_model_that_cannot_be_preloaded_is_noted_and_the_server_lives(
 ):
     ping = b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}'
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(ping)))
-    words = ["-m", str(tmp_path), "--preload", "--allow-folder", str(tmp_path)]
+    folder = shutil.copytree(DEMO_FOLDER, tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    words = ["-m", str(folder), "--preload", "--allow-folder", str(tmp_path)]
     assert cli.main(["mcp", *words]) == 0
     out, err = capfd.readouterr()
     assert json.loads(out)["result"] == {}
-    assert "note: the model was not loaded: there is no checkpoint in" in err
+    assert "note: the model was not loaded: " in err
 
 
 def start(*words: str) -> subprocess.Popen[bytes]:
@@ -150,3 +154,8 @@ def test_the_reference_client_understands_it(mode):
 
     asyncio.run(asyncio.wait_for(talk(), 60))
     assert told[0] == (0.5, "reading the image")
+
+
+def test_a_wrong_model_ends_it_before_any_call(capsys):
+    assert mcp.main(["-m", "nothere", *ALLOWED[2:]]) == 2
+    assert "nothere is neither a folder nor a repo id" in capsys.readouterr().err

@@ -87,7 +87,7 @@ def private_folder() -> str:
     """
     folder = _folder()
     if len(os.fsencode(folder)) + 1 + MAX_SHOWN + 9 + len(SOCKET) > MAX_PATH:
-        folder = f"/tmp/mlx_lfm2vl-{os.getuid()}"
+        folder = f"/tmp/mlx_lfm2vl-{os.getuid()}"  # TMPDIR is long on a Mac
     try:
         os.makedirs(os.path.dirname(folder), exist_ok=True)
         with suppress(FileExistsError):

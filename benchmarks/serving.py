@@ -190,6 +190,8 @@ def of_server(
                 clock = Clock(pid)
                 count = sum(pool.map(lambda body: post(port, body), bodies))
                 took = clock.lap()
+                told = f"{len(bodies)} questions, {count} tokens, {took[0]:.1f} s"
+                print(f"{command(port)[2]}: {told}", file=sys.stderr)
             found.append((took[0] / count, took[1] / count))
     return found
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, printable
-from ..images.inputs import Input, Part
+from ..images.drawn import Part
+from ..images.inputs import Input
 from ..whole_folder import new_file
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Lfm2VLError
-from ..images.drawn import Slice
-from ..images.inputs import Input, Part
+from ..images.drawn import Part, Slice
+from ..images.inputs import Input
 
 if TYPE_CHECKING:
     from ..generation.result import Result

@@ -20,7 +20,14 @@ from ..options import DType
 from ..training.settings import TrainSettings
 from .common import run_command
 from .train_options import build_parser, refuse_drafter_options
-from .train_start import Progress, chosen_settings, found_checkpoint, open_model, with_epochs
+from .train_start import (
+    Progress,
+    check_options,
+    chosen_settings,
+    found_checkpoint,
+    open_model,
+    with_epochs,
+)
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
     from ..model.lfm2vl import Lfm2VL
@@ -126,24 +133,6 @@ def _settings(
         use = mx.metal.is_available() and not settings.recompute
         settings = replace(settings, compile=use)
     return settings, _dtype(dtype, settings)
-
-
-def check_options(options: argparse.Namespace) -> None:
-    """Refuse what nobody can mean, before anything is loaded."""
-    if options.show is not None and options.show < 1:
-        raise InputError(f"--show is {options.show}, expected 1 or more")
-    if options.sample_answers < 0:
-        raise InputError(f"--sample-answers is {options.sample_answers}, expected 0 or more")
-    if not 0 <= options.feature_memory < math.inf:
-        raise InputError(f"--feature-memory is {options.feature_memory}, expected 0 or more")
-    if options.sample_answers and not options.validation:
-        raise InputError("--sample-answers needs --validation")
-    if options.output.exists() and not options.output.is_dir():
-        raise InputError(f"{options.output} is a file, expected a folder for --output")
-    if (options.output / "checkpoints").exists() and not options.resume and not options.show:
-        raise InputError(
-            f"{options.output} already holds a run: add --resume, or choose another --output"
-        )
 
 
 def _short_enough(maker: SampleMaker, rows: Rows, settings: TrainSettings) -> Rows:

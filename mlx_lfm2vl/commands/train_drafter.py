@@ -14,8 +14,14 @@ from ..errors import InputError, Lfm2VLError
 from ..options import AnswerOptions
 from ..training.settings import DrafterSettings
 from .common import progress_line
-from .train import check_options
-from .train_start import Progress, chosen_settings, found_checkpoint, open_model, with_epochs
+from .train_start import (
+    Progress,
+    check_options,
+    chosen_settings,
+    found_checkpoint,
+    open_model,
+    with_epochs,
+)
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
     from ..model.drafter import DraftModel

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..errors import InputError
 from ..options import DType
 from ..training.settings import TRAINED_PARTS, TrainSettings, steps_of
 from .image_options import chosen_image_options
@@ -19,6 +21,24 @@ if TYPE_CHECKING:  # heavy imports wait until the arguments are right
     from ..prompt.samples import SampleMaker
 
 Settings = TypeVar("Settings", bound=TrainSettings)
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Refuse what nobody can mean, before anything is loaded."""
+    if options.show is not None and options.show < 1:
+        raise InputError(f"--show is {options.show}, expected 1 or more")
+    if options.sample_answers < 0:
+        raise InputError(f"--sample-answers is {options.sample_answers}, expected 0 or more")
+    if not 0 <= options.feature_memory < math.inf:
+        raise InputError(f"--feature-memory is {options.feature_memory}, expected 0 or more")
+    if options.sample_answers and not options.validation:
+        raise InputError("--sample-answers needs --validation")
+    if options.output.exists() and not options.output.is_dir():
+        raise InputError(f"{options.output} is a file, expected a folder for --output")
+    if (options.output / "checkpoints").exists() and not options.resume and not options.show:
+        raise InputError(
+            f"{options.output} already holds a run: add --resume, or choose another --output"
+        )
 
 
 def found_checkpoint(options: argparse.Namespace) -> Path | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import InputError, Lfm2VLError
 
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from .decode import OpenedImage
-    from .inputs import Part
     from .limits import ImageLimits
 
 
@@ -58,6 +57,24 @@ class Refused(Drawn):
     def draw(self, limits: ImageLimits) -> Image.Image:  # noqa: ARG002
         """Raise the error that was met."""
         raise type(self.error)(*self.error.args)
+
+
+class Part(NamedTuple):
+    """A rectangle of a picture, in pixels of the upright original.
+
+    Attributes:
+        top: first row.
+        left: first column.
+        height: of the rectangle.
+        width: of the rectangle.
+        whole: (height, width) of the picture.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    whole: tuple[int, int]
 
 
 class Whole(Drawn):

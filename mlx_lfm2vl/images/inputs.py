@@ -4,28 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .drawn import Part
     from .source import ImageSource
-
-
-class Part(NamedTuple):
-    """A rectangle of a picture, in pixels of the upright original.
-
-    Attributes:
-        top: first row.
-        left: first column.
-        height: of the rectangle.
-        width: of the rectangle.
-        whole: (height, width) of the picture.
-    """
-
-    top: int
-    left: int
-    height: int
-    width: int
-    whole: tuple[int, int]
 
 
 @dataclass(frozen=True)

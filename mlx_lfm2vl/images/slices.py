@@ -10,8 +10,8 @@ import math
 
 from ..checkpoint.image_config import ImageConfig
 from ..errors import InputError
+from .drawn import Part
 from .geometry import candidate_grids, plan_image
-from .inputs import Part
 
 READABLE = 0.75  # of its size, at which a screenshot's writing is still read
 LONG = 2.0  # times as long as wide; below, a picture is large, and cutting it is not meant

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..images.inputs import Part
+from ..images.drawn import Part
 from .boxes import Box, Pixels, at_least_one_pixel, within
 
 SAME = 0.5  # overlap (intersection over union) from which boxes of two slices are one object

@@ -16,7 +16,8 @@ from mlx_lfm2vl.commands.skill_output import of_whole
 from mlx_lfm2vl.commands.slice_answers import count_pictures, join_slices
 from mlx_lfm2vl.commands.table import SKILLS
 from mlx_lfm2vl.errors import InputError
-from mlx_lfm2vl.images.inputs import Input, Part
+from mlx_lfm2vl.images.drawn import Part
+from mlx_lfm2vl.images.inputs import Input
 from mlx_lfm2vl.images.limits import ImageLimits
 from mlx_lfm2vl.images.pages import PageOptions, expand_inputs
 from mlx_lfm2vl.skills.answers import Detection, Point

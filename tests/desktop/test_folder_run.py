@@ -11,8 +11,9 @@ from PIL import Image
 
 from mlx_lfm2vl import AnswerOptions, Engine, InputError, generate
 from mlx_lfm2vl.desktop.folder_run import settings_of
+from mlx_lfm2vl.images.drawn import Part
 from mlx_lfm2vl.images.gather import gather
-from mlx_lfm2vl.images.inputs import Input, Part
+from mlx_lfm2vl.images.inputs import Input
 from mlx_lfm2vl.options import ImageOptions, Sampling
 from mlx_lfm2vl.skills.skill import Skill
 

@@ -12,7 +12,8 @@ from mlx_lfm2vl import InputError
 from mlx_lfm2vl.desktop.journal import Journal
 from mlx_lfm2vl.desktop.records import answer_record, copied, error_record, place_of
 from mlx_lfm2vl.desktop.tables import check_table, journal_of, write_table
-from mlx_lfm2vl.images.inputs import Input, Part
+from mlx_lfm2vl.images.drawn import Part
+from mlx_lfm2vl.images.inputs import Input
 
 
 def given(name: str, **place) -> Input:

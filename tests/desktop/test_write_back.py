@@ -18,7 +18,8 @@ from mlx_lfm2vl.desktop.rename import undo
 from mlx_lfm2vl.desktop.texts import Texts
 from mlx_lfm2vl.desktop.write_back import Plan, WriteBack, write_back
 from mlx_lfm2vl.errors import InputError
-from mlx_lfm2vl.images.inputs import Input, Part
+from mlx_lfm2vl.images.drawn import Part
+from mlx_lfm2vl.images.inputs import Input
 
 CAPTION = {"file": "a", "text": 'A "red" apple, on\na table; =1', "length": "normal"}
 KEYWORDS = {"file": "a", "keywords": ["apple", "table, wooden", "東京"]}

@@ -11,8 +11,9 @@ from PIL import Image
 
 from mlx_lfm2vl.checkpoint.image_config import ImageConfig
 from mlx_lfm2vl.errors import InputError
+from mlx_lfm2vl.images.drawn import Part
 from mlx_lfm2vl.images.geometry import plan_image
-from mlx_lfm2vl.images.inputs import Input, Part
+from mlx_lfm2vl.images.inputs import Input
 from mlx_lfm2vl.images.limits import ImageLimits
 from mlx_lfm2vl.images.pages import PageOptions, expand_inputs
 from mlx_lfm2vl.images.slices import GAIN, MAX_SLICES, OVERLAP, READABLE, plan_slices

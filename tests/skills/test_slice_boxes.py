@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_lfm2vl.images.inputs import Part
+from mlx_lfm2vl.images.drawn import Part
 from mlx_lfm2vl.skills.boxes import Box, parse_boxes
 from mlx_lfm2vl.skills.slice_boxes import in_whole, merge_slices
 

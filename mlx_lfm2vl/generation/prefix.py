@@ -14,6 +14,10 @@ import numpy as np
 
 Span = tuple[int, int]  # begin and end of an image in a prompt, its markers included
 
+# Fewer tokens than this after a cut are read with what follows: a pass of its own would read all
+# weights for them, and reading them again costs a continued run hardly more.
+SHORT = 32
+
 
 @dataclass(frozen=True)
 class Prefix:
@@ -72,10 +76,7 @@ def image_key(views: Sequence[np.ndarray], shapes: Sequence[tuple[int, int]]) ->
 
 
 def segment_ends(ids: Sequence[int], spans: Sequence[Span], end_ids: Container[int]) -> list[int]:
-    """Return where the reading of a prompt is cut: at the end of images and of messages.
-
-    A prompt is always cut at the same places, whatever is cached, so that a run that continues from
-    a cut repeats the calls of one that began at 0.
+    """Return where the reading of a prompt is cut: at `cuts`, and at its end.
 
     Args:
         ids: the prompt.
@@ -89,6 +90,16 @@ def segment_ends(ids: Sequence[int], spans: Sequence[Span], end_ids: Container[i
 
 
 def cuts(ids: Sequence[int], spans: Sequence[Span], end_ids: Container[int]) -> list[int]:
-    """Return the ends of images and messages in ascending order; see `segment_ends`."""
+    """Return the ends of images, and of messages that are not `SHORT`, in ascending order.
+
+    Whether there is a cut depends only on what stands before it. A prompt is always cut at the same
+    places, whatever is cached, and so are all prompts that begin in the same way. So a run that
+    continues from a cut repeats the calls of one that began at 0.
+    """
+    images = {end for _, end in spans if end <= len(ids)}
     messages = {i for i, token in enumerate(ids, 1) if token in end_ids}
-    return sorted({end for _, end in spans if end <= len(ids)} | messages)
+    found, last = list[int](), 0
+    for end in sorted(images | messages):
+        if end in images or end - last >= SHORT:
+            found.append(last := end)
+    return found

@@ -27,7 +27,7 @@ from ..model.drafter import DraftCache
 from ..model.lfm2vl import Lfm2VL
 from ..model.rewind import reach, rewind
 from .fingerprint import layer_settings
-from .prefix import Prefix
+from .prefix import SHORT, Prefix
 
 if TYPE_CHECKING:  # imported where a folder is given: most programs keep nothing on disk
     from .disk_store import DiskStore
@@ -180,7 +180,8 @@ class PrefixStore:
         near = max((end for end in best.snapshots if end <= length), default=0)
         cache = best.cache.fork()
         steps = reach(model.language_model)
-        again = None if length - near <= steps else self._embeds(model, best.prefix, length, steps)
+        is_near = length - near <= max(steps, SHORT)
+        again = None if is_near else self._embeds(model, best.prefix, length, steps)
         if again is None:
             length = near
             empty = model.make_cache(kv_bits)

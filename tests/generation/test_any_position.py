@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pictures import make_picture
 
+from mlx_lfm2vl.generation import prefix, prefix_store
 from mlx_lfm2vl.generation.prefix import Prefix, segment_ends
 from mlx_lfm2vl.generation.prefix_store import Branch, PrefixStore
 from mlx_lfm2vl.generation.prepare import embed_prompt, read_prompt
@@ -24,6 +25,15 @@ MESSAGES = [
     {"role": "assistant", "content": "A picture of a house."},
     *user_message("And this one, and that?", [make_picture(40, 60, s) for s in (1, 2)]),
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cut_after_every_message():
+    """A store goes back to any position, also to those near a cut."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (prefix, prefix_store):
+            patch.setattr(module, "SHORT", 0)
+        yield
 
 
 class Text(NamedTuple):

@@ -9,9 +9,10 @@ from pictures import make_picture
 from training_runs import perturb
 
 from mlx_lfm2vl.generation.engine import Engine
-from mlx_lfm2vl.generation.prefix import Prefix, image_key, segment_ends
+from mlx_lfm2vl.generation.prefix import SHORT, Prefix, cuts, image_key, segment_ends
 from mlx_lfm2vl.generation.prefix_store import PrefixStore
 from mlx_lfm2vl.loading import load
+from mlx_lfm2vl.model.language import LanguageModel
 from mlx_lfm2vl.options import ImageOptions
 from mlx_lfm2vl.prompt.messages import user_message
 from mlx_lfm2vl.training.adapters import adapted_paths, add_adapter
@@ -139,11 +140,36 @@ def test_an_adapters_scale_that_was_changed_forgets_everything():
 def test_an_answer_that_was_stopped_leaves_what_it_has_read(engine, loaded):
     messages = [asked("What is it?", PICTURES[0])]
     stream = engine.stream(messages, **{**GREEDY, "max_tokens": 50})
-    next(stream)
+    text = next(stream).text
     stream.close()
+    length = len(engine.store.branches[0].prefix)
+    messages += [said(text), asked("Sure?")]
     result = engine.generate(messages, **GREEDY)
-    assert result.cached_tokens == result.prompt_tokens - 1
+    assert result.cached_tokens > length - SHORT
     assert result.token_ids == fresh(loaded, messages).token_ids
+
+
+def test_an_image_and_a_short_question_are_two_passes_and_the_next_question_is_one(
+    engine, loaded, monkeypatch
+):
+    passes = []
+    true = LanguageModel.tapped
+
+    def counting(self, inputs, *arguments, **options):
+        passes.append(inputs.shape[1])
+        return true(self, inputs, *arguments, **options)
+
+    monkeypatch.setattr(LanguageModel, "tapped", counting)
+    system = {"role": "system", "content": "Be brief."}
+    first = engine.generate([system, asked("What is it?", PICTURES[0])], **GREEDY)
+    assert len(passes) == 2
+    assert sum(passes) == first.prompt_tokens
+    messages = [system, asked("Which?", PICTURES[0])]
+    passes.clear()
+    second = engine.generate(messages, **GREEDY, logprobs=True)
+    assert passes == [second.prompt_tokens - second.cached_tokens]
+    expected = fresh(loaded, messages, logprobs=True)
+    assert second.logprobs == expected.logprobs  # bit by bit: the calls are the same
 
 
 def test_the_branch_unused_for_longest_goes_first(engine):
@@ -229,5 +255,15 @@ def test_an_image_key_covers_pixels_and_grid():
 
 
 def test_prompts_are_cut_after_images_and_messages():
-    assert segment_ends([1, 5, 9, 6, 3, 2, 4, 4], [(1, 4)], {2}) == [4, 6, 8]
+    message = [*[3] * SHORT, 2]
+    ids = [1, *message, 5, 9, 6, *message, 4, 4]
+    begin = len(message) + 1
+    image = (begin, begin + 3)
+    assert segment_ends(ids, [image], {2}) == [begin, image[1], len(ids) - 2, len(ids)]
     assert segment_ends([1, 2], [], {2}) == [2]
+
+
+def test_a_short_message_is_read_with_what_follows():
+    short = [3, 2]
+    assert cuts([*short, 5, 9, 6, *short], [(2, 5)], {2}) == [5]
+    assert cuts(short * SHORT, [], {2}) == [SHORT, 2 * SHORT]

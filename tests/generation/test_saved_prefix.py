@@ -17,7 +17,7 @@ from pictures import make_picture
 
 from mlx_lfm2vl.generation import disk_store
 from mlx_lfm2vl.generation.engine import Engine
-from mlx_lfm2vl.generation.prefix import Prefix
+from mlx_lfm2vl.generation.prefix import SHORT, Prefix
 from mlx_lfm2vl.generation.prefix_store import PrefixStore
 from mlx_lfm2vl.generation.saved_prefix import SavedPrefixes
 from mlx_lfm2vl.generation.seen import Seen
@@ -25,6 +25,7 @@ from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.prompt.messages import user_message
 
 PICTURES = [make_picture(40, 60, seed) for seed in range(3)]
+QUESTION = "What is it, and what else is there to be seen?"  # long enough for a file of its own
 GREEDY = {"temperature": 0.0, "max_tokens": 6}
 
 
@@ -41,7 +42,7 @@ def folder(tmp_path) -> Path:
 @pytest.fixture
 def full(loaded, folder) -> Path:
     """A folder that holds a picture and a question."""
-    answered(loaded, folder, [asked("What is it?", PICTURES[0])])
+    answered(loaded, folder, [asked(QUESTION, PICTURES[0])])
     return folder
 
 
@@ -184,7 +185,7 @@ def places(size: int) -> list[int]:
 
 
 def test_a_damaged_file_is_replaced_and_changes_no_answer(loaded, full, caplog):
-    messages = [asked("What is it?", PICTURES[0])]
+    messages = [asked(QUESTION, PICTURES[0])]
     files = {path: path.read_bytes() for path in sorted(full.glob("keys-*"))}
     assert len(files) == 2
     for number in range(10):
@@ -220,7 +221,7 @@ def damaged(data: bytes, number: int) -> bytes:
 
 
 def test_a_lost_file_is_written_again(loaded, full):
-    messages = [asked("What is it?", PICTURES[0])]
+    messages = [asked(QUESTION, PICTURES[0])]
     for path in sorted(full.glob("keys-*")):
         data = path.read_bytes()
         path.unlink()
@@ -235,7 +236,7 @@ def test_arrays_that_do_not_fit_are_not_used(loaded, full, caplog):
         arrays = store.read(path.name)
         shorter = {k: v[:, :, :3] if "window" not in k else v for k, v in arrays.items()}
         store.write(path.name, shorter, {})
-    messages = [asked("What is it?", PICTURES[0])]
+    messages = [asked(QUESTION, PICTURES[0])]
     assert_as_fresh(loaded, answered(loaded, full, messages), messages)
     assert "not used" in caplog.text
 
@@ -246,7 +247,7 @@ def test_a_folder_that_cannot_be_written_is_still_read(loaded, full, monkeypatch
 
     monkeypatch.setattr(os, "utime", fail)
     monkeypatch.setattr(Path, "replace", fail)
-    messages = [asked("What else?", PICTURES[0])]
+    messages = [asked("But " + QUESTION, PICTURES[0])]
     result = answered(loaded, full, messages)
     assert result.cached_tokens >= result.image_tokens
     assert_as_fresh(loaded, result, messages)
@@ -271,17 +272,18 @@ def test_names_depend_on_all_that_was_read_before(loaded, folder):
     def last(ids, spans=(), keys=()) -> str:
         return saved._names(Prefix(ids, spans, keys), 0)[-1][1]
 
+    long = [3] * SHORT
     found = [
-        last([1, 8, end, 3, end]),
-        last([1, 9, end, 3, end]),
-        last([1, 8, 3, end]),
-        last([1, 5, 5, 3, end], [(1, 3)], [b"a" * 32]),
-        last([1, 5, 5, 3, end], [(1, 3)], [b"b" * 32]),
-        last([1, 5, 5, 3, end], [(0, 3)], [b"a" * 32]),
+        last([8, *long, end, *long, end]),
+        last([9, *long, end, *long, end]),
+        last([8, *long, *long, end]),
+        last([1, 5, 5, *long, end], [(1, 3)], [b"a" * 32]),
+        last([1, 5, 5, *long, end], [(1, 3)], [b"b" * 32]),
+        last([1, 5, 5, *long, end], [(0, 3)], [b"a" * 32]),
     ]
     assert len(set(found)) == 6
     assert saved._names(Prefix([1, 8]), 0) == []
-    ids = Prefix([1, 8, end])
+    ids = Prefix([*long, end])
     assert len({saved._names(ids, bits)[0][1] for bits in (0, 4, 8)}) == 3
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ..errors import Lfm2VLError
 from ..images.limits import ImageLimits
 from .request import Request
 from .served import Served
@@ -25,12 +26,29 @@ class Terms:
         limits: caps on images, their number too. `allow_url` says whether addresses may be fetched.
         max_tokens: of one answer; None allows what the model's context holds.
         max_answers: of one request (`n`).
+        fetched: files by their addresses; see `Unfetched`.
     """
 
     find: Callable[[str], Served]
     limits: ImageLimits = field(default_factory=ImageLimits)
     max_tokens: int | None = None
     max_answers: int = 8
+    fetched: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+
+
+class Unfetched(Lfm2VLError):
+    """A request names images by address, which its transport must fetch.
+
+    The transport does that where it holds up nobody else, and reads the request again with the
+    files in `Terms.fetched`.
+
+    Attributes:
+        fields: of the request, by the address that each holds.
+    """
+
+    def __init__(self, fields: Mapping[str, str]) -> None:
+        super().__init__(f"{', '.join(fields.values())} must be fetched first")
+        self.fields = fields
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping, Sequence
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from ...errors import Lfm2VLError
 from ..core import Core, Ticket
 from ..exchange import Exchange, Frame
 from ..request import Event, Request, is_last
-from .bodies import Receive
+from .bodies import ClientGone, Receive
 from .errors import is_internal, report
 from .sse import PING, encoded, to_json
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+T = TypeVar("T")
 
 STREAM_HEADERS = {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
 
@@ -104,22 +105,37 @@ async def answer(
 
     Raises:
         Lfm2VLError: there is no answer, and nothing was sent.
+        ClientGone: nobody waits for it any more.
     """
     with Running(core, exchange.requests) as running:
         if exchange.streams:
             sent = _Stream(exchange, send, ping_seconds).run(running)
         else:
             sent = _send_whole(exchange, running, send)
-        sending = asyncio.create_task(sent)
-        leaving = asyncio.create_task(_disconnected(receive))
-        try:
-            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
-                sending.result()
-        finally:
-            for task in (sending, leaving):
-                task.cancel()
-            await asyncio.gather(sending, leaving, return_exceptions=True)
+        await while_there(receive, sent)
+
+
+async def while_there(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """Do something for a client, until it is done or the client goes away.
+
+    Args:
+        receive: the rest of what the client sends, which ends when it goes away.
+        work: to be cancelled then.
+
+    Raises:
+        ClientGone: the client has gone.
+    """
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
 async def send_object(

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any, TypeVar
 
@@ -21,22 +21,42 @@ from starlette.types import Receive, Scope, Send
 
 from ...errors import Lfm2VLError
 from ..core import Core
-from ..exchange import Read, Terms
+from ..exchange import Read, Terms, Unfetched
 from ..request import UnknownModel
 from .access import Access
-from .answering import answer, send_object
+from .answering import answer, send_object, while_there
 from .bodies import Bodies, BodyLimits, ClientGone, parse_object
 from .errors import HttpError, error_reply, is_internal, report
+from .fetching import Fetcher
 from .guard import Guard, Seen
 from .metrics import CONTENT_TYPE, metrics_text
 
 Compute = Callable[[Mapping[str, Any], Terms], dict[str, Any]]
 Describe = Callable[[Terms, Sequence[str], bool], dict[str, Any]]
-Handle = Callable[[bytes, Receive, Send], Awaitable[None]]
-READERS = 16  # bodies that are read at the same time; one may wait for an image of another host
+READERS = 16  # bodies that are read at the same time
 DRAWERS = 2  # previews at the same time, each of an image of up to 1.6 GB
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request whose body has come.
+
+    Attributes:
+        body: of the request.
+        client: network address of the one who asks; empty if it is unknown.
+        receive: the rest of what the client sends.
+        send: the answer to the client.
+    """
+
+    body: bytes
+    client: str
+    receive: Receive
+    send: Send
+
+
+Handle = Callable[[Call], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -99,6 +119,7 @@ class App:
         self._core, self._terms = core, terms
         self._settings = settings or Settings()
         self._bodies = Bodies(self._settings.bodies)
+        self._fetcher = Fetcher(min(terms.limits.max_bytes, self._settings.bodies.one))
         self._counts: Counter[tuple[str, int]] = Counter()
         self._readers = ThreadPoolExecutor(READERS, "mlx_lfm2vl reader")
         self._drawers = ThreadPoolExecutor(DRAWERS, "mlx_lfm2vl drawer")
@@ -143,32 +164,35 @@ class App:
         return Route(path, _Posted(self._bodies, handle), methods=["POST"])
 
     def _exchange(self, read: Read) -> Handle:
-        async def handle(body: bytes, receive: Receive, send: Send) -> None:
-            exchange = await self._read(self._readers, body, read)
-            pause = self._settings.ping_seconds
-            self._asked += 1
-            try:
-                await answer(exchange, self._core, receive, send, pause)
-            finally:
-                self._asked, self._asked_at = self._asked - 1, time.monotonic()
+        async def handle(call: Call) -> None:
+            with self._asking(), contextlib.ExitStack() as held:
+                try:
+                    exchange = await _read(self._readers, call.body, read, self._terms)
+                except Unfetched as missing:
+                    fetching = self._fetcher.fetch(missing.fields, call.client)
+                    files = await while_there(call.receive, fetching)
+                    held.enter_context(self._bodies.hold(sum(map(len, files.values()))))
+                    terms = replace(self._terms, fetched=files)
+                    exchange = await _read(self._readers, call.body, read, terms)
+                pause = self._settings.ping_seconds
+                await answer(exchange, self._core, call.receive, call.send, pause)
 
         return handle
 
     def _compute(self, what: Compute) -> Handle:
-        async def handle(body: bytes, _receive: Receive, send: Send) -> None:
-            await send_object(send, await self._read(self._drawers, body, what))
+        async def handle(call: Call) -> None:
+            await send_object(call.send, await _read(self._drawers, call.body, what, self._terms))
 
         return handle
 
-    async def _read(
-        self,
-        threads: ThreadPoolExecutor,
-        body: bytes,
-        read: Callable[[Mapping[str, Any], Terms], T],
-    ) -> T:
-        """Read a body in another thread: images of some megabytes would hold up all answers."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(threads, lambda: read(parse_object(body), self._terms))
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Count a question, until it is answered."""
+        self._asked += 1
+        try:
+            yield
+        finally:
+            self._asked, self._asked_at = self._asked - 1, time.monotonic()
 
     async def _health(self, _request: Request) -> Response:
         if self.is_stopping:
@@ -205,9 +229,21 @@ class _Posted:
         self._bodies, self._handle = bodies, handle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        client, _ = scope.get("client") or ("", 0)
         with contextlib.suppress(ClientGone):
             async with self._bodies.read(scope["headers"], receive) as body:
-                await self._handle(body, receive, send)
+                await self._handle(Call(body, client, receive, send))
+
+
+async def _read(
+    threads: ThreadPoolExecutor,
+    body: bytes,
+    read: Callable[[Mapping[str, Any], Terms], T],
+    terms: Terms,
+) -> T:
+    """Read a body in another thread: images of some megabytes would hold up all answers."""
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(threads, lambda: read(parse_object(body), terms))
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -29,7 +29,7 @@ class BodyLimits:
 
     Attributes:
         one: most bytes of a body.
-        together: most bytes of the bodies of all requests under way.
+        together: most bytes of the bodies of all requests under way, and of what was fetched.
         patience: seconds for a body of any size.
         slowest: bytes per second of a body that needs longer.
     """
@@ -84,15 +84,32 @@ class Bodies:
                     raise ClientGone
                 chunk: bytes = message.get("body", b"")
                 body += chunk
-                counted, self._held = counted + len(chunk), self._held + len(chunk)
+                counted += len(chunk)
+                self._add(len(chunk))
                 if len(body) > self.limits.one:
                     raise self._too_large()
-                if self._held > self.limits.together:
-                    raise Busy("other requests take the memory for images", 5)
                 more = message.get("more_body", False)
             yield bytes(body)
         finally:
             self._held -= counted
+
+    @contextmanager
+    def hold(self, count: int) -> Iterator[None]:
+        """Count bytes that belong to a request, besides its body, until the context ends.
+
+        Raises:
+            Busy: there is no memory left for them.
+        """
+        try:
+            self._add(count)
+            yield
+        finally:
+            self._held -= count
+
+    def _add(self, count: int) -> None:
+        self._held += count
+        if self._held > self.limits.together:
+            raise Busy("other requests take the memory for images; try again later", 5)
 
     def _too_large(self) -> HttpError:
         return HttpError(

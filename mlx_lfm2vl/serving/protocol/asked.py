@@ -53,10 +53,11 @@ class Asked:
         Raises:
             InputError: an image cannot be read, there are too many, or image options contradict
                 each other.
+            Unfetched: an image must be fetched first.
         """
         images = with_detail(self.images, [picture.detail for picture in pictures_of(turns)])
         config = self.model.info.images.with_options(images)
-        messages = to_messages(turns, terms.limits, config)
+        messages = to_messages(turns, terms, config)
         changes = {
             "image_options": images,
             "tools": list(tools.functions) or None,

@@ -56,7 +56,7 @@ class _Wanted:
 
 
 def read_chat(body: Mapping[str, Any], terms: Terms) -> ChatExchange:
-    """Read a request. Its images are decoded from base64, its PDFs opened, its addresses fetched.
+    """Read a request. Its images are decoded from base64, and its PDFs opened.
 
     Args:
         body: of the request.
@@ -66,6 +66,7 @@ def read_chat(body: Mapping[str, Any], terms: Terms) -> ChatExchange:
         BadField: a field is unknown, wrong, or asks for what is not allowed.
         InputError: image options contradict each other, or there are too many images.
         UnknownModel: no model of this name is served.
+        Unfetched: some images are addresses that are not fetched yet.
     """
     fields = open_body(body)
     images = read_image_options(fields, read_background(fields))

@@ -1,4 +1,4 @@
-"""The images of a request: from base64, PDFs and addresses, within limits, never from a path."""
+"""The images of a request: base64, PDFs and what was fetched, within limits, never from a path."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...checkpoint.image_config import ImageConfig
-from ...errors import InputError, NetworkError
+from ...errors import InputError
 from ...images.drawn import Drawn
 from ...images.inputs import Input
 from ...images.limits import ImageLimits
 from ...images.other_kinds import HEADER_BYTES, is_pdf
 from ...images.read import NamedBytes, decode_base64, is_url, read_source
 from ...prompt.sources import SHORTEST_BASE64
+from ..exchange import Terms, Unfetched
 from .answer_fields import DETAILS
 from .fields import BadField, Fields
 
@@ -79,29 +80,32 @@ def read_file(part: Fields) -> Picture:
 
 
 def load_pictures(
-    pictures: Sequence[Picture], limits: ImageLimits, config: ImageConfig
+    pictures: Sequence[Picture], terms: Terms, config: ImageConfig
 ) -> list[Sequence[NamedBytes | Drawn]]:
-    """Decode or fetch the bytes of images; their pixels are decoded later.
+    """Decode the bytes of images; their pixels are decoded later.
 
     Args:
         pictures: of one request.
-        limits: on their number, also counting the pages of PDFs, and on the bytes of all of them.
+        terms: caps on their number, also counting the pages of PDFs, and on the bytes of all of
+            them; and the files that were fetched.
         config: image settings in use, for the pages of PDFs.
 
     Returns:
         What `open_image` takes, for each picture: itself, or its pages.
 
     Raises:
-        BadField: one is no image data or cannot be fetched, or there are too many or too much of
-            them.
+        BadField: one is no image data, or there are too many or too much of them.
+        Unfetched: some are addresses that are not fetched yet.
     """
+    limits = terms.limits
     limits.check_count(len(pictures))
+    _check_fetched(pictures, terms)
     found: list[Sequence[NamedBytes | Drawn]] = []
     count, left = len(pictures), limits.max_bytes
     for number, picture in enumerate(pictures, 1):
         name = picture.name or f"image {number}"
         try:
-            data = _read(picture, name, limits)
+            data = _read(picture, name, terms)
             left -= len(data)
             if left < 0:
                 raise InputError(f"the images have more than {limits.max_bytes} bytes together")
@@ -109,24 +113,34 @@ def load_pictures(
             drawn = _pages(data, limits, config) if is_document else [data]
             count += len(drawn) - 1
             limits.check_count(count)
-        except (InputError, NetworkError) as error:
+        except InputError as error:
             raise BadField(str(error), picture.param) from None
         found.append(drawn)
     return found
 
 
-def _read(picture: Picture, name: str, limits: ImageLimits) -> NamedBytes:
+def _check_fetched(pictures: Sequence[Picture], terms: Terms) -> None:
+    """Ask for the files of addresses, if they may be fetched."""
+    fields = {picture.source: picture.param for picture in pictures if is_url(picture.source)}
+    if fields and not terms.limits.allow_url:
+        param = next(iter(fields.values()))
+        raise BadField(
+            f"{param} is an address, and this server fetches none; send the image as a data URI, "
+            "or start the server with --allow-url",
+            param,
+        )
+    missing = {address: param for address, param in fields.items() if address not in terms.fetched}
+    if missing:
+        raise Unfetched(missing)
+
+
+def _read(picture: Picture, name: str, terms: Terms) -> NamedBytes:
     """Return the bytes of an image, with its name for messages."""
     source = picture.source
     if is_url(source):
-        if not limits.allow_url:
-            raise InputError(
-                f"{picture.param} is an address, and this server fetches none; send the image as a "
-                "data URI, or start the server with --allow-url"
-            )
-        _, data = read_source(source, limits)
+        _, data = read_source(_named(terms.fetched[source], source), terms.limits)
     elif source[:5].lower() == "data:":
-        _, data = read_source(source, limits)
+        _, data = read_source(source, terms.limits)
     else:
         if SCHEME.match(source) or len(source) < SHORTEST_BASE64:  # another address, or a path
             raise InputError(f"{picture.param} is {source[:20]!r}, {EXPECTED}")
@@ -134,6 +148,10 @@ def _read(picture: Picture, name: str, limits: ImageLimits) -> NamedBytes:
             data = decode_base64(source)
         except ValueError:
             raise InputError(f"{picture.param} is not base64, {EXPECTED}") from None
+    return _named(data, name)
+
+
+def _named(data: bytes, name: str) -> NamedBytes:
     named = NamedBytes(data)
     named.name = name
     return named

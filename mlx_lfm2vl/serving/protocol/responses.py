@@ -45,7 +45,7 @@ ECHOED = ("temperature", "top_p", "max_output_tokens", "instructions", "metadata
 
 
 def read_responses(body: Mapping[str, Any], terms: Terms) -> ResponseExchange:
-    """Read a request. Its images are decoded from base64, its PDFs opened, its addresses fetched.
+    """Read a request. Its images are decoded from base64, and its PDFs opened.
 
     Args:
         body: of the request.
@@ -55,6 +55,7 @@ def read_responses(body: Mapping[str, Any], terms: Terms) -> ResponseExchange:
         BadField: a field is unknown, wrong, or asks for what is not allowed.
         InputError: image options contradict each other, or there are too many images.
         UnknownModel: no model of this name is served.
+        Unfetched: some images are addresses that are not fetched yet.
     """
     fields = open_body(body)
     images = read_image_options(fields, None)  # `background` is another thing in this protocol

@@ -88,6 +88,7 @@ def read_skill(name: str, body: Mapping[str, Any], terms: Terms) -> SkillExchang
         InputError: there is no such skill, the model was not taught it, an option has a wrong
             value, or the skill takes another number of images.
         UnknownModel: no model of this name is served.
+        Unfetched: some images are addresses that are not fetched yet.
     """
     if name not in OPTIONS:
         raise InputError(f"there is no skill {name!r:.60}, expected {', '.join(OPTIONS)}")
@@ -101,7 +102,7 @@ def read_skill(name: str, body: Mapping[str, Any], terms: Terms) -> SkillExchang
     images = read_image_options(fields, read_background(fields))
     fields.refuse("stream", "is not supported: the answer of a skill comes whole")
     fields.close()
-    loaded = load_pictures(pictures, terms.limits, model.info.images.with_options(images))
+    loaded = load_pictures(pictures, terms, model.info.images.with_options(images))
     sources = [source for pages in loaded for source in pages]
     if name == "detect" and together:
         task = make_task(name, model.info.kind, **own, images=max(1, len(sources)))

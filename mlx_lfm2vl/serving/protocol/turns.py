@@ -8,10 +8,10 @@ from typing import Any
 
 from ...checkpoint.image_config import ImageConfig
 from ...errors import InputError
-from ...images.limits import ImageLimits
 from ...prompt.keys import unknown
 from ...prompt.template import Message
 from ...prompt.tool_calls import read_calls
+from ..exchange import Terms
 from .fields import BadField, Fields
 from .pictures import Picture, load_pictures, read_file, read_picture
 
@@ -140,18 +140,19 @@ def pictures_of(turns: Iterable[Turn]) -> list[Picture]:
     return [part for turn in turns for part in turn.content if isinstance(part, Picture)]
 
 
-def to_messages(turns: Sequence[Turn], limits: ImageLimits, config: ImageConfig) -> list[Message]:
+def to_messages(turns: Sequence[Turn], terms: Terms, config: ImageConfig) -> list[Message]:
     """Make messages of turns; the bytes of their images are read now.
 
     Args:
         turns: of a conversation.
-        limits: caps on its images.
+        terms: what may be asked for.
         config: image settings in use, for the pages of PDFs.
 
     Raises:
         BadField: an image cannot be read, or there are too many.
+        Unfetched: see `load_pictures`.
     """
-    loaded = iter(load_pictures(pictures_of(turns), limits, config))
+    loaded = iter(load_pictures(pictures_of(turns), terms, config))
     messages: list[Message] = []
     for turn in turns:
         parts: list[dict[str, Any]] = []

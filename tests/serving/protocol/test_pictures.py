@@ -6,27 +6,34 @@ import pytest
 from client_shapes import DOT
 from drawn_files import pdf
 
-from mlx_lfm2vl.errors import InputError, NetworkError
+from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.images.limits import ImageLimits
 from mlx_lfm2vl.images.source import open_image
+from mlx_lfm2vl.serving.exchange import Terms, Unfetched
 from mlx_lfm2vl.serving.protocol.fields import BadField
 from mlx_lfm2vl.serving.protocol.pictures import Picture, load_pictures
 from mlx_lfm2vl.serving.served import served_model
 
-CONFIG = served_model("demo").info.images
+MODEL = served_model("demo")
+CONFIG = MODEL.info.images
+DOT_PNG = base64.b64decode(DOT.partition(",")[2])
 PAGE = ("/MediaBox [0 0 200 100]", "")
 TWO_PAGES = "data:application/pdf;base64," + base64.b64encode(pdf(PAGE, PAGE)).decode()
 
 
-def load(*sources: str, **limits):
+def load(*sources: str, fetched: dict[str, bytes] | None = None, **limits):
     pictures = [Picture(source, "", f"images[{n}]") for n, source in enumerate(sources)]
-    return load_pictures(pictures, ImageLimits(**limits), CONFIG)
+    return load_pictures(pictures, terms(fetched, **limits), CONFIG)
+
+
+def terms(fetched: dict[str, bytes] | None = None, **limits) -> Terms:
+    return Terms(lambda _: MODEL, ImageLimits(**limits), fetched=fetched or {})
 
 
 def test_an_image_is_named_by_its_number_or_its_file():
     ((first,), (second,)) = load(DOT, DOT)
     assert (first.name, second.name) == ("image 1", "image 2")
-    ((named,),) = load_pictures([Picture(DOT, "dot.png", "image")], ImageLimits(), CONFIG)
+    ((named,),) = load_pictures([Picture(DOT, "dot.png", "image")], terms(), CONFIG)
     assert open_image(named, ImageLimits()).size == (5, 5)
     assert named.name == "dot.png"
 
@@ -69,30 +76,19 @@ def test_nothing_but_base64_is_read_and_no_address_fetched(source, monkeypatch):
     assert caught.value.param == "images[0]"
 
 
-def test_an_address_is_fetched_where_that_is_allowed(monkeypatch):
-    fetched = []
-
-    def fetch(url: str, max_bytes: int) -> bytes:
-        fetched.append((url, max_bytes))
-        return base64.b64decode(DOT.partition(",")[2])
-
-    monkeypatch.setattr("mlx_lfm2vl.images.fetch.fetch", fetch)
-    ((image,),) = load("https://example.com/dot.png", allow_url=True, max_bytes=9000)
-    assert len(image) == 85
-    assert fetched == [("https://example.com/dot.png", 9000)]
+def test_an_address_asks_for_its_file_where_that_is_allowed():
+    url, other = "https://example.com/dot.png", "https://a.b/2"
+    with pytest.raises(Unfetched) as caught:
+        load(url, DOT, other, allow_url=True)
+    assert caught.value.fields == {url: "images[0]", other: "images[2]"}
+    files = {url: DOT_PNG, other: b""}
+    ((image,), (dot,)) = load(url, DOT, fetched=files, allow_url=True)
+    assert image == dot == DOT_PNG
+    with pytest.raises(BadField, match=r"https://a.b/2 is empty") as empty:
+        load(url, other, fetched=files, allow_url=True)
+    assert empty.value.param == "images[1]"
     with pytest.raises(InputError, match="the prompt has 2 images"):
-        load("https://a.b/1", "https://a.b/2", allow_url=True, max_images=1)
-    assert len(fetched) == 1
-
-
-def test_an_address_that_cannot_be_fetched_is_a_fault_of_the_request(monkeypatch):
-    def fetch(url: str, _max_bytes: int) -> bytes:
-        raise NetworkError(f"{url} cannot be fetched: 404 Not Found")
-
-    monkeypatch.setattr("mlx_lfm2vl.images.fetch.fetch", fetch)
-    with pytest.raises(BadField, match="cannot be fetched: 404 Not Found") as caught:
-        load("https://example.com/dot.png", allow_url=True)
-    assert caught.value.param == "images[0]"
+        load(url, other, allow_url=True, max_images=1)
 
 
 def test_all_images_together_have_a_limit_of_bytes():

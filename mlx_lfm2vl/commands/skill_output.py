@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, printable
 from ..images.inputs import Input, Part
-from ..whole_folder import new_file
 
 if TYPE_CHECKING:
     from ..generation.result import Result
@@ -120,6 +119,7 @@ def draw_boxes(answer: Any, source: ImageSource, limits: ImageLimits, path: Path
     from ..images.source import open_image
     from ..skills.answers import Detection, Layout, Point
     from ..skills.draw import draw_boxes as drawn
+    from ..whole_folder import new_file
 
     boxes: list[Box] = []
     if isinstance(answer, Detection):

@@ -10,7 +10,6 @@ from ..options import ImageOptions
 from .json_file import MAX_NUMBER, Section, read_json, read_optional_json, shown
 from .names import some
 from .redownload import download_again
-from .tensors import detect_layout
 
 logger = logging.getLogger(__name__)
 
@@ -255,6 +254,8 @@ def load_image_config(folder: Path) -> ImageConfig:
     Raises:
         CheckpointError: a file is missing or broken.
     """
+    from .tensors import detect_layout  # who only knows the settings does without
+
     image_config = read_image_config(folder)
     layout = detect_layout(folder)
     if layout.is_mlx and not layout.is_ours:

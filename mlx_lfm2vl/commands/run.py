@@ -29,7 +29,7 @@ from .write_options import undo_renames, write_plan
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
     from ..checkpoint.image_config import ImageConfig
-    from ..desktop.folder_run import Counts, Facts
+    from ..desktop.folder_run import Counts
     from ..desktop.write_back import Plan
     from ..generation.engine import Engine
     from ..generation.result import Result
@@ -82,6 +82,7 @@ def _run(name: str | None, options: argparse.Namespace) -> int:
 def _ask(
     task: Task[Any], own: Mapping[str, Any], options: argparse.Namespace, plan: Plan | None
 ) -> int:
+    from ..desktop.facts import facts_for
     from ..desktop.folder_run import FolderRun, settings_of
     from ..desktop.shares import Group, SharedJournal
     from ..desktop.tables import journal_of, write_table
@@ -115,7 +116,7 @@ def _ask(
         skill,
         shared.journal,
         settings,
-        facts=_facts(task),
+        facts=facts_for(task.prompt),
         on_record=writer,
         on_known=writer,
         read=partial(_read, task),
@@ -220,16 +221,6 @@ def _total(options: argparse.Namespace, limits: ImageLimits) -> int | None:
     return sum(1 for _ in islice(found, options.limit))
 
 
-def _facts(task: Task[Any]) -> Facts:
-    """Return what reads the facts of a photo; only its name if the prompt asks for no other."""
-    from ..desktop.folder_run import file_facts
-    from ..desktop.photo_facts import FACTS, photo_facts
-
-    text = f"{task.prompt.system or ''} {task.prompt.user}"
-    asked = [name for name in FACTS if f"{{{name}}}" in text]
-    return photo_facts if asked not in ([], ["name"]) else file_facts
-
-
 class _Tables:
     """Writes the table of a run that has no end, now and then."""
 
@@ -251,6 +242,7 @@ class _Tables:
 def _plan(task: Task[Any], options: argparse.Namespace) -> int:
     """Print what a run would take, without weights."""
     from ..checkpoint.find import find_checkpoint
+    from ..desktop.facts import facts_for
     from ..prompt.processor import Processor
 
     limits = image_limits(options)
@@ -260,7 +252,7 @@ def _plan(task: Task[Any], options: argparse.Namespace) -> int:
     processor = Processor.from_folder(folder, limits)
     config = processor.image_config.with_options(chosen_image_options(options))
     inputs = chosen_inputs(options, limits)
-    progress, facts = Progress(None), _facts(task)
+    progress, facts = Progress(None), facts_for(task.prompt)
     pictures = failed = image_tokens = prompt_tokens = 0
     for given in _limited(_expanded(inputs, config, limits, options, progress), options.limit):
         assert given is not None

@@ -145,20 +145,19 @@ def _outcomes(
     Raises:
         Lfm2VLError: there is only one group, and it cannot be answered.
     """
-    from ..desktop.photo_facts import photo_facts
+    from ..desktop.facts import facts_for
     from ..skills.functions import read_answer, score_task
 
+    facts = facts_for(task.prompt)
     if labels:
         for group in groups:
             try:
-                known = photo_facts(group[0])
+                known = facts(group[0])
                 yield group, (score_task(engine, task, group[0].source, labels, known), [])
             except Lfm2VLError as error:
                 yield group, error
         return
-    questions = (
-        task.messages([one.source for one in group], photo_facts(group[0])) for group in groups
-    )
+    questions = (task.messages([one.source for one in group], facts(group[0])) for group in groups)
     if len(groups) == 1:
         with stage("answering"):
             result = engine.generate(next(questions), task.options)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError, printable
 from ..images.drawn import Part
 from ..images.inputs import Input
-from ..whole_folder import new_file
 
 if TYPE_CHECKING:
     from ..generation.result import Result
@@ -121,6 +120,7 @@ def draw_boxes(answer: Any, source: ImageSource, limits: ImageLimits, path: Path
     from ..images.source import open_image
     from ..skills.answers import Detection, Layout, Point
     from ..skills.draw import draw_boxes as drawn
+    from ..whole_folder import new_file
 
     boxes: list[Box] = []
     if isinstance(answer, Detection):

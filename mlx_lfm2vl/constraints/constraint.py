@@ -15,7 +15,6 @@ from typing import Any, Literal, get_args
 
 from ..errors import InputError
 from .bounds import bounded
-from .python_types import schema_of
 
 Kind = Literal["json_schema", "regex", "choice", "grammar"]
 MAX_BYTES = 2**17  # of a constraint's text; compiling a larger one can take seconds
@@ -80,6 +79,8 @@ def json_schema(schema: Any) -> Constraint:
     """
     if isinstance(schema, str):
         return Constraint("json_schema", schema)
+    from .python_types import schema_of
+
     try:
         text = json.dumps(schema_of(schema), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:

@@ -22,6 +22,7 @@ from ..prompt.messages import Message
 from ..skills.skill import Skill
 from .ahead import ahead
 from .content import read_content
+from .facts import Facts, file_facts
 from .journal import Journal
 from .records import (
     Record,
@@ -35,7 +36,6 @@ from .records import (
 SEED = 0  # if none is chosen: a run that is continued ends as one that was not interrupted
 HOOKS = ("on_encode", "on_prefill")  # options that change no answer
 
-Facts = Callable[[Input], Mapping[str, str]]
 Read = Callable[[Input, Result], Mapping[str, Any]]
 Direct = Callable[[ReadyImage, Mapping[str, str]], Mapping[str, Any]]
 OnRecord = Callable[[Input, Record], object]
@@ -65,11 +65,6 @@ class _Picture:
     image: ReadyImage | None = None  # None if its answer is known
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
     error: Lfm2VLError | None = None
-
-
-def file_facts(given: Input) -> dict[str, str]:
-    """What a prompt may name of any picture: `name`, of its file without the ending."""
-    return {"name": given.name if given.path is None else given.path.stem}
 
 
 def run_options(skill: Skill) -> AnswerOptions:

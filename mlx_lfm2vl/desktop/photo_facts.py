@@ -21,12 +21,11 @@ from ..images.first_bytes import is_heic
 from ..images.inputs import Input
 from ..images.limits import ImageLimits
 from .beside import companions
+from .facts import MAX_LETTERS, file_facts, shown
 from .texts import distinct
 from .xmp import read_bytes
 from .xmp_packet import SUBJECT, Property, read_packet
 
-FACTS = ("name", "exif.date", "place", "keywords")
-MAX_LETTERS = 200  # of a name or place
 MAX_KEYWORDS = 40
 MAX_KEYWORD = 60  # letters
 MAX_XMP = 2**22  # bytes of a packet inside a photo
@@ -58,7 +57,7 @@ def photo_facts(given: Input) -> Mapping[str, str]:
     Any thread may call this. A file that cannot be read has no facts but its name.
 
     Returns:
-        Every name of `FACTS`. What is not known is empty.
+        Every name of `skills.prompts.FACTS`. What is not known is empty.
 
         name: of the file, without its ending.
         exif.date: when the photo was taken: `2026-11-29`.
@@ -67,10 +66,9 @@ def photo_facts(given: Input) -> Mapping[str, str]:
     """
     found = _read(given.path) if given.path else _Metadata()
     taken = _taken(found)
-    name = given.path.stem if given.path else given.name
-    keywords = distinct(_shown(word, MAX_KEYWORD) for word in _keywords(found))
+    keywords = distinct(shown(word, MAX_KEYWORD) for word in _keywords(found))
     return {
-        "name": _shown(name, MAX_LETTERS),
+        **file_facts(given),
         "exif.date": f"{taken:%Y-%m-%d}" if taken else "",
         "place": _place(found),
         "keywords": ", ".join(keywords[:MAX_KEYWORDS]),
@@ -149,7 +147,7 @@ def _place(found: _Metadata) -> str:
         or next(iter(_iptc(found, key)), "")
         for name, key in zip(PLACES, IPTC_PLACES, strict=True)
     ]
-    return _shown(", ".join(distinct(named)), MAX_LETTERS) or _position(found.gps)
+    return shown(", ".join(distinct(named)), MAX_LETTERS) or _position(found.gps)
 
 
 def _position(gps: Mapping[int, Any]) -> str:
@@ -185,10 +183,3 @@ def _iptc(found: _Metadata, key: tuple[int, int]) -> list[str]:
             except UnicodeDecodeError:
                 texts.append(value.decode("latin-1"))
     return texts
-
-
-def _shown(text: str, most: int) -> str:
-    """Return a text in one line without control characters, cut to a number of letters."""
-    line = " ".join(text[: 4 * most].split())
-    line = "".join(letter for letter in line if letter.isprintable())
-    return line if len(line) <= most else line[: most - 1].rstrip() + "…"

@@ -1,4 +1,7 @@
-"""Which pictures a file holds: pages of a PDF, frames of a video, slices of a long picture."""
+"""Which pictures a file holds: pages of a PDF, frames of a video, slices of a long picture.
+
+Plain images pass without a decoder, which takes long to import.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,20 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..checkpoint.image_config import ImageConfig
 from ..errors import InputError, NetworkError
 from .drawn import Refused, Slice, Whole
 from .first_bytes import is_animation, is_video
-from .frames import animation_frames
 from .inputs import Input
+from .limits import ImageLimits
 from .other_kinds import is_pdf
 from .page_options import PageOptions
-from .pdf import pdf_pages
 from .read import peek
-from .slices import plan_slices
-from .source import ImageLimits, ImageSource, open_image
-from .video import video_frames
+
+if TYPE_CHECKING:
+    from .source import ImageSource
 
 logger = logging.getLogger(__name__)
 
@@ -95,13 +97,19 @@ def _pictures(
         source, head = peek(item.source, limits)
         item = replace(item, source=source)
         if is_pdf(head):
+            from .pdf import pdf_pages
+
             kinds.add("pages")
             for number, page in pdf_pages(item, options.pages, config, limits):
                 yield replace(item, name=page.name, source=page, page=number)
         elif is_video(head) and options.has_frames:
+            from .video import video_frames
+
             kinds.add("frames")
             yield from video_frames(item, options.frames, options.at)
         elif is_animation(head) and options.has_frames:
+            from .frames import animation_frames
+
             kinds.add("frames")
             yield from animation_frames(item, options.frames, options.at, limits)
         else:
@@ -112,6 +120,9 @@ def _pictures(
 
 def _slices(item: Input, config: ImageConfig, limits: ImageLimits) -> Iterator[Input]:
     """The slices of a long picture, or the picture itself."""
+    from .slices import plan_slices
+    from .source import open_image
+
     try:
         opened = open_image(item.source, limits)
         parts = plan_slices(*opened.size, config)

@@ -8,12 +8,12 @@ from pictures import make_picture
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from mlx_lfm2vl.desktop.photo_facts import FACTS, date_taken, photo_facts
+from mlx_lfm2vl.desktop.photo_facts import date_taken, photo_facts
 from mlx_lfm2vl.desktop.texts import Texts
 from mlx_lfm2vl.desktop.xmp import merged, write_xmp
 from mlx_lfm2vl.desktop.xmp_packet import EMPTY
 from mlx_lfm2vl.images.inputs import Input
-from mlx_lfm2vl.skills import prompts
+from mlx_lfm2vl.skills.prompts import FACTS
 
 PLACE = (
     b'<rdf:Description xmlns:photoshop="http://ns.adobe.com/photoshop/1.0/" '
@@ -130,7 +130,3 @@ def test_a_heic_photo_says_the_same(tmp_path):
     heif.save(tmp_path / "a.heic", exif=exif.tobytes(), xmp=XMP)
     found = facts(tmp_path / "a.heic")
     assert (found["exif.date"], found["keywords"]) == ("2026-11-29", "Anna, beach")
-
-
-def test_prompts_know_the_same_facts():
-    assert set(FACTS) == set(prompts.FACTS)

@@ -1,6 +1,8 @@
 // Asking the server: JSON, and streams of events. A token is asked for when the server wants one.
 
-const TOKEN = "mlx_lfm2vl.token"; // kept until the tab is closed
+import { ofTab } from "./kept.js";
+
+const TOKEN = "mlx_lfm2vl.token";
 
 /** What went wrong with a request, in a sentence for the reader. */
 export class RequestError extends Error {
@@ -15,12 +17,6 @@ let askToken = async () => null;
 /** Name the function that is called on 401, with the reason; it returns a token, or null. */
 export function onUnauthorized(ask) {
   askToken = ask;
-}
-
-/** Keep a token for the requests that follow. */
-export function keepToken(token) {
-  if (token) sessionStorage.setItem(TOKEN, token);
-  else sessionStorage.removeItem(TOKEN);
 }
 
 export const getJson = async (path) => (await request(path, {})).json();
@@ -38,7 +34,7 @@ export const post = (path, body, signal) =>
 
 async function request(path, options) {
   for (;;) {
-    const token = sessionStorage.getItem(TOKEN);
+    const token = ofTab.get(TOKEN);
     const headers = token
       ? { ...options.headers, Authorization: `Bearer ${token}` }
       : options.headers;
@@ -48,7 +44,7 @@ async function request(path, options) {
     if (error.status !== 401) throw error;
     const given = await askToken(token ? "The server does not accept this token." : error.message);
     if (!given) throw error;
-    keepToken(given);
+    ofTab.set(TOKEN, given);
   }
 }
 

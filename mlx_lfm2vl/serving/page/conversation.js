@@ -1,7 +1,7 @@
 // The conversation on the page: its questions are sent, answered, kept, and asked again.
 
 import { find } from "./dom.js";
-import { loadConversation, saveConversation } from "./store.js";
+import { loadConversation, newId, onOtherTabs, saveAnswer, saveConversation } from "./store.js";
 import { notice } from "./dialogs.js";
 import { releasePictures } from "./images.js";
 import { SKILLS } from "./skills.js";
@@ -15,13 +15,16 @@ import { uncover } from "./panels.js";
 import { showHistory } from "./history.js";
 
 const NEAR = 120; // pixels from the end of the page, within which it follows an answer
+const SAVE_EVERY = 1000; // milliseconds, of an answer that is written
+const LONGEST_TITLE = 100; // letters
 
 let conversation = newConversation();
 let views = [];
 let asking = null; // AbortController of the answer that is written
+let isTold = false; // that nothing is kept
 
 function newConversation() {
-  return { id: crypto.randomUUID?.() ?? String(Math.random()), title: "", updated: 0, turns: [] };
+  return { id: newId(), title: "", updated: 0, turns: [] };
 }
 
 /** Send the question that is written. */
@@ -36,11 +39,15 @@ export async function send() {
   notice("");
   const turn = { ...draft, answer: emptyAnswer() };
   conversation.turns.push(turn);
-  conversation.title ||=
-    draft.text || `${SKILLS[draft.mode]?.title ?? "Picture"}: ${draft.images[0]?.name ?? ""}`;
+  conversation.title ||= titleOf(turn);
   clearDraft();
   addView(turn);
   await answer();
+}
+
+function titleOf({ mode, text, images }) {
+  const title = text || `${SKILLS[mode]?.title ?? "Picture"}: ${images[0]?.name ?? ""}`;
+  return title.length > LONGEST_TITLE ? `${title.slice(0, LONGEST_TITLE)}…` : title;
 }
 
 /** Why a question cannot be sent as it is; empty if it can. */
@@ -67,11 +74,16 @@ async function answer() {
   const { answer: written } = current.turns.at(-1);
   asking = new AbortController();
   setBusy(true);
+  showTitle();
   beginSpeech();
-  const kept = keep(current); // the question, should the tab be closed before there is an answer
+  // The tab may be closed before the answer is whole.
+  const kept = keep(current);
+  const saving = setInterval(() => saveAnswer(current), SAVE_EVERY);
   await answerLast(current.turns, settings(), asking.signal, drawSoon);
+  clearInterval(saving);
   asking = null;
   setBusy(false);
+  showTitle();
   if (current === conversation) {
     draw();
     speak(written.text, true);
@@ -83,10 +95,24 @@ async function answer() {
 
 async function keep(current) {
   if (current.isForgotten) return;
-  current.updated = Date.now();
-  if (!(await saveConversation(current)))
-    notice("The conversation is not kept in the history: there is no room for it.");
+  const isKept = await saveConversation(current);
+  if (!isKept && !isTold) {
+    isTold = true;
+    notice("This conversation is not kept in the history: the browser gives it no room.");
+  }
+  if (current !== conversation) return;
+  setPlace("replaceState");
   await showHistory(conversation.id);
+}
+
+/** Let the browser's entry name the conversation: reload and the back button return to it. */
+const setPlace = (change) =>
+  history[change]({ conversation: conversation.turns.length ? conversation.id : "" }, "");
+
+/** Say in the title of the page what it is about, and whether an answer is written. */
+export function showTitle() {
+  const parts = [asking && "Answering…", conversation.title, find("model").value || "LFM2-VL"];
+  document.title = parts.filter(Boolean).join(" · ");
 }
 
 function retry() {
@@ -174,17 +200,20 @@ function show(next) {
     endBroken(turn.answer);
     addView(turn);
   }
+  showTitle();
   showHistory(next.id);
 }
 
-/** An answer that was being written when the tab was closed will not go on. */
+/** An answer that was being written when the page was left will not go on. */
 function endBroken(answer) {
-  if (["waiting", "writing"].includes(answer.state)) answer.state = "stopped";
+  if (["waiting", "writing"].includes(answer.state)) answer.state = "interrupted";
 }
 
 /** Begin a new conversation. */
 export function begin() {
+  const isOther = conversation.turns.length > 0;
   show(newConversation());
+  if (isOther) setPlace("pushState");
   clearDraft();
   uncover();
   find("question").focus();
@@ -192,8 +221,11 @@ export function begin() {
 
 /** Show a conversation that was kept. */
 export async function reopen(id) {
-  const found = await loadConversation(id);
-  if (found) show(found);
+  const found = id === conversation.id ? null : await loadConversation(id);
+  if (found) {
+    show(found);
+    setPlace("pushState");
+  }
   uncover();
 }
 
@@ -201,7 +233,23 @@ export async function reopen(id) {
 export function forget(id) {
   if (id !== null && id !== conversation.id) return;
   conversation.isForgotten = true;
-  begin();
+  show(newConversation());
+  setPlace("replaceState");
+}
+
+/** Show the conversation of the browser's entry, now and when the reader goes back or forward. */
+export function startPlaces() {
+  const place = () => history.state?.conversation ?? "";
+  const visit = async () => {
+    if (place() !== conversation.id)
+      show((await loadConversation(place())) ?? newConversation());
+  };
+  addEventListener("popstate", visit);
+  onOtherTabs(({ forgotten }) => {
+    if (forgotten === undefined) showHistory(conversation.id);
+    else forget(forgotten);
+  });
+  if (place()) visit();
 }
 
 /** Stop the answer that is written, if there is one. */

@@ -17,18 +17,20 @@ export function startHistory({ open, forgotten }) {
     const item = event.target.closest("li");
     if (event.target.closest(".open")) open(item.dataset.id);
     else if (event.target.closest(".quiet")) {
-      await deleteConversation(item.dataset.id);
-      forgotten(item.dataset.id);
-      await showHistory();
-      find("history-close").focus();
+      if (!(await isSure(`Delete “${item.querySelector(".name").textContent}”?`))) return;
+      await remove(() => deleteConversation(item.dataset.id), item.dataset.id);
     }
   });
   find("history-clear").addEventListener("click", async () => {
-    if (!(await isSure("Delete all conversations?"))) return;
-    await deleteAll();
-    forgotten(null);
-    await showHistory();
+    if (await isSure("Delete all conversations?")) await remove(deleteAll, null);
   });
+
+  async function remove(work, id) {
+    await work();
+    forgotten(id);
+    await showHistory();
+    find("history-close").focus(); // the button that had the focus may be gone
+  }
 }
 
 /** Show what is kept now; `current` is the id of the conversation on the page. */
@@ -36,12 +38,16 @@ export async function showHistory(current = find("history-list").dataset.current
   const list = find("history-list");
   list.dataset.current = current ?? "";
   if (find("history").hidden) return;
-  const all = await listConversations();
-  list.replaceChildren(...all.map((each) => item(each, each.id === current)));
-  find("history-hint").textContent = all.length
-    ? "Kept in this browser only."
-    : "Nothing is kept yet. Conversations stay in this browser only.";
-  find("history-clear").hidden = !all.length;
+  const all = await listConversations().catch(() => null);
+  list.replaceChildren(...(all ?? []).map((each) => item(each, each.id === current)));
+  find("history-hint").textContent = hint(all);
+  find("history-clear").hidden = !all?.length;
+}
+
+function hint(all) {
+  if (!all) return "This browser keeps nothing for this page.";
+  if (!all.length) return "Nothing is kept yet. Conversations stay in this browser only.";
+  return "Kept in this browser only.";
 }
 
 function item({ id, title, updated }, isCurrent) {

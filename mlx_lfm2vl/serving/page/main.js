@@ -8,7 +8,16 @@ import { imageKnobs, showDefaults, startSettings } from "./settings.js";
 import { offerSkills, planAgain, startComposer } from "./composer.js";
 import { closePanels, setPanel, startPanels } from "./panels.js";
 import { startHistory } from "./history.js";
-import { begin, forget, reopen, send, startFollowing, stop } from "./conversation.js";
+import {
+  begin,
+  forget,
+  reopen,
+  send,
+  showTitle,
+  startFollowing,
+  startPlaces,
+  stop,
+} from "./conversation.js";
 
 /** What a request about images says: the model, and how it cuts them. */
 const imageFields = () => ({ model: find("model").value, ...imageKnobs() });
@@ -23,7 +32,7 @@ async function showModels() {
 
 async function showModel() {
   const { model } = await postJson("v1/plan", { model: find("model").value });
-  document.title = model.name;
+  showTitle();
   showDefaults(model.defaults);
   offerSkills(model.skills, model.context);
   await planAgain();
@@ -50,11 +59,16 @@ function start() {
     find("schema-on").hidden = !isOn;
   });
   startHistory({ open: reopen, forgotten: forget });
+  startPlaces();
   find("new").addEventListener("click", begin);
   find("model").addEventListener("change", trying(showModel));
   find("schema-on").addEventListener("click", () => {
     setPanel("settings", true);
     find("schema-text").focus();
+  });
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault(); // the address stays that of the page
+    find("question").focus();
   });
   addEventListener("keydown", (event) => {
     if (event.key === "Escape" && !isAsked() && !closePanels()) stop();

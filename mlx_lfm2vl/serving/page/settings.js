@@ -1,6 +1,7 @@
 // The settings: sampling, length, and how images are cut. Those left empty are the model's own.
 
 import { find, make } from "./dom.js";
+import { ofBrowser } from "./kept.js";
 
 const KEPT = "mlx_lfm2vl.settings";
 const number = (name, label, limits) => ({ name, label, type: "number", limits });
@@ -30,7 +31,7 @@ const FIELDS = [...SAMPLING, ...IMAGES];
  * @param {function} changed called after a change.
  */
 export function startSettings(changed) {
-  const kept = JSON.parse(localStorage.getItem(KEPT) ?? "{}");
+  const kept = JSON.parse(ofBrowser.get(KEPT) ?? "{}");
   const form = find("settings-form");
   form.append(
     make("label", { for: "set-system" }, "System message"),
@@ -40,7 +41,7 @@ export function startSettings(changed) {
     make("button.small", { type: "reset" }, "Reset"),
   );
   const keep = () => {
-    localStorage.setItem(KEPT, JSON.stringify(Object.fromEntries(new FormData(form))));
+    ofBrowser.set(KEPT, JSON.stringify(Object.fromEntries(new FormData(form))));
     changed();
   };
   form.addEventListener("change", keep);

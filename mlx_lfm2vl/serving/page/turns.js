@@ -11,6 +11,10 @@ const STAGES = {
   encode: () => "Looking at the images",
   prefill: () => "Reading",
 };
+const BROKEN = {
+  stopped: "Stopped.",
+  interrupted: "The page was left while this was written.",
+};
 const ENDINGS = {
   length: "The answer has reached the longest length that is set.",
   content_filter: "The server cut the answer.",
@@ -107,7 +111,7 @@ function waiting(progress) {
 function footer(answer, actions) {
   const parts = [];
   if (answer.state === "failed") parts.push(make("p.problem", { role: "alert" }, answer.problem));
-  if (answer.state === "stopped") parts.push(make("p.hint", {}, "Stopped."));
+  if (BROKEN[answer.state]) parts.push(make("p.hint", {}, BROKEN[answer.state]));
   if (answer.state === "done" && ENDINGS[answer.finish])
     parts.push(make("p.hint", {}, ENDINGS[answer.finish]));
   const tools = [];

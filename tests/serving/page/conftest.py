@@ -6,9 +6,9 @@ import pytest
 from page_server import PageServer, running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser():
-    """Headless Chromium. It ends with the module, for its event loop is in the way of others."""
+    """Headless Chromium. It ends with the package, for its event loop is in the way of others."""
     from playwright.sync_api import sync_playwright
 
     program = shutil.which("chromium")
@@ -20,31 +20,31 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(scope="module")
-def module_server():
+@pytest.fixture(scope="package")
+def shared_server():
     with running(PageServer()) as server:
         yield server
 
 
 @pytest.fixture
-def server(module_server):
-    fresh = PageServer(url=module_server.url)
-    vars(module_server).update(vars(fresh))
-    return module_server
+def server(shared_server):
+    fresh = PageServer(url=shared_server.url)
+    vars(shared_server).update(vars(fresh))
+    return shared_server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def tab(browser):
     return browser.new_page(viewport={"width": 1100, "height": 800}, locale="en-GB")
 
 
 @pytest.fixture
 def page(tab, server):
-    """The page, freshly opened, with the usual settings; conversations of other tests are kept."""
+    """The page, freshly opened, with the usual settings; the history of other tests is kept."""
     problems: list[str] = []
     tab.on("pageerror", lambda error: problems.append(str(error)))
     tab.goto(server.url)
     tab.wait_for_selector("[data-mode=compare]")
     yield tab
-    tab.evaluate("localStorage.clear()")
+    tab.evaluate("localStorage.clear(); history.replaceState(null, '')")
     assert problems == []

@@ -128,3 +128,32 @@ def test_the_history_gives_up_the_oldest_conversations_beyond_its_cap(modules):
         }"""
     )
     assert kept == [[True, True, True, False, True], ["4", "2", "1"], []]
+
+
+def test_a_conversation_that_two_tabs_go_on_with_becomes_two(modules):
+    kept = modules.evaluate(
+        """async () => {
+            const { saveConversation, saveAnswer, loadConversation, listConversations, deleteAll } =
+                await import("/store.js");
+            const asked = (text) => ({ images: [], text, answer: { text: "" } });
+            const one = { id: "a", title: "", updated: 0, turns: [asked("one")] };
+            await saveConversation(one);
+            const other = await loadConversation("a");
+            one.turns.push(asked("two"));
+            await saveConversation(one);
+            other.turns.push(asked("three"));
+            other.turns[1].answer.text = "half";
+            await saveAnswer(other); // what the first tab has kept stays as it is
+            await saveConversation(other);
+            other.turns[1].answer.text = "half of";
+            await saveAnswer(other);
+            const found = [];
+            for (const { id } of await listConversations()) {
+                const { turns } = await loadConversation(id);
+                found.push([id === "a", ...turns.map(({ text, answer }) => text + answer.text)]);
+            }
+            await deleteAll();
+            return found;
+        }"""
+    )
+    assert kept == [[False, "one", "threehalf of"], [True, "one", "two"]]

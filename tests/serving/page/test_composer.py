@@ -1,0 +1,126 @@
+"""The question on the page: its pictures, its text, the skills and the settings."""
+
+import base64
+import io
+
+import pytest
+from page_steps import answered, ask, picture
+from pictures import make_picture
+from playwright.sync_api import expect
+
+
+@pytest.mark.slow
+def test_the_tiles_and_tokens_of_each_picture_are_shown_before_it_is_sent(page):
+    page.set_input_files("#files", [picture(), picture("wide.jpg", 600, 1200, "jpeg")])
+    facts = page.locator("#attachments .facts")
+    expect(facts.nth(0)).to_contain_text("tokens")
+    expect(facts.nth(1)).to_contain_text("2 × 1 tiles + thumbnail")
+    before = page.locator("#cost").inner_text()
+    page.click("#settings-open")
+    page.select_option("#set-do_image_splitting", "false")
+    expect(facts.nth(1)).to_contain_text("one view")
+    assert page.locator("#cost").inner_text() != before
+    page.click("[aria-label='Show wide.jpg']")
+    expect(page.locator("#large-facts")).to_contain_text("1,200 × 600 pixels · one view")
+    page.keyboard.press("Escape")
+    page.click("[aria-label='Remove wide.jpg']")
+    expect(facts).to_have_count(1)
+
+
+@pytest.mark.slow
+def test_pages_of_a_pdf_and_heic_are_shown_through_the_server(page, server):
+    first, second = make_picture(84, 59, 1), make_picture(84, 59, 2)
+    document = io.BytesIO()
+    first.save(document, "pdf", save_all=True, append_images=[second])
+    pdf = {"name": "scan.pdf", "mimeType": "application/pdf", "buffer": document.getvalue()}
+    heic = {**picture("photo.tiff", form="tiff"), "mimeType": "image/heic"}
+    page.set_input_files("#files", [pdf, heic])
+    names = page.locator("#attachments .name")
+    expect(names).to_have_text(["scan.pdf, page 1", "scan.pdf, page 2", "photo.tiff"])
+    sizes = page.eval_on_selector_all("#attachments img", "all => all.map(one => one.naturalWidth)")
+    assert min(sizes) > 0
+    ask(page, "What do they say?")
+    answered(page)
+    *images, _ = server.asked[0]["messages"][0]["content"]
+    kinds = [image["image_url"]["url"].partition(";")[0] for image in images]
+    assert kinds == ["data:image/png", "data:image/png", "data:image/heic"]
+    broken = {"name": "a.pdf", "mimeType": "application/pdf", "buffer": b"%PDF-1.7 nothing"}
+    page.set_input_files("#files", [broken])
+    expect(page.locator("#notice")).to_contain_text("a.pdf: ")
+
+
+def test_pictures_can_be_pasted_and_dropped(page):
+    page.evaluate(
+        """async (data) => {
+            const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+            const given = new DataTransfer();
+            given.items.add(new File([bytes], "pasted.png", { type: "image/png" }));
+            const paste = (data) => document.getElementById("question").dispatchEvent(
+                new ClipboardEvent("paste", { clipboardData: data, bubbles: true }));
+            paste(given);
+            const table = new DataTransfer();
+            table.items.add(new File([bytes], "table.png", { type: "image/png" }));
+            table.items.add("1\t2", "text/plain");
+            paste(table);
+            for (const kind of ["dragover", "drop"])
+                dispatchEvent(new DragEvent(kind, { dataTransfer: given, cancelable: true }));
+        }""",
+        base64.b64encode(picture()["buffer"]).decode(),
+    )
+    expect(page.locator("#attachments .name")).to_have_text(["pasted.png", "pasted.png"])
+    expect(page.locator("#drop")).to_be_hidden()
+
+
+@pytest.mark.slow
+def test_skills_say_what_they_need_and_show_typed_answers(page, server):
+    page.click("[data-mode=classify]")
+    page.click("#send")
+    expect(page.locator("#notice")).to_have_text("Classify needs an image. Add one first.")
+    page.set_input_files("#files", [picture()])
+    expect(page.locator("#cost")).to_contain_text("token")
+    page.click("#send")
+    expect(page.locator("#notice")).to_contain_text("needs some words")
+    chances = {"dog": 0.25, "cat": 0.75}
+    server.skills["classify"] = [{"choice": "cat", "probabilities": chances}]
+    ask(page, "cat, dog")
+    assert answered(page).locator(".chances").inner_text().split() == [
+        "cat",
+        "75.0",
+        "%",
+        "dog",
+        "25.0",
+        "%",
+    ]
+    server.skills["caption"] = [{"text": "A ship.", "length": "alt"}]
+    page.click("[data-mode=caption]")
+    page.select_option("[name=length]", label="alt")
+    page.click("#send")
+    expect(answered(page, 1).locator(".content")).to_have_text("A ship.")
+    assert server.asked[1]["length"] == "alt"
+    page.click("[data-mode=compare]")
+    page.click("#send")
+    expect(page.locator("#notice")).to_have_text("Compare needs 2 images or more.")
+
+
+def test_a_schema_is_checked_where_it_is_written_and_sent_when_it_is_right(page, server):
+    page.click("#settings-open")
+    page.fill("#schema-text", '{\n  "type": "object",\n}')
+    expect(page.locator("#schema-state")).to_contain_text("line 3 column 1")
+    page.fill("#schema-text", '{"type": "text"}')
+    expect(page.locator("#schema-state")).to_contain_text('There is no type "text"')
+    page.click("#schema-example")
+    expect(page.locator("#schema-state")).to_have_text("Answers will follow this schema.")
+    page.fill("#set-temperature", "0.5")
+    page.fill("#set-system", "Be brief.")
+    page.select_option("#model", "other")
+    server.pieces = ['{"title": "A", ', '"total": 2}']
+    ask(page, "Read it.")
+    assert answered(page).locator("pre").inner_text() == '{\n  "title": "A",\n  "total": 2\n}'
+    (asked,) = server.asked
+    assert (asked["model"], asked["temperature"]) == ("other", 0.5)
+    assert asked["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert asked["response_format"]["json_schema"]["schema"]["required"] == ["title", "total"]
+    page.fill("#set-top_p", "2")
+    ask(page, "Again.")
+    expect(page.locator("#notice")).to_have_text("A setting is out of its range.")
+    assert len(server.asked) == 1

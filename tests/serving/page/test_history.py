@@ -1,0 +1,95 @@
+"""The history of the page, which the browser keeps."""
+
+import pytest
+from page_steps import answered, ask, picture
+from playwright.sync_api import expect
+
+LONG = 60.0  # seconds that a scripted answer waits, and no test does
+FULL = """value: {
+    getItem() { return null },
+    setItem() { throw new DOMException('', 'QuotaExceededError') },
+    open() { throw new DOMException('', 'QuotaExceededError') },
+}"""
+
+
+@pytest.mark.slow
+def test_the_history_is_kept_by_the_browser_until_it_is_deleted(browser, server):
+    page = browser.new_page()
+    page.goto(server.url)
+    page.click("#history-open")
+    ask(page, "First question", picture())
+    answered(page)
+    ask(page, "Second question")
+    answered(page, 1)
+    expect(page.locator("#history-list li")).to_have_count(1)
+    page.click("#new")
+    page.click("#history-list .open")
+    expect(page.locator(".bubble")).to_have_text(["First question", "Second question"])
+    loaded = page.locator(".pictures img")
+    expect(loaded).to_have_js_property("naturalWidth", 400)
+    ask(page, "Third question")
+    answered(page, 2)
+    assert len(server.asked[2]["messages"]) == 5
+    page.get_by_role("button", name="Delete “First question”").click()
+    page.click("#sure .danger")
+    expect(page.locator("#history-list li")).to_have_count(0)
+    expect(page.locator(".turn")).to_have_count(0)
+    ask(page, "Another question")
+    answered(page)
+    expect(page.locator("#history-list li")).to_have_count(1)
+    page.click("#history-clear")
+    page.click("#sure .danger")
+    expect(page.locator("#history-list li")).to_have_count(0)
+    page.close()
+
+
+def test_an_answer_that_a_reload_interrupts_is_kept_and_can_be_asked_again(page, server):
+    server.pieces = ["Half of", LONG]
+    ask(page, "Tell me.")
+    expect(page.locator(".content")).to_have_text("Half of")
+    page.wait_for_timeout(1200)  # what comes is kept once a second
+    page.reload()
+    answer = answered(page)
+    expect(answer.locator(".content")).to_have_text("Half of")
+    expect(answer.locator(".hint")).to_have_text("The page was left while this was written.")
+    server.pieces = ["All of it."]
+    answer.get_by_role("button", name="Ask again").click()
+    expect(page.locator(".content")).to_have_text("All of it.")
+    answered(page)
+    assert server.asked[0]["messages"] == server.asked[1]["messages"]
+
+
+def test_the_back_button_returns_to_the_conversation_before(page):
+    ask(page, "One")
+    answered(page)
+    page.click("#new")
+    ask(page, "Two")
+    answered(page)
+    for step, shown in ((page.go_back, ["One"]), (page.go_forward, ["Two"])):
+        step()
+        expect(page.locator(".bubble")).to_have_text(shown)
+
+
+@pytest.mark.parametrize("barred", ["get() { throw new DOMException('', 'SecurityError') }", FULL])
+def test_a_browser_that_keeps_nothing_shows_answers_and_says_so_once(browser, server, barred):
+    page = browser.new_page()
+    page.add_init_script(
+        f"""for (const name of ["localStorage", "sessionStorage", "indexedDB"])
+            Object.defineProperty(window, name, {{ {barred} }});"""
+    )
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(server.url)
+    ask(page, "One")
+    answered(page)
+    expect(page.locator("#notice")).to_contain_text("not kept in the history")
+    page.evaluate("document.getElementById('notice').textContent = ''")
+    ask(page, "Two")
+    answered(page, 1)
+    page.click("#history-open")
+    expect(page.locator("#history-hint")).to_have_text("This browser keeps nothing for this page.")
+    page.click("#settings-open")
+    page.fill("#set-seed", "3")
+    expect(page.locator("#notice")).to_be_empty()
+    page.close()
+    assert problems == []

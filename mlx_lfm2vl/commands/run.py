@@ -22,7 +22,7 @@ from .image_options import chosen_image_options
 from .open_engine import check_memory_options, image_limits, open_engine
 from .page_options import chosen_pages
 from .run_options import build_parser, check_run_options, skill_of
-from .run_progress import Progress, summary
+from .run_progress import Progress, noun, summary
 from .skill_options import answer_changes, kind_of, split_words, task_options
 from .source_options import chosen_inputs, has_sources, reads_stdin
 from .write_options import undo_renames, write_plan
@@ -125,7 +125,7 @@ def _ask(
         batch_size=options.batch_size,
     )
     config = engine.processor.image_config.with_options(chosen_image_options(options))
-    pictures = _limited(_expanded(inputs, config, limits, options, progress), options.limit)
+    pictures = _expanded(task, inputs, config, limits, options, progress)
     interrupted = False
     try:
         with writer or nullcontext():
@@ -150,13 +150,11 @@ def _ask(
     return 1 if failed else 0
 
 
-def _read(task: Task[Any], given: Input, result: Result) -> Mapping[str, Any]:
-    """Return the typed answer; boxes of a slice are in pixels of the whole picture."""
-    from ..skills.functions import read_answer
-    from .skill_output import of_whole
+def _read(task: Task[Any], given: Input, results: Sequence[Result]) -> Mapping[str, Any]:
+    """Return the typed answer about a picture."""
+    from ..skills.whole_answers import read_whole
 
-    answer = read_answer(task, result)
-    return (of_whole(answer, given.part) if given.part else answer).to_dict()
+    return read_whole(task, given, results).to_dict()
 
 
 def _classify(
@@ -174,25 +172,32 @@ def _classify(
 
 
 def _expanded(
+    task: Task[Any],
     inputs: Iterator[Input] | None,
     config: ImageConfig,
     limits: ImageLimits,
     options: argparse.Namespace,
     progress: Progress,
 ) -> Iterator[Input | None]:
-    """Yield single pictures: pages for PDFs, frames and slices on request."""
+    """Yield single pictures: pages for PDFs, frames and slices on request; up to the limit."""
     from ..desktop.watch import watched
     from ..images.pages import expand_inputs
+    from ..skills.whole_answers import JOINED
 
-    pages = chosen_pages(options)
-    for given in watched(_listing(options, limits)) if inputs is None else inputs:
-        if given is None:
-            yield None
-            continue
-        for number, picture in enumerate(expand_inputs([given], pages, config, limits)):
-            if number and progress.total is not None:
-                progress.total += 1
-            yield picture
+    pages, whole = chosen_pages(options), task.name in JOINED
+
+    def expanded() -> Iterator[Input | None]:
+        for given in watched(_listing(options, limits)) if inputs is None else inputs:
+            if given is None:
+                yield None
+                continue
+            pictures = expand_inputs([given], pages, config, limits, whole=whole)
+            for number, picture in enumerate(pictures):
+                if number and progress.total is not None:
+                    progress.total += 1
+                yield picture
+
+    return islice(expanded(), options.limit)
 
 
 def _listing(options: argparse.Namespace, limits: ImageLimits) -> Callable[[], Iterable[Input]]:
@@ -205,10 +210,6 @@ def _listing(options: argparse.Namespace, limits: ImageLimits) -> Callable[[], I
         return (given for given in found if not isinstance(given.source, Refused))
 
     return listing
-
-
-def _limited(pictures: Iterator[Input | None], limit: int | None) -> Iterator[Input | None]:
-    return pictures if limit is None else islice(pictures, limit)
 
 
 def _total(options: argparse.Namespace, limits: ImageLimits) -> int | None:
@@ -253,24 +254,25 @@ def _plan(task: Task[Any], options: argparse.Namespace) -> int:
     config = processor.image_config.with_options(chosen_image_options(options))
     inputs = chosen_inputs(options, limits)
     progress, facts = Progress(None), facts_for(task.prompt)
-    pictures = failed = image_tokens = prompt_tokens = 0
-    for given in _limited(_expanded(inputs, config, limits, options, progress), options.limit):
+    pictures = answers = failed = image_tokens = prompt_tokens = 0
+    for given in _expanded(task, inputs, config, limits, options, progress):
         assert given is not None
         pictures += 1
         try:
-            messages = task.messages([given.source], facts(given))
-            prompt = processor(messages, options=task.options.image_options)
+            for one in given.asked:
+                messages = task.messages([one.source], facts(given))
+                prompt = processor(messages, options=task.options.image_options)
+                image_tokens += prompt.image_tokens
+                prompt_tokens += len(prompt.input_ids)
+                answers += 1
         except Lfm2VLError as error:
             failed += 1
             say(f"error: {given.name}: {error}")
-            continue
-        image_tokens += prompt.image_tokens
-        prompt_tokens += len(prompt.input_ids)
-    answers = (pictures - failed) * task.options.max_tokens
+    longest = answers * task.options.max_tokens
     unread = f" ({failed:,} cannot be read)" if failed else ""
     print(
-        f"{pictures:,} pictures{unread}: {prompt_tokens:,} prompt tokens ({image_tokens:,} of "
-        f"images), at most {answers:,} answer tokens",
+        f"{pictures:,} {noun(pictures)}{unread}: {prompt_tokens:,} prompt tokens "
+        f"({image_tokens:,} of images), at most {longest:,} answer tokens",
         flush=True,
     )
     return 1 if failed else 0

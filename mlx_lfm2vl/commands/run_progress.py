@@ -96,10 +96,11 @@ def summary(counts: Counts, out: str) -> str:
     ):
         if number:
             parts.append(f"{number:,} {what}")
-    return f"{counts.done:,} {_noun(counts.done)}: {', '.join(parts)}; {out}"
+    return f"{counts.done:,} {noun(counts.done)}: {', '.join(parts)}; {out}"
 
 
-def _noun(number: int) -> str:
+def noun(number: int) -> str:
+    """Return the word for so many pictures."""
     return "picture" if number == 1 else "pictures"
 
 

@@ -7,9 +7,10 @@ interrupted.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, Lfm2VLError
@@ -33,10 +34,8 @@ from .skill_output import (
     check_drawing,
     draw_boxes,
     image_objects,
-    of_whole,
     prompt_object,
 )
-from .slice_answers import count_pictures, join_slices
 from .source_options import chosen_inputs
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
@@ -45,7 +44,8 @@ if TYPE_CHECKING:  # heavy imports wait until the arguments are right
     from ..images.source import ImageLimits
     from ..skills.kinds import Kind
     from ..skills.tasks import Task
-    from .slice_answers import Answered, Outcome
+
+    Answered = tuple[Any, Sequence[Result]]  # a typed answer, and what the model wrote for it
 
 
 def main(name: str, arguments: Sequence[str] | None = None) -> int:
@@ -83,11 +83,13 @@ def _run(name: str, options: argparse.Namespace) -> int:
 def _inputs(name: str, options: argparse.Namespace, limits: ImageLimits) -> list[Input]:
     """Return the pictures that were chosen: pages of PDFs, and frames and slices on request."""
     from ..images.pages import expand_inputs
+    from ..skills.whole_answers import JOINED
 
     pages, inputs = chosen_pages(options), chosen_inputs(options, limits)
     if is_together(name, options):
         return pictures_of_prompt(options, inputs, limits)
-    return list(expand_inputs(inputs, pages, chosen_image_config(options), limits))
+    config = chosen_image_config(options)
+    return list(expand_inputs(inputs, pages, config, limits, whole=name in JOINED))
 
 
 def _answer(
@@ -100,19 +102,16 @@ def _answer(
     together = is_together(task.name, options)
     groups = [inputs] if together else [[one] for one in inputs]
     task.check_count(len(groups[0]))
-    joins = task.name == "detect" and not together
-    total = count_pictures(inputs) if joins else len(groups)
-    if getattr(options, "draw", None) and (len(inputs) if together else total) > 1:
+    if getattr(options, "draw", None) and len(inputs) > 1:
         raise InputError("--draw draws into one image: give one, or remove --draw")
-    failed, alone = 0, total == 1
+    failed, alone = 0, len(groups) == 1
     if alone and not options.resident:  # which finds them, before it asks the model
         _check_images(inputs, limits)
-    if len(groups) > 1:
+    if len(groups) > 1 or groups[0][0].slices:
         note_undrafted_batch(options)
     engine = open_engine(options, limits, task.options)
     labels = options.labels if task.name == "classify" else ()
-    outcomes = _outcomes(engine, task, groups, labels)
-    for group, outcome in join_slices(outcomes) if joins else outcomes:
+    for group, outcome in _outcomes(engine, task, groups, labels):
         if not isinstance(outcome, Lfm2VLError):
             _print(task, kind, options, group, outcome, alone=alone)
             continue
@@ -124,7 +123,7 @@ def _answer(
             cause = {"error": str(outcome), "exit_code": outcome.exit_code}
             print_object({"skill": task.name, "file": group[0].name, **cause})
     if failed:
-        say(f"{failed} of {total} images not answered")
+        say(f"{failed} of {len(groups)} images not answered")
     return 1 if failed else 0
 
 
@@ -139,14 +138,14 @@ def _check_images(inputs: Sequence[Input], limits: ImageLimits) -> None:
 
 def _outcomes(
     engine: Engine, task: Task[Any], groups: Sequence[Sequence[Input]], labels: Sequence[str]
-) -> Iterator[Outcome]:
+) -> Iterator[tuple[Sequence[Input], Answered | Lfm2VLError]]:
     """Answer the question about each group of images; give the answers in their order.
 
     Raises:
-        Lfm2VLError: there is only one group, and it cannot be answered.
+        Lfm2VLError: there is only one question, and it cannot be answered.
     """
     from ..desktop.facts import facts_for
-    from ..skills.functions import read_answer, score_task
+    from ..skills.functions import score_task
 
     facts = facts_for(task.prompt)
     if labels:
@@ -157,30 +156,59 @@ def _outcomes(
             except Lfm2VLError as error:
                 yield group, error
         return
-    questions = (task.messages([one.source for one in group], facts(group[0])) for group in groups)
-    if len(groups) == 1:
+    asked = [one for group in groups for one in _questions(group)]
+    questions = (
+        task.messages([one.source for one in images], facts(images[0])) for images in asked
+    )
+    if len(asked) == 1:
         with stage("answering"):
             result = engine.generate(next(questions), task.options)
-        yield groups[0], (read_answer(task, result), [result])
+        yield groups[0], (_read(task, groups[0], [result]), [result])
         return
+    written = _in_order(engine.stream_batch(questions, task.options))
+    for group in groups:
+        outcomes = list(islice(written, len(_questions(group))))
+        yield group, _answered(task, group, outcomes)
+
+
+def _questions(group: Sequence[Input]) -> Sequence[Sequence[Input]]:
+    """The images of each question about a group: its slices one by one, or all images at once."""
+    return [[one] for one in group[0].slices] or [group]
+
+
+def _in_order(
+    outcomes: Iterable[tuple[int, Result | Lfm2VLError]],
+) -> Iterator[Result | Lfm2VLError]:
     waiting: dict[int, Result | Lfm2VLError] = {}
     given = 0
-    for number, outcome in engine.stream_batch(questions, task.options):
+    for number, outcome in outcomes:
         waiting[number] = outcome
         while given in waiting:
-            yield groups[given], _read(task, waiting.pop(given))
+            yield waiting.pop(given)
             given += 1
 
 
-def _read(task: Task[Any], outcome: Result | Lfm2VLError) -> Answered | Lfm2VLError:
-    from ..skills.functions import read_answer
-
-    if isinstance(outcome, Lfm2VLError):
-        return outcome
+def _answered(
+    task: Task[Any], group: Sequence[Input], outcomes: Sequence[Result | Lfm2VLError]
+) -> Answered | Lfm2VLError:
+    results: list[Result] = []
+    for outcome in outcomes:
+        if isinstance(outcome, Lfm2VLError):
+            return outcome
+        results.append(outcome)
     try:
-        return read_answer(task, outcome), [outcome]
+        return _read(task, group, results), results
     except Lfm2VLError as error:
         return error
+
+
+def _read(task: Task[Any], group: Sequence[Input], results: Sequence[Result]) -> Any:
+    from ..skills.functions import read_answer
+    from ..skills.whole_answers import read_whole
+
+    if len(group) > 1:  # boxes tell their image
+        return read_answer(task, results[0])
+    return read_whole(task, group[0], results)
 
 
 def _print(
@@ -194,8 +222,6 @@ def _print(
 ) -> None:
     """Print the answer about a group of images, the only one or one of many."""
     answer, results = answered
-    if group[0].part and len(group) == 1:
-        answer = of_whole(answer, group[0].part)
     cut = [len(result.token_ids) for result in results if result.finish_reason == "length"]
     if cut:
         say(f"note: {group[0].name}: the answer ends at {cut[0]} tokens; --max-tokens allows more")

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, printable
-from ..images.drawn import Part
-from ..images.inputs import Input
 
 if TYPE_CHECKING:
     from ..generation.result import Result
+    from ..images.inputs import Input
     from ..images.source import ImageLimits, ImageSource
     from ..skills.boxes import Box
     from ..skills.kinds import Kind
@@ -59,30 +57,13 @@ def image_objects(group: Sequence[Input], results: Sequence[Result]) -> list[dic
     """Describe the images of a question for --json: pixels of a box are those of its image."""
     if not results:
         return [{"file": one.name} for one in group]
-    sizes = [
-        one.part.whole if one.part and len(group) == 1 else plan.size
-        for one, plan in zip(group, results[0].images, strict=True)
-    ]
+    sizes = [plan.size for plan in results[0].images]
+    if len(group) == 1 and (part := group[0].asked[0].part):
+        sizes = [part.whole]
     return [
         {"file": one.name, "width": width, "height": height}
         for one, (height, width) in zip(group, sizes, strict=True)
     ]
-
-
-def of_whole(answer: Any, part: Part) -> Any:
-    """Return the answer about a slice with its boxes in pixels of the whole picture."""
-    from ..skills.answers import Detection, Layout, Point
-    from ..skills.slice_boxes import in_whole
-
-    if isinstance(answer, Detection):
-        return Detection(tuple(in_whole(box, part) for box in answer.boxes))
-    if isinstance(answer, Point) and answer.box:
-        box = in_whole(answer.box, part)
-        return Point(*box.center, box)
-    if isinstance(answer, Layout):
-        placed = [(region, region.box and in_whole(region.box, part)) for region in answer.regions]
-        return Layout(tuple(replace(region, box=box) for region, box in placed))
-    return answer
 
 
 def prompt_object(task: Task[Any], kind: Kind) -> dict[str, Any]:

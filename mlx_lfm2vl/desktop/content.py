@@ -24,8 +24,8 @@ def read_content(given: Input, limits: ImageLimits) -> tuple[bytes, ImageSource]
         limits: on the bytes that are read.
 
     Returns:
-        A hash of its file's bytes, page, time and part, and a source to open. Of a picture without
-        a file the pixels are hashed.
+        A hash of its file's bytes, page, time, part and slices, and a source to open. Of a picture
+        without a file the pixels are hashed.
 
     Raises:
         InputError: it cannot be read.
@@ -48,7 +48,8 @@ def read_content(given: Input, limits: ImageLimits) -> tuple[bytes, ImageSource]
         pixels = hashlib.blake2b(repr((source.mode, source.size)).encode())
         pixels.update(source.tobytes())
         found = pixels.digest()
-    place = repr((given.page, given.seconds, given.part)).encode()
+    slices = [one.part for one in given.slices]
+    place = repr((given.page, given.seconds, given.part, *slices)).encode()
     return hashlib.blake2b(found + place, digest_size=DIGEST_BYTES).digest(), source
 
 

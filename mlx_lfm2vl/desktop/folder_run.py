@@ -7,7 +7,7 @@ The run holds no more than a window of pictures, however many there are.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -36,7 +36,7 @@ from .records import (
 SEED = 0  # if none is chosen: a run that is continued ends as one that was not interrupted
 HOOKS = ("on_encode", "on_prefill")  # options that change no answer
 
-Read = Callable[[Input, Result], Mapping[str, Any]]
+Read = Callable[[Input, Sequence[Result]], Mapping[str, Any]]
 Direct = Callable[[ReadyImage, Mapping[str, str]], Mapping[str, Any]]
 OnRecord = Callable[[Input, Record], object]
 
@@ -62,9 +62,22 @@ class _Picture:
 
     given: Input
     key: str = ""  # of its content and the question; empty if it cannot be read
-    image: ReadyImage | None = None  # None if its answer is known
+    images: tuple[ReadyImage, ...] = ()  # it, or its slices; empty if its answer is known
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
     error: Lfm2VLError | None = None
+
+    def without_images(self) -> "_Picture":
+        """The same, for when its images are no longer needed: they are large."""
+        return replace(self, images=())
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A picture that the model is asked about, in a conversation for each of its images."""
+
+    picture: _Picture
+    count: int
+    outcomes: dict[int, Result | Lfm2VLError] = field(default_factory=dict[int, Any])
 
 
 def run_options(skill: Skill) -> AnswerOptions:
@@ -126,8 +139,8 @@ class FolderRun:
             journal: gets the records.
             settings: from `settings_of`.
             facts: what the prompt may name of a picture; any thread calls it.
-            read: makes the answer from a picture and what the model wrote; None reads as the skill
-                does.
+            read: makes the answer about a picture from what the model wrote about it or each of its
+                slices; None reads as the skill does, for pictures without slices.
             direct: answers about one picture, instead of a batch that writes answers.
             on_record: called with each new record before it is kept. If the process is killed in
                 between, the picture is asked about again, and this is called again. If it raises an
@@ -143,7 +156,8 @@ class FolderRun:
         self._report = report or _ignore
         self._batch_size = batch_size
         self._options = run_options(skill)
-        self._asked: dict[int, _Picture] = {}  # by number of the conversation
+        # By number of the conversation: a picture, and which of its images this is about.
+        self._asked: dict[int, tuple[_Asked, int]] = {}
         self._equal: dict[str, list[_Picture]] = {}  # wait for the answer to the same content
         self._number = 0
         self.counts = Counts()
@@ -169,23 +183,35 @@ class FolderRun:
 
     def _answer_as_batch(self, pictures: Iterable[_Picture | None]) -> None:
         answers = self._engine.stream_batch(
-            map(self._conversation, pictures), self._options, batch_size=self._batch_size
+            self._conversations(pictures), self._options, batch_size=self._batch_size
         )
         for number, outcome in answers:
-            picture = self._asked.pop(number)
-            failed = isinstance(outcome, Lfm2VLError)
-            self._answered(picture, outcome if failed else self._read_result(picture, outcome))
+            asked, place = self._asked.pop(number)
+            asked.outcomes[place] = outcome
+            if len(asked.outcomes) == asked.count:
+                self._answered(asked.picture, self._read_outcomes(asked))
+
+    def _conversations(self, pictures: Iterable[_Picture | None]) -> Iterator[list[Message] | None]:
+        for picture in pictures:
+            if picture is None:
+                yield None
+                continue
+            asked = _Asked(picture.without_images(), len(picture.images))
+            for place, image in enumerate(picture.images):
+                self._asked[self._number] = asked, place
+                self._number += 1
+                yield self._skill.messages([image], picture.facts)
 
     def _answer_one_by_one(self, direct: Direct, pictures: Iterable[_Picture | None]) -> None:
         for picture in pictures:
             if picture is None:
                 continue
-            assert picture.image is not None
+            (image,) = picture.images
             try:
-                answer = direct(picture.image, picture.facts)
+                answer = direct(image, picture.facts)
             except Lfm2VLError as error:
                 answer = error
-            self._answered(self._asked.popitem()[1], answer)
+            self._answered(picture, answer)
 
     def _pictures(self, inputs: Iterable[Input | None]) -> Generator[_Picture | None, None, None]:
         """Yield what to ask about next, and None while the next picture is not ready."""
@@ -201,20 +227,12 @@ class FolderRun:
             elif self._journal.is_done(place_of(picture.given), picture.key):
                 self._know(picture)
             elif picture.key in self._equal:
-                self._equal[picture.key].append(replace(picture, image=None))
+                self._equal[picture.key].append(picture.without_images())
             elif self._journal.is_answered(picture.key):
                 self._copy(picture)
             else:
                 self._equal[picture.key] = []
-                self._asked[self._number] = replace(picture, image=None)
-                self._number += 1
                 yield picture
-
-    def _conversation(self, picture: _Picture | None) -> list[Message] | None:
-        if picture is None:
-            return None
-        assert picture.image is not None
-        return self._skill.messages([picture.image], picture.facts)
 
     def _prepare(self, given: Input) -> _Picture:
         """Read a picture, and decode it unless its answer is known. Any thread may do this."""
@@ -227,25 +245,33 @@ class FolderRun:
             is_known = self._journal.is_done(place_of(given), key)
             if is_known or self._journal.is_answered(key):
                 return _Picture(given, key)
-            image = self._engine.processor.ready(source, self._options.image_options)
-            return _Picture(given, key, image, facts)
+            sources = [one.source for one in given.slices] or [source]
+            ready, options = self._engine.processor.ready, self._options.image_options
+            return _Picture(given, key, tuple(ready(one, options) for one in sources), facts)
         except Lfm2VLError as error:
             return _Picture(given, key, error=error)
         except (OSError, RuntimeError, MemoryError) as error:  # of this picture, not of the run
             reason = Lfm2VLError(f"{given.name}: {type(error).__name__}: {error}")
             return _Picture(given, key, error=reason)
 
-    def _read_skill(self, _given: Input, result: Result) -> Mapping[str, Any]:
+    def _read_skill(self, _given: Input, results: Sequence[Result]) -> Mapping[str, Any]:
+        (result,) = results
         return self._skill.read(result.text, [plan.size for plan in result.images])
 
-    def _read_result(self, picture: _Picture, result: Result) -> Mapping[str, Any] | Lfm2VLError:
+    def _read_outcomes(self, asked: _Asked) -> Mapping[str, Any] | Lfm2VLError:
         """Return the answer that the model wrote, or why it is none."""
+        results = list[Result]()
+        for _, outcome in sorted(asked.outcomes.items()):
+            if isinstance(outcome, Lfm2VLError):
+                return outcome
+            results.append(outcome)
         try:
-            answer = self._read(picture.given, result)
+            answer = self._read(asked.picture.given, results)
         except Lfm2VLError as error:
-            error.add_note(result.text)
+            error.add_note("\n".join(result.text for result in results))
             return error
-        return {**answer, "finish_reason": result.finish_reason}
+        cut = any(result.finish_reason == "length" for result in results)
+        return {**answer, "finish_reason": "length" if cut else results[0].finish_reason}
 
     def _answered(self, picture: _Picture, answer: Mapping[str, Any] | Lfm2VLError) -> None:
         """Record an answer, also for the pictures that are equal."""

@@ -22,6 +22,7 @@ class Input:
         page: number of the page or frame in the file, from 1; None for a file of one picture.
         seconds: time of a frame of a video; None otherwise.
         part: the part of a larger picture that it shows; None shows all of it.
+        slices: of a long picture that is asked about slice by slice and answered as one.
     """
 
     name: str
@@ -30,3 +31,9 @@ class Input:
     page: int | None = None
     seconds: float | None = None
     part: Part | None = None
+    slices: tuple[Input, ...] = ()
+
+    @property
+    def asked(self) -> tuple[Input, ...]:
+        """What the model sees, one by one: the slices, or the picture itself."""
+        return self.slices or (self,)

@@ -28,7 +28,12 @@ logger = logging.getLogger(__name__)
 
 
 def expand_inputs(
-    inputs: Iterable[Input], options: PageOptions, config: ImageConfig, limits: ImageLimits
+    inputs: Iterable[Input],
+    options: PageOptions,
+    config: ImageConfig,
+    limits: ImageLimits,
+    *,
+    whole: bool = False,
 ) -> Iterator[Input]:
     """Replace files of several pictures by these, one by one and in order.
 
@@ -45,11 +50,14 @@ def expand_inputs(
         options: which pages, frames and parts.
         config: image settings in use. They tell at which size a page loses nothing.
         limits: on files and pixels.
+        whole: whether a long picture stays one input, which has its slices.
     """
     kinds = set[str]()
     for item in inputs:
         for picture in _pictures(item, options, config, limits, kinds):
-            yield from _slices(picture, config, limits) if options.slices == "auto" else [picture]
+            if options.slices == "auto":
+                picture = _sliced(picture, config, limits)
+            yield from [picture] if whole else picture.asked
     if options.pages and "pages" not in kinds:
         logger.warning("the pages %s were chosen, and no file is a PDF", options.pages)
     if options.has_frames and "frames" not in kinds:
@@ -118,8 +126,8 @@ def _pictures(
         yield replace(item, source=Refused(item.name, error))
 
 
-def _slices(item: Input, config: ImageConfig, limits: ImageLimits) -> Iterator[Input]:
-    """The slices of a long picture, or the picture itself."""
+def _sliced(item: Input, config: ImageConfig, limits: ImageLimits) -> Input:
+    """Return a long picture with its slices; any other picture as it is."""
     from .slices import plan_slices
     from .source import open_image
 
@@ -127,11 +135,9 @@ def _slices(item: Input, config: ImageConfig, limits: ImageLimits) -> Iterator[I
         opened = open_image(item.source, limits)
         parts = plan_slices(*opened.size, config)
     except (InputError, NetworkError):  # it comes up again when its turn comes
-        yield item
-        return
+        return item
     if len(parts) == 1:
-        yield item
-        return
+        return item
     height, width = parts[0].height, parts[0].width
     logger.warning(
         "%s is cut into %d slices of %d x %d pixels, so that it keeps its scale",
@@ -141,6 +147,8 @@ def _slices(item: Input, config: ImageConfig, limits: ImageLimits) -> Iterator[I
         height,
     )
     whole = Whole(item.name, opened, config.background)
+    slices = list[Input]()
     for number, part in enumerate(parts, 1):
         name = f"{item.name}, slice {number} of {len(parts)}"
-        yield replace(item, name=name, source=Slice(name, whole, part), part=part)
+        slices.append(replace(item, name=name, source=Slice(name, whole, part), part=part))
+    return replace(item, source=whole, slices=tuple(slices))

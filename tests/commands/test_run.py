@@ -10,18 +10,25 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import golden
 from folder_runs import draw, records
 from pictures import make_picture
+from PIL import Image
 
-from mlx_lfm2vl.commands import run, run_progress
+from mlx_lfm2vl import Engine
+from mlx_lfm2vl.commands import run, run_progress, skill
 from mlx_lfm2vl.commands.run_progress import Progress, progress_text, summary
 from mlx_lfm2vl.desktop.folder_run import Counts
+from mlx_lfm2vl.images.limits import ImageLimits
+from mlx_lfm2vl.images.source import open_image
+from mlx_lfm2vl.prompt.processor import Processor
 
 MODEL = ["--model", str(golden("new_names").folder), "--max-tokens", "3"]
 ROOT = Path(__file__).parent.parent.parent
+REALLY_READY = Processor.ready
 
 
 @pytest.fixture
@@ -136,6 +143,61 @@ def test_ctrl_c_keeps_what_is_answered_and_the_next_run_continues(monkeypatch, c
     assert 1 <= len(records(Path("r.jsonl"))) < 3
     assert run.main(arguments) == 0
     assert len(records(Path("r.jsonl"))) == 3
+
+
+@pytest.fixture
+def seeing(monkeypatch):
+    """Every model finds the red rectangles and the blue ones of the image it is asked about."""
+    pictures = {}
+
+    def ready(processor, source, options=None):
+        found = REALLY_READY(processor, source, options)
+        pictures[id(found)] = found, open_image(source, ImageLimits()).decode()
+        return found
+
+    def stream_batch(_engine, conversations, _options, **_):
+        for number, messages in enumerate(conversations):
+            image = messages[-1]["content"][0]["image"]
+            _, seen = pictures.get(id(image)) or (None, open_image(image, ImageLimits()).decode())
+            width, height = seen.size
+            boxes = []
+            for channel, label in ((0, "red"), (2, "blue")):
+                if found := seen.getchannel(channel).point(lambda x: 255 * (x > 128)).getbbox():
+                    sides = zip(found, (width, height) * 2, strict=True)
+                    boxes.append({"label": label, "bbox": [at / side for at, side in sides]})
+            plan = SimpleNamespace(size=(height, width))
+            text = json.dumps(boxes)
+            yield (
+                number,
+                SimpleNamespace(text=text, images=[plan], finish_reason="stop", token_ids=[]),
+            )
+
+    monkeypatch.setattr(Processor, "ready", ready)
+    monkeypatch.setattr(Engine, "stream_batch", stream_batch)
+
+
+@pytest.mark.usefixtures("seeing")
+def test_a_long_picture_in_slices_has_one_record_with_each_object_once(tmp_path, capsys):
+    long = Image.new("RGB", (400, 4000))
+    long.paste("red", (40, 650, 140, 960))  # across the end of a slice
+    long.paste("blue", (300, 3900, 390, 4000))
+    long.save(tmp_path / "a long.png")
+    Image.new("RGB", (400, 300), "red").save(tmp_path / "b.png")
+    words = [str(tmp_path), "--slices", "auto", "--kind", "450m", "-m", "demo"]
+    out = tmp_path / "r.jsonl"
+    assert run.main(["detect", *words, "--out", str(out), "--in-order", "--max-tokens", "9"]) == 0
+    first, second = found = records(out)
+    assert [Path(record["file"]).name for record in found] == ["a long.png", "b.png"]
+    boxes = [[(box["label"], box["pixels"]) for box in record["boxes"]] for record in found]
+    assert boxes[0] == [("red", [40, 650, 140, 960]), ("blue", [300, 3900, 390, 4000])]
+    assert boxes[1] == [("red", [0, 0, 400, 300])]
+    assert "part" not in first
+    assert run.main(["detect", *words, "--out", str(out), "--in-order", "--max-tokens", "9"]) == 0
+    assert "2 pictures: 0 answered, 2 known from before" in capsys.readouterr().err
+    assert records(out) == [first, second]
+    assert skill.main("detect", [*words, "--json", "--max-tokens", "9"]) == 0
+    printed = [json.loads(line)["boxes"] for line in capsys.readouterr().out.splitlines()]
+    assert printed == [record["boxes"] for record in found]
 
 
 def test_the_line_tells_rate_and_time_left():

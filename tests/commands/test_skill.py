@@ -3,29 +3,16 @@
 import json
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 from processes import modules_after
 
 from mlx_lfm2vl import cli
-from mlx_lfm2vl.checkpoint.find import DEMO_FOLDER
-from mlx_lfm2vl.checkpoint.image_config import load_image_config
-from mlx_lfm2vl.commands.skill_output import of_whole
-from mlx_lfm2vl.commands.slice_answers import count_pictures, join_slices
 from mlx_lfm2vl.commands.table import SKILLS
-from mlx_lfm2vl.errors import InputError
-from mlx_lfm2vl.images.drawn import Part
-from mlx_lfm2vl.images.inputs import Input
-from mlx_lfm2vl.images.limits import ImageLimits
-from mlx_lfm2vl.images.pages import PageOptions, expand_inputs
-from mlx_lfm2vl.skills.answers import Detection, Point
-from mlx_lfm2vl.skills.boxes import Box
 from mlx_lfm2vl.skills.tasks import TASKS
 
 PICTURES = Path(__file__).parents[2] / "examples" / "images"
-CONFIG = load_image_config(DEMO_FOLDER)
 TOY = Path(__file__).parents[1] / "golden" / "new_names" / "checkpoint"
 
 
@@ -158,39 +145,6 @@ def test_wrong_use_is_one_line_and_code_2(typed, line, message):
     assert (code, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
-
-
-def test_boxes_of_a_slice_are_given_in_pixels_of_the_whole_picture():
-    part = Part(top=100, left=0, height=100, width=200, whole=(300, 200))
-    box = Box(0, "star", (20, 10, 60, 50), (0.1, 0.1, 0.3, 0.5))
-    assert of_whole(Detection((box,)), part).boxes[0].pixels == (20, 110, 60, 150)
-    found = of_whole(Point(*box.center, box), part)
-    assert (found.x, found.y) == (box.center[0], box.center[1] + 100)
-    assert of_whole(Point(None, None, None), part).box is None
-
-
-def test_slices_of_a_picture_are_one_answer_in_which_each_object_is_once(tmp_path):
-    Image.new("RGB", (256, 3200)).save(tmp_path / "long.png")
-    given = Input("long.png", tmp_path / "long.png")
-    slices = list(expand_inputs([given], PageOptions(slices="auto"), CONFIG, ImageLimits()))
-    outcomes: list = []
-    for one in slices:  # the object is at rows 1000 to 1100
-        assert one.part
-        top, bottom = (min(max(row - one.part.top, 0), one.part.height) for row in (1000, 1100))
-        pixels = (10, top, 50, bottom)
-        relative = (10 / 256, top / one.part.height, 50 / 256, bottom / one.part.height)
-        boxes = (Box(0, "cat", pixels, relative),) if top < bottom else ()
-        outcomes.append(([one], (Detection(boxes), [one.name])))
-    assert sum(len(answer.boxes) for _, (answer, _) in outcomes) == 2
-    other = ([given], InputError("bad"))
-    joined: Any = list(join_slices([*outcomes, other]))
-    ((whole,), (answer, results)), last = joined
-    assert (whole.name, last) == ("long.png", other)
-    assert [box.pixels for box in answer.boxes] == [(10, 1000, 50, 1100)]
-    assert results == [one.name for one in slices]
-    assert count_pictures([*slices, given]) == 2
-    outcomes[1] = ([slices[1]], InputError("bad"))
-    assert str(next(join_slices(outcomes))[1]) == "bad"
 
 
 def test_boxes_of_slices_are_drawn_into_the_whole_picture(typed, tmp_path):

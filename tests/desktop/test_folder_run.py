@@ -209,8 +209,8 @@ def test_answers_may_also_come_one_by_one_without_a_batch(tiny, tmp_path):
 
 
 def test_how_an_answer_is_read_may_depend_on_the_picture(tiny, tmp_path):
-    def read(given, result):
-        return {"name": given.name, "tokens": len(result.token_ids)}
+    def read(given, results):
+        return {"name": given.name, "tokens": len(results[0].token_ids)}
 
     (record,) = asked(tiny, tmp_path / "r.jsonl", draw(tmp_path, ["a.png"]), read=read)
     assert (record["name"], record["tokens"]) == ("a.png", 3)

@@ -125,7 +125,7 @@ def reading_prompts(
         store.keep(rows[0].ready.read([]))
     if store and is_drafted:
         for row in rows:
-            _branch_off(row)
+            row.drafter_context()  # the store's, which a drafter must not write to
     return Arrival(rows, logits, cache)
 
 
@@ -172,11 +172,3 @@ def _with_drafters(model: Lfm2VL, rows: Sequence[Row], drafting: Drafting | None
         )
         drafters.append(row.drafter)
     return _Readers(drafters)
-
-
-def _branch_off(row: Row) -> None:
-    """Leave what a draft model has read to the store."""
-    from .drafting import ModelDrafter
-
-    if isinstance(row.drafter, ModelDrafter):
-        row.drafter.branch_off()

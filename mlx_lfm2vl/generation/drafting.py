@@ -123,10 +123,12 @@ class ModelDrafter:
             self._held = []
             mx.async_eval(self.context.arrays)
 
-    def branch_off(self) -> None:
-        """Leave the context, up to what was read so far, to the prefix store; go on with a copy."""
+    def branched_off(self) -> DraftCache:
+        """Return the context of what was read so far, for a prefix store; go on with a copy."""
         self._append()
-        self.context = self.context.until(self.context.end) or self.context
+        context = self.context
+        self.context = context.until(context.end) or context
+        return context
 
     def add(self, token: int) -> None:
         """Append a token of the answer; while drafting rests, learn what it costs without."""

@@ -223,6 +223,8 @@ class PrefixStore:
         self._saved.save(branch.prefix, branch.cache, branch.snapshots)
 
     def _add(self, branch: Branch) -> None:
+        if branch.nbytes > self.prefix_bytes:
+            return  # all others would go, and then it
         for old in self._of(branch.cache.kv_bits):
             shared = branch.prefix.common(old.prefix)
             if shared == len(old.prefix):

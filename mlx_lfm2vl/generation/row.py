@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..errors import Lfm2VLError
+from ..model.cache import Cache
 from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerOptions, Sampling
 from ..prompt.messages import Message
@@ -18,11 +19,13 @@ from ..prompt.processor import Inputs, Processor, Views
 from .answer import Answer, Clock, make_result
 from .loop import Drafts, Token
 from .prefix import image_key
+from .prefix_store import Branch
 from .prepare import Ready, read_prompt
 from .result import Piece, Result, Timings
 from .sampling import Sampler, logprobs_of
 
 if TYPE_CHECKING:  # imported where there is a drafter or a constraint
+    from ..model.drafter import DraftCache
     from .drafted import Drafter
     from .guide import Guide
 
@@ -100,6 +103,7 @@ class Row:
         error: why it cannot be continued.
         has_left: whether nobody waits for it any more.
         drafts: counts of its drafts.
+        said: all tokens of the answer, the end token too.
     """
 
     number: int
@@ -115,6 +119,7 @@ class Row:
     error: Lfm2VLError | None = None
     has_left: bool = False
     drafts: Drafts = field(default_factory=Drafts)
+    said: list[int] = field(default_factory=list[int])
     _first: float = 0.0  # seconds from the clock's start to the first token
     _text: str = ""  # since the last piece
     _given: int = 0  # tokens in pieces
@@ -166,6 +171,7 @@ class Row:
                 own = logprobs_of(logits[place : place + 1], mx.array([self.last]))
                 (logprob,) = cast(list[float], own.tolist())
         self._first = self._first or self.clock.lap()
+        self.said.append(self.last)
         self._text += self.answer.add(self.last, logprob, ended)
         if self.drafter is not None:
             self.drafter.add(self.last)
@@ -182,6 +188,25 @@ class Row:
         piece = self.answer.piece(self._text, self._given, result)
         self._text, self._given = "", len(self.answer.token_ids)
         return piece
+
+    def read(self, cache: Cache) -> Branch:
+        """Return what was read of the prompt and the answer.
+
+        Args:
+            cache: of this row alone.
+        """
+        context = self.drafter_context() or self.ready.branch.context
+        snapshots = dict(self.ready.branch.snapshots)
+        branch = replace(self.ready.branch, cache=cache, snapshots=snapshots, context=context)
+        return replace(self.ready, branch=branch).read(self.said)
+
+    def drafter_context(self) -> DraftCache | None:
+        """Return what a draft model has read so far, which goes on with a copy; None without one."""
+        if self.drafter is None:
+            return None
+        from .drafting import ModelDrafter
+
+        return self.drafter.branched_off() if isinstance(self.drafter, ModelDrafter) else None
 
     def result(self) -> Result:
         """Return the result of a finished row; it reads the clock, so call it once."""

@@ -205,6 +205,15 @@ class Cache:
                 forked.layers[i] = own.fork()
         return forked
 
+    def row(self, number: int) -> "Cache":
+        """Return the cache of one row of the batch, which continues independently.
+
+        The only row shares memory as a `fork` does; one of several is copied.
+        """
+        if not self.starts and not self.ends and self.arrays[0].shape[0] == 1:
+            return self.fork()
+        return Cache.joined([Rows(self, [number])])
+
     @classmethod
     def joined(cls, parts: Sequence[Rows]) -> "Cache":
         """Return the cache of a batch made of rows of other caches, which stay as they are.

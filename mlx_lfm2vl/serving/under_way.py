@@ -124,9 +124,12 @@ class UnderWay:
         self._engine, self._kv_bits = engine, kv_bits
         self._store = engine.store if engine.store is not None else PrefixStore()
         self._readings: list[_Reading] = []  # in the order of arrival
-        self._batch = Batch(engine.model, kv_bits)
+        self._batch = self._new_batch()
         self._parts = 0
         self.numbers: set[int] = set()
+
+    def _new_batch(self) -> Batch:
+        return Batch(self._engine.model, self._kv_bits, store=self._store)
 
     def begin(self, number: int, prepared: Prepared) -> None:
         """Take on a request.
@@ -163,7 +166,7 @@ class UnderWay:
         except Exception as error:  # noqa: BLE001  the device may fail in many ways
             failed = as_error(error)
             events += [(row.number, failed) for row in rows if not row.is_over]
-            self._batch = Batch(self._engine.model, self._kv_bits)
+            self._batch = self._new_batch()
         over = {row.number for row in rows if row.is_over}
         ended = {number for number, event in events if isinstance(event, Lfm2VLError | Scores)}
         self.numbers -= over | ended

@@ -194,6 +194,14 @@ def test_memory_is_flat_over_many_questions(engine):
     assert max(sizes[15:]) <= max(sizes[:15]) <= 200_000 + features
 
 
+def test_a_prompt_larger_than_the_store_pushes_nothing_out(engine):
+    engine.generate([asked("What is it?", PICTURES[0])], **GREEDY)
+    engine.store.prefix_bytes = engine.store.branches[0].nbytes
+    engine.generate("What is it? " * 60, **GREEDY)
+    (branch,) = engine.store.branches
+    assert branch.prefix.keys
+
+
 def test_a_batch_continues_what_single_answers_have_read(engine, loaded):
     engine.generate([asked("What is it?", PICTURES[0])], **GREEDY)
     questions = ["What?", "Which color?", "Where?"]

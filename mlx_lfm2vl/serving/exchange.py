@@ -78,7 +78,7 @@ class Exchange(Protocol):
         ...
 
     def begin(self) -> list[Frame]:
-        """Return what to send before the first event of the core."""
+        """Return what to send first. It is called once, before the first event is added."""
         ...
 
     def add(self, index: int, event: Any) -> list[Frame]:

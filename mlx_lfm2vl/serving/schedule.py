@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from ..device_thread import on_device
-from ..errors import Lfm2VLError
+from ..errors import CheckpointError, InputError, Lfm2VLError
 from ..generation.result import Piece
 from .meter import Meter
 from .request import Busy, Overdue, Progress, Stopping, as_error, is_last
@@ -295,9 +295,12 @@ class Schedule:
             assert self._engine is not None
             self._work, self._work_kind = on_device(UnderWay, self._engine, kv_bits), kind
         except Exception as error:  # noqa: BLE001  whatever is wrong with this model, others go on
+            failed = as_error(error)
+            if isinstance(failed, InputError):  # a wrong path, for example: no request is to blame
+                failed = CheckpointError(str(failed))
             for ticket in tickets:
                 if ticket.kind == kind or self._loaded != name:
-                    self._leave(ticket, as_error(error))
+                    self._leave(ticket, failed)
             return False
         return True
 

@@ -272,7 +272,7 @@ def test_quantized_keys_and_values_have_a_batch_of_their_own(wide):
 
 def test_a_model_that_cannot_be_loaded_is_the_error_of_its_requests_only(tiny):
     def fails():
-        raise CheckpointError("config.json is missing")
+        raise InputError("config.json is missing")  # which is the fault of no request
 
     good = Served("good", lambda: Engine(*tiny), lambda: None)
     core = Core([good, Served("bad", fails, lambda: None)])

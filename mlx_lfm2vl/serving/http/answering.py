@@ -172,6 +172,7 @@ class _Stream:
 
     def __init__(self, exchange: Exchange, send: Send, ping_seconds: float) -> None:
         self._exchange, self._send, self._ping_seconds = exchange, send, ping_seconds
+        self._opening = encoded(exchange.begin())  # sent with the first frame or ping
         self._is_started = False
         self._due = time.monotonic() + ping_seconds  # when to break the silence
 
@@ -213,6 +214,6 @@ class _Stream:
         if not self._is_started:
             self._is_started = True
             await _start(self._send, 200, STREAM_HEADERS)
-            data = encoded(self._exchange.begin()) + data
+            data = self._opening + data
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
         self._due = time.monotonic() + self._ping_seconds

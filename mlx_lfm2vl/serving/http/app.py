@@ -22,14 +22,16 @@ from starlette.types import Receive, Scope, Send
 from ...errors import Lfm2VLError
 from ..core import Core
 from ..exchange import Read, Terms, Unfetched
+from ..protocol.json_body import parse_object
 from ..request import UnknownModel
 from .access import Access
 from .answering import answer, send_object, while_there
-from .bodies import Bodies, BodyLimits, ClientGone, parse_object
+from .bodies import Bodies, BodyLimits, ClientGone
 from .errors import HttpError, error_reply, is_internal, report
 from .fetching import Fetcher
 from .guard import Guard, Seen
 from .metrics import CONTENT_TYPE, metrics_text
+from .paths import meant
 
 Compute = Callable[[Mapping[str, Any], Terms], dict[str, Any]]
 Describe = Callable[[Terms, Sequence[str], bool], dict[str, Any]]
@@ -139,13 +141,14 @@ class App:
         starlette = Starlette(
             routes=routes,
             exception_handlers={
-                HTTPException: _refused,
+                HTTPException: self._refused,
                 Lfm2VLError: _failed,
                 Exception: _failed,
             },
         )
         starlette.router.redirect_slashes = False
         self.routes = tuple(routes)
+        self._paths = [route.path for route in routes]
         self._described = cache(
             partial(fronts.describe, terms, list(core.models), access.token is not None)
         )
@@ -215,8 +218,22 @@ class App:
     async def _show_model(self, request: Request) -> Response:
         name = request.path_params["model"]
         if name not in self._core.models:
-            raise UnknownModel(f"there is no model {name!r:.80} here")
+            known = ", ".join(self._core.models)
+            raise UnknownModel(f"there is no model {name!r:.80} here, expected {known}")
         return JSONResponse(self._model(name))
+
+    async def _refused(self, request: Request, error: Exception) -> Response:
+        """Answer for a path or a method that there is not."""
+        assert isinstance(error, HTTPException)
+        method, path, headers = request.method, request.url.path, dict(error.headers or {})
+        if error.status_code == 405:
+            code = "method_not_allowed"
+            text = f"the method of {path:.80} is {method:.20}, expected {headers['Allow']}"
+        else:
+            code = "not_found"
+            text = f"there is no path {path!r:.80} here; {meant(path, self._paths)}"
+        described = HttpError(error.status_code, text, code, tuple(headers.items()))
+        return await _failed(request, described)
 
     def _model(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._created, "owned_by": "mlx_lfm2vl"}
@@ -244,15 +261,6 @@ async def _read(
     """Read a body in another thread: images of some megabytes would hold up all answers."""
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(threads, lambda: read(parse_object(body), terms))
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    """Answer for a path or a method that there is not."""
-    assert isinstance(error, HTTPException)
-    code = error.detail.lower().replace(" ", "_")
-    text = f"{request.method} {request.url.path:.80}: {error.detail}"
-    headers = tuple((error.headers or {}).items())
-    return await _failed(request, HttpError(error.status_code, text, code, headers))
 
 
 async def _failed(_request: Request, error: Exception) -> Response:

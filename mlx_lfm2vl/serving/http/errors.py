@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import logging
-import re
 import traceback
 from typing import Any
 
 from ...errors import AnswerError, InputError, Lfm2VLError
 from ..request import Busy, Overdue, Stopping, UnknownModel
 
-# An absolute path of two parts or more. The path of a URL follows its host, so it is none.
-PATH = re.compile(r"(?<![\w.:/~-])~?/[^\s'\",:;()<>]+/[^\s'\",:;()<>]*")
 log = logging.getLogger("mlx_lfm2vl")
 FAILED = "the server could not answer; its own output says why"
 
@@ -36,21 +33,21 @@ class HttpError(Lfm2VLError):
 def error_reply(error: Exception) -> tuple[int, dict[str, str], dict[str, Any]]:
     """Return how an error is answered.
 
-    A message that concerns the request is told, without paths of files. Any other error concerns
-    the machine of the server, so its message stays there; see `is_internal`.
+    A message that concerns the request is told as it is: it names nothing but what the request
+    holds. Any other error concerns the machine of the server, such as a file of the model, so its
+    message stays there; see `is_internal`.
 
     Returns:
         Status, headers, and an object `{"error": {"message", "type", "param", "code"}}`.
     """
     status, code = _status(error)
     headers: dict[str, str] = {}
-    message = PATH.sub("(a path)", str(error))
     if isinstance(error, HttpError):
-        headers, message = dict(error.headers), str(error)
+        headers = dict(error.headers)
     elif isinstance(error, Busy):
         headers = {"Retry-After": str(error.retry_after)}
     described = {
-        "message": FAILED if is_internal(error) else message,
+        "message": FAILED if is_internal(error) else str(error),
         "type": "invalid_request_error" if status < 500 else "server_error",
         "param": getattr(error, "param", None),
         "code": code,

@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.image_config import ImageConfig
+from ...errors import InputError
 from ...images.geometry import plan_image
 from ...images.inputs import Input
 from ...images.pages import PageOptions, expand_inputs
-from ...images.read import read_source
+from ...images.read import NamedBytes, read_source
 from ...images.source import open_image
 from ...options import ImageOptions
 from ...skills.prompts import is_taught
 from ...skills.tasks import TASKS
 from ..exchange import Terms
 from ..protocol.answer_fields import DEFAULT_TOKENS, read_background, read_image_options
-from ..protocol.fields import BadField, Fields, open_body
+from ..protocol.fields import BadField, Fields
 from ..served import Served
 
 if TYPE_CHECKING:
@@ -55,16 +57,15 @@ def plan(body: Mapping[str, Any], terms: Terms) -> dict[str, Any]:
         InputError: an image cannot be read.
         UnknownModel: no model of this name is served.
     """
-    given = open_body(body)
+    given = Fields(body)
     model, config = _read_model(given, terms)
     images = given.items("images", most=MAX_IMAGES)
     given.close()
     terms.limits.check_count(len(images))
-    sizes = [
-        size
-        for number, image in enumerate(images)
-        for size in _sizes(image, f"images[{number}]", config, terms)
-    ]
+    sizes: list[tuple[int, int]] = []
+    for number, image in enumerate(images):
+        with _naming(field := f"images[{number}]"):
+            sizes += _sizes(image, field, config, terms)
     plans = [plan_image(*size, config) for size in sizes]
     return {
         "model": _described(model, terms),
@@ -92,12 +93,15 @@ def preview(body: Mapping[str, Any], terms: Terms) -> dict[str, Any]:
         InputError: the image cannot be read, or has no such page.
         UnknownModel: no model of this name is served.
     """
-    given = open_body(body)
+    given = Fields(body)
     _, config = _read_model(given, terms)
     pages, image = given.text("pages") or "", given.get("image")
     given.close()
-    pictures = _pictures(image, "image", pages, config, terms)
-    drawn = [_drawn(each, terms) for each in pictures[:MAX_PAGES]]
+    with _naming("pages"):
+        options = PageOptions(pages=pages)
+    with _naming("image"):
+        pictures = _pictures(image, "image", options, config, terms)
+        drawn = [_drawn(each, terms) for each in pictures[:MAX_PAGES]]
     return {"images": drawn, "count": len(pictures)}
 
 
@@ -126,7 +130,7 @@ def _sizes(image: Any, where: str, config: ImageConfig, terms: Terms) -> list[tu
     """The (height, width) in pixels of an image, or of each page of a PDF."""
     if isinstance(image, Mapping):
         return [_read_size(Fields(image, where), terms.limits.max_pixels)]
-    pictures = _pictures(image, where, "", config, terms)
+    pictures = _pictures(image, where, PageOptions(), config, terms)
     terms.limits.check_count(len(pictures))
     return [open_image(each.source, terms.limits).size for each in pictures]
 
@@ -142,13 +146,27 @@ def _read_size(given: Fields, max_pixels: int) -> tuple[int, int]:
     return height, width
 
 
-def _pictures(image: Any, where: str, pages: str, config: ImageConfig, terms: Terms) -> list[Input]:
+def _pictures(
+    image: Any, where: str, options: PageOptions, config: ImageConfig, terms: Terms
+) -> list[Input]:
     """The pictures of a data URI: the pages of a PDF, or one photo. None is drawn yet."""
-    if not isinstance(image, str) or not image[:5].lower() == "data:":
-        raise BadField(f"{where} is {image!r:.40}, expected a data URI: data:image/...", where)
-    name, data = read_source(image, terms.limits)  # once, and not again for every page
-    options = PageOptions(pages=pages)
-    return list(expand_inputs([Input(name, data)], options, config, terms.limits))
+    if not isinstance(image, str) or image[:5].lower() != "data:":
+        given = "missing" if image is None else f"{image!r:.40}"
+        raise BadField(f"{where} is {given}, expected a data URI: data:image/...", where)
+    data = NamedBytes(read_source(image, terms.limits)[1])  # once, and not again for every page
+    data.name = where
+    return list(expand_inputs([Input(where, data)], options, config, terms.limits))
+
+
+@contextmanager
+def _naming(field: str) -> Iterator[None]:
+    """Name a field in errors that do not name one."""
+    try:
+        yield
+    except BadField:
+        raise
+    except InputError as error:
+        raise BadField(str(error), field) from None
 
 
 def _drawn(picture: Input, terms: Terms) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...errors import InputError
-from ...options import SAMPLING_KEYS, AnswerOptions, ImageOptions
+from ...options import KV_BITS, LARGEST_SEED, MAX_LOOKUP, AnswerOptions, ImageOptions
 from .fields import BadField, Fields
 
 DEFAULT_TOKENS = 2048  # of an answer whose request sets no limit
@@ -18,7 +18,14 @@ MAX_COLOR = 40  # characters of a color's name
 COUNTS = ("min_image_tokens", "max_image_tokens", "min_tiles", "max_tiles")
 FLAGS = ("do_image_splitting", "use_thumbnail", "jpeg_draft")
 DETAILS = ("low", "high", "original", "auto")
-OWN = ("seed", "answer_start", "lookup", "draft_tokens", "kv_bits")  # checked by `AnswerOptions`
+NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty")  # in bounds of `Sampling`
+WHOLE = {  # with the largest values
+    "top_k": MAX_COUNT,
+    "seed": LARGEST_SEED,
+    "lookup": MAX_LOOKUP,
+    "draft_tokens": MAX_LOOKUP,
+    "kv_bits": max(KV_BITS),
+}
 
 
 def read_answer_options(
@@ -39,7 +46,9 @@ def read_answer_options(
         "stop": fields.texts("stop", most=MAX_STOPS, longest=MAX_STOP),
         "special_tokens": fields.texts("special_tokens", most=MAX_SPECIAL_TOKENS, longest=MAX_STOP),
         "max_tokens": _length(fields, base.max_tokens, most_tokens, length_names),
-        **{name: fields.get(name) for name in (*SAMPLING_KEYS, *OWN)},
+        "answer_start": fields.text("answer_start"),
+        **{name: fields.number(name) for name in NUMBERS},
+        **{name: fields.integer(name, least=0, most=most) for name, most in WHOLE.items()},
     }
     options = base
     for name, value in changes.items():

@@ -18,7 +18,7 @@ from .answer_form import answer_form, read_constraint, read_schema
 from .asked import read_asked
 from .chat_answer import ChatExchange, Shown
 from .chat_messages import read_turns
-from .fields import Fields, Refusals, open_body
+from .fields import Fields, Refusals
 from .tool_fields import read_tools
 
 # Who asks, what it is worth, where it is kept, and how to reason, which the model does not: the
@@ -68,7 +68,7 @@ def read_chat(body: Mapping[str, Any], terms: Terms) -> ChatExchange:
         UnknownModel: no model of this name is served.
         Unfetched: some images are addresses that are not fetched yet.
     """
-    fields = open_body(body)
+    fields = Fields(body)
     images = read_image_options(fields, read_background(fields))
     asked = read_asked(fields, terms, images, "max_completion_tokens", "max_tokens")
     wanted = _read_wanted(fields, terms)

@@ -6,6 +6,7 @@ from .fields import Fields
 from .turns import MAX_ID, MAX_TURNS, Turn, checked_calls, joined, read_content
 
 MAX_CALLS = 128  # of one message
+EXAMPLE = '[{"role": "user", "content": "Hi"}]'
 ROLES = {"developer": "system", "function": "tool"}  # others stay as they are
 THOUGHTS = ("thinking", "reasoning", "reasoning_content")  # that some chat templates write
 # Said about a message, and nothing to the model.
@@ -20,14 +21,15 @@ def read_turns(fields: Fields) -> list[Turn]:
     """
     turns = [_read_turn(message) for message in fields.objects("messages", most=MAX_TURNS)]
     if not turns:
-        raise fields.bad("messages", "holds no messages")
+        missing = "is missing" if fields.get("messages") is None else "is empty"
+        raise fields.bad("messages", f"{missing}, expected a list such as {EXAMPLE}")
     return joined(turns)
 
 
 def _read_turn(message: Fields) -> Turn:
     role = message.word("role", "system", "user", "assistant", "tool", *ROLES)
     if role is None:
-        raise message.bad("role", "is missing")
+        raise message.bad("role", "is missing, expected system, user, assistant or tool")
     message.ignore(*BESIDE)
     message.refuse("audio", "names a sound, and the model does not hear")
     message.refuse("function_call", "is an older form of tool_calls; send those")

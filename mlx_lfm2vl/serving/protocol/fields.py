@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...errors import InputError
 from ...prompt.keys import is_empty
 
-MAX_DEPTH = 100  # of lists and objects in a body; schemas of tools have some 20
 MAX_TEXT = 8 * 2**20  # characters of one text that is no image
 MAX_LISTED = 12  # names in a message
 KINDS = ((bool, "a boolean"), (int | float, "a number"), (str, "a text"), (list, "a list"))
@@ -46,6 +45,7 @@ class Fields:
             raise self._wrong(values, "an object")
         self._values: Mapping[str, Any] = values
         self._known: dict[str, None] = {}  # names in the order of reading
+        self._beside: set[str] = set()  # names of them that say nothing, or are refused
 
     def where(self, name: str) -> str:
         """Return the path of a field."""
@@ -91,24 +91,42 @@ class Fields:
             raise self.bad(name, f"{shown}, expected {least} to {most}")
         return value
 
-    def items(self, name: str, *, most: int) -> list[Any]:
-        """Return a list of at most `most` items; empty if the field is not there."""
+    def number(self, name: str) -> float | None:
+        """Return a number."""
+        value = self.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float | None):
+            raise self._wrong(value, "a number", name)
+        try:
+            return None if value is None else float(value)
+        except OverflowError:
+            raise self.bad(name, "is out of range") from None
+
+    def items(self, name: str, *, most: int, expected: str = "a list") -> list[Any]:
+        """Return a list of at most `most` items; empty if the field is not there.
+
+        Args:
+            name: of the field.
+            most: items.
+            expected: what the field may hold, for the error.
+        """
         value = self.get(name)
         if value is None:
             return []
         if not isinstance(value, list | tuple):
-            raise self._wrong(value, "a list", name)
+            raise self._wrong(value, expected, name)
         if len(value) > most:
             raise self.bad(name, f"has {len(value)} items, expected at most {most}")
         return list(value)
 
     def texts(self, name: str, *, most: int, longest: int) -> list[str]:
         """Return a list of texts; one text alone is a list of it."""
-        value = self.get(name)
-        values = [value] if isinstance(value, str) else self.items(name, most=most)
+        if isinstance(value := self.get(name), str):
+            values = [value]
+        else:
+            values = self.items(name, most=most, expected="a text or a list of texts")
         for item in values:
             if not isinstance(item, str):
-                raise self.bad(name, f"holds {_kind(item)}, expected texts")
+                raise self.bad(name, f"holds {kind_of(item)}, expected texts")
             if len(item) > longest:
                 raise self.bad(name, f"holds {len(item)} characters, expected at most {longest}")
         return values
@@ -126,10 +144,12 @@ class Fields:
     def ignore(self, *names: str) -> None:
         """Pass over fields that leave the answer as it is."""
         self._known |= dict.fromkeys(names)
+        self._beside.update(names)
 
     def refuse(self, name: str, reason: str, *neutral: object) -> None:
         """Refuse a field unless it is empty or has a value that leaves the answer as it is."""
         value = self.get(name)
+        self._beside.add(name)
         if not is_empty(value) and value is not False and value not in neutral:
             raise self.bad(name, reason)
 
@@ -142,7 +162,8 @@ class Fields:
         """Refuse the fields that nobody has asked for.
 
         Raises:
-            BadField: there is one that says something; the message tells the nearest known name.
+            BadField: there is one that says something; the message tells the nearest known name, or
+                where the list of names is.
         """
         for name, value in self._values.items():
             if name not in self._known and not is_empty(value):
@@ -166,38 +187,18 @@ class Fields:
         near = difflib.get_close_matches(name.lower()[:100], self._known, 1)
         if near:
             return f"did you mean {near[0]!r}?"
-        return (
-            f"expected {', '.join(self._known)}" if len(self._known) <= MAX_LISTED else "remove it"
-        )
+        names = [name for name in self._known if name not in self._beside]
+        if len(names) <= MAX_LISTED:
+            return f"expected {', '.join(names)}"
+        return "remove it; docs/protocol.md lists the fields"
 
     def _wrong(self, value: object, expected: str, name: str = "") -> BadField:
         where = self.where(name) if name else self.path
-        return BadField(f"{where or 'the body'} is {_kind(value)}, expected {expected}", where)
+        return BadField(f"{where or 'the body'} is {kind_of(value)}, expected {expected}", where)
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
     """Return what a value of JSON is, in words."""
     if value is None:
         return "null"
     return next((text for kind, text in KINDS if isinstance(value, kind)), "an object")
-
-
-def open_body(body: object) -> Fields:
-    """Return the fields of a request.
-
-    Raises:
-        BadField: it is no object, or lists and objects are nested too deeply.
-    """
-    level = [body]
-    for _ in range(MAX_DEPTH):
-        level = [inner for outer in level for inner in _items(outer)]
-        if not level:
-            return Fields(body)
-    raise BadField(f"the body is nested more than {MAX_DEPTH} deep", "")
-
-
-def _items(value: Any) -> Iterable[Any]:
-    """Return what a list or an object holds."""
-    if isinstance(value, Mapping):
-        return value.values()
-    return value if isinstance(value, list | tuple) else ()

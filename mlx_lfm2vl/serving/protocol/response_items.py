@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...prompt.keys import unknown
-from .fields import BadField, Fields
+from .fields import BadField, Fields, kind_of
 from .turns import MAX_ID, MAX_TURNS, Turn, checked_calls, joined, read_content
 
 ROLES = ("user", "assistant", "system", "developer")
@@ -26,9 +26,12 @@ def read_turns(fields: Fields) -> list[Turn]:
     given = fields.get("input")
     if isinstance(given, str):
         return joined([*turns, Turn("user", [given])])
+    if not isinstance(given, list | None):
+        raise fields.bad("input", f"is {kind_of(given)}, expected a text or a list of items")
     items = list(fields.objects("input", most=MAX_TURNS))
     if not items:
-        raise fields.bad("input", "is missing, expected a text or a list of items")
+        missing = "is missing" if given is None else "is empty"
+        raise fields.bad("input", f"{missing}, expected a text or a list of items")
     for item in items:
         _add(turns, item)
     return joined(turns)
@@ -63,7 +66,7 @@ def _add(turns: list[Turn], item: Fields) -> None:
 def _message(item: Fields) -> Turn:
     role = item.word("role", *ROLES)
     if role is None:
-        raise item.bad("role", "is missing")
+        raise item.bad("role", f"is missing, expected {', '.join(ROLES)}")
     if item.get("content") is None:
         raise item.bad("content", "is missing")
     return Turn("system" if role == "developer" else role, read_content(item))

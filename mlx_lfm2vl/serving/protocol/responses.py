@@ -13,7 +13,7 @@ from ..exchange import Terms
 from .answer_fields import read_image_options
 from .answer_form import answer_form, read_constraint, read_schema
 from .asked import read_asked
-from .fields import Fields, Refusals, open_body
+from .fields import Fields, Refusals
 from .response_answer import ResponseExchange
 from .response_items import read_turns
 from .tool_fields import read_tools
@@ -57,7 +57,7 @@ def read_responses(body: Mapping[str, Any], terms: Terms) -> ResponseExchange:
         UnknownModel: no model of this name is served.
         Unfetched: some images are addresses that are not fetched yet.
     """
-    fields = open_body(body)
+    fields = Fields(body)
     images = read_image_options(fields, None)  # `background` is another thing in this protocol
     asked = read_asked(fields, terms, images, "max_output_tokens")
     streams = fields.flag("stream") is True

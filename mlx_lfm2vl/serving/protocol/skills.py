@@ -11,17 +11,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from ...errors import AnswerError, InputError
 from ...generation.result import Piece, Result
-from ...skills.tasks import Task, make_task
+from ...skills.answers import Form, Length
+from ...skills.tasks import MAX_KEYWORDS, Surface, Task, make_task
 from ..exchange import Frame, Terms
 from ..http.errors import error_reply
 from ..request import Progress, Request
 from ..served import Served
 from .answer_fields import read_answer_options, read_background, read_image_options
-from .fields import Fields, open_body
+from .fields import Fields
 from .pictures import EXPECTED, MAX_NAME, MAX_SOURCE, Picture, load_pictures
 from .usage import new_id, summed_usage
 
@@ -59,14 +60,30 @@ def _read_schema(fields: Fields, name: str) -> Any:
     return None if fields.inner(name) is None else fields.get(name)
 
 
-# The own options of each skill, and how they are read. `make_task` checks their values.
+def _read_length(fields: Fields, name: str) -> Any:
+    return fields.word(name, *get_args(Length))
+
+
+def _read_count(fields: Fields, name: str) -> Any:
+    return fields.integer(name, least=1, most=MAX_KEYWORDS)
+
+
+def _read_form(fields: Fields, name: str) -> Any:
+    return fields.word(name, *get_args(Form))
+
+
+def _read_surface(fields: Fields, name: str) -> Any:
+    return fields.word(name, *get_args(Surface))
+
+
+# The own options of each skill, and how they are read.
 OPTIONS: dict[str, dict[str, Callable[[Fields, str], Any]]] = {
-    "caption": {"length": Fields.text},
-    "keywords": {"count": Fields.get},
-    "ocr": {"form": Fields.text},
+    "caption": {"length": _read_length},
+    "keywords": {"count": _read_count},
+    "ocr": {"form": _read_form},
     "layout": {},
     "detect": {"target": _read_target},
-    "point": {"target": Fields.text, "surface": Fields.text},
+    "point": {"target": Fields.text, "surface": _read_surface},
     "classify": {"labels": _read_labels},
     "extract": {"fields": _read_fields, "schema": _read_schema},
     "compare": {},
@@ -92,7 +109,7 @@ def read_skill(name: str, body: Mapping[str, Any], terms: Terms) -> SkillExchang
     """
     if name not in OPTIONS:
         raise InputError(f"there is no skill {name!r:.60}, expected {', '.join(OPTIONS)}")
-    fields = open_body(body)
+    fields = Fields(body)
     model = terms.find(fields.text("model", most=MAX_NAME) or "")
     own = _read_own(fields, name)
     together = name in TOGETHER or (name in EITHER and fields.flag("together") is True)

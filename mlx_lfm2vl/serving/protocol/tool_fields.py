@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .fields import Fields
+from .fields import Fields, kind_of
 
 MAX_TOOLS = 128
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -35,7 +35,23 @@ class Tools:
     @property
     def is_free(self) -> bool:
         """Whether an answer may be anything that the model writes."""
-        return not self.must_call and self.parallel and not self.is_strict
+        may_call_all = len(self.allowed) == len(self.functions)
+        return may_call_all and not self.must_call and self.parallel and not self.is_strict
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What `tool_choice` says.
+
+    Attributes:
+        mode: "none", "auto" or "required".
+        names: of the functions that may be called; None allows all.
+        is_single: whether one call is demanded.
+    """
+
+    mode: str
+    names: Sequence[str] | None = None
+    is_single: bool = False
 
 
 def read_tools(fields: Fields, *, nested: bool) -> Tools:
@@ -57,23 +73,27 @@ def read_tools(fields: Fields, *, nested: bool) -> Tools:
         functions.append(described)
         strict = strict or demands
     parallel = fields.flag("parallel_tool_calls") is not False
-    choice, name = _read_choice(fields, nested=nested)
+    choice = _read_choice(fields, nested=nested)
     names = [function["name"] for function in functions]
-    if name is not None and name not in names:
-        expected = ", ".join(names) or "tools beside it"
-        raise fields.bad("tool_choice", f"names the function {name!r:.80}, expected {expected}")
-    if choice == "required" and not functions:
+    for name in choice.names or ():
+        if name not in names:
+            expected = f"expected {', '.join(names)}" if names else "but there are no tools"
+            raise fields.bad("tool_choice", f"names the function {name!r:.80}, {expected}")
+    if choice.mode == "required" and not functions:
         raise fields.bad("tool_choice", "requires a call, but there are no tools")
-    if choice == "none" or not functions:
+    if choice.mode == "none" or not functions:
         return Tools()
-    allowed = names if name is None else [name]
-    return Tools(functions, allowed, choice == "required", parallel and name is None, strict)
+    allowed = names if choice.names is None else choice.names
+    parallel = parallel and not choice.is_single
+    return Tools(functions, allowed, choice.mode == "required", parallel, strict)
 
 
 def _described(fields: Fields, *, nested: bool) -> Iterator[Fields]:
     """Yield the description of each function."""
     for tool in fields.objects("tools", most=MAX_TOOLS):
         kind = tool.text("type")
+        if kind is None:
+            raise tool.bad("type", "is missing, expected function")
         if kind != "function":
             raise tool.bad("type", f"is {kind!r:.60}, but only functions can be offered here")
         function = tool.inner("function") if nested else tool
@@ -89,8 +109,8 @@ def _read_function(function: Fields) -> tuple[dict[str, Any], bool]:
 
     The models read a plain list of `{"name": ..., "description": ..., "parameters": ...}`.
     """
-    name = function.text("name")
-    if name is None or not NAME.fullmatch(name):
+    name = _read_name(function)
+    if not NAME.fullmatch(name):
         raise function.bad("name", f"is {name!r:.80}, expected up to 64 letters, digits, _ and -")
     described: dict[str, Any] = {"name": name}
     if description := function.text("description"):
@@ -102,18 +122,32 @@ def _read_function(function: Fields) -> tuple[dict[str, Any], bool]:
     return described, strict
 
 
-def _read_choice(fields: Fields, *, nested: bool) -> tuple[str, str | None]:
-    """Return "none", "auto" or "required", and the name of the function if one must be called."""
+def _read_choice(fields: Fields, *, nested: bool) -> _Choice:
     value = fields.get("tool_choice")
     if isinstance(value, str | None):
-        return fields.word("tool_choice", *WORDS) or "auto", None
+        return _Choice(fields.word("tool_choice", *WORDS) or "auto")
+    if not isinstance(value, Mapping):
+        expected = f"{', '.join(WORDS)} or an object"
+        raise fields.bad("tool_choice", f"is {kind_of(value)}, expected {expected}")
     choice = Fields(value, fields.where("tool_choice"))
-    if choice.text("type") != "function":
-        raise choice.bad("type", "is unknown here, expected function")
-    function = choice.inner("function") if nested else choice
-    name = function.text("name") if function else None
-    if function is None or name is None:
-        raise choice.bad("function", "names no function")
-    function.close()
+    kind = choice.word("type", "function", "allowed_tools")
+    if kind is None:
+        raise choice.bad("type", "is missing, expected function or allowed_tools")
+    holder = choice.inner(kind) if nested else choice
+    if holder is None:
+        raise choice.bad(kind, "is missing")
+    if kind == "function":
+        found = _Choice("required", [_read_name(holder)], is_single=True)
+    else:
+        mode = holder.word("mode", "auto", "required") or "auto"
+        found = _Choice(mode, [_read_name(each) for each in _described(holder, nested=nested)])
+    holder.close()
     choice.close()
-    return "required", name
+    return found
+
+
+def _read_name(function: Fields) -> str:
+    name = function.text("name")
+    if name is None:
+        raise function.bad("name", "is missing")
+    return name

@@ -21,6 +21,14 @@ MAX_ID = 1000  # characters of a call's id
 TEXT_TYPES = ("text", "input_text", "output_text")
 IMAGE_TYPES = ("image_url", "input_image")
 FILE_TYPES = ("file", "input_file")
+NO_SOUND, NO_VIDEO = "the model does not hear", "videos are not read here; send images of them"
+OTHER_TYPES = {
+    "input_audio": NO_SOUND,
+    "audio_url": NO_SOUND,
+    "input_video": NO_VIDEO,
+    "video_url": NO_VIDEO,
+    "video": NO_VIDEO,
+}
 # Said about a part, and nothing to the model.
 PART_BESIDE = ("id", "annotations", "logprobs", "prompt_cache_breakpoint", "cache_control")
 
@@ -59,7 +67,8 @@ def read_content(holder: Fields, name: str = "content") -> list[str | Picture]:
         text = holder.text(name)
         return [text] if text else []
     parts: list[str | Picture] = []
-    for number, item in enumerate(holder.items(name, most=MAX_PARTS)):
+    items = holder.items(name, most=MAX_PARTS, expected="a text or a list of parts")
+    for number, item in enumerate(items):
         if isinstance(item, str):
             parts.append(item)
         else:
@@ -80,10 +89,12 @@ def _read_part(part: Fields) -> str | Picture:
             raise part.bad("file", "is missing")
         found = read_file(inner)
         inner.close()
-    elif kind == "input_audio":
-        raise part.bad("type", "is input_audio, but the model does not hear")
+    elif kind in OTHER_TYPES:
+        raise part.bad("type", f"is {kind}, but {OTHER_TYPES[kind]}")
     else:
         known = (*TEXT_TYPES, *IMAGE_TYPES, *FILE_TYPES)
+        if kind is None:
+            raise part.bad("type", f"is missing, expected {', '.join(known)}")
         raise BadField(str(unknown(f"{part.where('type')} is", kind, known)), part.where("type"))
     part.close()
     return found

@@ -61,11 +61,12 @@ def stream(exchange: Exchange, core: Core, is_left: Callable[[], bool]) -> Itera
     An error before the first event is raised, so that it can have a status of its own. A later one
     is the last event.
     """
+    opening = encoded(exchange.begin())
     has_begun = False
     try:
         for each in _events(exchange, core, is_left):
             data = PING if each is None else encoded(exchange.add(*each))
-            yield data if has_begun else encoded(exchange.begin()) + data
+            yield data if has_begun else opening + data
             has_begun = True
         yield encoded(exchange.end())
     except Lfm2VLError as error:

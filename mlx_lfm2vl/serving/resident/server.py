@@ -30,10 +30,11 @@ from queue import Empty, SimpleQueue
 from socketserver import ThreadingMixIn, UnixStreamServer
 from typing import Any
 
-from ...errors import InputError, Lfm2VLError
+from ...errors import Lfm2VLError
 from ..core import Core, Limits
 from ..exchange import Read, Terms
 from ..http.errors import error_reply
+from ..protocol.json_body import parse_object
 from ..request import Stopping, is_last
 from ..served import Served
 from .model import ResidentModel
@@ -236,29 +237,20 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer in a protocol of the server."""
         core = self.server.core
         try:
-            values = json.loads(body)
-            if not isinstance(values, dict):
-                raise InputError("the body is no JSON object")
-            exchange = read(values, Terms(core.model))
+            exchange = read(parse_object(body), Terms(core.model))
             if not exchange.streams:
                 self._send(200, whole(exchange, core, self._is_left))
                 return
             events = stream(exchange, core, self._is_left)
             first = next(events)
-        except (ValueError, RecursionError):
-            self._refuse_as_server(InputError("the body is no JSON"))
-            return
         except Lfm2VLError as error:
-            self._refuse_as_server(error)
+            status, _, values = error_reply(error)
+            self._send(status, values)
             return
         self._begin("text/event-stream")
         self.wfile.write(first)
         for data in events:
             self.wfile.write(data)
-
-    def _refuse_as_server(self, error: Lfm2VLError) -> None:
-        status, _, values = error_reply(error)
-        self._send(status, values)
 
     def _relay(self, events: SimpleQueue[Any], is_end: Callable[[Any], bool]) -> bool:
         """Send events until the last; return whether that is no error.

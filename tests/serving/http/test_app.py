@@ -6,7 +6,7 @@ import pytest
 from asgi_client import ask
 from scripted_core import Echo, ScriptedCore, make_app, pieces, result
 
-from mlx_lfm2vl.errors import CheckpointError
+from mlx_lfm2vl.errors import CheckpointError, InputError
 from mlx_lfm2vl.serving.request import Busy, Stopping, UnknownModel
 
 HELLO = {"prompt": "Hello"}
@@ -38,20 +38,23 @@ def test_models_are_listed_and_found_by_names_with_slashes():
     assert reply("/v1/models/org/other").json == listed["data"][1]
     missing = reply("/v1/models/none")
     assert (missing.status, missing.json["error"]["code"]) == (404, "model_not_found")
+    assert missing.json["error"]["message"].endswith("expected demo, org/other")
     assert reply("/v1/models/").status == 404
 
 
 def test_a_path_that_is_not_there_and_a_wrong_method_are_error_objects():
     assert (missing := reply("/v2")).status == 404
     assert missing.json["error"] == {
-        "message": "GET /v2: Not Found",
+        "message": "there is no path '/v2' here; GET /openapi.json lists the paths",
         "type": "invalid_request_error",
         "param": None,
         "code": "not_found",
     }
     wrong = reply("/v1/echo")
     assert (wrong.status, wrong.headers["allow"]) == (405, "POST")
-    assert wrong.json["error"]["code"] == "method_not_allowed"
+    error = wrong.json["error"]
+    assert error["code"] == "method_not_allowed"
+    assert error["message"] == "the method of /v1/echo is GET, expected POST"
 
 
 @pytest.mark.parametrize("path", ["/health", "/metrics", "/v1/models", "/openapi.json"])
@@ -71,6 +74,12 @@ def test_a_refusal_of_the_core_has_its_own_status(error, status, code):
     answer = reply("/v1/echo", HELLO, ScriptedCore(refusal=error))
     assert (answer.status, answer.json["error"]["code"]) == (status, code)
     assert answer.headers.get("retry-after") == ("7" if code == "busy" else None)
+
+
+def test_a_message_about_a_request_repeats_what_the_request_holds():
+    text = "regex '/usr/share/[' cannot be used"
+    answer = reply("/v1/echo", HELLO, ScriptedCore([InputError(text)]))
+    assert (answer.status, answer.json["error"]["message"]) == (400, text)
 
 
 def test_an_error_of_the_machine_stays_there(caplog):

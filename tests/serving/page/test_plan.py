@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 
 import pytest
 from pictures import make_picture
@@ -12,6 +13,7 @@ from mlx_lfm2vl.images.geometry import plan_image
 from mlx_lfm2vl.images.limits import ImageLimits
 from mlx_lfm2vl.serving.exchange import Terms
 from mlx_lfm2vl.serving.page.plan import MAX_PAGES, MAX_SIDE, plan, preview
+from mlx_lfm2vl.serving.protocol.fields import BadField
 from mlx_lfm2vl.serving.served import served_model
 
 MODEL = served_model("demo")
@@ -87,6 +89,19 @@ def test_a_photo_becomes_a_small_jpeg_that_is_upright():
     assert image.format == "JPEG"
     assert image.height == MAX_SIDE
     assert image.width == 90 * MAX_SIDE // (MAX_SIDE + 400)
+
+
+def test_an_image_that_cannot_be_read_is_named_by_its_field():
+    broken = "data:image/png;base64," + base64.b64encode(b"no image").decode()
+    for read, body, field in (
+        (preview, {"image": broken}, "image"),
+        (preview, {"image": document(1), "pages": "2"}, "image"),
+        (preview, {"image": document(1), "pages": "x"}, "pages"),
+        (plan, {"images": [{"width": 9, "height": 9}, broken]}, "images[1]"),
+    ):
+        with pytest.raises(BadField, match=re.escape(field)) as caught:
+            read(body, TERMS)
+        assert caught.value.param == field
 
 
 @pytest.mark.parametrize("image", ["/etc/hostname", "file:///etc/hostname", "http://x/a.png", 7])

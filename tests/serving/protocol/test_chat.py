@@ -250,10 +250,16 @@ def test_fields_that_leave_the_answer_alone_are_passed_over():
         ({"functions": [{"name": "f"}]}, "functions", "send those"),
         ({"verbosity": "low"}, "verbosity", "in words"),
         ({"temprature": 1}, "temprature", "did you mean 'temperature'?"),
-        ({"chat_template_kwargs": {"x": 1}}, "chat_template_kwargs", "remove it"),
+        (
+            {"enable_thinking": True},
+            "enable_thinking",
+            "remove it; docs/protocol.md lists the fields",
+        ),
         ({"stream_options": {"usage": True}}, "stream_options.usage", "expected include_usage"),
         ({"temperature": 101}, "temperature", "expected 0 to 100"),
-        ({"temperature": "1"}, "temperature", "expected float"),
+        ({"temperature": "1"}, "temperature", "is a text, expected a number"),
+        ({"temperature": 10**400}, "temperature", "is out of range"),
+        ({"top_k": 1.5}, "top_k", "is a number, expected a whole number"),
         ({"max_tokens": 0}, "max_tokens", "is 0, expected 1 to"),
         ({"max_tokens": 5.5}, "max_tokens", "is a number, expected a whole number"),
         ({"max_tokens": 5, "max_completion_tokens": 6}, "max_completion_tokens", "contradicts"),
@@ -285,7 +291,9 @@ def test_fields_that_leave_the_answer_alone_are_passed_over():
         ({"model": "a" * 1001}, "model", "has 1001 characters, expected at most 1000"),
         ({"stop": "a" * 1001}, "stop", "holds 1001 characters, expected at most 1000"),
         ({"tool_choice": "required"}, "tool_choice", "there are no tools"),
-        ({"messages": []}, "messages", "holds no messages"),
+        ({"stop": {}}, "stop", "is an object, expected a text or a list of texts"),
+        ({"messages": None}, "messages", "messages is missing, expected a list such as"),
+        ({"messages": []}, "messages", "messages is empty, expected a list such as"),
         ({"messages": "Hi"}, "messages", "is a text, expected a list"),
         ({"messages": ["Hi"]}, "messages[0]", "is a text, expected an object"),
     ],
@@ -325,11 +333,3 @@ def test_the_most_detailed_image_decides_about_tiles(details, given, splits):
     messages = [*HI, *(pictured("", detail=detail) for detail in details)]
     options = request_of(messages=messages, do_image_splitting=given).options
     assert options.image_options.do_image_splitting is splits
-
-
-def test_a_body_is_not_followed_into_its_depths():
-    nested: list = []
-    for _ in range(5000):
-        nested = [nested]
-    with pytest.raises(BadField, match="the body is nested more than 100 deep"):
-        request_of(metadata=nested)

@@ -1,16 +1,24 @@
 """The responses protocol: what a request means, and the events of its answer."""
 
+import asyncio
 import json
+from typing import Any
 
 import jsonschema
 import pytest
+from asgi_client import ask as http_ask
 from exchanges import body_of, frames_of
+from scripted_core import ScriptedCore, pieces
 
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.serving.core import Core
 from mlx_lfm2vl.serving.exchange import Terms
+from mlx_lfm2vl.serving.http.access import Access
+from mlx_lfm2vl.serving.http.app import App
+from mlx_lfm2vl.serving.http.fronts import all_fronts
 from mlx_lfm2vl.serving.protocol.fields import BadField
 from mlx_lfm2vl.serving.protocol.responses import read_responses
+from mlx_lfm2vl.serving.resident.protocol import stream
 from mlx_lfm2vl.serving.served import served_model
 
 MODEL = served_model("demo")
@@ -49,6 +57,17 @@ def test_the_events_of_a_stream_tell_what_the_response_holds(core):
     assert whole["incomplete_details"] == {"reason": "max_output_tokens"}
     assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
     assert usage["output_tokens"] == 8
+
+
+def test_the_events_of_a_transport_are_numbered_in_their_order():
+    core: Any = ScriptedCore(pieces("a", "b"))
+    app = App(core, TERMS, Access(), all_fronts())
+    reply = asyncio.run(http_ask(app, "/v1/responses", {"input": "Hi", "stream": True}))
+    resident = b"".join(stream(ask(stream=True), core, lambda: False)).decode()
+    for events in (reply.events, resident.split("\n\n")[:-1]):
+        data = [json.loads(event.partition("\ndata: ")[2]) for event in events]
+        assert [each["sequence_number"] for each in data] == list(range(len(data)))
+        assert data[0]["type"] == "response.created"
 
 
 def test_an_answer_in_json_is_valid_and_complete(core):

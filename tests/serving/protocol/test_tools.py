@@ -72,6 +72,13 @@ def offered(*functions: dict, **body) -> dict:
     return {"messages": HI, "tools": tools, "max_tokens": 60, "seed": 1, "temperature": 1, **body}
 
 
+def allowed(mode: str, *names: str) -> dict:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {
+        "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+    }
+
+
 def answers(tokenizer: Tokenizer, lark: str, seeds: range, length: int = 60) -> list[str]:
     """What a model without any preference writes inside a grammar."""
     rows = tokenizer.largest_id + 1
@@ -156,6 +163,13 @@ def test_only_functions_that_may_be_called_bind_the_answer():
     assert options(tool_choice="none").tools is None
     assert options(parallel_tool_calls=True).constraint is None
     assert options(parallel_tool_calls=False).constraint is not None
+    two = {"tools": [*offered(WEATHER, DAY)["tools"]]}
+    assert options(**two, **allowed("auto", "day", "weather")).constraint is None
+    for mode in ("auto", "required"):
+        chosen = options(**two, **allowed(mode, "day"))
+        assert len(chosen.tools) == 2
+        assert "day(" in chosen.constraint.text
+        assert "weather(" not in chosen.constraint.text
     strict = [{"type": "function", "function": {**WEATHER, "strict": True}}]
     assert options(tools=strict).tools == [WEATHER]
     assert options(tools=strict).constraint is not None
@@ -217,7 +231,18 @@ def test_arguments_are_named_where_python_can_name_them(tokenizer, schema, start
         ({"tool_choice": "weather"}, "tool_choice", "expected none, auto, required"),
         ({"tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice", "'x'"),
         ({"tool_choice": {"type": "mcp"}}, "tool_choice.type", "expected function"),
-        ({"tool_choice": {"type": "function"}}, "tool_choice.function", "names no function"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice.function", "is missing"),
+        (
+            {"tool_choice": 5},
+            "tool_choice",
+            "is a number, expected none, auto, required or an object",
+        ),
+        (
+            allowed("auto", "weather", "x"),
+            "tool_choice",
+            "names the function 'x', expected weather",
+        ),
+        ({**allowed("auto", "x"), "tools": None}, "tool_choice", "but there are no tools"),
         ({"constraint": {"type": "choice", "choice": ["a"]}}, "constraint", "tools exclude"),
         (
             offered(

@@ -86,13 +86,17 @@ def test_what_an_assistant_has_said_may_come_back_as_it_went_out():
         ({"content": "Hi"}, "messages[0].role", "is missing"),
         ({"role": "bot", "content": ""}, "messages[0].role", "is 'bot', expected system, user"),
         ({"role": "user"}, "messages[0].content", "is missing"),
-        ({"role": "user", "content": 5}, "messages[0].content", "is a number, expected a list"),
+        (
+            {"role": "user", "content": 5},
+            "messages[0].content",
+            "is a number, expected a text or a list of parts",
+        ),
         ({"role": "user", "content": [5]}, "messages[0].content[0]", "expected an object"),
         ({**USER, "contents": "x"}, "messages[0].contents", "did you mean 'content'"),
         (
             {"role": "user", "content": [{"type": "video_url"}]},
             "messages[0].content[0].type",
-            "is 'video_url'",
+            "is video_url, but videos are not read here",
         ),
         (
             {"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -40,6 +41,7 @@ class Asked:
         seed: of its random states.
         seconds: that this took, without decoding images.
         keys: of its images, if they are decoded; see `prefix.image_key`.
+        context: in which the answer's tokens are read, so that what is logged can be told apart.
     """
 
     prompt: Inputs
@@ -48,6 +50,7 @@ class Asked:
     seed: int
     seconds: float
     keys: Sequence[bytes] = ()
+    context: Context = field(default_factory=copy_context)
 
 
 def ask(
@@ -166,7 +169,7 @@ class Row:
                 own = logprobs_of(logits[place : place + 1], mx.array([self.last]))
                 (logprob,) = cast(list[float], own.tolist())
         self._first = self._first or self.clock.lap()
-        self._text += self.answer.add(self.last, logprob, ended)
+        self._text += self.asked.context.run(self.answer.add, self.last, logprob, ended)
         if self.drafter is not None:
             self.drafter.add(self.last)
 

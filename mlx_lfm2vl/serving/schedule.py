@@ -259,7 +259,8 @@ class Schedule:
         free = self._limits.rows - len(self._running)
         for ticket in islice(takewhile(lambda ticket: ticket.kind == kind, waiting), free + AHEAD):
             if ticket.prepared is None:
-                ticket.prepared = self._host.submit(prepare, engine, ticket.request)
+                run, request = ticket.context.run, ticket.request
+                ticket.prepared = self._host.submit(run, prepare, engine, request)
                 ticket.prepared.add_done_callback(lambda _: self.wake())
             if not ticket.prepared.done():
                 continue

@@ -215,9 +215,8 @@ class _Handler(BaseHTTPRequestHandler):
         events: SimpleQueue[Any] = SimpleQueue()
         notes, core = self.server.notes, self.server.core
         try:
-            with notes.of_this_thread(events.put):
-                request = self.server.model.prepared(request, limits, self._ping)
             with notes.to(events.put):
+                request = self.server.model.prepared(request, limits, self._ping)
                 ticket = core.submit(request, events.put)
                 try:
                     self._relay(events, is_last)

@@ -81,8 +81,10 @@ def write_request(request: Request, limits: ImageLimits) -> list[bytes]:
         InputError: an image cannot be read.
         NetworkError: an image URL cannot be fetched.
     """
+    from ...prompt.messages import count_images
     from .images import image_bytes
 
+    limits.check_count(count_images(request.messages))
     pictures: list[NamedBytes] = []
 
     def numbered(part: Part) -> Part:

@@ -209,6 +209,7 @@ class Schedule:
         """Take a request out of the queue or the batch; without an error it was cancelled."""
         if ticket.prepared is not None:
             ticket.prepared.cancel()
+            ticket.prepared = None  # its error, whose traceback may know the ticket
         with self._lock:
             if ticket in self._waiting:
                 self._waiting.remove(ticket)

@@ -131,6 +131,10 @@ class ResidentServer(ThreadingMixIn, UnixStreamServer):
             log(traceback.format_exc())
 
 
+class _Unread(Exception):
+    """There is no body to go on with."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     """One call."""
 
@@ -152,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Load, answer or stop."""
-        calls: dict[str, Callable[[bytes], None]] = {
+        calls: dict[str, Callable[[], None]] = {
             "/v1/lfm2vl/open": self._open,
             "/v1/lfm2vl/answer": self._answer,
         }
@@ -163,28 +167,32 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, {"pid": os.getpid()})
             self.server.ends.set()
         elif self.path in calls:
-            with self.server.busy():
-                body = self._body()
-                if body is not None:
-                    calls[self.path](body)
+            with self.server.busy(), suppress(_Unread):
+                calls[self.path]()
         else:
             self._refuse(404, Lfm2VLError(f"there is no {self.path:.80}"))
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: what is asked is nobody's business."""
 
-    def _body(self) -> bytes | None:
-        """Read the body; None if it is none, which is replied to."""
+    def _body(self) -> bytes:
+        """Read the body. It can be large: whoever calls this keeps no more of it than he needs.
+
+        Raises:
+            _Unread: it is no body, which is replied to, or the client has left.
+        """
         length = self.headers.get("Content-Length", "")
         if not length.isdigit() or int(length) > MAX_BODY:
             self._refuse(413, Lfm2VLError(f"a body of {length:.20} bytes is not read"))
-            return None
+            raise _Unread
         body = self.rfile.read(int(length))
-        return body if len(body) == int(length) else None  # the client has left
+        if len(body) != int(length):
+            raise _Unread
+        return body
 
-    def _open(self, body: bytes) -> None:
+    def _open(self) -> None:
         try:
-            values = json.loads(body)
+            values = json.loads(self._body())
             wanted = Wanted(**{**values["wanted"], "adapters": tuple(values["wanted"]["adapters"])})
             build, keep_alive = values["build"], values["keep_alive"]
         except (ValueError, LookupError, TypeError) as error:
@@ -201,16 +209,15 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._relay(events, lambda event: isinstance(event, Opened | Exception)):
             self.server.ends.set()  # a process without a model is of no use
 
-    def _answer(self, body: bytes) -> None:
+    def _answer(self) -> None:
         try:
-            request, limits = read_request(body)
+            request, limits = read_request(self._body())
         except Lfm2VLError as error:
             self._refuse(400, error)
             return
         except (ValueError, LookupError, TypeError) as error:
             self._refuse(400, error)
             return
-        del body
         self._begin()
         events: SimpleQueue[Any] = SimpleQueue()
         notes, core = self.server.notes, self.server.core
@@ -231,14 +238,15 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(write_event(events.get()))
             self.wfile.write(write_event(error))
 
-    def _exchange(self, read: Read, body: bytes) -> None:
+    def _exchange(self, read: Read) -> None:
         """Answer in a protocol of the server."""
         core = self.server.core
         try:
-            values = json.loads(body)
+            values = json.loads(self._body())
             if not isinstance(values, dict):
                 raise InputError("the body is no JSON object")
             exchange = read(values, Terms(core.model))
+            del values  # its images are in the exchange, decoded from base64
             if not exchange.streams:
                 self._send(200, whole(exchange, core, self._is_left))
                 return

@@ -13,6 +13,7 @@
 - A stream is handed over step by step. The streams of several callers therefore take turns, and one
   that is no longer read blocks none of the others.
 - A stream that began in the main thread stays there. A lock separates its steps from the others.
+- A step runs in a copy of its caller's context, so that what it logs can be told apart.
 - The process ends after the step that is being computed.
 """
 
@@ -22,6 +23,7 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from concurrent.futures import Future
+from contextvars import copy_context
 from enum import Enum
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -127,7 +129,7 @@ class _DeviceThread:
         if self._thread is None:
             self._start()
         future: Future[Any] = Future()
-        self._calls.put((future, function, arguments))
+        self._calls.put((future, copy_context().run, (function, *arguments)))
         return future
 
     def close(self, steps: Steps[Any], run: Function) -> None:

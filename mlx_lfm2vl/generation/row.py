@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -43,6 +44,7 @@ class Asked:
         seed: of its random states.
         seconds: that this took, without decoding images.
         keys: of its images, if they are decoded; see `prefix.image_key`.
+        context: in which the answer's tokens are read, so that what is logged can be told apart.
     """
 
     prompt: Inputs
@@ -51,6 +53,7 @@ class Asked:
     seed: int
     seconds: float
     keys: Sequence[bytes] = ()
+    context: Context = field(default_factory=copy_context)
 
 
 def ask(
@@ -172,7 +175,7 @@ class Row:
                 (logprob,) = cast(list[float], own.tolist())
         self._first = self._first or self.clock.lap()
         self.said.append(self.last)
-        self._text += self.answer.add(self.last, logprob, ended)
+        self._text += self.asked.context.run(self.answer.add, self.last, logprob, ended)
         if self.drafter is not None:
             self.drafter.add(self.last)
 
@@ -201,7 +204,7 @@ class Row:
         return replace(self.ready, branch=branch).read(self.said)
 
     def drafter_context(self) -> DraftCache | None:
-        """Return what a draft model has read so far, which goes on with a copy; None without one."""
+        """Return what a draft model has read, which goes on with a copy; None without one."""
         if self.drafter is None:
             return None
         from .drafting import ModelDrafter

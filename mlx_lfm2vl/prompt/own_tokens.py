@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Collection, Sequence
+from copy import copy
 from typing import Any
 
 from ..checkpoint.names import some
@@ -48,6 +49,12 @@ class OwnTokens:
         longest_first = sorted(self.names, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)))
         self._noted: set[str] = set()
+
+    def anew(self) -> "OwnTokens":
+        """Return a copy that has said nothing yet."""
+        copied = copy(self)
+        copied._noted = set()
+        return copied
 
     def check(self, allowed: Collection[str]) -> None:
         """Check that text may hold these tokens.

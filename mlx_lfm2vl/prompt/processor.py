@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -127,6 +128,12 @@ class Processor:
     def own_tokens(self) -> OwnTokens:
         """The checkpoint's special tokens that text may hold if it is allowed."""
         return OwnTokens(self.tokenizer, self.template)
+
+    def anew(self) -> "Processor":
+        """Return a copy that says again what it says only once, for somebody who has not heard."""
+        copied = copy(self)
+        copied.own_tokens = self.own_tokens.anew()
+        return copied
 
     def __repr__(self) -> str:
         image = self.image_config

@@ -209,6 +209,7 @@ class Schedule:
         """Take a request out of the queue or the batch; without an error it was cancelled."""
         if ticket.prepared is not None:
             ticket.prepared.cancel()
+            ticket.prepared = None  # its error, whose traceback may know the ticket
         with self._lock:
             if ticket in self._waiting:
                 self._waiting.remove(ticket)
@@ -259,7 +260,8 @@ class Schedule:
         free = self._limits.rows - len(self._running)
         for ticket in islice(takewhile(lambda ticket: ticket.kind == kind, waiting), free + AHEAD):
             if ticket.prepared is None:
-                ticket.prepared = self._host.submit(prepare, engine, ticket.request)
+                run, request = ticket.context.run, ticket.request
+                ticket.prepared = self._host.submit(run, prepare, engine, request)
                 ticket.prepared.add_done_callback(lambda _: self.wake())
             if not ticket.prepared.done():
                 continue

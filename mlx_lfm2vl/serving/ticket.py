@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextvars import copy_context
 from itertools import count
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ class Ticket:
         kind: model and `kv_bits`, which requests under way have in common.
         arrived: when it was submitted.
         begun: when its prompt began to be read.
+        context: in which the host prepares it, so that what is logged then can be told apart.
         prepared: what the host prepares of it.
         before: requests that go first, as it was told.
         has_text: whether its answer has begun.
@@ -52,6 +54,7 @@ class Ticket:
         self.is_cancelled = self.is_over = self.has_text = False
         self.number, self.kind = next(_NUMBERS), (model, request.options.kv_bits)
         self.arrived, self.begun, self.before = monotonic(), 0.0, -1
+        self.context = copy_context()
         self.prepared: Future[Prepared] | None = None
 
     def cancel(self) -> None:

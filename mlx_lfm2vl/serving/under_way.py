@@ -66,7 +66,7 @@ def prepare(engine: Engine, request: Request) -> Prepared:
     Raises:
         Lfm2VLError: the request cannot be answered; see `Engine.stream`.
     """
-    model, processor, options = engine.model, engine.processor, request.options
+    model, processor, options = engine.model, engine.processor.anew(), request.options
     options = replace(options, logits_processors=(), on_encode=None, on_prefill=None)
     if request.answers:
         question = read_question(model, processor, request.messages, request.answers, options)

@@ -124,7 +124,10 @@ class Toolbox:
         while True:
             event = events.get()
             if isinstance(event, Lfm2VLError):
-                raise event
+                try:
+                    raise event
+                finally:
+                    del event  # or its traceback, which names the images, would hold it for long
             if isinstance(event, Progress):
                 read += 1
                 text = STAGES[event.stage].format(done=event.done, total=event.total)

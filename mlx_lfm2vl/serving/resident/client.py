@@ -325,11 +325,9 @@ def _is_whole(event: Told) -> bool:
 
 
 def _hear(event: Told) -> None:
-    """Log a note as the process has; raise an error."""
+    """Log a note as the process has."""
     if isinstance(event, Note):
         logger.warning("%s", event.text)
-    elif isinstance(event, Lfm2VLError):
-        raise event
 
 
 def _report(event: Progress, options: AnswerOptions) -> None:

@@ -108,11 +108,11 @@ class Call:
         Raises:
             Lost: the process ended.
             Other: see there.
-            Lfm2VLError: the process refused the call, or fell silent.
+            Lfm2VLError: the process refused the call, fell silent, or told an error.
         """
         try:
             for line in self._reply("POST", target, parts):
-                yield read_event(line)
+                yield _no_error(read_event(line))
         except (ValueError, LookupError, TypeError):  # half a line of a process that was killed
             raise Lost from None
         finally:
@@ -179,3 +179,17 @@ class Call:
             return read_error(json.loads(body)["error"])
         except (ValueError, LookupError, TypeError):
             return Lfm2VLError(f"the resident process replied with status {status}")
+
+
+def _no_error(event: Told) -> Told:
+    """Return an event; raise it if it is an error.
+
+    No frame of the traceback names the error, or the images that they name too would stay in memory
+    until the garbage collector finds the circle.
+    """
+    if isinstance(event, Lfm2VLError):
+        try:
+            raise event
+        finally:
+            del event
+    return event

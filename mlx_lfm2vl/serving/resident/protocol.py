@@ -98,7 +98,10 @@ def _events(
                 yield None
                 continue
             if isinstance(event, Lfm2VLError):
-                raise event
+                try:
+                    raise event
+                finally:
+                    del event  # or its traceback, which names the images, would hold it for long
             waiting -= is_last(event)
             yield number, event
     finally:

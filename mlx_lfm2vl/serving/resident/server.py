@@ -132,6 +132,10 @@ class ResidentServer(ThreadingMixIn, UnixStreamServer):
             log(traceback.format_exc())
 
 
+class _Unread(Exception):
+    """There is no body to go on with."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     """One call."""
 
@@ -153,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Load, answer or stop."""
-        calls: dict[str, Callable[[bytes], None]] = {
+        calls: dict[str, Callable[[], None]] = {
             "/v1/lfm2vl/open": self._open,
             "/v1/lfm2vl/answer": self._answer,
         }
@@ -164,28 +168,32 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, {"pid": os.getpid()})
             self.server.ends.set()
         elif self.path in calls:
-            with self.server.busy():
-                body = self._body()
-                if body is not None:
-                    calls[self.path](body)
+            with self.server.busy(), suppress(_Unread):
+                calls[self.path]()
         else:
             self._refuse(404, Lfm2VLError(f"there is no {self.path:.80}"))
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: what is asked is nobody's business."""
 
-    def _body(self) -> bytes | None:
-        """Read the body; None if it is none, which is replied to."""
+    def _body(self) -> bytes:
+        """Read the body. It can be large: whoever calls this keeps no more of it than he needs.
+
+        Raises:
+            _Unread: it is no body, which is replied to, or the client has left.
+        """
         length = self.headers.get("Content-Length", "")
         if not length.isdigit() or int(length) > MAX_BODY:
             self._refuse(413, Lfm2VLError(f"a body of {length:.20} bytes is not read"))
-            return None
+            raise _Unread
         body = self.rfile.read(int(length))
-        return body if len(body) == int(length) else None  # the client has left
+        if len(body) != int(length):
+            raise _Unread
+        return body
 
-    def _open(self, body: bytes) -> None:
+    def _open(self) -> None:
         try:
-            values = json.loads(body)
+            values = json.loads(self._body())
             wanted = Wanted(**{**values["wanted"], "adapters": tuple(values["wanted"]["adapters"])})
             build, keep_alive = values["build"], values["keep_alive"]
         except (ValueError, LookupError, TypeError) as error:
@@ -202,23 +210,21 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._relay(events, lambda event: isinstance(event, Opened | Exception)):
             self.server.ends.set()  # a process without a model is of no use
 
-    def _answer(self, body: bytes) -> None:
+    def _answer(self) -> None:
         try:
-            request, limits = read_request(body)
+            request, limits = read_request(self._body())
         except Lfm2VLError as error:
             self._refuse(400, error)
             return
         except (ValueError, LookupError, TypeError) as error:
             self._refuse(400, error)
             return
-        del body
         self._begin()
         events: SimpleQueue[Any] = SimpleQueue()
         notes, core = self.server.notes, self.server.core
         try:
-            with notes.of_this_thread(events.put):
-                request = self.server.model.prepared(request, limits, self._ping)
             with notes.to(events.put):
+                request = self.server.model.prepared(request, limits, self._ping)
                 ticket = core.submit(request, events.put)
                 try:
                     self._relay(events, is_last)
@@ -233,11 +239,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(write_event(events.get()))
             self.wfile.write(write_event(error))
 
-    def _exchange(self, read: Read, body: bytes) -> None:
+    def _exchange(self, read: Read) -> None:
         """Answer in a protocol of the server."""
         core = self.server.core
         try:
-            exchange = read(parse_object(body), Terms(core.model))
+            exchange = read(parse_object(self._body()), Terms(core.model))
             if not exchange.streams:
                 self._send(200, whole(exchange, core, self._is_left))
                 return

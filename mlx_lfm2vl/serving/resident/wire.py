@@ -81,8 +81,10 @@ def write_request(request: Request, limits: ImageLimits) -> list[bytes]:
         InputError: an image cannot be read.
         NetworkError: an image URL cannot be fetched.
     """
+    from ...prompt.messages import count_images
     from .images import image_bytes
 
+    limits.check_count(count_images(request.messages))
     pictures: list[NamedBytes] = []
 
     def numbered(part: Part) -> Part:
@@ -108,10 +110,10 @@ def read_request(body: bytes) -> tuple[Request, ImageLimits]:
         ValueError, LookupError, TypeError: the body is something else.
         InputError: an option is out of range.
     """
-    line, _, data = body.partition(b"\n")
-    values = json.loads(line)
+    begin = body.find(b"\n") + 1 or len(body)
+    values = json.loads(body[:begin])
+    data, begin = memoryview(body)[begin:], 0
     pictures: list[NamedBytes] = []
-    begin = 0
     for name, size in values["images"]:
         picture = NamedBytes(data[begin : begin + size])
         picture.name, begin = name, begin + size

@@ -109,8 +109,16 @@ const isBusy = () => find("send").dataset.busy === "true";
 
 /** Ask again what the images cost, after the model or its settings have changed. */
 export async function planAgain() {
-  await Promise.all(draft.images.map((image) => planImage(image, knobs())));
-  showImages();
+  try {
+    await Promise.all(draft.images.map((image) => planImage(image, knobs())));
+  } finally {
+    showImages();
+  }
+}
+
+/** Ask what the images cost, if the server could not be asked before. */
+export async function planMissing() {
+  if (!isReading() && draft.images.some(({ plan, problem }) => !plan && !problem)) await planAgain();
 }
 
 /** Add files to the question, one after the other, and say what is wrong with them. */

@@ -64,6 +64,24 @@ def test_every_file_that_cannot_be_read_is_named(page):
     expect(page.locator("#attachments .name")).to_have_text(["ship.png"])
 
 
+def test_a_page_whose_server_was_away_goes_on_when_it_is_back(page, server):
+    page.route("**/v1/*", lambda route: route.abort())
+    page.set_input_files("#files", [picture()])
+    expect(page.locator("#notice")).to_have_text(
+        "ship.png: The server cannot be reached. Is it still running?"
+    )
+    page.unroute("**/v1/*")
+    models = '{"data": [{"id": "demo"}, {"id": "third"}]}'
+    page.route("**/v1/models", lambda route: route.fulfill(body=models))
+    page.evaluate("dispatchEvent(new Event('focus'))")  # the reader comes back to the page
+    expect(page.locator("#cost")).to_contain_text("token")
+    assert page.locator("#model option").all_inner_texts() == ["demo", "third"]
+    page.unroute("**/v1/models")
+    ask(page, "What is this?")
+    answered(page)
+    assert len(server.asked[0]["messages"][0]["content"]) == 2
+
+
 def test_images_that_a_request_cannot_hold_are_not_sent(page, server):
     text = (FOLDER / "asking.js").read_text()
     assert f"MOST_SENT = {BodyLimits().one * 3 // 4 // 2**20} * 2 ** 20" in text

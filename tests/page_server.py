@@ -33,9 +33,9 @@ class PageServer:
     """What the server answers, and what it was asked.
 
     Attributes:
-        pieces: of the next answers; a float waits for so many seconds, an exception breaks the
-            stream off with an error object, None closes it without an end, and a mapping is sent
-            as it is.
+        pieces: of the next answers; a float waits for so many seconds, an `Event` until it is set,
+            an exception breaks the stream off with an error object, None closes it without an end,
+            and a mapping is sent as it is.
         skills: the typed answers by the name of the skill.
         token: that a request must have; empty for none.
         asked: bodies of the questions, in order.
@@ -97,6 +97,8 @@ class PageServer:
             for piece in self.pieces:
                 if isinstance(piece, float):
                     await asyncio.sleep(piece)
+                elif isinstance(piece, threading.Event):
+                    await asyncio.to_thread(piece.wait, 30)
                 elif piece is None or isinstance(piece, Exception):
                     is_whole = True
                     if piece:

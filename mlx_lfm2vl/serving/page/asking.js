@@ -9,6 +9,7 @@ import { events, post, postJson, RequestError } from "./api.js";
 import { dataUri } from "./images.js";
 import { SKILLS, typedText } from "./skills.js";
 
+export const MOST_SENT = 48 * 2 ** 20; // of images; as base64, they fill the body that is taken
 const LONGEST_NAME = 200; // letters of a file's name, that the server takes
 
 /** An answer of which nothing is there yet. */
@@ -71,11 +72,8 @@ async function chat(turns, settings, signal, changed) {
 
 async function chatBody(turns, { model, system, sampling, images, schema }) {
   const messages = system ? [{ role: "system", content: system }] : [];
-  for (const turn of turns.slice(0, -1)) {
-    // A question without an answer would leave two questions in a row.
-    if (!turn.answer.text) continue;
+  for (const turn of answered(turns))
     messages.push(await userMessage(turn), { role: "assistant", content: turn.answer.text });
-  }
   messages.push(await userMessage(turns.at(-1)));
   return {
     model,
@@ -90,6 +88,9 @@ async function chatBody(turns, { model, system, sampling, images, schema }) {
     }),
   };
 }
+
+/** The turns before the last. A question without an answer would leave two questions in a row. */
+const answered = (turns) => turns.slice(0, -1).filter((turn) => turn.answer.text);
 
 /** A question with its images before its text. */
 async function userMessage({ mode, text, images }) {
@@ -133,6 +134,12 @@ async function skill(turns, { model, images: knobs, schema }, signal) {
 
 /** The images that a skill is asked about: those of the last turn that has any. */
 export const skillImages = (turns) => turns.findLast((turn) => turn.images.length)?.images ?? [];
+
+/** The images that are sent with the last turn. */
+export const sentImages = (turns) =>
+  turns.at(-1).mode === "ask"
+    ? [...answered(turns), turns.at(-1)].flatMap((turn) => turn.images)
+    : skillImages(turns);
 
 /** Times as they are seen here, with queue and network. */
 function startClock() {

@@ -8,6 +8,7 @@ import { smallPicture } from "./picture.js";
 import { SKILLS } from "./skills.js";
 
 const ASK = { title: "Ask", hint: "Ask about the images", options: {} };
+const MOST_PROBLEMS = 5; // of files, that are told one by one
 const draft = { mode: "ask", images: [], context: 0, reading: 0 };
 let knobs = () => ({});
 
@@ -22,7 +23,7 @@ export function startComposer({ send, stop, imageFields }) {
   const question = find("question");
   question.addEventListener("input", grow);
   question.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    if (event.key !== "Enter" || event.shiftKey || isComposing(event)) return;
     event.preventDefault();
     if (!isBusy()) send();
   });
@@ -43,6 +44,9 @@ export function startComposer({ send, stop, imageFields }) {
   });
   startDropping();
 }
+
+/** Whether a key belongs to an input method. Safari ends the composition before its last key. */
+const isComposing = (event) => event.isComposing || event.keyCode === 229;
 
 /** Offer the skills that a model was taught, in the order of the page. */
 export function offerSkills(names, context) {
@@ -105,47 +109,63 @@ const isBusy = () => find("send").dataset.busy === "true";
 
 /** Ask again what the images cost, after the model or its settings have changed. */
 export async function planAgain() {
-  await Promise.all(draft.images.map((image) => planImage(image, knobs())));
-  showImages();
+  try {
+    await Promise.all(draft.images.map((image) => planImage(image, knobs())));
+  } finally {
+    showImages();
+  }
 }
 
-/** Add files to the question, one after the other. */
+/** Ask what the images cost, if the server could not be asked before. */
+export async function planMissing() {
+  if (!isReading() && draft.images.some(({ plan, problem }) => !plan && !problem)) await planAgain();
+}
+
+/** Add files to the question, one after the other, and say what is wrong with them. */
 async function addFiles(files) {
   draft.reading += 1;
   showImages();
+  const problems = [];
   try {
-    for (const file of files) await addFile(file);
+    for (const file of files) {
+      const problem = await addFile(file);
+      if (problem) problems.push(`${file.name}: ${problem}`);
+    }
   } finally {
     draft.reading -= 1;
     showImages();
   }
+  const more = problems.splice(MOST_PROBLEMS).length;
+  if (more) problems.push(`And ${counted(more, "more file")} with problems.`);
+  if (problems.length) notice(problems.join("\n"));
 }
 
+/** Add a file to the question; return what is wrong with it, or an empty text. */
 async function addFile(file) {
   try {
     const { images, left } = await imagesOf(file, knobs());
     draft.images.push(...images);
-    if (left) notice(`${file.name}: ${counted(left, "more page")} left out. Split the file.`);
     showImages();
     await Promise.all(images.map((image) => planImage(image, knobs())));
+    return left ? `${counted(left, "more page")} left out. Split the file.` : "";
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;
-    notice(`${file.name}: ${error.message}`);
+    return error.message;
   }
 }
 
 function takeFiles(event, transfer) {
-  if (!transfer?.files.length || isAsked()) return;
-  event.preventDefault();
-  addFiles([...transfer.files]);
+  if (!transfer?.files.length) return;
+  event.preventDefault(); // or the browser opens a dropped file instead of this page
+  if (!isAsked()) addFiles([...transfer.files]);
 }
 
 function startDropping() {
   const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
   addEventListener("dragover", (event) => {
     if (!hasFiles(event)) return;
-    event.preventDefault(); // or the browser opens the file instead of this page
-    find("drop").hidden = false;
+    event.preventDefault(); // a drop is taken
+    find("drop").hidden = isAsked();
   });
   addEventListener("dragleave", (event) => {
     if (!event.relatedTarget) find("drop").hidden = true;

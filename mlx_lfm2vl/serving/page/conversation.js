@@ -1,13 +1,19 @@
 // The conversation on the page: its questions are sent, answered, kept, and asked again.
 
-import { find } from "./dom.js";
-import { loadConversation, newId, onOtherTabs, saveAnswer, saveConversation } from "./store.js";
+import { find, number } from "./dom.js";
+import {
+  loadConversation,
+  newId,
+  onOtherTabs,
+  saveAnswer,
+  saveConversation,
+} from "./store.js";
 import { notice } from "./dialogs.js";
 import { releasePictures } from "./images.js";
 import { SKILLS } from "./skills.js";
 import { currentSchema } from "./schema.js";
 import { imageKnobs, samplingKnobs, settingsAreValid, systemMessage } from "./settings.js";
-import { answerLast, emptyAnswer, skillImages } from "./asking.js";
+import { answerLast, emptyAnswer, MOST_SENT, sentImages, skillImages } from "./asking.js";
 import { beginSpeech, say, speak } from "./speech.js";
 import { turnView } from "./turns.js";
 import { clearDraft, isReading, readDraft, restoreDraft, setBusy } from "./composer.js";
@@ -45,6 +51,13 @@ export async function send() {
   await answer();
 }
 
+function tooLarge(bytes) {
+  const [sum, most] = [bytes, MOST_SENT].map((each) => `${number(each / 2 ** 20)} MB`);
+  return `The images together have ${sum}, and the server takes ${most}. Send fewer or smaller ones${
+    conversation.turns.length ? ", or begin a new conversation" : ""
+  }.`;
+}
+
 function titleOf({ mode, text, images }) {
   const title = text || `${SKILLS[mode]?.title ?? "Picture"}: ${images[0]?.name ?? ""}`;
   return title.length > LONGEST_TITLE ? `${title.slice(0, LONGEST_TITLE)}…` : title;
@@ -56,6 +69,11 @@ function refusal({ mode, text, images }) {
   if (!settingsAreValid()) return "A setting is out of its range.";
   const wrong = images.find((image) => image.problem);
   if (wrong) return `${wrong.name}: ${wrong.problem}`;
+  const bytes = sentImages([...conversation.turns, { mode, images }]).reduce(
+    (sum, { blob }) => sum + blob.size,
+    0,
+  );
+  if (bytes > MOST_SENT) return tooLarge(bytes);
   if (mode === "ask") return text || images.length ? "" : "Write a question first.";
   const { title, needs, least = 1, takesSchema } = SKILLS[mode];
   const count = (images.length ? images : skillImages(conversation.turns)).length;
@@ -182,8 +200,12 @@ function follow() {
 /** Stay at the end of the conversation while it grows, or while the question below it does. */
 export function startFollowing() {
   const turns = find("turns");
+  let top = 0;
   turns.addEventListener("scroll", () => {
-    isAtEnd = turns.scrollHeight - turns.scrollTop - turns.clientHeight < NEAR;
+    const left = turns.scrollHeight - turns.scrollTop - turns.clientHeight;
+    // One step up ends it, however small; on the way down, the end need not be met exactly.
+    isAtEnd = left < 1 || (turns.scrollTop >= top && left < NEAR);
+    top = turns.scrollTop;
   });
   new ResizeObserver(follow).observe(turns);
 }

@@ -54,7 +54,10 @@ async function sizeOf(file) {
   }
 }
 
-/** Ask the server into which views an image is cut; sets its `plan`, or its `problem`. */
+/**
+ * Ask the server into which views an image is cut; sets its `plan`, or its `problem`. A failure that
+ * is not the image's leaves both empty, and is thrown.
+ */
 export async function planImage(image, knobs) {
   image.knobs = knobs; // a later question may be answered before this one
   const found = await planned(image, knobs);
@@ -66,7 +69,7 @@ async function planned({ width, height }, knobs) {
     const found = await postJson("v1/plan", { images: [{ width, height }], ...knobs });
     return { plan: found.images[0], problem: "" };
   } catch (error) {
-    if (!(error instanceof RequestError)) throw error;
+    if (error.status !== 400) throw error;
     return { plan: null, problem: error.message };
   }
 }

@@ -5,7 +5,7 @@ import { getJson, onUnauthorized, postJson, RequestError } from "./api.js";
 import { askToken, isAsked, notice, startDialogs } from "./dialogs.js";
 import { startSchema } from "./schema.js";
 import { imageKnobs, showDefaults, startSettings } from "./settings.js";
-import { offerSkills, planAgain, startComposer } from "./composer.js";
+import { offerSkills, planAgain, planMissing, startComposer } from "./composer.js";
 import { closePanels, setPanel, startPanels } from "./panels.js";
 import { startHistory } from "./history.js";
 import {
@@ -22,12 +22,17 @@ import {
 /** What a request about images says: the model, and how it cuts them. */
 const imageFields = () => ({ model: find("model").value, ...imageKnobs() });
 
+/** Show which models the server has now; it may have been started after the page, or again. */
 async function showModels() {
   const { data } = await getJson("v1/models");
+  const names = data.map(({ id }) => id);
   const select = find("model");
-  select.replaceChildren(...data.map(({ id }) => new Option(id, id)));
-  select.disabled = data.length < 2;
-  await showModel();
+  const shown = [...select.options].map(({ value }) => value);
+  if (names.join("\n") === shown.join("\n")) return planMissing();
+  const chosen = select.value;
+  select.replaceChildren(...names.map((name) => new Option(name, name, false, name === chosen)));
+  select.disabled = names.length < 2;
+  return showModel();
 }
 
 async function showModel() {
@@ -73,10 +78,7 @@ function start() {
   addEventListener("keydown", (event) => {
     if (event.key === "Escape" && !isAsked() && !closePanels()) stop();
   });
-  addEventListener("focus", () => {
-    // The server may not have been there when the page was opened.
-    if (!find("model").value) trying(showModels)();
-  });
+  addEventListener("focus", trying(showModels));
   offerSkills([], 0);
   trying(showModels)();
 }

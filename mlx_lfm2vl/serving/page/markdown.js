@@ -12,20 +12,31 @@ const DIVIDER = /^\|?:?-+:?(?:\|:?-+:?)*\|?$/; // without its spaces
 const DEEPEST = 8; // lists in lists, emphasis in emphasis; below it stays text
 
 /**
- * Show Markdown in an element. Blocks that are there already, from a shorter piece of the same
- * text, stay; so a stream redraws its end only, and a selection in what was read survives.
+ * Show Markdown in an element. What is there already, from a shorter piece of the same text, stays:
+ * whole blocks, and the begin of a list or of code. So a stream redraws its end only, and a
+ * selection in what was read survives.
  */
 export function showMarkdown(parent, text) {
-  const blocks = splitBlocks(text.split(/\r?\n/));
-  const shown = parent.blocks ?? [];
-  let same = 0;
-  while (same < shown.length && shown[same] === blocks[same]?.source) same += 1;
-  while (parent.childNodes.length > same) parent.lastChild.remove();
-  parent.append(...blocks.slice(same).map((block) => block.draw(0)));
-  parent.blocks = blocks.map((block) => block.source);
+  showParts(parent, splitBlocks(text.split(/\r?\n/)), 0);
 }
 
-/** Cut lines into blocks, each with its source and a function that draws it. */
+/** Show parts, {source, draw, grow} of each, in an element; `grow` may be absent. */
+function showParts(parent, parts, depth) {
+  const shown = parent.sources ?? [];
+  let same = 0;
+  while (same < shown.length && shown[same] === parts[same]?.source) same += 1;
+  const next = parent.childNodes[same];
+  if (next && parts[same]?.grow?.(next, depth)) same += 1;
+  while (parent.childNodes.length > same) parent.lastChild.remove();
+  parent.append(...parts.slice(same).map((part) => part.draw(depth)));
+  parent.sources = parts.map((part) => part.source);
+  return parent;
+}
+
+/**
+ * Cut lines into blocks, each with its source, a function that draws it, and maybe one that makes
+ * it of the element of a shorter one, and returns whether it could.
+ */
 function splitBlocks(lines) {
   const blocks = [];
   let at = 0;
@@ -34,14 +45,14 @@ function splitBlocks(lines) {
       at += 1;
       continue;
     }
-    const [length, draw] = nextBlock(lines, at);
-    blocks.push({ source: lines.slice(at, at + length).join("\n"), draw });
+    const [length, draw, grow] = nextBlock(lines, at);
+    blocks.push({ source: lines.slice(at, at + length).join("\n"), draw, grow });
     at += length;
   }
   return blocks;
 }
 
-/** The number of lines of the block that begins at a line, and how it is drawn. */
+/** The number of lines of the block that begins at a line, and how it is drawn and grows. */
 function nextBlock(lines, at) {
   const line = lines[at];
   const fence = line.match(FENCE);
@@ -87,8 +98,8 @@ const isTable = (lines, at) =>
   lines[at].includes("|") && DIVIDER.test((lines[at + 1] ?? "").replaceAll(/\s/g, ""));
 
 function nested(parent, lines, depth) {
-  if (depth < DEEPEST) parent.append(...splitBlocks(lines).map((block) => block.draw(depth + 1)));
-  else parent.append(lines.join("\n"));
+  if (depth < DEEPEST) return showParts(parent, splitBlocks(lines), depth + 1);
+  parent.append(lines.join("\n"));
   return parent;
 }
 
@@ -96,17 +107,26 @@ function fenced(lines, at, [, marks, language]) {
   const isEnd = (line) => line.trim().startsWith(marks) && !line.trim().replaceAll(marks[0], "");
   const inner = run(lines, at + 1, (line) => !isEnd(line));
   const isClosed = at + 1 + inner.length < lines.length;
-  const draw = () => codeBlock(inner.join("\n"), language);
-  return [inner.length + (isClosed ? 2 : 1), draw];
+  const text = inner.join("\n");
+  const grow = (node) => {
+    const shown = node.nodeName === "PRE" ? (node.firstChild.firstChild?.data ?? null) : null;
+    if (shown === null || !text.startsWith(shown) || node.ariaLabel !== codeLabel(language))
+      return false;
+    node.firstChild.firstChild.appendData(text.slice(shown.length));
+    return true;
+  };
+  return [inner.length + (isClosed ? 2 : 1), () => codeBlock(text, language), grow];
 }
 
 /** A block of code, which can be scrolled by keyboard. */
 export const codeBlock = (text, language = "") =>
   make(
     "pre",
-    { tabindex: "0", role: "group", "aria-label": `Code ${language}`.trim() },
+    { tabindex: "0", role: "group", "aria-label": codeLabel(language) },
     make("code", {}, text),
   );
+
+const codeLabel = (language) => `Code ${language}`.trim();
 
 function list(lines, at) {
   const isNumbered = /\d/.test(lines[at].match(ITEM)[2]);
@@ -133,11 +153,17 @@ function list(lines, at) {
     end += 1;
   }
   const start = isNumbered ? String(parseInt(lines[at].match(ITEM)[2], 10)) : undefined;
-  return [
-    end - at,
-    (depth) =>
-      make(isNumbered ? "ol" : "ul", { start }, ...items.map((each) => listItem(each, depth))),
-  ];
+  const parts = items.map((each) => ({
+    source: each.join("\n"),
+    draw: (depth) => listItem(each, depth),
+  }));
+  const tag = isNumbered ? "ol" : "ul";
+  const draw = (depth) => showParts(make(tag, { start }), parts, depth);
+  const grow = (node, depth) => {
+    const isSame = node.localName === tag && node.getAttribute("start") === (start ?? null);
+    return isSame && Boolean(showParts(node, parts, depth));
+  };
+  return [end - at, draw, grow];
 }
 
 function listItem(lines, depth) {

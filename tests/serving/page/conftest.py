@@ -44,7 +44,7 @@ def page(tab, server):
     problems: list[str] = []
     tab.on("pageerror", lambda error: problems.append(str(error)))
     tab.goto(server.url)
-    tab.wait_for_selector("[data-mode=compare]")
+    tab.wait_for_selector("[data-mode=compare]", timeout=10_000)
     yield tab
     tab.evaluate("localStorage.clear(); history.replaceState(null, '')")
     assert problems == []

@@ -1,6 +1,7 @@
 """Asking on the page, against a server whose answers are written in the test."""
 
 import base64
+import threading
 
 import pytest
 from page_server import progress
@@ -145,3 +146,37 @@ def test_boxes_lie_where_they_are_in_the_picture(page, server):
     image = page.locator(".answer .picture img").nth(1).bounding_box()
     assert middle["x"] == pytest.approx(image["x"] + 200 * scale, abs=1)
     assert middle["y"] == pytest.approx(image["y"] + 90 * scale, abs=1)
+
+
+def test_who_scrolls_up_is_left_there_while_the_answer_grows(page, server):
+    scrolled = threading.Event()
+    server.pieces = ["A line.\n\n" * 100, scrolled, "Another line.\n\n" * 20]
+    ask(page, "Tell me.")
+    top = "document.getElementById('turns').scrollTop"
+    expect(page.locator(".content p")).to_have_count(100)
+    followed = page.evaluate(top)
+    page.mouse.move(500, 300)
+    page.mouse.wheel(0, -60)
+    page.wait_for_timeout(300)
+    read = page.evaluate(top)
+    assert followed - 100 < read < followed
+    scrolled.set()
+    answered(page)
+    expect(page.locator(".content p")).to_have_count(120)
+    assert page.evaluate(top) == read
+
+
+def test_enter_that_ends_a_composition_or_comes_twice_sends_nothing(page, server):
+    server.pieces = [LONG]
+    page.fill("#question", "\u65e5\u672c")
+    composed = """key => document.getElementById("question").dispatchEvent(
+        new KeyboardEvent("keydown", { key: "Enter", bubbles: true, cancelable: true, ...key }))"""
+    page.evaluate(composed, {"isComposing": True})
+    page.evaluate(composed, {"keyCode": 229})  # as Safari sends it
+    assert page.locator(".turn").count() == 0
+    page.keyboard.press("Enter")
+    page.fill("#question", "More")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Escape")
+    answered(page)
+    assert (page.locator(".turn").count(), page.input_value("#question")) == (1, "More")

@@ -8,6 +8,9 @@ from page_steps import answered, ask, picture
 from pictures import make_picture
 from playwright.sync_api import expect
 
+from mlx_lfm2vl.serving.http.bodies import BodyLimits
+from mlx_lfm2vl.serving.page.routes import FOLDER
+
 
 @pytest.mark.slow
 def test_the_tiles_and_tokens_of_each_picture_are_shown_before_it_is_sent(page):
@@ -49,6 +52,49 @@ def test_pages_of_a_pdf_and_heic_are_shown_through_the_server(page, server):
     expect(page.locator("#notice")).to_contain_text("a.pdf: ")
 
 
+def test_every_file_that_cannot_be_read_is_named(page):
+    files = [
+        {"name": f"{name}.jpg", "mimeType": "image/jpeg", "buffer": b"nothing"}
+        for name in "abcdefg"
+    ]
+    page.set_input_files("#files", [*files, picture()])
+    expect(page.locator("#notice")).to_contain_text("And 2 more files with problems.")
+    told = page.locator("#notice").inner_text().splitlines()
+    assert [line.partition(": ")[0] for line in told[:-1]] == [f"{name}.jpg" for name in "abcde"]
+    expect(page.locator("#attachments .name")).to_have_text(["ship.png"])
+
+
+def test_a_page_whose_server_was_away_goes_on_when_it_is_back(page, server):
+    page.route("**/v1/*", lambda route: route.abort())
+    page.set_input_files("#files", [picture()])
+    expect(page.locator("#notice")).to_have_text(
+        "ship.png: The server cannot be reached. Is it still running?"
+    )
+    page.unroute("**/v1/*")
+    models = '{"data": [{"id": "demo"}, {"id": "third"}]}'
+    page.route("**/v1/models", lambda route: route.fulfill(body=models))
+    page.evaluate("dispatchEvent(new Event('focus'))")  # the reader comes back to the page
+    expect(page.locator("#cost")).to_contain_text("token")
+    assert page.locator("#model option").all_inner_texts() == ["demo", "third"]
+    page.unroute("**/v1/models")
+    ask(page, "What is this?")
+    answered(page)
+    assert len(server.asked[0]["messages"][0]["content"]) == 2
+
+
+def test_images_that_a_request_cannot_hold_are_not_sent(page, server):
+    text = (FOLDER / "asking.js").read_text()
+    assert f"MOST_SENT = {BodyLimits().one * 3 // 4 // 2**20} * 2 ** 20" in text
+    page.set_input_files("#files", [picture()])
+    expect(page.locator("#cost")).to_contain_text("token")
+    # A file of this size would take seconds to hand over.
+    page.evaluate("Object.defineProperty(Blob.prototype, 'size', { value: 49 * 2 ** 20 })")
+    page.fill("#question", "What is this?")
+    page.keyboard.press("Enter")
+    expect(page.locator("#notice")).to_contain_text("together have 49 MB, and the server takes 48")
+    assert (server.asked, page.input_value("#question")) == ([], "What is this?")
+
+
 def test_pictures_can_be_pasted_and_dropped(page):
     page.evaluate(
         """async (data) => {
@@ -62,8 +108,14 @@ def test_pictures_can_be_pasted_and_dropped(page):
             table.items.add(new File([bytes], "table.png", { type: "image/png" }));
             table.items.add("1\t2", "text/plain");
             paste(table);
-            for (const kind of ["dragover", "drop"])
+            const drag = (kind) =>
                 dispatchEvent(new DragEvent(kind, { dataTransfer: given, cancelable: true }));
+            drag("dragover");
+            drag("drop");
+            document.getElementById("sure").showModal();
+            const isOpened = drag("drop");
+            document.getElementById("sure").close();
+            if (isOpened) throw new Error("the browser would show the file instead of the page");
         }""",
         base64.b64encode(picture()["buffer"]).decode(),
     )

@@ -89,6 +89,30 @@ def test_a_text_that_grows_looks_as_it_does_at_once(render):
     assert render(*pieces) == render(text)
 
 
+def test_lists_and_code_that_grow_keep_what_was_read(modules):
+    kept = modules.evaluate(
+        """async () => {
+            const { showMarkdown } = await import("/markdown.js");
+            const node = document.createElement("div");
+            const item = () => node.querySelector("li");
+            const code = () => node.querySelector("code").firstChild;
+            const isKept = (path, ...texts) => {
+                const found = texts.map((text) => {
+                    showMarkdown(node, text);
+                    return path();
+                });
+                return found[0] === found[1];
+            };
+            return [
+                isKept(item, "- a\\n- b", "- a\\n- bc\\n- d"),
+                isKept(code, "```\\na", "```\\nab\\n~~~"),
+                isKept(code, "```a\\nb", "```ab\\nb"),
+            ];
+        }"""
+    )
+    assert kept == [True, True, False]
+
+
 def test_no_text_takes_long(render):
     pieces = [
         "*a ",

@@ -1,5 +1,7 @@
 """The page by keyboard, by screen reader, on a phone, and with a token."""
 
+import threading
+
 import pytest
 from page_steps import answered, ask, picture
 from playwright.sync_api import expect
@@ -25,13 +27,16 @@ def test_the_page_is_usable_by_keyboard_and_by_screen_reader(page, server):
     page.keyboard.press("Shift+Enter")
     page.keyboard.type("two")
     assert page.input_value("#question") == "One\ntwo"
+    heard = threading.Event()
     server.pieces = [
         "A first sentence that is long enough to be read out loud by itself. ",
         "And",
-        0.5,
+        heard,
         " more",
     ]
     page.keyboard.press("Enter")
+    expect(page.locator("#live p")).to_have_count(1)
+    heard.set()
     answered(page)
     assert page.locator("#live p").all_inner_texts() == [
         "A first sentence that is long enough to be read out loud by itself.",

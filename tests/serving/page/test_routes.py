@@ -9,9 +9,10 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from mlx_lfm2vl.serving.page.routes import FOLDER, SCRIPT, page, page_routes
+from mlx_lfm2vl.serving.page.routes import EXPORT, FOLDER, SCRIPT, page, page_routes
 
 FILES = sorted(path for kind in ("html", "css", "js") for path in FOLDER.glob(f"*.{kind}"))
+HTML = (FOLDER / "page.html").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +48,17 @@ def test_a_page_that_the_browser_has_is_not_sent_again(client):
 
 
 def test_scripts_import_from_those_before_them_and_all_are_in_the_page():
-    names = SCRIPT.findall((FOLDER / "page.html").read_text())
+    names = SCRIPT.findall(HTML)
     assert sorted(names) == [path.name for path in FILES if path.suffix == ".js"]
     for index, name in enumerate(names):
         text = (FOLDER / name).read_text()
         assert set(re.findall(r'from "\./(\w+\.js)"', text)) <= set(names[:index]), name
+
+
+def test_no_two_scripts_export_the_same_name():
+    text = "".join((FOLDER / name).read_text() for name in SCRIPT.findall(HTML))
+    names = [found[2] for found in EXPORT.finditer(text)]
+    assert len(names) == len(set(names)) > 50
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

@@ -311,17 +311,32 @@ def test_answers_that_do_not_finish_in_time_are_told_so(make_core, turns):
     client = Client(core, "One", LONG)
     until(lambda: core.status().running == 1)
     turns.allowed.release(3)
-    stop = threading.Thread(target=core.stop, args=(0.0,))
-    stop.start()
+    stops = [threading.Thread(target=core.stop, args=(seconds,)) for seconds in (0.0, SECONDS)]
+    for stop in stops:  # the later one gives no more time
+        stop.start()
+        until(lambda: core._schedule._ends is not None)
     turns.free()
     assert isinstance(client.last(), Stopping)
-    stop.join()
+    for stop in stops:
+        stop.join()
 
 
-def test_no_thread_of_a_core_is_left(make_core):
+def test_those_whose_step_does_not_end_are_told_so(make_core, turns, monkeypatch):
+    monkeypatch.setattr(schedule, "GRACE", 0.0)
+    core = make_core(rows=1)
+    clients = [Client(core, "One")]
+    until(lambda: core.status().running == 1)
+    clients.append(Client(core, "Two"))
+    core.stop(0.0)
+    assert not turns.is_free
+    assert [type(client.last()) for client in clients] == [Stopping, Stopping]
+
+
+def test_no_thread_and_no_model_of_a_core_is_left(make_core):
     core = make_core()
     Client(core, "Hi").last()
     core.stop()
+    assert core.status().model is None
     names = [thread.name for thread in threading.enumerate()]
     assert not [name for name in names if name.startswith(("mlx_lfm2vl core", "mlx_lfm2vl host"))]
 

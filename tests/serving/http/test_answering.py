@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import time
 import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -14,7 +15,8 @@ from mlx_lfm2vl.errors import CheckpointError, InputError
 from mlx_lfm2vl.generation.result import Piece
 from mlx_lfm2vl.serving.core import Core
 from mlx_lfm2vl.serving.http.answering import Running
-from mlx_lfm2vl.serving.request import Progress, Request
+from mlx_lfm2vl.serving.http.guard import CLIENT_GONE, Seen
+from mlx_lfm2vl.serving.request import Busy, Progress, Request
 
 STREAM = {"prompt": "Hello", "stream": True}
 
@@ -89,10 +91,25 @@ def test_one_failed_answer_ends_the_others():
     visit(fail, STREAM | {"n": 2})
 
 
+def test_a_question_that_is_refused_in_part_is_given_up_as_a_whole():
+    class Full(ScriptedCore):
+        def submit(self, request: Request, deliver: Any) -> Any:
+            if self.asked:
+                raise Busy("the queue is full", 5)
+            return super().submit(request, deliver)
+
+    core = Full()
+    assert asyncio.run(ask(make_app(core), "/v1/echo", STREAM | {"n": 2})).status == 503
+    assert core.asked[0].is_cancelled
+
+
 def test_pings_fill_the_silence_and_a_slow_beginning_too():
+    begun = time.monotonic()
+
     async def wait(core: ScriptedCore, client: Client) -> None:
         core.asked[0].deliver(Progress("prefill", 1, 10))
         await until(lambda: client.reply.body.count(b": ping\n\n") >= 3)
+        assert time.monotonic() - begun >= 0.03
         for piece in pieces("a", "b"):
             core.asked[0].deliver(piece)
         await client.task
@@ -113,7 +130,9 @@ def test_a_client_that_goes_away_cancels_its_question_at_once(value, begun):
         client.leave()
         await until(lambda: core.asked[0].is_cancelled)
 
-    visit(leave, value)
+    seen: list[Seen] = []
+    visit(leave, value, log=seen.append)
+    assert [each.status for each in seen] == [200 if begun and value == STREAM else CLIENT_GONE]
 
 
 def test_a_slow_reader_holds_up_nobody():

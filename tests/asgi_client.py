@@ -81,6 +81,8 @@ class Client:
         else:
             self.reply.body += message.get("body", b"")
             self.reply.is_complete = not message.get("more_body", False)
+            length = self.reply.headers.get("content-length")
+            assert not (self.reply.is_complete and length) or int(length) == len(self.reply.body)
 
     async def finished(self) -> Reply:
         await self.task

@@ -16,7 +16,7 @@ from mlx_lfm2vl.generation.prefix_store import PrefixStore
 from mlx_lfm2vl.generation.result import Piece
 from mlx_lfm2vl.options import AnswerOptions
 from mlx_lfm2vl.prompt.messages import user_message
-from mlx_lfm2vl.serving import schedule
+from mlx_lfm2vl.serving import schedule, ticket, under_way
 from mlx_lfm2vl.serving.core import Core, Limits
 from mlx_lfm2vl.serving.request import (
     Busy,
@@ -205,6 +205,29 @@ def test_an_answer_that_takes_too_long_is_ended(make_core, turns):
     assert "longer than 0.05 seconds" in str(waiting.last())
 
 
+def test_a_question_whose_image_is_never_ready_is_ended_too(make_core, monkeypatch):
+    ready = threading.Event()
+    monkeypatch.setattr(under_way, "prepare", lambda *_: ready.wait(SECONDS))
+    client = Client(make_core(seconds=0.05), "One")
+    assert isinstance(client.last(), Overdue)
+    ready.set()
+
+
+def test_the_time_of_an_answer_begins_when_it_is_asked_for(make_core, turns, monkeypatch):
+    now, prepare, ready = [1000.0], under_way.prepare, threading.Event()
+    for module in (schedule, ticket):
+        monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    monkeypatch.setattr(under_way, "prepare", lambda *given: ready.wait() and prepare(*given))
+    core = make_core(seconds=10)
+    client = Client(core, "One")
+    now[0] += 8
+    ready.set()
+    until(lambda: core.status().running == 1)
+    now[0] += 3
+    turns.free()
+    assert isinstance(client.last(), Overdue)
+
+
 def test_a_model_without_requests_is_unloaded_and_comes_back(tiny, monkeypatch):
     now, engines = [1000.0], []
     monkeypatch.setattr(schedule, "monotonic", lambda: now[0])
@@ -232,6 +255,12 @@ def test_a_model_without_requests_is_unloaded_and_comes_back(tiny, monkeypatch):
         Progress("load", 1, 1),
     ]
     core.stop()
+
+
+def test_a_model_is_unloaded_though_nobody_comes(make_core):
+    core = make_core(keep_alive=0.05)
+    Client(core, "Hi").last()
+    until(lambda: core.status().model is None)
 
 
 def test_another_model_waits_for_running_answers_and_is_not_passed(make_core, turns):
@@ -288,7 +317,9 @@ def test_a_fault_of_our_own_ends_the_requests_but_not_the_core(make_core, monkey
     monkeypatch.setattr(UnderWay, "turn", lambda _: 1 / 0)
     assert "ZeroDivisionError" in str(Client(core, "One").last())
     monkeypatch.setattr(UnderWay, "turn", turn)
-    assert len(Client(core, "Two").token_ids()) == 12
+    client = Client(core, "Two")
+    assert len(client.token_ids()) == 12
+    assert Progress("load", 0, 1) in client.events  # what the fault has left is not trusted
 
 
 def test_running_answers_finish_before_the_core_ends(make_core, turns):

@@ -16,6 +16,7 @@ from mlx_lfm2vl.generation.result import Piece
 from mlx_lfm2vl.serving.core import Core
 from mlx_lfm2vl.serving.http.answering import Running
 from mlx_lfm2vl.serving.http.guard import CLIENT_GONE, Seen
+from mlx_lfm2vl.serving.http.sse import to_json
 from mlx_lfm2vl.serving.request import Busy, Progress, Request
 
 STREAM = {"prompt": "Hello", "stream": True}
@@ -57,6 +58,12 @@ def test_a_stream_begins_goes_on_and_ends_as_its_protocol_says():
         'data: {"text":"é"}',
         "event: end\ndata: [DONE]",
     ]
+
+
+def test_what_json_and_utf_8_cannot_say_is_never_sent():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        to_json({"logprob": float("-inf")})
+    assert to_json("é\ud800") == '"é?"'.encode()
 
 
 def test_several_answers_come_in_one_stream():

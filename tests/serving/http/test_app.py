@@ -19,8 +19,8 @@ def reply(path, value=None, core=None, **changes):
 
 
 def test_a_question_is_answered_with_one_object():
-    answer = reply("/v1/echo", HELLO)
-    assert (answer.status, answer.json) == (200, {"texts": ["Hi!"]})
+    answer = reply("/v1/echo", HELLO, ScriptedCore(pieces("Hi", "é")))
+    assert (answer.status, answer.json) == (200, {"texts": ["Hié"]})
 
 
 def test_every_answer_forbids_guessing_and_keeping_and_names_no_server():

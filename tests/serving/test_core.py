@@ -177,8 +177,8 @@ def test_closing_an_iterator_frees_its_row_at_the_next_token(make_core):
     while not isinstance(next(events), Piece):
         pass
     events.close()
-    until(lambda: core.status().running == 0)
-    assert core.status().meter.cancelled == 1
+    until(lambda: not core._schedule._work.numbers)
+    assert (core.status().running, core.status().meter.cancelled) == (0, 1)
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_again(make_core, turns):

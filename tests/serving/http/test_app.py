@@ -6,7 +6,7 @@ import pytest
 from asgi_client import ask
 from scripted_core import Echo, ScriptedCore, make_app, pieces, result
 
-from mlx_lfm2vl.errors import CheckpointError
+from mlx_lfm2vl.errors import CheckpointError, InputError
 from mlx_lfm2vl.serving.request import Busy, Stopping, UnknownModel
 
 HELLO = {"prompt": "Hello"}
@@ -72,6 +72,13 @@ def test_a_refusal_of_the_core_has_its_own_status(error, status, code):
     answer = reply("/v1/echo", HELLO, ScriptedCore(refusal=error))
     assert (answer.status, answer.json["error"]["code"]) == (status, code)
     assert answer.headers.get("retry-after") == ("7" if code == "busy" else None)
+
+
+def test_a_message_about_the_request_names_no_file_of_the_machine():
+    text = "/Users/me/cache/a.png, of https://a.example/b/c.png, is damaged"
+    answer = reply("/v1/echo", HELLO, ScriptedCore([InputError(text)]))
+    expected = "(a path), of https://a.example/b/c.png, is damaged"
+    assert (answer.status, answer.json["error"]["message"]) == (400, expected)
 
 
 def test_an_error_of_the_machine_stays_there(caplog):

@@ -109,6 +109,13 @@ def until(condition):
         time.sleep(0.002)
 
 
+def look(core):
+    """Let a core look at what there is to do; when it looks again, its first look has ended."""
+    for _ in range(2):
+        core._schedule.wake()
+        until(lambda: not core._schedule._news.is_set())
+
+
 def test_the_core_answers_as_the_engine_does():
     core = Core([served_model("demo")])
     messages = user_message("What is this?", [make_picture(40, 40, 1)])
@@ -213,6 +220,25 @@ def test_a_question_whose_image_is_never_ready_is_ended_too(make_core, monkeypat
     ready.set()
 
 
+def test_what_nobody_waits_for_is_not_prepared(make_core, monkeypatch):
+    prepare, ready, begun = under_way.prepare, threading.Event(), []
+
+    def slowly(engine, request):
+        begun.append(request.messages)
+        return ready.wait(SECONDS) and prepare(engine, request)
+
+    monkeypatch.setattr(schedule, "HOST_THREADS", 1)
+    monkeypatch.setattr(under_way, "prepare", slowly)
+    core = make_core()
+    clients = [Client(core, text) for text in ("One", "Two", "Three")]
+    until(lambda: clients[1].ticket.prepared)
+    clients[1].ticket.cancel()
+    until(lambda: core.status().waiting == 2)
+    ready.set()
+    assert len(clients[2].token_ids()) == 12
+    assert begun == ["One", "Three"]
+
+
 def test_the_time_of_an_answer_begins_when_it_is_asked_for(make_core, turns, monkeypatch):
     now, prepare, ready = [1000.0], under_way.prepare, threading.Event()
     for module in (schedule, ticket):
@@ -240,8 +266,7 @@ def test_a_model_without_requests_is_unloaded_and_comes_back(tiny, monkeypatch):
     core = Core([Served("tiny", open_engine, lambda: None)], Limits(keep_alive=600))
     first = Client(core, "Hi").token_ids()
     now[0] += 599
-    core._schedule.wake()
-    time.sleep(0.01)
+    look(core)
     assert core.status().model == "tiny"
     now[0] += 601
     core._schedule.wake()
@@ -261,6 +286,20 @@ def test_a_model_is_unloaded_though_nobody_comes(make_core):
     core = make_core(keep_alive=0.05)
     Client(core, "Hi").last()
     until(lambda: core.status().model is None)
+
+
+def test_a_model_stays_while_a_question_waits(make_core, monkeypatch):
+    now, prepare, ready = [1000.0], under_way.prepare, threading.Event()
+    monkeypatch.setattr(schedule, "monotonic", lambda: now[0])
+    core = make_core(keep_alive=5)
+    Client(core, "Hi").last()
+    monkeypatch.setattr(under_way, "prepare", lambda *given: ready.wait() and prepare(*given))
+    client = Client(core, "Hi")
+    now[0] += 6
+    look(core)
+    assert core.status().model == "tiny"
+    ready.set()
+    assert len(client.token_ids()) == 12
 
 
 def test_another_model_waits_for_running_answers_and_is_not_passed(make_core, turns):

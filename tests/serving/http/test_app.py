@@ -6,8 +6,9 @@ import pytest
 from asgi_client import ask
 from scripted_core import Echo, ScriptedCore, make_app, pieces, result
 
-from mlx_lfm2vl.errors import CheckpointError, InputError
-from mlx_lfm2vl.serving.request import Busy, Stopping, UnknownModel
+from mlx_lfm2vl.errors import AnswerError, CheckpointError, InputError
+from mlx_lfm2vl.serving.http.errors import HttpError
+from mlx_lfm2vl.serving.request import Busy, Overdue, Stopping, UnknownModel
 
 HELLO = {"prompt": "Hello"}
 
@@ -66,11 +67,16 @@ def test_head_is_answered_where_get_is(path):
         (UnknownModel("there is none"), 404, "model_not_found"),
         (Busy("the queue is full", 7), 503, "busy"),
         (Stopping("the server is stopping"), 503, "stopping"),
+        (Overdue("the answer took too long"), 504, "overdue"),
+        (AnswerError("the answer is no JSON"), 502, "unexpected_answer"),
+        (HttpError(413, "the body is too large", "body_too_large"), 413, "body_too_large"),
     ],
 )
-def test_a_refusal_of_the_core_has_its_own_status(error, status, code):
+def test_every_error_has_its_own_status(error, status, code):
     answer = reply("/v1/echo", HELLO, ScriptedCore(refusal=error))
-    assert (answer.status, answer.json["error"]["code"]) == (status, code)
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    described = answer.json["error"]
+    assert (answer.status, described["code"], described["type"]) == (status, code, kind)
     assert answer.headers.get("retry-after") == ("7" if code == "busy" else None)
 
 

@@ -5,6 +5,7 @@ import gc
 import time
 import weakref
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -14,6 +15,7 @@ from scripted_core import ScriptedCore, make_app, pieces
 from mlx_lfm2vl.errors import CheckpointError, InputError
 from mlx_lfm2vl.generation.result import Piece
 from mlx_lfm2vl.serving.core import Core
+from mlx_lfm2vl.serving.http import app as http_app
 from mlx_lfm2vl.serving.http.answering import Running
 from mlx_lfm2vl.serving.http.guard import CLIENT_GONE, Seen
 from mlx_lfm2vl.serving.http.sse import to_json
@@ -184,15 +186,22 @@ def test_an_answer_leaves_no_cycle_that_holds_its_images():
         gc.enable()
 
 
-def test_an_application_knows_how_long_nobody_has_asked():
+def test_an_application_knows_how_long_nobody_has_asked(monkeypatch):
+    now = [0.0]
+    clock = SimpleNamespace(time=lambda: 0, monotonic=lambda: now[0])
+    monkeypatch.setattr(http_app, "time", clock)
+
     async def run() -> None:
         core = ScriptedCore()
         app = make_app(core)
+        now[0] = 40.0
+        assert app.idle_seconds() == 40
         client = request(app, "/v1/echo", STREAM)
         await until(lambda: core.asked)
         assert app.idle_seconds() == 0
         client.leave()
         await client.task
-        assert app.idle_seconds() > 0
+        now[0] = 43.0
+        assert app.idle_seconds() == 3
 
     asyncio.run(run())

@@ -51,6 +51,7 @@ def test_a_path_that_is_not_there_and_a_wrong_method_are_error_objects():
         "param": None,
         "code": "not_found",
     }
+    assert reply("/health/").status == 404
     wrong = reply("/v1/echo")
     assert (wrong.status, wrong.headers["allow"]) == (405, "POST")
     assert wrong.json["error"]["code"] == "method_not_allowed"
@@ -121,6 +122,8 @@ def test_health_says_whether_the_server_loads_answers_or_stops():
     assert health() == (200, "ok")
     core.model = None  # and questions wait
     assert health() == (200, "loading")
+    core.waiting = 0
+    assert health() == (200, "ok")
     app.is_stopping = True
     assert health() == (503, "stopping")
 
@@ -130,7 +133,9 @@ def test_metrics_tell_what_server_and_core_have_done():
     for seconds in (0.01, 0.3, 100):
         core.meter.first_tokens += seconds
     core.meter.answered(result("Hi"), 1.0)
-    core.meter.cancelled = 2
+    core.meter.cancelled, core.meter.refused, core.meter.peak_bytes = 2, 4, 99
+    core.meter.errors["InputError"] += 1
+    core.model = None
     app = make_app(core)
 
     async def visit() -> str:
@@ -148,6 +153,8 @@ def test_metrics_tell_what_server_and_core_have_done():
         'tokens_total{kind="cached"} 3',
         'tokens_total{kind="generated"} 2',
         'unanswered_total{kind="cancelled"} 2',
+        'unanswered_total{kind="refused"} 4',
+        'unanswered_total{kind="InputError"} 1',
         'first_token_seconds_bucket{le="0.05"} 1',
         'first_token_seconds_bucket{le="0.5"} 2',
         'first_token_seconds_bucket{le="60"} 2',
@@ -155,6 +162,8 @@ def test_metrics_tell_what_server_and_core_have_done():
         "first_token_seconds_sum 100.310000",
         "first_token_seconds_count 3",
         "answers_total 1",
+        "peak_memory_bytes 99",
+        "model_loaded 0",
         "running 1",
         "waiting 2",
     ):

@@ -248,6 +248,7 @@ def test_a_running_answer_is_finished_before_the_server_ends():
         with pytest.raises(ConnectionRefusedError):
             server.connect()
         assert server.thread.is_alive()
+        assert server.server._app.is_stopping
         core.asked[0].deliver(pieces("b")[0])
         assert b'data: {"text":"b"}' in read_all(sock)
         sock.close()

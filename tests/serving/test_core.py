@@ -201,6 +201,8 @@ def test_a_full_queue_refuses_and_says_when_to_come_again(make_core, turns):
     turns.free()
     assert [len(client.token_ids()) for client in clients] == [12, 12, 12]
     assert core.status().meter.refused == 1
+    told = [event for event in clients[2].events if getattr(event, "stage", "") == "queue"]
+    assert told == [Progress("queue", 0, 2), Progress("queue", 0, 1)]  # each is told once
 
 
 def test_an_answer_that_takes_too_long_is_ended(make_core, turns):
@@ -218,6 +220,19 @@ def test_a_question_whose_image_is_never_ready_is_ended_too(make_core, monkeypat
     client = Client(make_core(seconds=0.05), "One")
     assert isinstance(client.last(), Overdue)
     ready.set()
+
+
+def test_two_questions_are_prepared_while_all_rows_are_taken(make_core, turns):
+    core = make_core(rows=1)
+    Client(core, "Question 0?", LONG)
+    until(lambda: core.status().running == 1)
+    tickets = [Client(core, f"Question {number}?").ticket for number in (1, 2, 3)]
+    turns.allowed.release()
+    until(lambda: tickets[1].prepared and tickets[0].prepared.done())
+    for _ in range(2):  # when it takes the second turn, it has looked who could begin
+        turns.allowed.release()
+        until(lambda: turns.allowed._value == 0)
+    assert (core.status().running, tickets[2].prepared) == (1, None)
 
 
 def test_what_nobody_waits_for_is_not_prepared(make_core, monkeypatch):
@@ -314,16 +329,16 @@ def test_another_model_waits_for_running_answers_and_is_not_passed(make_core, tu
 
     client("first", "tiny")
     until(lambda: core.status().running == 1)
-    client("second", "other")
-    client("third", "tiny")
-    client("fourth", "other")
+    for name, model in (("2nd", "tiny"), ("3rd", "other"), ("4th", "tiny"), ("5th", "other")):
+        client(name, model)
     turns.free()
-    until(lambda: len(ends) == 4)
-    assert [ends[0], *sorted(ends[1:3]), ends[3]] == [
+    until(lambda: len(ends) == 5)
+    assert [*sorted(ends[:2]), *sorted(ends[2:4]), ends[4]] == [
+        ("2nd", "tiny"),
         ("first", "tiny"),
-        ("fourth", "other"),
-        ("second", "other"),
-        ("third", "tiny"),
+        ("3rd", "other"),
+        ("5th", "other"),
+        ("4th", "tiny"),
     ]
 
 

@@ -20,6 +20,7 @@ from mlx_lfm2vl.serving import schedule, ticket, under_way
 from mlx_lfm2vl.serving.core import Core, Limits
 from mlx_lfm2vl.serving.request import (
     Busy,
+    Failed,
     Overdue,
     Progress,
     Request,
@@ -305,7 +306,8 @@ def test_a_model_is_unloaded_though_nobody_comes(make_core):
 
 def test_a_model_stays_while_a_question_waits(make_core, monkeypatch):
     now, prepare, ready = [1000.0], under_way.prepare, threading.Event()
-    monkeypatch.setattr(schedule, "monotonic", lambda: now[0])
+    for module in (schedule, ticket):
+        monkeypatch.setattr(module, "monotonic", lambda: now[0])
     core = make_core(keep_alive=5)
     Client(core, "Hi").last()
     monkeypatch.setattr(under_way, "prepare", lambda *given: ready.wait() and prepare(*given))
@@ -315,6 +317,9 @@ def test_a_model_stays_while_a_question_waits(make_core, monkeypatch):
     assert core.status().model == "tiny"
     ready.set()
     assert len(client.token_ids()) == 12
+    meter = core.status().meter
+    assert meter.first_tokens.seconds == 6  # waiting counts
+    assert meter.until_room(0, 1) == 1  # and here it does not
 
 
 def test_another_model_waits_for_running_answers_and_is_not_passed(make_core, turns):
@@ -374,6 +379,15 @@ def test_a_fault_of_our_own_ends_the_requests_but_not_the_core(make_core, monkey
     client = Client(core, "Two")
     assert len(client.token_ids()) == 12
     assert Progress("load", 0, 1) in client.events  # what the fault has left is not trusted
+
+
+def test_an_error_on_the_way_is_the_last_event_and_counted(make_core, monkeypatch):
+    failed = Failed("no memory")
+    monkeypatch.setattr(UnderWay, "turn", lambda work: [(n, failed) for n in work.numbers])
+    core = make_core()
+    assert Client(core, "One").last() is failed
+    status = core.status()
+    assert (status.running, status.meter.errors, status.meter.answers) == (0, {"Failed": 1}, 0)
 
 
 def test_running_answers_finish_before_the_core_ends(make_core, turns):

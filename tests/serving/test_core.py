@@ -381,12 +381,22 @@ def test_a_fault_of_our_own_ends_the_requests_but_not_the_core(make_core, monkey
     assert Progress("load", 0, 1) in client.events  # what the fault has left is not trusted
 
 
+def test_nothing_follows_the_last_event():
+    heard = []
+    asked = ticket.Ticket(Request("Hi"), "tiny", heard.append, lambda: None)
+    for event in (Progress("queue", 0, 1), Stopping("first"), Stopping("second")):
+        asked.tell(event)
+    assert [str(event) for event in heard[1:]] == ["first"]
+
+
 def test_an_error_on_the_way_is_the_last_event_and_counted(make_core, monkeypatch):
     failed = Failed("no memory")
     monkeypatch.setattr(UnderWay, "turn", lambda work: [(n, failed) for n in work.numbers])
     core = make_core()
+    before = core.status()
     assert Client(core, "One").last() is failed
     status = core.status()
+    assert before.meter.errors == {}
     assert (status.running, status.meter.errors, status.meter.answers) == (0, {"Failed": 1}, 0)
 
 

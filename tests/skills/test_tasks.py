@@ -29,7 +29,7 @@ def test_a_skill_is_what_a_folder_run_needs():
 @pytest.mark.parametrize("kind", ["450m", "3b", "demo"])
 def test_answers_hold_only_what_json_holds(kind):
     for name, options, text in [
-        ("keywords", {}, "Dog, beach"),
+        ("keywords", {"count": 100}, "Dog, beach"),
         ("ocr", {"form": "markdown"}, "```\n# A\n```"),
         ("detect", {"target": "star"}, BOXES),
         ("point", {"target": "star"}, BOXES),

@@ -132,6 +132,7 @@ def test_several_answers_count_their_prompt_once():
     assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (9, 2, 11)
     assert usage["prompt_tokens_details"]["cached_tokens"] == 0
     assert finish_reason(exchange._results[0]) == "length"
+    assert exchange.body()["choices"][0]["message"]["content"] == "a"  # beside its call
 
 
 def test_a_stop_string_ends_the_answer_and_is_cut_off(core):

@@ -2,15 +2,27 @@
 
 import os
 import shutil
+from itertools import chain
 from pathlib import Path
 
 import pytest
-from folder_runs import OPTIONS, ask, asked, asked_fake, by_file, draw, records
+from folder_runs import (
+    OPTIONS,
+    SETTINGS,
+    FakeEngine,
+    ask,
+    asked,
+    asked_fake,
+    by_file,
+    draw,
+    records,
+)
 from pictures import make_picture
 from PIL import Image
 
 from mlx_lfm2vl import AnswerOptions, Engine, InputError, generate
-from mlx_lfm2vl.desktop.folder_run import settings_of
+from mlx_lfm2vl.desktop.folder_run import FolderRun, settings_of
+from mlx_lfm2vl.desktop.journal import Journal
 from mlx_lfm2vl.images.gather import gather
 from mlx_lfm2vl.images.inputs import Input, Part
 from mlx_lfm2vl.options import ImageOptions, Sampling
@@ -68,6 +80,22 @@ def test_equal_pictures_are_asked_about_once(tiny, tmp_path):
         assert found[name]["text"] == found["a.png"]["text"]
         assert found[name]["same_as"] == str(tmp_path / "a.png")
     assert "same_as" not in found["b.png"]
+
+
+def test_pictures_whose_turn_has_come_are_not_held(tiny, tmp_path):
+    inputs = draw(tmp_path, ["a.png", "b.png", "c.png"])
+    shutil.copy(tmp_path / "a.png", tmp_path / "c.png")
+    journal, held = Journal(tmp_path / "r.jsonl", SETTINGS), []
+
+    def read(_given, result):
+        for each in (*run._asked.values(), *chain.from_iterable(run._equal.values())):
+            held.append((each.given.name, each.image))
+        return {"text": result.text}
+
+    run = FolderRun(FakeEngine(tiny[1]), ask(), journal, SETTINGS, read=read)
+    run.run(inputs)
+    journal.close()
+    assert held == [("a.png", None), ("c.png", None), ("c.png", None)]
 
 
 def test_equal_pictures_with_different_questions_are_different(tiny, tmp_path):

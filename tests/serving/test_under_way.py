@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import mlx.core as mx
 import pytest
 from drafters import DRAFTERS, make_target
 from hypothesis import given, settings
@@ -245,6 +246,25 @@ def test_a_short_question_is_answered_before_a_large_image_is_read(engine, monke
     while work.numbers:
         ends += [number for number, event in work.turn() if getattr(event, "result", None)]
     assert ends == [1, 0]
+
+
+def test_a_large_image_is_read_though_short_questions_keep_coming(engine, monkeypatch):
+    monkeypatch.setattr("mlx_lfm2vl.serving.under_way.PART", 1)
+    monkeypatch.setattr("mlx_lfm2vl.model.lfm2vl.MAX_PATCHES", 1)
+    large = prepare(engine, Request(user_message("What is it?", PICTURES), OPTIONS[0]))
+    short = prepare(engine, Request("Hi", AnswerOptions(max_tokens=1, sampling=GREEDY)))
+    work, told = UnderWay(engine, 0), list[int]()
+    work.begin(0, large)
+    for number in range(1, 16):
+        work.begin(number, short)
+        told += [number for number, event in work.turn() if isinstance(event, Piece)]
+    assert 0 in told[2:]
+
+
+def test_the_memory_of_an_answer_is_not_that_of_earlier_work(engine, requests):
+    mx.eval(mx.zeros(10_000_000))
+    events = run(UnderWay(engine, 0), [(0, 0, prepare(engine, requests[1]))])
+    assert events[0][-1].result.peak_memory_bytes < 40_000_000
 
 
 def test_questions_about_one_image_encode_it_once(engine, alone, monkeypatch):

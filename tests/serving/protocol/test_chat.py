@@ -156,6 +156,10 @@ def test_logprobs_have_the_bytes_of_each_token(core, engine):
     assert [token["bytes"] for part in parts for token in part] == [
         token["bytes"] for token in content
     ]
+    half = Piece("", [5], logprobs=[-1.0])  # of a character
+    (frame,) = chat(logprobs=True, stream=True).add(0, half)
+    assert len(frame.data["choices"][0]["logprobs"]["content"]) == 1
+    assert chat(stream=True).add(0, half) == []
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,8 @@ def test_settings_know_the_weights_and_how_an_answer_is_read(tiny):
     engine, skill = Engine(*tiny), ask()
     digest = settings_of(engine, skill, "tiny").digest
     assert settings_of(engine, skill, "other/name").digest == digest
+    told = ask(options=OPTIONS.changed({"on_prefill": print}))
+    assert settings_of(engine, told, "tiny").digest == digest
     assert settings_of(engine, skill, "tiny", {"length": "alt"}).digest != digest
     norm = engine.model.language_model.embedding_norm
     kept, norm.weight = norm.weight, norm.weight * 1.5
@@ -197,6 +199,16 @@ def test_a_hook_sees_each_record_before_it_is_kept_and_may_refuse_it(tiny, tmp_p
     assert found["b.png"]["error"] == "no room for a sidecar"
     assert "text" not in found["b.png"]
     assert found["a.png"]["text"]
+
+
+def test_a_known_answer_that_cannot_be_handed_on_is_a_failure(tiny, tmp_path):
+    def refuse(*_):
+        raise InputError("no room for a sidecar")
+
+    inputs = draw(tmp_path, ["a.png"])
+    assert "error" not in asked_fake(tiny[1], tmp_path / "r.jsonl", inputs)[0]
+    (record,) = asked_fake(tiny[1], tmp_path / "r.jsonl", inputs, on_known=refuse)
+    assert record["error"] == "no room for a sidecar"
 
 
 def test_the_batch_goes_on_while_there_is_no_new_picture(tiny, tmp_path):

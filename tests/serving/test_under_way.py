@@ -255,10 +255,20 @@ def test_a_large_image_is_read_though_short_questions_keep_coming(engine, monkey
     short = prepare(engine, Request("Hi", AnswerOptions(max_tokens=1, sampling=GREEDY)))
     work, told = UnderWay(engine, 0), list[int]()
     work.begin(0, large)
-    for number in range(1, 16):
+    for number in range(1, 40):
         work.begin(number, short)
         told += [number for number, event in work.turn() if isinstance(event, Piece)]
-    assert 0 in told[2:]
+    assert 0 in told[2:], told
+
+
+def test_a_first_token_is_told_before_the_next_is_begun(engine, requests, monkeypatch):
+    step, steps, told = Batch.step, [], []
+    monkeypatch.setattr(Batch, "step", lambda batch: steps.append(batch) or step(batch))
+    work = UnderWay(engine, 0)
+    work.begin(0, prepare(engine, requests[8]))
+    while not told:
+        told = [event for _, event in work.turn() if isinstance(event, Piece)]
+    assert (len(told[0].token_ids), steps) == (1, [])
 
 
 def test_the_memory_of_an_answer_is_not_that_of_earlier_work(engine, requests):

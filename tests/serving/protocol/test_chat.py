@@ -302,6 +302,11 @@ def test_a_field_that_cannot_be_honoured_is_refused_by_name(body, param, message
     assert message in str(caught.value)
 
 
+def test_what_is_as_long_as_allowed_is_read():
+    request = request_of(model="a" * 1000, stop=["b" * 1000] * 16)
+    assert request.options.stop == ("b" * 1000,) * 16
+
+
 def test_a_whole_number_may_be_written_with_a_point():
     assert request_of(max_tokens=5.0).options.max_tokens == 5
 

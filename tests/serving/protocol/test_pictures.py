@@ -24,7 +24,7 @@ def load(*sources: str, **limits):
 
 
 def test_an_image_is_named_by_its_number_or_its_file():
-    ((first,), (second,)) = load(DOT, DOT)
+    ((first,), (second,)) = load(DOT, DOT.replace("data:", "DATA:"))
     assert (first.name, second.name) == ("image 1", "image 2")
     ((named,),) = load_pictures([Picture(DOT, "dot.png", "image")], ImageLimits(), CONFIG)
     assert open_image(named, ImageLimits()).size == (5, 5)
@@ -83,6 +83,8 @@ def test_an_address_is_fetched_where_that_is_allowed(monkeypatch):
     with pytest.raises(InputError, match="the prompt has 2 images"):
         load("https://a.b/1", "https://a.b/2", allow_url=True, max_images=1)
     assert len(fetched) == 1
+    with pytest.raises(BadField, match="this server fetches none"):
+        load("https://example.com/dot.png")
 
 
 def test_an_address_that_cannot_be_fetched_is_a_fault_of_the_request(monkeypatch):

@@ -301,6 +301,15 @@ def test_questions_about_one_image_encode_it_once(engine, alone, monkeypatch):
     ]
 
 
+def test_hooks_of_a_request_are_not_used(engine, requests, alone):
+    def never(*_):
+        raise AssertionError
+
+    hooks = {"on_prefill": never, "on_encode": never, "logits_processors": [never]}
+    asked = Request(requests[0].messages, requests[0].options.changed(hooks))
+    assert_same(run(UnderWay(engine, 0), [(0, 0, prepare(engine, asked))])[0], alone[0])
+
+
 def test_what_the_host_refuses_is_said_before_the_device_works(engine):
     for request, message in (
         (Request(user_message("Hi", ["/nowhere.png"])), "does not exist"),

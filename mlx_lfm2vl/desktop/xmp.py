@@ -67,7 +67,7 @@ def write_xmp(
 
 
 def read_bytes(sidecar: Path) -> bytes:
-    """Return the bytes of a sidecar; of one that `read_packet` refuses as too long, enough for that.
+    """Return the bytes of a sidecar, at most one more than `read_packet` takes.
 
     Raises:
         InputError: it cannot be read.

@@ -65,7 +65,8 @@ class Client:
         self.task = asyncio.create_task(app(self._scope, self._incoming.get, self._take))
 
     def send_body(self, body: bytes, *, more: bool = False) -> None:
-        self._incoming.put_nowait({"type": "http.request", "body": body, "more_body": more})
+        message = {"type": "http.request", "body": body}
+        self._incoming.put_nowait(message | ({"more_body": True} if more else {}))
 
     def leave(self) -> None:
         """Close the connection."""
@@ -76,9 +77,12 @@ class Client:
         if message["type"] == "http.response.start":
             self.reply.status = message["status"]
             self.reply.headers = {k.decode(): v.decode() for k, v in message["headers"]}
+            assert len(self.reply.headers) == len(message["headers"])  # none is there twice
         else:
             self.reply.body += message.get("body", b"")
             self.reply.is_complete = not message.get("more_body", False)
+            length = self.reply.headers.get("content-length")
+            assert not (self.reply.is_complete and length) or int(length) == len(self.reply.body)
 
     async def finished(self) -> Reply:
         await self.task

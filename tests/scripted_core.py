@@ -60,6 +60,7 @@ class ScriptedCore:
     asked: list[Asked] = field(default_factory=list)
     stopped: list[float] = field(default_factory=list)
     model: str | None = "demo"
+    waiting: int = 2
     meter: Meter = field(default_factory=Meter)
 
     models = {"demo": SimpleNamespace(name="demo"), "org/other": SimpleNamespace(name="org/other")}
@@ -73,7 +74,7 @@ class ScriptedCore:
         return asked
 
     def status(self) -> Status:
-        return Status(self.model, 1, 2, self.meter)
+        return Status(self.model, 1, self.waiting, self.meter)
 
     def stop(self, seconds: float) -> None:
         self.stopped.append(seconds)

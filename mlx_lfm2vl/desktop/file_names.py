@@ -57,7 +57,7 @@ def filled_stem(split: Split, values: Mapping[str, str]) -> str:
     if any(not values.get(name) for name in split.fields):
         return ""
     stem = FIELD.sub(lambda match: values[match[1]], split.stem)
-    stem = unicodedata.normalize("NFC", NOT_IN_NAMES.sub("", stem)).strip().lstrip(".")
+    stem = unicodedata.normalize("NFC", NOT_IN_NAMES.sub("", stem))
     stem = "".join(letter for letter in stem if letter.isprintable())
     # HFS+ stores letters and their accents apart.
     while len(unicodedata.normalize("NFD", stem).encode()) > STEM_BYTES:

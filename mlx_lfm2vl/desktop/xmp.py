@@ -67,19 +67,16 @@ def write_xmp(
 
 
 def read_bytes(sidecar: Path) -> bytes:
-    """Return the bytes of a sidecar.
+    """Return the bytes of a sidecar, at most one more than `read_packet` takes.
 
     Raises:
-        InputError: it cannot be read, or is too long.
+        InputError: it cannot be read.
     """
     try:
         with sidecar.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            return file.read(MAX_BYTES + 1)
     except OSError as error:
         raise InputError(f"{sidecar} cannot be read: {error.strerror or error}") from None
-    if len(data) > MAX_BYTES:
-        raise InputError(f"{sidecar} has more than {MAX_BYTES} bytes, the limit")
-    return data
 
 
 def merged(data: bytes, name: str, texts: Texts, *, replace: bool = False) -> bytes:

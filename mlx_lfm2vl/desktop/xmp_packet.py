@@ -119,7 +119,7 @@ def read_packet(data: bytes, name: str) -> Packet:
             has no use for and attacks do.
     """
     if len(data) > MAX_BYTES:
-        raise InputError(f"{name} has {len(data)} bytes, at most {MAX_BYTES} are read")
+        raise InputError(f"{name} has more than {MAX_BYTES} bytes, the limit")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:4]:
         raise InputError(f"{name} is in UTF-16 or UTF-32, expected UTF-8")
     reader = _Reader(data, name)

@@ -56,7 +56,7 @@ class Frame:
     """One server-sent event.
 
     Attributes:
-        data: an object to write as JSON, or text to write as it is.
+        data: an object to write as JSON, or a line to write as it is.
         event: name of the event; empty has none.
     """
 

@@ -63,7 +63,7 @@ def merge_slices(slices: Sequence[tuple[Part, Sequence[Box]]], image: int = 0) -
 
 def _is_same(part: Part, box: Box, other_part: Part, other: Box) -> bool:
     """Whether boxes of two slices, in pixels of the whole, are of one object."""
-    if part == other_part or box.label.casefold() != other.label.casefold():
+    if box.label.casefold() != other.label.casefold():
         return False
     overlaps = [
         _agreement(*sides)

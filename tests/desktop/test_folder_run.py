@@ -2,15 +2,27 @@
 
 import os
 import shutil
+from itertools import chain
 from pathlib import Path
 
 import pytest
-from folder_runs import OPTIONS, ask, asked, asked_fake, by_file, draw, records
+from folder_runs import (
+    OPTIONS,
+    SETTINGS,
+    FakeEngine,
+    ask,
+    asked,
+    asked_fake,
+    by_file,
+    draw,
+    records,
+)
 from pictures import make_picture
 from PIL import Image
 
 from mlx_lfm2vl import AnswerOptions, Engine, InputError, generate
-from mlx_lfm2vl.desktop.folder_run import settings_of
+from mlx_lfm2vl.desktop.folder_run import FolderRun, settings_of
+from mlx_lfm2vl.desktop.journal import Journal
 from mlx_lfm2vl.images.drawn import Part
 from mlx_lfm2vl.images.gather import gather
 from mlx_lfm2vl.images.inputs import Input
@@ -69,6 +81,23 @@ def test_equal_pictures_are_asked_about_once(tiny, tmp_path):
         assert found[name]["text"] == found["a.png"]["text"]
         assert found[name]["same_as"] == str(tmp_path / "a.png")
     assert "same_as" not in found["b.png"]
+
+
+def test_pictures_whose_turn_has_come_are_not_held(tiny, tmp_path):
+    inputs = draw(tmp_path, ["a.png", "b.png", "c.png"])
+    shutil.copy(tmp_path / "a.png", tmp_path / "c.png")
+    journal, held = Journal(tmp_path / "r.jsonl", SETTINGS), []
+
+    def read(_given, results):
+        asked = [one.picture for one, _ in run._asked.values()]
+        for each in (*asked, *chain.from_iterable(run._equal.values())):
+            held.append((each.given.name, each.images))
+        return {"text": results[0].text}
+
+    run = FolderRun(FakeEngine(tiny[1]), ask(), journal, SETTINGS, read=read)
+    run.run(inputs)
+    journal.close()
+    assert held == [("a.png", ()), ("c.png", ()), ("c.png", ())]
 
 
 def test_equal_pictures_with_different_questions_are_different(tiny, tmp_path):
@@ -150,6 +179,8 @@ def test_settings_know_the_weights_and_how_an_answer_is_read(tiny):
     engine, skill = Engine(*tiny), ask()
     digest = settings_of(engine, skill, "tiny").digest
     assert settings_of(engine, skill, "other/name").digest == digest
+    told = ask(options=OPTIONS.changed({"on_prefill": print}))
+    assert settings_of(engine, told, "tiny").digest == digest
     assert settings_of(engine, skill, "tiny", {"length": "alt"}).digest != digest
     norm = engine.model.language_model.embedding_norm
     kept, norm.weight = norm.weight, norm.weight * 1.5
@@ -170,6 +201,16 @@ def test_a_hook_sees_each_record_before_it_is_kept_and_may_refuse_it(tiny, tmp_p
     assert found["b.png"]["error"] == "no room for a sidecar"
     assert "text" not in found["b.png"]
     assert found["a.png"]["text"]
+
+
+def test_a_known_answer_that_cannot_be_handed_on_is_a_failure(tiny, tmp_path):
+    def refuse(*_):
+        raise InputError("no room for a sidecar")
+
+    inputs = draw(tmp_path, ["a.png"])
+    assert "error" not in asked_fake(tiny[1], tmp_path / "r.jsonl", inputs)[0]
+    (record,) = asked_fake(tiny[1], tmp_path / "r.jsonl", inputs, on_known=refuse)
+    assert record["error"] == "no room for a sidecar"
 
 
 def test_the_batch_goes_on_while_there_is_no_new_picture(tiny, tmp_path):

@@ -1,5 +1,6 @@
 """The journal: whole lines of one kind of settings, one writer, nothing of others touched."""
 
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -160,6 +161,29 @@ def test_lines_reach_the_disk_once_a_second_and_at_the_end(tmp_path, monkeypatch
     assert len(synced) == 2
     journal.finish()
     assert len(synced) == 3
+
+
+def test_a_record_is_whole_however_little_the_system_writes_at_a_time(tmp_path, monkeypatch):
+    write_some = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: write_some(file, bytes(data[:7])))
+    write(tmp_path / "r.jsonl", record("a"), record("b", "cd" * 16))
+    assert records(tmp_path / "r.jsonl") == [record("a"), record("b", "cd" * 16)]
+
+
+def test_a_file_that_was_replaced_before_it_was_locked_is_opened_anew(tmp_path, monkeypatch):
+    out, flock = tmp_path / "r.jsonl", fcntl.flock
+    write(out, record("a"))
+
+    def late(*given):
+        """The run before has put its final file in place, and ends."""
+        monkeypatch.undo()
+        (tmp_path / "new").write_bytes(encoded(record("b", "cd" * 16)))
+        (tmp_path / "new").replace(out)
+        flock(*given)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    write(out, record("c", "ef" * 16))
+    assert [each["text"] for each in records(out)] == ["b", "c"]
 
 
 def test_a_full_disk_is_named(tmp_path, monkeypatch):

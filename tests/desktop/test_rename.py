@@ -167,6 +167,20 @@ def test_a_preview_changes_nothing_and_promises_no_name_twice(tmp_path):
     assert not (tmp_path / "undo").exists()
 
 
+def test_a_photo_whose_old_name_cannot_go_has_no_new_one(tmp_path, monkeypatch):
+    before, unlink = fill(tmp_path / "p", ["a.jpg"]), os.unlink
+
+    def refuse(path, **options):
+        if Path(path).name == "a.jpg":
+            raise PermissionError(1, "Operation not permitted")
+        unlink(path, **options)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    with pytest.raises(InputError, match=r"a\.jpg cannot be renamed: Operation not permitted"):
+        Renamer(tmp_path / "undo").rename(tmp_path / "p" / "a.jpg", "new")
+    assert state(tmp_path / "p") == before
+
+
 def test_a_name_taken_in_the_last_moment_is_not_overwritten(tmp_path, monkeypatch):
     before = fill(tmp_path / "p", ["a.jpg", "a.txt"])
     link = os.link

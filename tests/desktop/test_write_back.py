@@ -43,12 +43,14 @@ def names(folder) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_an_answer_is_written_in_several_ways_at_once(photo):
+def test_an_answer_is_written_in_several_ways_at_once(photo, caplog):
     write_back(taken(photo), CAPTION, ["xmp", "txt"])
     write_back(taken(photo), KEYWORDS, ["xmp"], whole_name=True)
     assert names(photo.parent) == {"a, b.jpg", "a, b.xmp", "a, b.txt"}
     assert (photo.with_suffix(".txt")).read_text() == CAPTION["text"] + "\n"
     assert photo_facts(taken(photo))["keywords"] == "apple, table, wooden, 東京"
+    write_back(taken(photo), CAPTION, ["xmp", "txt"])  # which is there already
+    assert not caplog.records
 
 
 def test_text_of_somebody_else_stays_unless_it_is_to_be_replaced(photo, caplog):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mlx_lfm2vl.desktop import xmp, xmp_packet
 from mlx_lfm2vl.desktop.texts import Texts, texts_of
 from mlx_lfm2vl.desktop.xmp import merged, write_xmp
 from mlx_lfm2vl.desktop.xmp_packet import EMPTY, read_packet
@@ -154,6 +155,24 @@ def test_what_is_no_xmp_is_refused_and_unchanged(data, message, tmp_path):
         write_xmp(photo, TEXTS)
     assert sidecar.read_bytes() == data
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "a.xmp"]
+
+
+def test_a_packet_over_the_limit_is_refused_and_one_at_the_limit_is_read(tmp_path, monkeypatch):
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "a.xmp").write_bytes(EMPTY)
+    for module in (xmp, xmp_packet):
+        monkeypatch.setattr(module, "MAX_BYTES", len(EMPTY))
+    assert write_xmp(tmp_path / "a.jpg", Texts()) == ([], False)
+    (tmp_path / "a.xmp").write_bytes(EMPTY + b"\n")
+    with pytest.raises(InputError, match=f"more than {len(EMPTY)} bytes, the limit"):
+        write_xmp(tmp_path / "a.jpg", Texts())
+
+
+def test_a_packet_that_does_not_say_what_was_put_in_is_refused():
+    twice = "<rdf:Description d:title='one'><d:title>two</d:title></rdf:Description>"
+    data = f"<rdf:RDF xmlns:rdf='{RDF[1:-1]}' xmlns:d='{DC[1:-1]}'>{twice}</rdf:RDF>".encode()
+    with pytest.raises(InputError, match="old is XMP of an unusual form"):
+        merged(data, "old", TEXTS, replace=True)
 
 
 @pytest.mark.parametrize(

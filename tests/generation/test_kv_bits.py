@@ -89,6 +89,7 @@ def test_lookup_copies_the_same_tokens(loaded):
     plain = engine.generate(question, image=PICTURE, **options)
     copied = engine.generate(question, image=PICTURE, lookup=4, **options)
     assert copied.token_ids == plain.token_ids
+    assert copied.accepted_tokens > 0
 
 
 def test_heads_that_cannot_be_quantized_are_refused_before_an_image_is_decoded(monkeypatch):

@@ -16,10 +16,11 @@ from mlx_lfm2vl.generation.prefix_store import PrefixStore
 from mlx_lfm2vl.generation.result import Piece
 from mlx_lfm2vl.options import AnswerOptions
 from mlx_lfm2vl.prompt.messages import user_message
-from mlx_lfm2vl.serving import schedule
+from mlx_lfm2vl.serving import schedule, ticket, under_way
 from mlx_lfm2vl.serving.core import Core, Limits
 from mlx_lfm2vl.serving.request import (
     Busy,
+    Failed,
     Overdue,
     Progress,
     Request,
@@ -109,6 +110,13 @@ def until(condition):
         time.sleep(0.002)
 
 
+def look(core):
+    """Let a core look at what there is to do; when it looks again, its first look has ended."""
+    for _ in range(2):
+        core._schedule.wake()
+        until(lambda: not core._schedule._news.is_set())
+
+
 def test_the_core_answers_as_the_engine_does():
     core = Core([served_model("demo")])
     messages = user_message("What is this?", [make_picture(40, 40, 1)])
@@ -177,8 +185,8 @@ def test_closing_an_iterator_frees_its_row_at_the_next_token(make_core):
     while not isinstance(next(events), Piece):
         pass
     events.close()
-    until(lambda: core.status().running == 0)
-    assert core.status().meter.cancelled == 1
+    until(lambda: not core._schedule._work.numbers)
+    assert (core.status().running, core.status().meter.cancelled) == (0, 1)
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_again(make_core, turns):
@@ -194,6 +202,8 @@ def test_a_full_queue_refuses_and_says_when_to_come_again(make_core, turns):
     turns.free()
     assert [len(client.token_ids()) for client in clients] == [12, 12, 12]
     assert core.status().meter.refused == 1
+    told = [event for event in clients[2].events if getattr(event, "stage", "") == "queue"]
+    assert told == [Progress("queue", 0, 2), Progress("queue", 0, 1)]  # each is told once
 
 
 def test_an_answer_that_takes_too_long_is_ended(make_core, turns):
@@ -203,6 +213,61 @@ def test_an_answer_that_takes_too_long_is_ended(make_core, turns):
     turns.free()
     assert isinstance(running.last(), Overdue)
     assert "longer than 0.05 seconds" in str(waiting.last())
+
+
+def test_a_question_whose_image_is_never_ready_is_ended_too(make_core, monkeypatch):
+    ready = threading.Event()
+    monkeypatch.setattr(under_way, "prepare", lambda *_: ready.wait(SECONDS))
+    client = Client(make_core(seconds=0.05), "One")
+    assert isinstance(client.last(), Overdue)
+    ready.set()
+
+
+def test_two_questions_are_prepared_while_all_rows_are_taken(make_core, turns):
+    core = make_core(rows=1)
+    Client(core, "Question 0?", LONG)
+    until(lambda: core.status().running == 1)
+    tickets = [Client(core, f"Question {number}?").ticket for number in (1, 2, 3)]
+    turns.allowed.release()
+    until(lambda: tickets[1].prepared and tickets[0].prepared.done())
+    for _ in range(2):  # when it takes the second turn, it has looked who could begin
+        turns.allowed.release()
+        until(lambda: turns.allowed._value == 0)
+    assert (core.status().running, tickets[2].prepared) == (1, None)
+
+
+def test_what_nobody_waits_for_is_not_prepared(make_core, monkeypatch):
+    prepare, ready, begun = under_way.prepare, threading.Event(), []
+
+    def slowly(engine, request):
+        begun.append(request.messages)
+        return ready.wait(SECONDS) and prepare(engine, request)
+
+    monkeypatch.setattr(schedule, "HOST_THREADS", 1)
+    monkeypatch.setattr(under_way, "prepare", slowly)
+    core = make_core()
+    clients = [Client(core, text) for text in ("One", "Two", "Three")]
+    until(lambda: clients[1].ticket.prepared)
+    clients[1].ticket.cancel()
+    until(lambda: core.status().waiting == 2)
+    ready.set()
+    assert len(clients[2].token_ids()) == 12
+    assert begun == ["One", "Three"]
+
+
+def test_the_time_of_an_answer_begins_when_it_is_asked_for(make_core, turns, monkeypatch):
+    now, prepare, ready = [1000.0], under_way.prepare, threading.Event()
+    for module in (schedule, ticket):
+        monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    monkeypatch.setattr(under_way, "prepare", lambda *given: ready.wait() and prepare(*given))
+    core = make_core(seconds=10)
+    client = Client(core, "One")
+    now[0] += 8
+    ready.set()
+    until(lambda: core.status().running == 1)
+    now[0] += 3
+    turns.free()
+    assert isinstance(client.last(), Overdue)
 
 
 def test_a_model_without_requests_is_unloaded_and_comes_back(tiny, monkeypatch):
@@ -217,8 +282,7 @@ def test_a_model_without_requests_is_unloaded_and_comes_back(tiny, monkeypatch):
     core = Core([Served("tiny", open_engine, lambda: None)], Limits(keep_alive=600))
     first = Client(core, "Hi").token_ids()
     now[0] += 599
-    core._schedule.wake()
-    time.sleep(0.01)
+    look(core)
     assert core.status().model == "tiny"
     now[0] += 601
     core._schedule.wake()
@@ -234,6 +298,30 @@ def test_a_model_without_requests_is_unloaded_and_comes_back(tiny, monkeypatch):
     core.stop()
 
 
+def test_a_model_is_unloaded_though_nobody_comes(make_core):
+    core = make_core(keep_alive=0.05)
+    Client(core, "Hi").last()
+    until(lambda: core.status().model is None)
+
+
+def test_a_model_stays_while_a_question_waits(make_core, monkeypatch):
+    now, prepare, ready = [1000.0], under_way.prepare, threading.Event()
+    for module in (schedule, ticket):
+        monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    core = make_core(keep_alive=5)
+    Client(core, "Hi").last()
+    monkeypatch.setattr(under_way, "prepare", lambda *given: ready.wait() and prepare(*given))
+    client = Client(core, "Hi")
+    now[0] += 6
+    look(core)
+    assert core.status().model == "tiny"
+    ready.set()
+    assert len(client.token_ids()) == 12
+    meter = core.status().meter
+    assert meter.first_tokens.seconds == 6  # waiting counts
+    assert meter.until_room(0, 1) == 1  # and here it does not
+
+
 def test_another_model_waits_for_running_answers_and_is_not_passed(make_core, turns):
     core, ends = make_core(), []
 
@@ -246,16 +334,16 @@ def test_another_model_waits_for_running_answers_and_is_not_passed(make_core, tu
 
     client("first", "tiny")
     until(lambda: core.status().running == 1)
-    client("second", "other")
-    client("third", "tiny")
-    client("fourth", "other")
+    for name, model in (("2nd", "tiny"), ("3rd", "other"), ("4th", "tiny"), ("5th", "other")):
+        client(name, model)
     turns.free()
-    until(lambda: len(ends) == 4)
-    assert [ends[0], *sorted(ends[1:3]), ends[3]] == [
+    until(lambda: len(ends) == 5)
+    assert [*sorted(ends[:2]), *sorted(ends[2:4]), ends[4]] == [
+        ("2nd", "tiny"),
         ("first", "tiny"),
-        ("fourth", "other"),
-        ("second", "other"),
-        ("third", "tiny"),
+        ("3rd", "other"),
+        ("5th", "other"),
+        ("4th", "tiny"),
     ]
 
 
@@ -288,7 +376,28 @@ def test_a_fault_of_our_own_ends_the_requests_but_not_the_core(make_core, monkey
     monkeypatch.setattr(UnderWay, "turn", lambda _: 1 / 0)
     assert "ZeroDivisionError" in str(Client(core, "One").last())
     monkeypatch.setattr(UnderWay, "turn", turn)
-    assert len(Client(core, "Two").token_ids()) == 12
+    client = Client(core, "Two")
+    assert len(client.token_ids()) == 12
+    assert Progress("load", 0, 1) in client.events  # what the fault has left is not trusted
+
+
+def test_nothing_follows_the_last_event():
+    heard = []
+    asked = ticket.Ticket(Request("Hi"), "tiny", heard.append, lambda: None)
+    for event in (Progress("queue", 0, 1), Stopping("first"), Stopping("second")):
+        asked.tell(event)
+    assert [str(event) for event in heard[1:]] == ["first"]
+
+
+def test_an_error_on_the_way_is_the_last_event_and_counted(make_core, monkeypatch):
+    failed = Failed("no memory")
+    monkeypatch.setattr(UnderWay, "turn", lambda work: [(n, failed) for n in work.numbers])
+    core = make_core()
+    before = core.status()
+    assert Client(core, "One").last() is failed
+    status = core.status()
+    assert before.meter.errors == {}
+    assert (status.running, status.meter.errors, status.meter.answers) == (0, {"Failed": 1}, 0)
 
 
 def test_running_answers_finish_before_the_core_ends(make_core, turns):
@@ -311,17 +420,32 @@ def test_answers_that_do_not_finish_in_time_are_told_so(make_core, turns):
     client = Client(core, "One", LONG)
     until(lambda: core.status().running == 1)
     turns.allowed.release(3)
-    stop = threading.Thread(target=core.stop, args=(0.0,))
-    stop.start()
+    stops = [threading.Thread(target=core.stop, args=(seconds,)) for seconds in (0.0, SECONDS)]
+    for stop in stops:  # the later one gives no more time
+        stop.start()
+        until(lambda: core._schedule._ends is not None)
     turns.free()
     assert isinstance(client.last(), Stopping)
-    stop.join()
+    for stop in stops:
+        stop.join()
 
 
-def test_no_thread_of_a_core_is_left(make_core):
+def test_those_whose_step_does_not_end_are_told_so(make_core, turns, monkeypatch):
+    monkeypatch.setattr(schedule, "GRACE", 0.0)
+    core = make_core(rows=1)
+    clients = [Client(core, "One")]
+    until(lambda: core.status().running == 1)
+    clients.append(Client(core, "Two"))
+    core.stop(0.0)
+    assert not turns.is_free
+    assert [type(client.last()) for client in clients] == [Stopping, Stopping]
+
+
+def test_no_thread_and_no_model_of_a_core_is_left(make_core):
     core = make_core()
     Client(core, "Hi").last()
     core.stop()
+    assert core.status().model is None
     names = [thread.name for thread in threading.enumerate()]
     assert not [name for name in names if name.startswith(("mlx_lfm2vl core", "mlx_lfm2vl host"))]
 

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import mlx.core as mx
 import pytest
 from drafters import DRAFTERS, make_target
 from hypothesis import given, settings
@@ -247,6 +248,35 @@ def test_a_short_question_is_answered_before_a_large_image_is_read(engine, monke
     assert ends == [1, 0]
 
 
+def test_a_large_image_is_read_though_short_questions_keep_coming(engine, monkeypatch):
+    monkeypatch.setattr("mlx_lfm2vl.serving.under_way.PART", 1)
+    monkeypatch.setattr("mlx_lfm2vl.model.lfm2vl.MAX_PATCHES", 1)
+    large = prepare(engine, Request(user_message("What is it?", PICTURES), OPTIONS[0]))
+    short = prepare(engine, Request("Hi", AnswerOptions(max_tokens=1, sampling=GREEDY)))
+    work, told = UnderWay(engine, 0), list[int]()
+    work.begin(0, large)
+    for number in range(1, 40):
+        work.begin(number, short)
+        told += [number for number, event in work.turn() if isinstance(event, Piece)]
+    assert 0 in told[2:], told
+
+
+def test_a_first_token_is_told_before_the_next_is_begun(engine, requests, monkeypatch):
+    step, steps, told = Batch.step, [], []
+    monkeypatch.setattr(Batch, "step", lambda batch: steps.append(batch) or step(batch))
+    work = UnderWay(engine, 0)
+    work.begin(0, prepare(engine, requests[8]))
+    while not told:
+        told = [event for _, event in work.turn() if isinstance(event, Piece)]
+    assert (len(told[0].token_ids), steps) == (1, [])
+
+
+def test_the_memory_of_an_answer_is_not_that_of_earlier_work(engine, requests):
+    mx.eval(mx.zeros(10_000_000))
+    events = run(UnderWay(engine, 0), [(0, 0, prepare(engine, requests[1]))])
+    assert events[0][-1].result.peak_memory_bytes < 40_000_000
+
+
 def test_questions_about_one_image_encode_it_once(engine, alone, monkeypatch):
     encode, encoded = Lfm2VL.encode_batches, []
 
@@ -269,6 +299,15 @@ def test_questions_about_one_image_encode_it_once(engine, alone, monkeypatch):
         True,
         True,
     ]
+
+
+def test_hooks_of_a_request_are_not_used(engine, requests, alone):
+    def never(*_):
+        raise AssertionError
+
+    hooks = {"on_prefill": never, "on_encode": never, "logits_processors": [never]}
+    asked = Request(requests[0].messages, requests[0].options.changed(hooks))
+    assert_same(run(UnderWay(engine, 0), [(0, 0, prepare(engine, asked))])[0], alone[0])
 
 
 def test_what_the_host_refuses_is_said_before_the_device_works(engine):

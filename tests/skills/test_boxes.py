@@ -66,6 +66,7 @@ def test_a_label_is_what_the_model_wrote():
     assert one(SHIP.replace("ship", "label")).label == "label"
     assert one(SHIP.replace("ship", 'a {b} \\"c\\"\\n d')).label == 'a {b} "c" d'
     assert one('{"bbox": [0.1, 0.1, 0.5, 0.5]}').label == ""
+    assert one(SHIP.replace("ship", "x" * 400)).label == "x" * 300
     assert one(SHIP.replace("ship", "\\u001b[31mred\\ud800")).label == "[31mred"
 
 
@@ -73,6 +74,7 @@ def test_a_label_is_what_the_model_wrote():
     ("key", "sides", "left"),
     [
         ("bbox", "[0.37, 0, 1, 1]", 740),
+        ("bbox", "[0.37, 0.0, 1.04, 1.0]", 740),  # a little outside
         ("bbox", "[370, 0, 1000, 1000]", 740),  # values tell, whatever the key
         ("bbox_2d", "[0.37, 0.0, 1.0, 1.0]", 740),
         ("bbox_2d", "[0.0, 0.0, 1.0, 1.0]", 0),

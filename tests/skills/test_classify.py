@@ -80,6 +80,10 @@ def test_labels_that_the_model_would_never_write_still_have_probabilities():
     assert (found.probabilities["c"], found.coverage) == (0.0, 0.0)
 
 
+def test_rounding_makes_nothing_more_likely_than_sure():
+    assert classify(Asked([-0.693147, -0.693147]), "demo", ["a", "b"]).coverage == 1
+
+
 @pytest.mark.parametrize(
     ("labels", "form", "message"),
     [

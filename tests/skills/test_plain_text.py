@@ -16,7 +16,8 @@ from mlx_lfm2vl.skills.plain_text import read_keywords, read_object, shortened, 
         ("A dog runs. It is brown and wet.", 20, "A dog runs."),
         ("No. A dog runs over the grass.", 20, "No. A dog runs over…"),
         ("A dog, running over grass.", 8, "A dog…"),
-        ("A photo at 3.5 metres away", 14, "A photo at…"),
+        ("A photo at 3.5 metres away", 13, "A photo at…"),
+        ("A brown dog", 11, "A brown dog"),
         ("Donaudampfschiff", 8, "Donauda…"),
         ('He said "Go!" and left us.', 14, 'He said "Go!"'),
     ],
@@ -44,6 +45,7 @@ def test_a_cut_text_is_never_longer_than_asked(text):
         ("Here are the keywords:\ndog; beach", ("dog", "beach")),
         ('```json\n["Dog", "beach", 3]\n```', ("dog", "beach")),
         ('[{"label": "red star", "bbox": [0, 0, 1, 1]}]', ("red star",)),
+        (f"dog, {'x' * 60}, {'y' * 61}", ("dog", "x" * 60)),
         ("", ()),
     ],
 )
@@ -78,4 +80,5 @@ def test_a_part_of_a_broken_object_is_not_taken_for_the_whole(text):
 def test_a_fence_around_a_text_is_taken_off_and_one_within_it_stays():
     assert unfenced("```markdown\n# A\n\ntext\n```\n") == "# A\n\ntext"
     assert unfenced("```\ncut off") == "cut off"
-    assert unfenced("a\n```\nb\n```") == "a\n```\nb\n```"
+    for text in ("a\n```\nb\n```", "```\na\n```\nb\n```"):
+        assert unfenced(text) == text

@@ -61,6 +61,13 @@ def test_an_object_where_two_slices_overlap_is_one_object():
     assert {found.image for found in merged} == {1}
 
 
+def test_half_of_both_together_is_enough_to_be_one_object():
+    upper = [box("x", 0, 1000, 100, 1100, part=UPPER)]
+    for right, count in ((200, 1), (202, 2)):
+        lower = [box("x", 0, 0, right, 100, part=LOWER)]
+        assert len(merge_slices([(UPPER, upper), (LOWER, lower)])) == count
+
+
 def test_slices_that_only_meet_join_boxes_that_reach_the_line():
     lower = Part(1100, 0, 1100, 1000, WHOLE)
     high = [box("x", 0, 500, 100, 1100, part=UPPER), box("x", 200, 500, 300, 1000, part=UPPER)]
@@ -76,7 +83,8 @@ def test_slices_that_only_meet_join_boxes_that_reach_the_line():
 def test_boxes_of_one_slice_are_never_joined():
     same = [box("x", 0, 500, 100, 600, part=UPPER)] * 2
     assert len(merge_slices([(UPPER, same)])) == 2
-    # Each can only be one of two objects of the next slice.
-    overlap = [box("x", 0, 1000, 100, 1100, part=UPPER)] * 2
+    # Only one of the next slice's can be the same object.
+    overlap = [box("x", 0, 1000, 100, 1100, part=UPPER)]
     again = [box("x", 0, 0, 100, 100, part=LOWER)] * 2
     assert len(merge_slices([(UPPER, overlap), (LOWER, again)])) == 2
+    assert len(merge_slices([(UPPER, overlap * 2), (LOWER, again)])) == 2

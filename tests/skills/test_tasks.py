@@ -29,7 +29,7 @@ def test_a_skill_is_what_a_folder_run_needs():
 @pytest.mark.parametrize("kind", ["450m", "3b", "demo"])
 def test_answers_hold_only_what_json_holds(kind):
     for name, options, text in [
-        ("keywords", {}, "Dog, beach"),
+        ("keywords", {"count": 100}, "Dog, beach"),
         ("ocr", {"form": "markdown"}, "```\n# A\n```"),
         ("detect", {"target": "star"}, BOXES),
         ("point", {"target": "star"}, BOXES),
@@ -78,6 +78,7 @@ def test_the_demo_model_is_asked_about_everything_and_its_boxes_are_chosen_among
         ("extract", "demo", {"fields": ["a"]}, "the demo model was not taught to write fields"),
         ("extract", "450m", {}, "either fields or a schema"),
         ("extract", "450m", {"fields": ["a", "a: b"]}, "the field 'a' is there twice"),
+        ("extract", "450m", {"fields": [*map(str, range(101))]}, "there are 101 fields"),
         ("extract", "450m", {"schema": {"type": "array"}}, 'has no "properties"'),
         ("ask", "450m", {"question": " "}, "the question is empty"),
     ],
@@ -128,6 +129,8 @@ def test_fields_are_found_under_other_spellings_and_missing_ones_are_null():
     assert task.parse(text, SIZE).values == values
     with pytest.raises(AnswerError, match="the answer has more, expected the fields Invoice"):
         task.parse('{"more": 1}', SIZE)
+    exact = make_task("extract", "450m", fields=["Total", *map(str, range(99))])
+    assert exact.parse('{"total": 1, "Total": 2}', SIZE).values["Total"] == 2
 
 
 def test_a_schema_becomes_lines_and_says_what_must_be_there():
@@ -176,9 +179,10 @@ def test_a_constraint_follows_the_form_that_a_checkpoint_was_taught():
     item = schema_of("detect", "3b", images=2)["items"]["properties"]
     assert list(item) == ["image_id", "bbox_2d", "label"]
     assert (item["image_id"]["maximum"], item["bbox_2d"]["items"]["maximum"]) == (1, 1000)
-    fields = ["kind: select from cat, dog, or bird", "name"]
+    fields = ["kind: select from cat, dog, or bird", "name", "one: select from cats"]
     properties = schema_of("extract", "extract", fields=fields)["properties"]
     assert properties["kind"] == {"enum": ["cat", "dog", "bird"]}
+    assert "enum" not in properties["one"]
 
 
 def test_without_the_extra_no_skill_has_a_constraint(monkeypatch):

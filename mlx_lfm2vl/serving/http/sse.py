@@ -28,4 +28,4 @@ def to_json(value: object) -> bytes:
 def _encoded(frame: Frame) -> bytes:
     data = frame.data.encode() if isinstance(frame.data, str) else to_json(frame.data)
     name = f"event: {frame.event}\n".encode() if frame.event else b""
-    return b"%sdata: %s\n\n" % (name, data.replace(b"\n", b"\ndata: "))
+    return b"%sdata: %s\n\n" % (name, data)

@@ -126,7 +126,6 @@ def read_skill(name: str, body: Mapping[str, Any], terms: Terms) -> SkillExchang
         options = options.changed({"constraint": task.options.constraint})
     task = replace(task, options=options.changed({"image_options": images}))
     groups = [sources] if together else [[source] for source in sources]
-    task.check_count(len(groups[0]) if groups else 0)
     return SkillExchange(task, own.get("labels", ()), model, groups)
 
 

@@ -60,13 +60,26 @@ def test_a_name_that_was_allowed_is_answered_with_any_port_or_its_own():
 def test_a_server_of_the_network_answers_to_addresses_which_cannot_be_rebound():
     access = Access(host="0.0.0.0", token=TOKEN)
     bearer = {"authorization": f"Bearer {TOKEN}"}
-    assert reply(access, host="192.168.1.5:8080", **bearer).status == 200
+    for host in ("192.168.1.5:8080", "[fe80::1]:8080", "localhost:8080"):
+        assert reply(access, host=host, **bearer).status == 200
     assert reply(access, host="evil.example:8080", **bearer).status == 403
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:3000", ""])
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://evil.example",
+        "null",
+        "http://localhost:3000",
+        "http://127.0.0.1:3000",
+        "http://127.0.0.1",
+        "https://127.0.0.1:8080",
+        "http://127.0.0.1:8080.evil.example",
+        " ",
+    ],
+)
 def test_a_page_of_another_site_is_refused(origin):
-    answer = reply(origin=origin) if origin else reply(origin=" ")
+    answer = reply(origin=origin)
     assert (answer.status, code_of(answer)) == (403, "origin_not_allowed")
 
 
@@ -74,6 +87,7 @@ def test_the_own_page_may_ask_and_gets_no_header_for_other_sites():
     answer = reply(origin="http://127.0.0.1:8080")
     assert answer.status == 200
     assert "access-control-allow-origin" not in answer.headers
+    assert reply(host="LOCALHOST:8080", origin="http://LOCALHOST:8080").status == 200
 
 
 def test_a_page_that_was_allowed_may_ask_and_read():
@@ -125,10 +139,29 @@ def test_a_wrong_token_is_refused(header):
     assert answer.headers["www-authenticate"] == "Bearer"
 
 
-def test_a_token_opens_everything_and_health_needs_none():
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "OPTIONS", "value": None},
+        {"method": "POST", "access_control_request_method": "POST"},
+    ],
+    ids=["no preflight", "no OPTIONS"],
+)
+def test_only_a_preflight_needs_no_token(changes):
+    assert reply(Access(token=TOKEN), **changes).status == 401
+
+
+def test_a_preflight_never_reaches_a_route():
+    asked = {"method": "OPTIONS", "value": None, "access_control_request_method": "POST"}
+    for path in ("/v1/echo", "/nothing"):
+        assert reply(Access(token=TOKEN), path, **asked).status == 204
+
+
+def test_a_token_opens_everything_and_page_and_health_need_none():
     access = Access(token=TOKEN)
     assert reply(access, authorization=f"bearer {TOKEN}").status == 200
     assert reply(access, "/health", None).status == 200
+    assert reply(access, "/", None).status == 404  # there is none here, which needs no token
     for path in ("/v1/models", "/metrics", "/openapi.json"):
         assert reply(access, path, None).status == 401
 

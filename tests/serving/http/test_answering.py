@@ -2,8 +2,10 @@
 
 import asyncio
 import gc
+import time
 import weakref
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -13,8 +15,11 @@ from scripted_core import ScriptedCore, make_app, pieces
 from mlx_lfm2vl.errors import CheckpointError, InputError
 from mlx_lfm2vl.generation.result import Piece
 from mlx_lfm2vl.serving.core import Core
+from mlx_lfm2vl.serving.http import app as http_app
 from mlx_lfm2vl.serving.http.answering import Running
-from mlx_lfm2vl.serving.request import Progress, Request
+from mlx_lfm2vl.serving.http.guard import CLIENT_GONE, Seen
+from mlx_lfm2vl.serving.http.sse import to_json
+from mlx_lfm2vl.serving.request import Busy, Progress, Request
 
 STREAM = {"prompt": "Hello", "stream": True}
 
@@ -57,6 +62,12 @@ def test_a_stream_begins_goes_on_and_ends_as_its_protocol_says():
     ]
 
 
+def test_what_json_and_utf_8_cannot_say_is_never_sent():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        to_json({"logprob": float("-inf")})
+    assert to_json("é\ud800") == '"é?"'.encode()
+
+
 def test_several_answers_come_in_one_stream():
     value = STREAM | {"n": 3}
     reply = asyncio.run(ask(make_app(ScriptedCore(pieces("a", "b"))), "/v1/echo", value))
@@ -89,10 +100,25 @@ def test_one_failed_answer_ends_the_others():
     visit(fail, STREAM | {"n": 2})
 
 
+def test_a_question_that_is_refused_in_part_is_given_up_as_a_whole():
+    class Full(ScriptedCore):
+        def submit(self, request: Request, deliver: Any) -> Any:
+            if self.asked:
+                raise Busy("the queue is full", 5)
+            return super().submit(request, deliver)
+
+    core = Full()
+    assert asyncio.run(ask(make_app(core), "/v1/echo", STREAM | {"n": 2})).status == 503
+    assert core.asked[0].is_cancelled
+
+
 def test_pings_fill_the_silence_and_a_slow_beginning_too():
+    begun = time.monotonic()
+
     async def wait(core: ScriptedCore, client: Client) -> None:
         core.asked[0].deliver(Progress("prefill", 1, 10))
         await until(lambda: client.reply.body.count(b": ping\n\n") >= 3)
+        assert time.monotonic() - begun >= 0.03
         for piece in pieces("a", "b"):
             core.asked[0].deliver(piece)
         await client.task
@@ -113,7 +139,9 @@ def test_a_client_that_goes_away_cancels_its_question_at_once(value, begun):
         client.leave()
         await until(lambda: core.asked[0].is_cancelled)
 
-    visit(leave, value)
+    seen: list[Seen] = []
+    visit(leave, value, log=seen.append)
+    assert [each.status for each in seen] == [200 if begun and value == STREAM else CLIENT_GONE]
 
 
 def test_a_slow_reader_holds_up_nobody():
@@ -158,15 +186,22 @@ def test_an_answer_leaves_no_cycle_that_holds_its_images():
         gc.enable()
 
 
-def test_an_application_knows_how_long_nobody_has_asked():
+def test_an_application_knows_how_long_nobody_has_asked(monkeypatch):
+    now = [0.0]
+    clock = SimpleNamespace(time=lambda: 0, monotonic=lambda: now[0])
+    monkeypatch.setattr(http_app, "time", clock)
+
     async def run() -> None:
         core = ScriptedCore()
         app = make_app(core)
+        now[0] = 40.0
+        assert app.idle_seconds() == 40
         client = request(app, "/v1/echo", STREAM)
         await until(lambda: core.asked)
         assert app.idle_seconds() == 0
         client.leave()
         await client.task
-        assert app.idle_seconds() > 0
+        now[0] = 43.0
+        assert app.idle_seconds() == 3
 
     asyncio.run(run())

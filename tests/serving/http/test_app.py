@@ -6,8 +6,9 @@ import pytest
 from asgi_client import ask
 from scripted_core import Echo, ScriptedCore, make_app, pieces, result
 
-from mlx_lfm2vl.errors import CheckpointError, InputError
-from mlx_lfm2vl.serving.request import Busy, Stopping, UnknownModel
+from mlx_lfm2vl.errors import AnswerError, CheckpointError, InputError
+from mlx_lfm2vl.serving.http.errors import HttpError
+from mlx_lfm2vl.serving.request import Busy, Overdue, Stopping, UnknownModel
 
 HELLO = {"prompt": "Hello"}
 
@@ -19,8 +20,8 @@ def reply(path, value=None, core=None, **changes):
 
 
 def test_a_question_is_answered_with_one_object():
-    answer = reply("/v1/echo", HELLO)
-    assert (answer.status, answer.json) == (200, {"texts": ["Hi!"]})
+    answer = reply("/v1/echo", HELLO, ScriptedCore(pieces("Hi", "é")))
+    assert (answer.status, answer.json) == (200, {"texts": ["Hié"]})
 
 
 def test_every_answer_forbids_guessing_and_keeping_and_names_no_server():
@@ -33,9 +34,10 @@ def test_every_answer_forbids_guessing_and_keeping_and_names_no_server():
 
 
 def test_models_are_listed_and_found_by_names_with_slashes():
-    listed = reply("/v1/models").json
+    app = make_app(ScriptedCore())
+    listed = asyncio.run(ask(app, "/v1/models")).json
     assert [model["id"] for model in listed["data"]] == ["demo", "org/other"]
-    assert reply("/v1/models/org/other").json == listed["data"][1]
+    assert asyncio.run(ask(app, "/v1/models/org/other")).json == listed["data"][1]
     missing = reply("/v1/models/none")
     assert (missing.status, missing.json["error"]["code"]) == (404, "model_not_found")
     assert missing.json["error"]["message"].endswith("expected demo, org/other")
@@ -50,6 +52,7 @@ def test_a_path_that_is_not_there_and_a_wrong_method_are_error_objects():
         "param": None,
         "code": "not_found",
     }
+    assert reply("/health/").status == 404
     wrong = reply("/v1/echo")
     assert (wrong.status, wrong.headers["allow"]) == (405, "POST")
     error = wrong.json["error"]
@@ -68,11 +71,16 @@ def test_head_is_answered_where_get_is(path):
         (UnknownModel("there is none"), 404, "model_not_found"),
         (Busy("the queue is full", 7), 503, "busy"),
         (Stopping("the server is stopping"), 503, "stopping"),
+        (Overdue("the answer took too long"), 504, "overdue"),
+        (AnswerError("the answer is no JSON"), 502, "unexpected_answer"),
+        (HttpError(413, "the body is too large", "body_too_large"), 413, "body_too_large"),
     ],
 )
-def test_a_refusal_of_the_core_has_its_own_status(error, status, code):
+def test_every_error_has_its_own_status(error, status, code):
     answer = reply("/v1/echo", HELLO, ScriptedCore(refusal=error))
-    assert (answer.status, answer.json["error"]["code"]) == (status, code)
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    described = answer.json["error"]
+    assert (answer.status, described["code"], described["type"]) == (status, code, kind)
     assert answer.headers.get("retry-after") == ("7" if code == "busy" else None)
 
 
@@ -116,6 +124,8 @@ def test_health_says_whether_the_server_loads_answers_or_stops():
     assert health() == (200, "ok")
     core.model = None  # and questions wait
     assert health() == (200, "loading")
+    core.waiting = 0
+    assert health() == (200, "ok")
     app.is_stopping = True
     assert health() == (503, "stopping")
 
@@ -125,7 +135,9 @@ def test_metrics_tell_what_server_and_core_have_done():
     for seconds in (0.01, 0.3, 100):
         core.meter.first_tokens += seconds
     core.meter.answered(result("Hi"), 1.0)
-    core.meter.cancelled = 2
+    core.meter.cancelled, core.meter.refused, core.meter.peak_bytes = 2, 4, 99
+    core.meter.errors["InputError"] += 1
+    core.model = None
     app = make_app(core)
 
     async def visit() -> str:
@@ -143,6 +155,8 @@ def test_metrics_tell_what_server_and_core_have_done():
         'tokens_total{kind="cached"} 3',
         'tokens_total{kind="generated"} 2',
         'unanswered_total{kind="cancelled"} 2',
+        'unanswered_total{kind="refused"} 4',
+        'unanswered_total{kind="InputError"} 1',
         'first_token_seconds_bucket{le="0.05"} 1',
         'first_token_seconds_bucket{le="0.5"} 2',
         'first_token_seconds_bucket{le="60"} 2',
@@ -150,6 +164,8 @@ def test_metrics_tell_what_server_and_core_have_done():
         "first_token_seconds_sum 100.310000",
         "first_token_seconds_count 3",
         "answers_total 1",
+        "peak_memory_bytes 99",
+        "model_loaded 0",
         "running 1",
         "waiting 2",
     ):
@@ -161,5 +177,6 @@ def test_a_log_is_told_of_requests_but_nothing_that_was_asked():
     app = make_app(ScriptedCore(pieces("Hi")), log=seen.append)
     asyncio.run(ask(app, "/v1/echo?secret=1", HELLO))
     assert [(each.method, each.path, each.status) for each in seen] == [("POST", "/v1/echo", 200)]
+    assert 0 <= seen[0].seconds < 60
     assert "Hello" not in repr(seen)
     assert "secret" not in repr(seen)

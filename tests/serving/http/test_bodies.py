@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+from itertools import count
+from types import SimpleNamespace
 
 from asgi_client import Client, ask
 from scripted_core import ScriptedCore, make_app, pieces
 
+from mlx_lfm2vl.serving.http import bodies
 from mlx_lfm2vl.serving.http.bodies import BodyLimits
 
 HELLO = {"prompt": "Hello"}
@@ -37,6 +40,7 @@ def test_a_body_above_the_limit_is_refused_by_its_length_and_by_what_comes():
         assert (announced.status, announced.json["error"]["code"]) == (413, "body_too_large")
         fits = json.dumps(HELLO).encode().ljust(30)
         assert (await ask(app, "/v1/echo", body=fits)).status == 200
+        assert (await ask(app, "/v1/echo", body=fits, content_length="30")).status == 200
         assert (await ask(app, "/v1/echo", body=fits + b" ")).status == 413
 
     asyncio.run(run())
@@ -47,6 +51,18 @@ def test_a_body_that_comes_too_slowly_is_cut_off():
         client = begun(ScriptedCore(), b"{", BodyLimits(patience=0.01))
         reply = await client.finished()
         assert (reply.status, reply.json["error"]["code"]) == (408, "slow_body")
+
+    asyncio.run(run())
+
+
+def test_a_body_that_trickles_in_has_no_longer_time(monkeypatch):
+    ticks = count(0, 10)  # a clock that goes on by ten seconds whenever it is read
+    monkeypatch.setattr(bodies, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+
+    async def run() -> None:
+        client = begun(ScriptedCore(), b"{", BodyLimits(patience=20))
+        async with asyncio.timeout(5):
+            assert (await client.finished()).status == 408
 
     asyncio.run(run())
 
@@ -85,7 +101,7 @@ def test_bodies_share_a_limit_which_those_that_are_answered_give_back():
         held.leave()
         await held.task
         core.events = pieces("Hi")
-        assert (await ask(app, "/v1/echo", body=large)).status == 200
+        assert (await ask(app, "/v1/echo", body=large.ljust(100))).status == 200
 
     asyncio.run(run())
 
@@ -94,5 +110,7 @@ def test_a_compressed_body_is_refused():
     async def run() -> None:
         app = make_app(ScriptedCore())
         assert (await ask(app, "/v1/echo", HELLO, content_encoding="gzip")).status == 415
+        app = make_app(ScriptedCore(pieces("Hi")))
+        assert (await ask(app, "/v1/echo", HELLO, content_encoding="Identity")).status == 200
 
     asyncio.run(run())

@@ -8,10 +8,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from scripted_core import ScriptedCore, make_app, pieces
+from uvicorn.protocols.http.flow_control import FlowControl
 
 from mlx_lfm2vl.errors import InputError, Lfm2VLError
 from mlx_lfm2vl.generation.result import Piece
@@ -139,6 +141,54 @@ def test_a_client_that_reads_nothing_is_cut_off(impatient):
         assert len(read_all(sock)) < 10_000_000
 
 
+class Timers:
+    """The timers of a connection, which run when a test says so."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Any] = []
+
+    def call_later(self, _seconds: float, act: Any) -> Any:
+        self.waiting.append(act)
+        return SimpleNamespace(cancel=lambda: self.waiting.remove(act))
+
+
+@pytest.fixture
+def connection() -> Any:
+    """A connection without a socket, of whose answer 100 bytes are unread."""
+    connection: Any = http_server._Connection.__new__(http_server._Connection)
+    connection.loop, connection._patience = Timers(), Patience()
+    connection._reading = connection._writing = None
+    connection.unread, connection.is_cut = 100, []
+    connection.transport = SimpleNamespace(
+        get_write_buffer_size=lambda: connection.unread,
+        abort=lambda: connection.is_cut.append(True),
+        pause_reading=lambda: None,
+    )
+    connection.flow = FlowControl(connection.transport)
+    return connection
+
+
+def test_a_client_that_reads_a_little_has_more_time(connection):
+    connection.pause_writing()
+    connection.unread = 90
+    connection.loop.waiting.pop()()
+    assert not connection.is_cut
+    connection.loop.waiting.pop()()
+    assert connection.is_cut
+
+
+def test_a_client_that_reads_on_is_not_cut_off_later(connection):
+    connection.pause_writing()
+    connection.resume_writing()
+    assert connection.loop.waiting == []
+
+
+def test_headers_in_several_parts_have_one_time(connection):
+    connection._limit_reading()
+    connection._limit_reading()
+    assert len(connection.loop.waiting) == 1
+
+
 def test_a_body_that_was_refused_is_thrown_away_for_a_while(impatient):
     with impatient.connect() as sock:
         begun = time.monotonic()
@@ -153,10 +203,11 @@ def test_a_body_that_was_refused_is_thrown_away_for_a_while(impatient):
 
 def test_a_connection_too_many_is_turned_away(impatient):
     with contextlib.ExitStack() as stack:
-        for _ in range(4):
-            stack.enter_context(impatient.connect())
+        *_, last = [stack.enter_context(impatient.connect()) for _ in range(4)]
         with impatient.connect() as sock:
             assert read_all(sock).startswith(b"HTTP/1.1 503 Service Unavailable")
+        last.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert read_reply(last)[1] == {"status": "ok"}
     until(lambda: not impatient.server.server_state.connections)
 
 
@@ -197,6 +248,7 @@ def test_a_running_answer_is_finished_before_the_server_ends():
         with pytest.raises(ConnectionRefusedError):
             server.connect()
         assert server.thread.is_alive()
+        assert server.server._app.is_stopping
         core.asked[0].deliver(pieces("b")[0])
         assert b'data: {"text":"b"}' in read_all(sock)
         sock.close()
@@ -217,6 +269,15 @@ def test_a_port_in_use_is_one_line():
         port = taken.getsockname()[1]
         with pytest.raises(Lfm2VLError, match=f"port {port} of 127.0.0.1 is in use"):
             listen("127.0.0.1", port)
+
+
+def test_a_name_with_two_addresses_is_that_of_ipv4(monkeypatch):
+    kind = (socket.SOCK_STREAM, 6, "")
+    six = (socket.AF_INET6, *kind, ("::1", 0, 0, 0))
+    found = [six, (socket.AF_INET, *kind, ("127.0.0.1", 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    with listen("localhost", 0) as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
 
 
 def test_an_address_of_another_machine_and_a_port_of_root_are_refused(monkeypatch):

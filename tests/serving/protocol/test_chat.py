@@ -132,6 +132,7 @@ def test_several_answers_count_their_prompt_once():
     assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (9, 2, 11)
     assert usage["prompt_tokens_details"]["cached_tokens"] == 0
     assert finish_reason(exchange._results[0]) == "length"
+    assert exchange.body()["choices"][0]["message"]["content"] == "a"  # beside its call
 
 
 def test_a_stop_string_ends_the_answer_and_is_cut_off(core):
@@ -155,6 +156,10 @@ def test_logprobs_have_the_bytes_of_each_token(core, engine):
     assert [token["bytes"] for part in parts for token in part] == [
         token["bytes"] for token in content
     ]
+    half = Piece("", [5], logprobs=[-1.0])  # of a character
+    (frame,) = chat(logprobs=True, stream=True).add(0, half)
+    assert len(frame.data["choices"][0]["logprobs"]["content"]) == 1
+    assert chat(stream=True).add(0, half) == []
 
 
 @pytest.mark.parametrize(
@@ -303,6 +308,11 @@ def test_a_field_that_cannot_be_honoured_is_refused_by_name(body, param, message
         request_of(**body)
     assert caught.value.param == param
     assert message in str(caught.value)
+
+
+def test_what_is_as_long_as_allowed_is_read():
+    request = request_of(model="a" * 1000, stop=["b" * 1000] * 16)
+    assert request.options.stop == ("b" * 1000,) * 16
 
 
 def test_a_whole_number_may_be_written_with_a_point():

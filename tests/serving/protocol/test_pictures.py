@@ -31,7 +31,7 @@ def terms(fetched: dict[str, bytes] | None = None, **limits) -> Terms:
 
 
 def test_an_image_is_named_by_its_number_or_its_file():
-    ((first,), (second,)) = load(DOT, DOT)
+    ((first,), (second,)) = load(DOT, DOT.replace("data:", "DATA:"))
     assert (first.name, second.name) == ("image 1", "image 2")
     ((named,),) = load_pictures([Picture(DOT, "dot.png", "image")], terms(), CONFIG)
     assert open_image(named, ImageLimits()).size == (5, 5)

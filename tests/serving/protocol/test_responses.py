@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import jsonschema
@@ -11,6 +12,8 @@ from exchanges import body_of, frames_of
 from scripted_core import ScriptedCore, pieces
 
 from mlx_lfm2vl.errors import InputError
+from mlx_lfm2vl.generation.result import Piece, Result, Timings
+from mlx_lfm2vl.options import Sampling
 from mlx_lfm2vl.serving.core import Core
 from mlx_lfm2vl.serving.exchange import Terms
 from mlx_lfm2vl.serving.http.access import Access
@@ -92,6 +95,24 @@ def test_a_failure_in_the_middle_is_an_event():
     assert frame.event == "response.failed"
     error = frame.data["response"]["error"]
     assert error == {"code": "invalid_prompt", "message": "image 1 is damaged"}
+
+
+def test_calls_stand_behind_the_text_and_an_empty_answer_is_a_message():
+    timings = Timings(0.0, 0.0, 0.0)
+    result = Result("a", [5], "stop", 9, 0, [], Sampling(), 1, timings, 0)
+    call = {"name": "f", "arguments": {}}
+    exchange = ask(stream=True)
+    exchange.begin()
+    frames = exchange.add(0, Piece("a", [5], replace(result, tool_calls=[call])))
+    assert [item["type"] for item in exchange.body()["output"]] == ["message", "function_call"]
+    places = [frame.data["output_index"] for frame in frames]
+    assert places == sorted(places)
+    assert places.count(1) == 4
+    empty = ask()
+    empty.add(0, Piece("", [], replace(result, text="")))
+    (item,) = empty.body()["output"]
+    assert item["content"][0]["text"] == ""
+    assert empty.body()["parallel_tool_calls"] is True
 
 
 def test_fields_that_leave_the_answer_alone_are_passed_over():

@@ -172,7 +172,9 @@ def test_only_functions_that_may_be_called_bind_the_answer():
         assert "weather(" not in chosen.constraint.text
     strict = [{"type": "function", "function": {**WEATHER, "strict": True}}]
     assert options(tools=strict).tools == [WEATHER]
-    assert options(tools=strict).constraint is not None
+    mixed = [*strict, {"type": "function", "function": DAY}]
+    for tools in (strict, mixed, mixed[::-1]):
+        assert options(tools=tools).constraint is not None
     form = {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}
     text = options(response_format=form).constraint.text
     assert "start: content | calls" in text
@@ -310,6 +312,16 @@ def test_a_model_may_say_something_before_it_calls(tokenizer):
     assert [guide.take(token) for token in said] == said
     assert tokenizer.decode_all(said + guide.forced()) == f"I look.{BEGIN}[now()]{END}"
     assert guide.ended == "stop"
+
+
+@pytest.mark.parametrize(("count", "fits"), [(16, True), (17, False)])
+def test_one_answer_has_at_most_sixteen_calls(tokenizer, count, fits):
+    end = tokenizer.special_tokens[tokenizer.eos_token]
+    vocabulary = Vocabulary(tokenizer, tokenizer.largest_id + 1, [end])
+    lark = call_grammar([{"name": "now"}], None, parallel=True)
+    guide = Guide(vocabulary, grammar(lark), max_tokens=400)
+    wanted = tokenizer.encode_rendered(f"{BEGIN}[{', '.join(['now()'] * count)}]{END}")
+    assert ([guide.take(token) for token in wanted] == wanted) == fits
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from .answer import Answer, Clock, make_result
 from .loop import Drafts, Token
 from .prefix import image_key
 from .prefix_store import Branch
-from .prepare import Ready, read_prompt
+from .prepare import Ready, fitted, read_prompt
 from .result import Piece, Result, Timings
 from .sampling import Sampler, logprobs_of
 
@@ -60,7 +60,7 @@ def ask(
     clock = Clock()
     prompt = read_prompt(model, processor, messages, options)
     sampling, seed = options.sampling_over(model.config.sampling), options.drawn_seed()
-    return Asked(prompt, options, sampling, seed, clock.lap())
+    return Asked(prompt, fitted(model, prompt, options), sampling, seed, clock.lap())
 
 
 def with_images(asked: Asked) -> Asked:
@@ -201,7 +201,7 @@ class Row:
         return replace(self.ready, branch=branch).read(self.said)
 
     def drafter_context(self) -> DraftCache | None:
-        """Return what a draft model has read so far, which goes on with a copy; None without one."""
+        """Return what a draft model has read, which goes on with a copy; None without one."""
         if self.drafter is None:
             return None
         from .drafting import ModelDrafter

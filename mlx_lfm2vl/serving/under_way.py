@@ -77,7 +77,7 @@ def prepare(engine: Engine, request: Request) -> Prepared:
         return Prepared(asked)
     from ..generation.guide import make_guide
 
-    return Prepared(asked, make_guide(model, processor, options, asked.prompt.start))
+    return Prepared(asked, make_guide(model, processor, asked.options, asked.prompt.start))
 
 
 Event = Any  # see `request.Event`; `arriving` and `scoring` are generic over what they end with

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .request import Request, is_last
 
 if TYPE_CHECKING:  # see `schedule`
-    from .under_way import Prepared
+    from .preparing import Prepared, Weight
 
 _NUMBERS = count(1)
 
@@ -24,10 +24,12 @@ class Ticket:
         request: what is asked.
         is_cancelled: whether nobody waits for the answer any more.
         is_over: whether the last event was delivered.
+        is_counted: whether it counts in the meter.
         number: another one for each request.
         kind: model and `kv_bits`, which requests under way have in common.
         arrived: when it was submitted.
         begun: when its prompt began to be read.
+        weight: which work it asks of the host; None if nobody has looked.
         prepared: what the host prepares of it.
         before: requests that go first, as it was told.
         has_text: whether its answer has begun.
@@ -39,6 +41,8 @@ class Ticket:
         model: str,
         deliver: Callable[[Any], object],
         wake: Callable[[], object],
+        *,
+        is_counted: bool = True,
     ) -> None:
         """
         Args:
@@ -46,13 +50,20 @@ class Ticket:
             model: full name of its model.
             deliver: called with every event.
             wake: called when it is cancelled.
+            is_counted: whether it counts in the meter.
         """
         self.request, self._deliver, self._wake = request, deliver, wake
         self._lock = threading.Lock()
         self.is_cancelled = self.is_over = self.has_text = False
         self.number, self.kind = next(_NUMBERS), (model, request.options.kv_bits)
         self.arrived, self.begun, self.before = monotonic(), 0.0, -1
+        self.weight: Weight | None = None
         self.prepared: Future[Prepared] | None = None
+        self.is_counted = is_counted
+
+    def is_wanted(self) -> bool:
+        """Return whether somebody waits for the answer."""
+        return not (self.is_cancelled or self.is_over)
 
     def cancel(self) -> None:
         """Say that nobody waits for the answer any more; no event follows. Any thread may."""
@@ -62,7 +73,7 @@ class Ticket:
     def tell(self, event: Any) -> None:
         """Deliver an event, unless the request is over. What `deliver` raises cancels it."""
         with self._lock:
-            if self.is_cancelled or self.is_over:
+            if not self.is_wanted():
                 return
             self.is_over = is_last(event)
         try:

@@ -74,6 +74,13 @@ class ImageOptions:
     background: str | None = None  # color below transparent pixels; black below light writing
 
 
+class AtMost(int):
+    """A number of tokens that nobody chose: fewer will do where the context has less room."""
+
+
+MAX_TOKENS = AtMost(512)
+
+
 @dataclass(frozen=True)
 class AnswerOptions:
     """Options of an answer. Every field is also a keyword of `generate`.
@@ -83,7 +90,9 @@ class AnswerOptions:
     """
 
     # Length
-    max_tokens: int = 512  # maximum length of the answer, at least 1
+    # Longest answer, at least 1. A number that was chosen is refused if the context has no room for
+    # it; the default becomes what the context leaves.
+    max_tokens: int = MAX_TOKENS
     stop: Sequence[str] = ()  # strings that end the answer and are cut off; one string works too
 
     # Sampling

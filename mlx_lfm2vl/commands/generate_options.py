@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ..options import KV_BITS
+from ..options import KV_BITS, MAX_TOKENS
 from .cache_options import add_cache_options
 from .common import add_adapter_option, add_model_options, add_special_tokens
 from .constraint_options import add_constraint_options
@@ -100,7 +100,13 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         help="text that the answer begins with and continues, such as '{' for JSON; \\n is a line "
         "end",
     )
-    add("--max-tokens", type=int, default=512, metavar="N", help="longest answer; default: 512")
+    add(
+        "--max-tokens",
+        type=int,
+        default=MAX_TOKENS,
+        metavar="N",
+        help="longest answer; default: 512, or what the context leaves",
+    )
     add_sampling_options(answer)
     add(
         "--lookup",

@@ -138,15 +138,13 @@ def _open_core(served: Served, seconds: float) -> Core:
 
 
 def _preload(core: Core) -> None:
-    """Have the model loaded by a question of one token."""
-    from ..options import AnswerOptions
-    from ..serving.request import Request
+    """Have the model loaded before anybody asks."""
 
     def note(event: object) -> None:
         if isinstance(event, Lfm2VLError):
             say(f"note: the model was not loaded: {event}")
 
-    core.submit(Request("Hi", AnswerOptions(max_tokens=1)), note)
+    core.warm_up(note)
 
 
 @contextmanager

@@ -91,15 +91,13 @@ def _begin(core: Core, access: Access) -> None:
     say(f"listening on {access.url}")
     if core.limits.keep_alive == 0:
         return
-    from ..options import AnswerOptions
     from ..serving.http.errors import is_internal
-    from ..serving.request import Request
 
     def tell(event: object) -> None:
         if isinstance(event, Lfm2VLError) and is_internal(event):
             say(f"error: {event}")
 
-    core.submit(Request("Hi", AnswerOptions(max_tokens=1)), tell)
+    core.warm_up(tell)
 
 
 def _end(core: Core, grace: float) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import mlx.core as mx
@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..model.lfm2vl import Lfm2VL
-from ..options import AnswerOptions
+from ..options import AnswerOptions, AtMost
 from ..prompt.continued import with_start
 from ..prompt.messages import Message
 from ..prompt.processor import Inputs, Processor
@@ -28,6 +28,8 @@ def read_prompt(
 ) -> Inputs:
     """Turn a conversation into token ids that leave room for the answer, before decoding images.
 
+    See `fitted` for the length of the answer.
+
     Args:
         model: for the length of its context.
         processor: of the same checkpoint.
@@ -35,7 +37,8 @@ def read_prompt(
         options: of the answer.
 
     Raises:
-        InputError: messages or images are bad, or the prompt and `max_tokens` exceed the context.
+        InputError: messages or images are bad, or the context has no room for the prompt and
+            `max_tokens`, or for a single token if nobody chose that number.
         NetworkError: an image URL cannot be fetched.
     """
     is_text = isinstance(messages, str)
@@ -44,7 +47,8 @@ def read_prompt(
         asked = with_start(asked, options.answer_start)
     model.make_cache(options.kv_bits)  # or refuse them before images are decoded
     context = model.config.text.max_position_embeddings
-    if options.max_tokens >= context:
+    room = 1 if isinstance(options.max_tokens, AtMost) else options.max_tokens
+    if room >= context:
         raise InputError(
             f"max_tokens is {options.max_tokens}, but the model holds {context} tokens, prompt and "
             "answer together; lower it"
@@ -53,9 +57,15 @@ def read_prompt(
         asked,
         options=options.image_options,
         tools=options.tools,
-        max_length=context - options.max_tokens,
+        max_length=context - room,
         special_tokens=options.special_tokens,
     )
+
+
+def fitted(model: Lfm2VL, prompt: Inputs, options: AnswerOptions) -> AnswerOptions:
+    """Return the options with an answer that fits into what a prompt leaves of the context."""
+    room = model.config.text.max_position_embeddings - len(prompt.input_ids)
+    return options if options.max_tokens <= room else replace(options, max_tokens=room)
 
 
 @dataclass

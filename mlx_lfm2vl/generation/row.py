@@ -21,7 +21,7 @@ from .answer import Answer, Clock, make_result
 from .loop import Drafts, Token
 from .prefix import image_key
 from .prefix_store import Branch
-from .prepare import Ready, read_prompt
+from .prepare import Ready, fitted, read_prompt
 from .result import Piece, Result, Timings
 from .sampling import Sampler, logprobs_of
 
@@ -63,7 +63,7 @@ def ask(
     clock = Clock()
     prompt = read_prompt(model, processor, messages, options)
     sampling, seed = options.sampling_over(model.config.sampling), options.drawn_seed()
-    return Asked(prompt, options, sampling, seed, clock.lap())
+    return Asked(prompt, fitted(model, prompt, options), sampling, seed, clock.lap())
 
 
 def with_images(asked: Asked) -> Asked:

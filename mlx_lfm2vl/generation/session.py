@@ -18,7 +18,7 @@ from ..checkpoint.plain_file import read_bytes
 from ..errors import CheckpointError, InputError
 from ..images.endings import is_image_name
 from ..images.source import open_image
-from ..options import LARGEST_SEED, SAMPLING_KEYS, ImageOptions
+from ..options import LARGEST_SEED, SAMPLING_KEYS, AtMost, ImageOptions
 from ..whole_folder import new_folder
 from .conversation import Conversation, Ended, Picture, Turn
 from .session_cache import CACHE, read_cache, write_cache
@@ -171,6 +171,8 @@ class _Reader(Section):
 def _values(conversation: Conversation, model: str) -> dict[str, Any]:
     options = conversation.options
     settings = {name: getattr(options, name) for name in SETTINGS}
+    if isinstance(options.max_tokens, AtMost):
+        del settings["max_tokens"]
     if options.sampling:
         settings |= asdict(options.sampling_over(options.sampling))
 

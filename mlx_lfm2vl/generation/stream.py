@@ -15,7 +15,7 @@ from ..prompt.processor import Processor
 from .answer import Answer, Clock, make_result
 from .loop import Drafts, Token, generate_step
 from .prefix_store import PrefixStore
-from .prepare import Ready, embed_prompt, read_prompt
+from .prepare import Ready, embed_prompt, fitted, read_prompt
 from .result import Piece, Timings
 from .sampling import Sampler
 
@@ -47,6 +47,7 @@ def stream_answer(
     clock = Clock()
     sampling, seed = options.sampling_over(model.config.sampling), options.drawn_seed()
     prompt = read_prompt(model, processor, messages, options)
+    options = fitted(model, prompt, options)
     answer = Answer(processor.tokenizer, model.config.eos_token_ids, options, prompt.start)
     mx.reset_peak_memory()
     reading = clock.lap()

@@ -95,5 +95,5 @@ def _prepare(
     if options.constraint:  # while the device encodes the images
         from .guide import make_guide
 
-        guide = make_guide(model, processor, options, asked.prompt.start)
+        guide = make_guide(model, processor, asked.options, asked.prompt.start)
     return Row(number, asked, ready, make_answer(model, processor, asked), clock, guide)

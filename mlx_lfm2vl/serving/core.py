@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from queue import SimpleQueue
 from typing import Any
 
+from ..options import AnswerOptions
 from .request import Request, UnknownModel, is_last
 from .schedule import Limits, Schedule, Status
 from .served import Served
@@ -63,6 +64,16 @@ class Core:
         ticket = Ticket(request, model, deliver, self._schedule.wake)
         self._schedule.add(ticket)
         return ticket
+
+    def warm_up(self, deliver: Deliver) -> None:
+        """Load the first model before anybody asks, by a question of one token.
+
+        Args:
+            deliver: see `submit`. The meter does not count this question.
+        """
+        question = Request("Hi", AnswerOptions(max_tokens=1))
+        wake = self._schedule.wake
+        self._schedule.add(Ticket(question, self._default, deliver, wake, is_counted=False))
 
     def stream(self, request: Request) -> Iterator[Any]:
         """Submit a request and yield its events; closing the iterator cancels the request."""

@@ -2,7 +2,8 @@
 
 - One thread decides; see `Schedule._run`. It never uses MLX itself: the device's thread does a part
   of the work at a time, and threads of the host prepare what comes next.
-- Requests begin in the order of arrival. One whose image is still being decoded lets others pass.
+- Requests begin in the order of arrival. One whose image is still being decoded lets others pass,
+  and text is prepared however many images wait before it.
 - All answers under way are of one model and have the same `kv_bits`. A request that needs others
   waits until they are complete, and none that comes later goes before it.
 """
@@ -17,7 +18,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
-from itertools import islice, takewhile
+from itertools import takewhile
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +34,13 @@ from .ticket import Ticket
 
 if TYPE_CHECKING:  # a process listens before it has loaded what reads images and text
     from ..generation.engine import Engine
-    from .under_way import Prepared, UnderWay
+    from .preparing import Prepared, Weight
+    from .under_way import UnderWay
 
-HOST_THREADS = 4  # decoding an image of 12 megapixels takes 100 MB in each; a PDF may take long
-AHEAD = 2  # requests that are prepared although all rows are taken
+# Threads for each weight of work on the host, so that text waits for no image, and an image for no
+# document. Decoding an image of 12 megapixels takes 100 MB in each.
+HOST_THREADS: dict[Weight, int] = {"text": 1, "images": 3, "pages": 2}
+AHEAD = 2  # requests with images that are prepared although all rows are taken
 GRACE = 5.0  # seconds beyond those of `stop` for the step that is being computed
 
 
@@ -95,7 +99,10 @@ class Schedule:
         self._used = monotonic()  # when there was something to do
         self._ends: float | None = None  # when running answers must be complete
         self._news = threading.Event()
-        self._host = ThreadPoolExecutor(HOST_THREADS, thread_name_prefix="mlx_lfm2vl host")
+        self._host = {
+            weight: ThreadPoolExecutor(threads, thread_name_prefix=f"mlx_lfm2vl {weight}")
+            for weight, threads in HOST_THREADS.items()
+        }
         self._thread = threading.Thread(target=self._run, name="mlx_lfm2vl core", daemon=True)
         self._thread.start()
 
@@ -110,7 +117,7 @@ class Schedule:
                 self._meter.refused += 1
                 seconds = self._meter.until_room(waiting, self._limits.rows)
                 raise Busy(f"{waiting} requests are waiting, the limit; try again later", seconds)
-            self._meter.requests += 1
+            self._meter.requests += ticket.is_counted
             self._waiting.append(ticket)
         self.wake()
 
@@ -147,7 +154,8 @@ class Schedule:
                 is_open = self._go_on()
             except Exception as error:  # noqa: BLE001  or nobody would ever be answered again
                 self._start_over(as_error(error))
-        self._host.shutdown(wait=False, cancel_futures=True)
+        for pool in self._host.values():
+            pool.shutdown(wait=False, cancel_futures=True)
         on_device(self._unload)
 
     def _go_on(self) -> bool:
@@ -214,7 +222,9 @@ class Schedule:
             if ticket in self._waiting:
                 self._waiting.remove(ticket)
             was_running = self._running.pop(ticket.number, None) is not None
-            if error is None:
+            if not ticket.is_counted:
+                pass
+            elif error is None:
                 self._meter.cancelled += 1
             else:
                 self._meter.errors[type(error).__name__] += 1
@@ -252,16 +262,23 @@ class Schedule:
             waiting.sort(key=lambda ticket: ticket.kind != kind)
             with self._lock:
                 self._waiting.sort(key=lambda ticket: ticket.kind != kind)
-        from .under_way import prepare
+        from .preparing import prepare, weight
 
         engine, work = self._engine, self._work
         assert engine is not None
         assert work is not None
         free = self._limits.rows - len(self._running)
-        for ticket in islice(takewhile(lambda ticket: ticket.kind == kind, waiting), free + AHEAD):
+        most = free + AHEAD
+        same = takewhile(lambda ticket: ticket.kind == kind, waiting)
+        for place, ticket in enumerate(same):
+            ticket.weight = ticket.weight or weight(ticket.request)
+            if place >= most and ticket.weight != "text":
+                continue
             if ticket.prepared is None:
-                run, request = ticket.context.run, ticket.request
-                ticket.prepared = self._host.submit(run, prepare, engine, request)
+                run, pool = ticket.context.run, self._host[ticket.weight]
+                ticket.prepared = pool.submit(
+                    run, prepare, engine, ticket.request, ticket.is_wanted
+                )
                 ticket.prepared.add_done_callback(lambda _: self.wake())
             if not ticket.prepared.done():
                 continue
@@ -334,10 +351,13 @@ class Schedule:
         with self._lock:
             if isinstance(event, Piece) and not ticket.has_text:
                 ticket.has_text = True
-                self._meter.first_tokens += now - ticket.arrived
+                if ticket.is_counted:
+                    self._meter.first_tokens += now - ticket.arrived
             if not is_last(event):
                 return
             del self._running[ticket.number]
+            if not ticket.is_counted:
+                return
             if isinstance(event, Lfm2VLError):
                 self._meter.errors[type(event).__name__] += 1
                 return

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 
@@ -25,59 +25,12 @@ from ..generation.batch import DRAFTED, Batch
 from ..generation.engine import Engine
 from ..generation.prefix_store import PrefixStore
 from ..generation.prepare import Stage
-from ..generation.row import Asked, ask, decoded, with_images
-from ..generation.score import Question, read_question, scoring
+from ..generation.score import Question, scoring
 from ..generation.scores import Scores
-from .request import Progress, Request, as_error
-
-if TYPE_CHECKING:  # imported where there is a constraint
-    from ..generation.guide import Guide
+from .preparing import Prepared
+from .request import Progress, as_error
 
 PART = 256  # tokens that are encoded or read in one turn, unless a single pass has more
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A request after the host's part of the work.
-
-    Attributes:
-        work: the conversation, or a question with answers to score; its images are decoded.
-        guide: of a constraint.
-    """
-
-    work: Asked | Question
-    guide: Guide | None = None
-
-    @property
-    def keys(self) -> frozenset[bytes]:
-        """What identifies its images."""
-        return frozenset(self.work.keys)
-
-    @property
-    def tokens(self) -> int:
-        """What there is to read: image tokens count twice, since they are encoded too."""
-        prompt = self.work.prompt
-        return len(prompt.input_ids) + prompt.image_tokens
-
-
-def prepare(engine: Engine, request: Request) -> Prepared:
-    """Do what a request needs of the host before the device; any thread may.
-
-    Raises:
-        Lfm2VLError: the request cannot be answered; see `Engine.stream`.
-    """
-    model, processor, options = engine.model, engine.processor.anew(), request.options
-    options = replace(options, logits_processors=(), on_encode=None, on_prefill=None)
-    if request.answers:
-        question = read_question(model, processor, request.messages, request.answers, options)
-        prompt, keys = decoded(question.prompt)
-        return Prepared(replace(question, prompt=prompt, keys=keys))
-    asked = with_images(ask(model, processor, request.messages, options))
-    if options.constraint is None:
-        return Prepared(asked)
-    from ..generation.guide import make_guide
-
-    return Prepared(asked, make_guide(model, processor, options, asked.prompt.start))
 
 
 Event = Any  # see `request.Event`; `arriving` and `scoring` are generic over what they end with

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..options import SAMPLING_KEYS
+from ..options import SAMPLING_KEYS, AtMost
 from .kinds import Kind
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ class Prompt:
         """The fields of `AnswerOptions` that it sets."""
         names = ("max_tokens", *SAMPLING_KEYS)
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if self.max_tokens is not None:
+            given["max_tokens"] = AtMost(self.max_tokens)
         return {**given, "answer_start": self.answer} if self.answer else given
 
     def check_names(self, known: Collection[str]) -> None:

@@ -167,6 +167,22 @@ def test_a_prompt_that_does_not_fit_is_refused_before_any_work(tiny, monkeypatch
             generate(model, processor, MESSAGES, max_tokens=most)
 
 
+def test_an_answer_whose_length_nobody_chose_ends_where_the_context_does(tiny, monkeypatch):
+    model, processor = tiny
+    letter = bytes_of(processor, "a")
+    scripted(monkeypatch, letter * 600)
+    limit = model.config.text.max_position_embeddings
+    question = "q?" * (limit // 2 - 20)
+    prompt = processor(user_message(question)).input_ids
+    assert limit - 40 < len(prompt) < limit
+    result = generate(model, processor, question)
+    assert (result.finish_reason, len(result.token_ids)) == ("length", limit - len(prompt))
+    batched = next(iter(batch_generate(model, processor, [question])))
+    assert len(batched.token_ids) <= limit - len(prompt)
+    with pytest.raises(InputError, match="leave room for the answer"):
+        generate(model, processor, question, max_tokens=512)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"max_tokens": 0}, "max_tokens is 0"), ({"stop": [""]}, "stop holds an empty string")],

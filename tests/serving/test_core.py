@@ -14,10 +14,13 @@ from mlx_lfm2vl import Engine, InputError, Sampling, load, regex
 from mlx_lfm2vl.errors import CheckpointError
 from mlx_lfm2vl.generation.prefix_store import PrefixStore
 from mlx_lfm2vl.generation.result import Piece
+from mlx_lfm2vl.images.drawn import Drawn
 from mlx_lfm2vl.options import AnswerOptions
 from mlx_lfm2vl.prompt.messages import user_message
 from mlx_lfm2vl.serving import schedule, ticket, under_way
 from mlx_lfm2vl.serving.core import Core, Limits
+from mlx_lfm2vl.serving.meter import Meter
+from mlx_lfm2vl.serving.preparing import Unwanted
 from mlx_lfm2vl.serving.request import (
     Busy,
     Failed,
@@ -28,6 +31,7 @@ from mlx_lfm2vl.serving.request import (
     UnknownModel,
     is_last,
 )
+from mlx_lfm2vl.serving.schedule import HOST_THREADS
 from mlx_lfm2vl.serving.served import Served, served_model
 from mlx_lfm2vl.serving.under_way import UnderWay
 
@@ -187,6 +191,56 @@ def test_closing_an_iterator_frees_its_row_at_the_next_token(make_core):
     events.close()
     until(lambda: not core._schedule._work.numbers)
     assert (core.status().running, core.status().meter.cancelled) == (0, 1)
+
+
+class Slow(Drawn):
+    """A page that takes as long as a test wants."""
+
+    def __init__(self):
+        self.name, self.begun, self.may_end = "page", threading.Event(), threading.Event()
+
+    def draw(self, _limits):
+        self.begun.set()
+        assert self.may_end.wait(SECONDS)
+        return make_picture(20, 30, 1)
+
+
+def test_slow_documents_hold_up_no_other_questions(make_core):
+    core = make_core()
+    documents = [Slow() for _ in range(5)]
+    slow = [Client(core, user_message("What?", [page])) for page in documents]
+    until(lambda: sum(page.begun.is_set() for page in documents) == HOST_THREADS["pages"])
+    assert Client(core, "Hi").token_ids()
+    assert Client(core, user_message("What?", [make_picture(20, 30, 1)])).token_ids()
+    for page in documents:
+        page.may_end.set()
+    assert all(client.token_ids() for client in slow)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "too slow"])
+def test_no_page_is_drawn_for_nobody(make_core, how):
+    core = make_core(seconds=None if how == "cancelled" else 0.3)
+    first, second = Slow(), Slow()
+    client = Client(core, user_message("What?", [first, second]))
+    assert first.begun.wait(SECONDS)
+    if how == "cancelled":
+        client.ticket.cancel()
+    else:
+        assert isinstance(client.last(), Overdue)
+    until(lambda: core.status().waiting == 0)
+    first.may_end.set()
+    assert isinstance(client.ticket.prepared.exception(SECONDS), Unwanted)
+    assert not second.begun.is_set()
+
+
+def test_the_question_that_loads_the_model_is_not_counted(make_core):
+    core, events = make_core(), []
+    core.warm_up(events.append)
+    until(lambda: events and is_last(events[-1]))
+    until(lambda: not core.status().running)
+    assert core.status().meter == Meter()
+    Client(core, "Hi").last()
+    until(lambda: core.status().meter.answers == 1)
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_again(make_core, turns):

@@ -7,8 +7,9 @@ from mlx_lfm2vl import AnswerOptions, Engine, Sampling, load, load_drafter
 from mlx_lfm2vl.generation.prefix_store import PrefixStore
 from mlx_lfm2vl.generation.result import Piece
 from mlx_lfm2vl.prompt.messages import user_message
+from mlx_lfm2vl.serving.preparing import prepare
 from mlx_lfm2vl.serving.request import Request
-from mlx_lfm2vl.serving.under_way import UnderWay, prepare
+from mlx_lfm2vl.serving.under_way import UnderWay
 
 GREEDY = AnswerOptions(sampling=Sampling(), max_tokens=40)
 PICTURE = make_picture(60, 60, 1)

@@ -20,8 +20,9 @@ from mlx_lfm2vl.generation.score import Scores
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 from mlx_lfm2vl.prompt.messages import user_message
+from mlx_lfm2vl.serving.preparing import prepare
 from mlx_lfm2vl.serving.request import Failed, Progress, Request
-from mlx_lfm2vl.serving.under_way import UnderWay, prepare
+from mlx_lfm2vl.serving.under_way import UnderWay
 
 GREEDY = Sampling()
 WARM = Sampling(temperature=1.2, top_p=0.8, min_p=0.05, repetition_penalty=1.2)

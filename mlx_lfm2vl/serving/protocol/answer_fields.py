@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from ...errors import InputError
-from ...options import KV_BITS, LARGEST_SEED, MAX_LOOKUP, AnswerOptions, ImageOptions
+from ...options import KV_BITS, LARGEST_SEED, MAX_LOOKUP, AnswerOptions, AtMost, ImageOptions
 from .fields import BadField, Fields
 
-DEFAULT_TOKENS = 2048  # of an answer whose request sets no limit
+DEFAULT_TOKENS = AtMost(2048)  # of an answer whose request sets no limit
 MAX_STOPS = 16
 MAX_STOP = 1000  # characters
 MAX_SPECIAL_TOKENS = 64
@@ -68,7 +68,7 @@ def _length(fields: Fields, default: int, most: int | None, names: tuple[str, ..
     if len(set(values.values())) > 1:
         both = " and ".join(f"{name} is {value}" for name, value in values.items())
         raise fields.bad(names[0], f"contradicts another field: {both}")
-    return next(iter(values.values()), min(default, highest))
+    return next(iter(values.values()), AtMost(min(default, highest)))
 
 
 def read_background(fields: Fields) -> str | None:

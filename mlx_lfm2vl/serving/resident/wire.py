@@ -22,7 +22,7 @@ from ...generation.scores import Likelihood, Scores
 from ...images.geometry import ImagePlan
 from ...images.limits import ImageLimits
 from ...images.read import NamedBytes
-from ...options import AnswerOptions, ImageOptions, Sampling
+from ...options import AnswerOptions, AtMost, ImageOptions, Sampling
 from ..request import Progress, Request
 
 if TYPE_CHECKING:
@@ -150,14 +150,21 @@ def with_parts(messages: Sequence[Message], change: Callable[[Part], Part]) -> l
 def _changed_options(options: AnswerOptions) -> dict[str, Any]:
     """Return the options that differ from the defaults, without the hooks."""
     default = AnswerOptions()
-    values = {
-        field.name: getattr(options, field.name)
+    pairs = {
+        field.name: (getattr(options, field.name), getattr(default, field.name))
         for field in fields(options)
-        if field.name not in HOOKS and getattr(options, field.name) != getattr(default, field.name)
+        if field.name not in HOOKS
+    }
+    values = {
+        name: value
+        for name, (value, usual) in pairs.items()
+        if value != usual or type(value) is not type(usual)  # 512 may be chosen
     }
     for name in ("sampling", "image_options", "constraint"):
         if name in values:
             values[name] = asdict(values[name])
+    if "max_tokens" in values and isinstance(options.max_tokens, AtMost):
+        values["at_most"] = values.pop("max_tokens")
     return values
 
 
@@ -166,6 +173,8 @@ def _read_options(values: Mapping[str, Any]) -> AnswerOptions:
     read: dict[str, Any] = {
         name: kinds[name](**value) if name in kinds else value for name, value in values.items()
     }
+    if "at_most" in read:
+        read["max_tokens"] = AtMost(read.pop("at_most"))
     return AnswerOptions(**read)
 
 

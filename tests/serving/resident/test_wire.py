@@ -15,7 +15,7 @@ from mlx_lfm2vl.generation.scores import Likelihood, Scores
 from mlx_lfm2vl.images.drawn import Kept, Refused
 from mlx_lfm2vl.images.geometry import ImagePlan
 from mlx_lfm2vl.images.limits import ImageLimits
-from mlx_lfm2vl.options import AnswerOptions, ImageOptions, Sampling
+from mlx_lfm2vl.options import AnswerOptions, AtMost, ImageOptions, Sampling
 from mlx_lfm2vl.prompt.messages import user_message
 from mlx_lfm2vl.serving.request import Progress, Request
 from mlx_lfm2vl.serving.resident.wire import (
@@ -107,6 +107,14 @@ def test_hooks_stay_with_the_client_and_defaults_are_not_sent():
     options = AnswerOptions(on_prefill=print, max_tokens=3)
     head = json.loads(write_request(Request("Hi", options), ImageLimits())[0])
     assert head["options"] == {"max_tokens": 3}
+
+
+@pytest.mark.parametrize("length", [512, AtMost(512), AtMost(40)])
+def test_whether_the_length_of_an_answer_was_chosen_arrives(length):
+    sent = Request("Hi", AnswerOptions(max_tokens=length))
+    arrived, _ = read_request(b"".join(write_request(sent, ImageLimits())))
+    assert arrived.options.max_tokens == length
+    assert type(arrived.options.max_tokens) is type(length)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "CMYK"])

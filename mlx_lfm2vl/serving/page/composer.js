@@ -118,7 +118,8 @@ export async function planAgain() {
 
 /** Ask what the images cost, if the server could not be asked before. */
 export async function planMissing() {
-  if (!isReading() && draft.images.some(({ plan, problem }) => !plan && !problem)) await planAgain();
+  const isMissing = draft.images.some(({ plan, problem }) => !plan && !problem);
+  if (isMissing && !isReading()) await planAgain();
 }
 
 /** Add files to the question, one after the other, and say what is wrong with them. */
@@ -178,8 +179,11 @@ function startDropping() {
 
 function choose(mode) {
   chooseMode(mode);
-  (entry(mode).hint ? find("question") : find("send")).focus();
+  focusDraft();
 }
+
+/** Go to the field of the question, or to the button that sends one without text. */
+export const focusDraft = () => (entry(draft.mode).hint ? find("question") : find("send")).focus();
 
 const entry = (mode) => SKILLS[mode] ?? ASK;
 
@@ -223,7 +227,7 @@ function attachment(image) {
   const remove = iconButton("close", `Remove ${image.name}`, () => {
     draft.images.splice(draft.images.indexOf(image), 1);
     showImages();
-    find("question").focus();
+    focusDraft();
   });
   const cost =
     image.problem ||

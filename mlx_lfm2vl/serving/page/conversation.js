@@ -16,7 +16,14 @@ import { imageKnobs, samplingKnobs, settingsAreValid, systemMessage } from "./se
 import { answerLast, emptyAnswer, MOST_SENT, sentImages, skillImages } from "./asking.js";
 import { beginSpeech, say, speak } from "./speech.js";
 import { turnView } from "./turns.js";
-import { clearDraft, isReading, readDraft, restoreDraft, setBusy } from "./composer.js";
+import {
+  clearDraft,
+  focusDraft,
+  isReading,
+  readDraft,
+  restoreDraft,
+  setBusy,
+} from "./composer.js";
 import { uncover } from "./panels.js";
 import { showHistory } from "./history.js";
 
@@ -53,9 +60,8 @@ export async function send() {
 
 function tooLarge(bytes) {
   const [sum, most] = [bytes, MOST_SENT].map((each) => `${number(each / 2 ** 20)} MB`);
-  return `The images together have ${sum}, and the server takes ${most}. Send fewer or smaller ones${
-    conversation.turns.length ? ", or begin a new conversation" : ""
-  }.`;
+  const advice = conversation.turns.length ? ", or begin a new conversation" : "";
+  return `The images together have ${sum}, and the server takes ${most}. Send fewer${advice}.`;
 }
 
 function titleOf({ mode, text, images }) {
@@ -238,7 +244,7 @@ export function begin() {
   if (isOther) setPlace("pushState");
   clearDraft();
   uncover();
-  find("question").focus();
+  focusDraft();
 }
 
 /** Show a conversation that was kept. */

@@ -39,9 +39,19 @@ export async function showHistory(current = find("history-list").dataset.current
   list.dataset.current = current ?? "";
   if (find("history").hidden) return;
   const all = await listConversations().catch(() => null);
+  const focus = focusIn(list);
   list.replaceChildren(...(all ?? []).map((each) => item(each, each.id === current)));
+  if (focus) list.querySelector(focus)?.focus();
   find("history-hint").textContent = hint(all);
   find("history-clear").hidden = !all?.length;
+}
+
+/** A selector of the button in the list that has the focus; empty if none has. */
+function focusIn(list) {
+  const button = document.activeElement;
+  if (!list.contains(button)) return "";
+  const kind = button.classList.contains("open") ? "open" : "quiet";
+  return `[data-id="${button.closest("li").dataset.id}"] .${kind}`;
 }
 
 function hint(all) {

@@ -55,8 +55,8 @@ async function sizeOf(file) {
 }
 
 /**
- * Ask the server into which views an image is cut; sets its `plan`, or its `problem`. A failure that
- * is not the image's leaves both empty, and is thrown.
+ * Ask the server into which views an image is cut; sets its `plan`, or its `problem`. A failure
+ * that is not the image's leaves both empty, and is thrown.
  */
 export async function planImage(image, knobs) {
   image.knobs = knobs; // a later question may be answered before this one

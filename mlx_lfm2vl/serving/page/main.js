@@ -5,7 +5,7 @@ import { getJson, onUnauthorized, postJson, RequestError } from "./api.js";
 import { askToken, isAsked, notice, startDialogs } from "./dialogs.js";
 import { startSchema } from "./schema.js";
 import { imageKnobs, showDefaults, startSettings } from "./settings.js";
-import { offerSkills, planAgain, planMissing, startComposer } from "./composer.js";
+import { focusDraft, offerSkills, planAgain, planMissing, startComposer } from "./composer.js";
 import { closePanels, setPanel, startPanels } from "./panels.js";
 import { startHistory } from "./history.js";
 import {
@@ -73,7 +73,7 @@ function start() {
   });
   document.querySelector(".skip").addEventListener("click", (event) => {
     event.preventDefault(); // the address stays that of the page
-    find("question").focus();
+    focusDraft();
   });
   addEventListener("keydown", (event) => {
     if (event.key === "Escape" && !isAsked() && !closePanels()) stop();

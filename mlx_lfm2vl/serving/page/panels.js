@@ -12,14 +12,24 @@ export function startPanels() {
     find(`${name}-close`).addEventListener("click", () => setPanel(name, false));
     setPanel(name, false);
   }
+  narrow.addEventListener("change", coverPage);
+  addEventListener("click", ({ target }) => {
+    // What is inert takes no click: it goes to what lies around.
+    if (find("main").inert && target.contains(find("main"))) closePanels();
+  });
 }
 
-/** Open or close a panel; on a narrow screen it covers the page, which then cannot be used. */
+/** On a narrow screen, an open panel covers the page, which then cannot be used. */
+function coverPage() {
+  find("main").inert = narrow.matches && PANELS.some((name) => !find(name).hidden);
+}
+
+/** Open or close a panel. */
 export function setPanel(name, isOpen) {
   const hadFocus = find(name).contains(document.activeElement);
   find(name).hidden = !isOpen;
   find(`${name}-open`).setAttribute("aria-expanded", String(isOpen));
-  find("main").inert = narrow.matches && isOpen;
+  coverPage();
   if (isOpen) find(`${name}-close`).focus();
   else if (hadFocus) find(`${name}-open`).focus();
 }

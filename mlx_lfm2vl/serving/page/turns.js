@@ -34,7 +34,7 @@ export function turnView(turn, images, actions) {
   });
   const status = make("div.status");
   const foot = make("div.foot");
-  const answer = make("section.answer", { "aria-label": "Answer" }, status, content, foot);
+  const answer = make("div.answer", {}, heading("Answer"), status, content, foot);
   const node = make("article.turn", {}, question(turn), answer);
   const update = (isLast) => {
     const isUnderWay = ["waiting", "writing"].includes(turn.answer.state);
@@ -55,8 +55,11 @@ function question({ mode, text, options, images }) {
   if (skill.length) words.push(make("span.skill", {}, skill.join(" · ")));
   if (text) words.push(make("span", {}, text));
   if (words.length) parts.push(make("div.bubble", { dir: "auto" }, ...words));
-  return make("section.question", { "aria-label": "Question" }, ...parts);
+  return make("div.question", {}, heading("Question"), ...parts);
 }
+
+/** A heading for those who go from heading to heading and do not see where a part begins. */
+const heading = (text) => make("h2.unseen", {}, text);
 
 /** The options that are not as they usually are. */
 const unusual = (mode, options) =>

@@ -6,15 +6,10 @@ import pytest
 from page_steps import answered, ask, picture
 from playwright.sync_api import expect
 
+CONTROLS = {"button", "textbox", "combobox", "spinbutton", "link", "navigation", "region", "group"}
+
 
 def test_the_page_is_usable_by_keyboard_and_by_screen_reader(page, server):
-    nameless = """all => all.filter((one) => !one.closest("[hidden], dialog")
-        && !(one.getAttribute("aria-label") || one.labels?.length || one.innerText.trim()))
-        .map((one) => one.outerHTML)"""
-    assert (
-        page.eval_on_selector_all("button, input:not([type=file]), select, textarea", nameless)
-        == []
-    )
     focused = "document.activeElement.id || document.activeElement.dataset.mode"
     assert page.evaluate(focused) == "question"
     order = []
@@ -46,6 +41,79 @@ def test_the_page_is_usable_by_keyboard_and_by_screen_reader(page, server):
     page.click("#settings-open")
     page.keyboard.press("Escape")
     assert page.evaluate(focused) == "settings-open"
+
+
+def test_every_control_has_a_name_and_room_for_a_finger_and_headings_have_an_order(page, server):
+    server.pieces = ["# Title\n\nText"]
+    ask(page, "Hi", picture())
+    answered(page)
+    page.set_input_files("#files", [picture()])
+    page.click("[data-mode=caption]")
+    page.click("#history-open")
+    page.click("#settings-open")
+    expect(page.locator("#history-list li").first).to_be_visible()
+    session = page.context.new_cdp_session(page)
+    names = [
+        node["name"]["value"]
+        for node in session.send("Accessibility.getFullAXTree")["nodes"]
+        if "name" in node and node["role"]["value"] in CONTROLS
+    ]
+    assert "" not in names
+    assert {"Ask again", "Remove ship.png", "Send", "Seed", "Model"} <= set(names)
+    visible = "all => all.filter((one) => one.checkVisibility())"
+    headings = page.eval_on_selector_all(
+        "h1, h2, h3, h4", f"all => ({visible})(all).map((one) => one.localName)"
+    )
+    assert headings == ["h2", "h1", "h2", "h2", "h3", "h2", "h3"]
+    small = page.eval_on_selector_all(
+        "button, input, select, textarea",
+        f"""all => ({visible})(all).filter((one) => one.getBoundingClientRect().height < 24)
+            .map((one) => one.outerHTML)""",
+    )
+    assert small == []
+
+
+def test_the_focus_is_never_lost(page):
+    place = "document.activeElement.id || document.activeElement.className"
+    ask(page, "One")
+    answered(page)
+    page.click("[data-mode=caption]")  # it takes no text
+    page.click("#new")
+    assert page.evaluate(place) == "send"
+    page.set_input_files("#files", [picture()])
+    page.locator("#attachments .quiet").press("Enter")
+    assert page.evaluate(place) == "send"
+    page.click("#history-open")
+    assert page.evaluate(place) == "history-close"
+    page.locator("#history-list .open").first.press("Enter")
+    expect(page.locator("#history-list [aria-current]")).to_have_count(1)
+    assert page.evaluate(place) == "open"
+    page.locator("#history-list .quiet").first.press("Enter")
+    page.keyboard.press("Enter")  # Cancel
+    assert page.evaluate(place) == "quiet"
+    count = page.locator("#history-list li").count()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # Delete
+    expect(page.locator("#history-list li")).to_have_count(count - 1)
+    assert page.evaluate(place) == "history-close"
+    page.keyboard.press("Escape")
+    assert page.evaluate(place) == "history-open"
+
+
+def test_a_panel_covers_a_narrow_page_until_it_is_closed_or_the_page_is_wide(page):
+    wide = page.viewport_size
+    is_covered = "document.getElementById('main').inert"
+    page.set_viewport_size({"width": 700, "height": 800})
+    page.click("#settings-open")
+    assert page.evaluate(is_covered)
+    page.mouse.click(100, 400)
+    assert page.locator("#settings").is_hidden()
+    assert not page.evaluate(is_covered)
+    page.click("#history-open")
+    page.set_viewport_size(wide)
+    page.wait_for_timeout(100)
+    assert not page.evaluate(is_covered)
 
 
 @pytest.mark.slow

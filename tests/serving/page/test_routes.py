@@ -27,9 +27,11 @@ def test_the_page_is_one_document_that_only_its_own_blocks_may_run(client):
     digests = [base64.b64encode(hashlib.sha256(block.encode()).digest()) for block in blocks]
     assert len(blocks) == policy.count("sha256-") == 3
     assert all(f"'sha256-{digest.decode()}'" in policy for digest in digests)
-    assert "default-src 'none'" in policy
+    for part in ("default-src 'none'", "frame-ancestors 'none'", "trusted-types 'none'"):
+        assert part in policy
     assert "unsafe" not in policy
     assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["content-type"].startswith("text/html")
 
 
@@ -81,6 +83,8 @@ def test_text_has_a_contrast_of_at_least_four_and_a_half(theme):
         for ink in ("ink", "soft", "accent", "problem"):
             assert contrast(color[ink], color[ground]) >= 4.5, (ink, ground)
     assert contrast(color["on-accent"], color["accent"]) >= 4.5
+    for ground in ("paper", "panel", "raised"):
+        assert contrast(color["edge"], color[ground]) >= 3
     for mark in re.findall(r"--mark: (#\w{6})", (FOLDER / "answer.css").read_text()):
         assert contrast("#ffffff", mark) >= 4.5, mark
 

@@ -133,6 +133,8 @@ def test_what_was_undone_is_not_saved(saved, loaded):
     ids = loaded[1].tokenizer.encode_rendered("secret", "\0")
     assert b"secret" not in whole.replace(b"secret.", b"secret")
     assert json.dumps(ids)[1:-1].encode() not in whole
+    values = json.loads((folder / "session.json").read_text())
+    assert [turn["images"][0]["name"] for turn in values["turns"]] == ["0.png", "1.png"]
     names = sorted(path.name.partition("-")[0] for path in folder.iterdir())
     assert names == ["cache.safetensors", "image", "image", "session.json"]
     assert folder.stat().st_mode & 0o077 == 0

@@ -198,6 +198,7 @@ def test_a_file_is_replaced_at_the_end_of_the_block_or_not_at_all(tmp_path):
         path.write_text("half")
         raise KeyError
     assert target.read_text() == "old"
+    assert names(tmp_path) == ["a.json"]
     with new_file(target) as path:
         path.write_text("new")
         assert target.read_text() == "old"

@@ -362,3 +362,12 @@ def test_a_batch_takes_its_conversations_in_the_thread_that_asks(engine, elsewhe
     found, asked = elsewhere(batch)
     assert found == expected
     assert threads == {asked}
+
+
+def test_a_call_that_was_cancelled_before_its_turn_is_not_made():
+    gate, made = threading.Event(), []
+    device_thread._THREAD.submit(gate.wait, 20)
+    cancelled = device_thread._THREAD.submit(made.append, 1)
+    assert cancelled.cancel()
+    gate.set()
+    assert device_thread._THREAD.submit(len, made).result(20) == 0

@@ -100,6 +100,22 @@ def test_a_writer_that_is_asked_to_end_leaves_nothing(tmp_path, number):
     assert names(tmp_path) == []
 
 
+def test_signals_that_somebody_handles_stay_his(tmp_path):
+    before = signal.signal(signal.SIGTERM, theirs := lambda *_: None)
+    try:
+        with new_folder(tmp_path / "target", overwrite=False):
+            assert signal.getsignal(signal.SIGTERM) is theirs
+        assert signal.getsignal(signal.SIGTERM) is theirs
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_folder_with_what_is_needed_is_not_replaced(tmp_path):
+    (tmp_path / "config.json").touch()
+    with pytest.raises(InputError, match=r"holds .*adapter, which is needed"):
+        check_target(tmp_path, overwrite=True, keep=[tmp_path / "inner" / "adapter"])
+
+
 def test_signals_are_handled_as_before_outside_of_the_block(tmp_path):
     with new_folder(tmp_path / "target", overwrite=False):
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
@@ -182,6 +198,7 @@ def test_a_file_is_replaced_at_the_end_of_the_block_or_not_at_all(tmp_path):
         path.write_text("half")
         raise KeyError
     assert target.read_text() == "old"
+    assert names(tmp_path) == ["a.json"]
     with new_file(target) as path:
         path.write_text("new")
         assert target.read_text() == "old"

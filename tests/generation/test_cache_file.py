@@ -4,7 +4,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_lfm2vl.generation import cache_file
-from mlx_lfm2vl.generation.cache_file import decode, encode, read_about
+from mlx_lfm2vl.generation.cache_file import decode, encode, read_about, write_new
 
 ARRAYS = {
     "a": mx.arange(24, dtype=mx.float32).reshape(2, 3, 4),
@@ -36,6 +36,7 @@ def test_arrays_come_back_bit_by_bit():
 def test_other_programs_can_read_it(tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes(written())
+    assert (8 + int.from_bytes(written()[:8], "little")) % 8 == 0  # where the arrays begin
     tensors = mx.load(str(path))
     assert all(mx.array_equal(tensors[name], array) for name, array in ARRAYS.items())
 
@@ -82,6 +83,19 @@ def test_a_header_that_makes_no_sense_is_refused_in_one_way(old, new):
     assert data.count(old) == 1
     with pytest.raises(ValueError, match=r"\w"):
         decode(with_checksum(data.replace(old, new)))
+
+
+def test_a_header_longer_than_any_of_ours_is_not_parsed():
+    data = (2**21).to_bytes(8, "little") + written()[8:]
+    with pytest.raises(ValueError, match="its header is too long"):
+        decode(with_checksum(data))
+
+
+def test_a_file_that_is_there_is_not_written_over(tmp_path):
+    (tmp_path / "x").write_bytes(b"mine")
+    with pytest.raises(FileExistsError):
+        write_new(tmp_path / "x", [b"other"])
+    assert (tmp_path / "x").read_bytes() == b"mine"
 
 
 def test_what_a_file_says_of_itself_is_at_its_beginning():

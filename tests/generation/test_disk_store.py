@@ -88,6 +88,11 @@ def test_unfinished_files_of_the_dead_are_removed(store):
     os.utime(old, (hours, hours))
     filled(store, NAMES[2])
     assert (old.exists(), new.exists()) == (False, True)
+    store.nbytes = 100 + (store.folder / NAMES[0]).stat().st_size
+    os.utime(new, (time.time() - 60,) * 2)
+    store.touch([NAMES[0], NAMES[2]])
+    assert store.write(NAMES[1], ARRAYS, {})
+    assert (new.exists(), store.has(NAMES[0])) == (True, False)  # that of the living is not room
 
 
 def foreign(store: DiskStore, kind: str) -> None:
@@ -119,7 +124,7 @@ def test_what_is_no_file_of_ours_is_replaced(store, kind, caplog):
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "not used" in caplog.text
     filled(store, NAMES[0])
-    assert mx.array_equal(DiskStore(store.folder).read(NAMES[0])["a"], ARRAYS["a"])
+    assert mx.array_equal(store.read(NAMES[0])["a"], ARRAYS["a"])
 
 
 def test_a_file_of_another_user_is_not_read(store, monkeypatch, caplog):
@@ -127,6 +132,14 @@ def test_a_file_of_another_user_is_not_read(store, monkeypatch, caplog):
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     assert store.read(NAMES[0]) is None
     assert "not a file of this user" in caplog.text
+
+
+def test_a_file_larger_than_the_cache_may_be_is_not_read(store, monkeypatch, caplog):
+    filled(store, NAMES[0])
+    store.nbytes = 100
+    monkeypatch.setattr(disk_store, "DISK_BYTES", 100)
+    assert store.read(NAMES[0]) is None
+    assert "it is too large" in caplog.text
 
 
 def failing(code: int):
@@ -150,10 +163,12 @@ def test_what_cannot_be_written_costs_one_note(store, monkeypatch, caplog, place
 
 
 def test_a_disk_is_never_filled_to_its_end(store, monkeypatch, caplog):
-    monkeypatch.setattr(disk_store, "free_bytes", lambda _: 1000)
-    assert not store.write(NAMES[0], ARRAYS, {})
+    (path,) = filled(store, NAMES[0])
+    least = path.stat().st_size + disk_store.SPARE_BYTES
+    for left in (least, least - 1):
+        monkeypatch.setattr(disk_store, "free_bytes", lambda _, left=left: left)
+        assert store.write(NAMES[1], ARRAYS, {}) == (left == least)
     assert "disk is full" in caplog.text
-    assert store.entries() == []
 
 
 def test_a_folder_that_is_a_file_costs_one_note(tmp_path, caplog):

@@ -204,7 +204,7 @@ def test_a_prompt_larger_than_the_store_pushes_nothing_out(engine):
 
 def test_a_batch_continues_what_single_answers_have_read(engine, loaded):
     engine.generate([asked("What is it?", PICTURES[0])], **GREEDY)
-    questions = ["What?", "Which color?", "Where?"]
+    questions = ["What?", "Whom?", "Where?"]  # two of equal length
     conversations = [[asked(text, PICTURES[0])] for text in questions]
     results = dict(engine.stream_batch(conversations, **GREEDY))
     for number, messages in enumerate(conversations):

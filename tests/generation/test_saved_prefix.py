@@ -72,9 +72,11 @@ def no_encoder(monkeypatch, engine_model) -> None:
 
 def test_another_process_reads_only_the_new_question(loaded, full, monkeypatch):
     messages = [asked("Which color?", PICTURES[0])]
+    written = {path: path.stat().st_ino for path in full.glob("*.safetensors")}
     with monkeypatch.context() as patch:
         no_encoder(patch, loaded[0])
         result = answered(loaded, full, messages)
+    assert {path: path.stat().st_ino for path in written} == written
     assert result.cached_tokens >= result.image_tokens
     expected = Engine(*loaded).generate(messages, logprobs=True, **GREEDY)
     assert result.token_ids == expected.token_ids

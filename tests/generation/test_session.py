@@ -9,6 +9,7 @@ from conftest import golden
 from pictures import make_picture
 
 from mlx_lfm2vl.errors import InputError, Lfm2VLError
+from mlx_lfm2vl.generation import session_cache
 from mlx_lfm2vl.generation.conversation import Conversation
 from mlx_lfm2vl.generation.engine import Engine
 from mlx_lfm2vl.generation.prefix import SHORT
@@ -83,6 +84,34 @@ def ask(text):
     return {"role": "user", "content": text}
 
 
+def test_images_that_wait_are_saved_and_keys_are_those_of_the_options(loaded, tmp_path):
+    talk = start(loaded)
+    for number in range(2):
+        make_picture(40, 60, number).save(tmp_path / f"{number}.png")
+    talk.add_image(tmp_path / "0.png")
+    done(talk.ask("What is it?"))
+    talk.add_image(tmp_path / "1.png")
+    keys = dict(talk.keys)
+    ((digest, _),) = keys
+    talk.keys[digest, ImageOptions(max_tiles=3)] = b"as it was shown before"
+    save_session(talk, tmp_path / "saved", model="tiny", secret=SECRET)
+    other = start(loaded)
+    assert load_session(other, tmp_path / "saved", secret=SECRET).is_read
+    assert other.waiting == talk.waiting
+    assert other.keys == keys
+
+
+def test_a_seal_is_of_one_model(saved):
+    _, folder = saved
+    model, processor = load(golden("new_names").folder, dtype="float32")
+    model.language_model.embedding_norm.weight *= 1.5
+    other = Conversation(Engine(model, processor))
+    load_session(other, folder, secret=SECRET)
+    forged = session_cache._fingerprint(other)
+    edit(folder, lambda values: values["cache"].update(fingerprint=forged))
+    assert not load_session(other, folder, secret=SECRET).is_read
+
+
 @pytest.mark.parametrize("how", ["user", "weights", "dtype", "options", "damaged", "gone", "link"])
 def test_a_cache_that_may_be_wrong_is_not_used(saved, loaded, how, tmp_path):
     talk, folder = saved
@@ -134,6 +163,8 @@ def test_what_was_undone_is_not_saved(saved, loaded):
     ids = loaded[1].tokenizer.encode_rendered("secret", "\0")
     assert b"secret" not in whole.replace(b"secret.", b"secret")
     assert json.dumps(ids)[1:-1].encode() not in whole
+    values = json.loads((folder / "session.json").read_text())
+    assert [turn["images"][0]["name"] for turn in values["turns"]] == ["0.png", "1.png"]
     names = sorted(path.name.partition("-")[0] for path in folder.iterdir())
     assert names == ["cache.safetensors", "image", "image", "session.json"]
     assert folder.stat().st_mode & 0o077 == 0

@@ -3,8 +3,11 @@
 import http.server
 import ipaddress
 import socket
+import ssl
 import threading
 import time
+from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -87,6 +90,10 @@ def server(monkeypatch):
 @pytest.mark.parametrize("path", ["/image", "/moved"])
 def test_a_file_is_fetched_also_over_a_redirect(server, path):
     assert fetch.fetch(server + path, 1000) == BODY
+    for thread in threading.enumerate():  # one that goes on would hold up the end of the process
+        if isinstance(thread, threading.Timer):
+            thread.join(1)
+            assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(
@@ -193,6 +200,16 @@ def test_the_port_is_that_of_the_url_or_of_its_scheme(monkeypatch, url, port):
     with pytest.raises(NetworkError, match="no network here"):
         fetch.fetch(url, 10)
     assert asked == [("example.com", port)]
+
+
+def test_the_certificate_must_be_that_of_the_name_though_the_address_is_asked(monkeypatch):
+    asked = []
+    context = SimpleNamespace(wrap_socket=lambda _, **named: asked.append(named))
+    monkeypatch.setattr(ssl, "create_default_context", lambda: context)
+    monkeypatch.setattr(socket, "create_connection", lambda *given: asked.append(given))
+    parts = urlsplit("https://example.com/a.png")
+    assert fetch._connection(parts, 443, "93.184.216.34", 1.0).host == "example.com"
+    assert asked == [(("93.184.216.34", 443), 1.0), {"server_hostname": "example.com"}]
 
 
 @pytest.mark.parametrize("url", ["http:///x", "http://host:port/", "ftp://host/x"])

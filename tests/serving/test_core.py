@@ -17,7 +17,7 @@ from mlx_lfm2vl.generation.result import Piece
 from mlx_lfm2vl.images.drawn import Drawn
 from mlx_lfm2vl.options import AnswerOptions
 from mlx_lfm2vl.prompt.messages import user_message
-from mlx_lfm2vl.serving import schedule, ticket, under_way
+from mlx_lfm2vl.serving import preparing, schedule, ticket
 from mlx_lfm2vl.serving.core import Core, Limits
 from mlx_lfm2vl.serving.meter import Meter
 from mlx_lfm2vl.serving.preparing import Unwanted
@@ -223,13 +223,14 @@ def test_no_page_is_drawn_for_nobody(make_core, how):
     first, second = Slow(), Slow()
     client = Client(core, user_message("What?", [first, second]))
     assert first.begun.wait(SECONDS)
+    prepared = client.ticket.prepared
     if how == "cancelled":
         client.ticket.cancel()
     else:
         assert isinstance(client.last(), Overdue)
     until(lambda: core.status().waiting == 0)
     first.may_end.set()
-    assert isinstance(client.ticket.prepared.exception(SECONDS), Unwanted)
+    assert isinstance(prepared.exception(SECONDS), Unwanted)
     assert not second.begun.is_set()
 
 
@@ -271,17 +272,17 @@ def test_an_answer_that_takes_too_long_is_ended(make_core, turns):
 
 def test_a_question_whose_image_is_never_ready_is_ended_too(make_core, monkeypatch):
     ready = threading.Event()
-    monkeypatch.setattr(under_way, "prepare", lambda *_: ready.wait(SECONDS))
+    monkeypatch.setattr(preparing, "prepare", lambda *_: ready.wait(SECONDS))
     client = Client(make_core(seconds=0.05), "One")
     assert isinstance(client.last(), Overdue)
     ready.set()
 
 
-def test_two_questions_are_prepared_while_all_rows_are_taken(make_core, turns):
-    core = make_core(rows=1)
+def test_two_images_are_decoded_while_all_rows_are_taken(make_core, turns):
+    core, asked = make_core(rows=1), user_message("What?", [make_picture(20, 30, 1)])
     Client(core, "Question 0?", LONG)
     until(lambda: core.status().running == 1)
-    tickets = [Client(core, f"Question {number}?").ticket for number in (1, 2, 3)]
+    tickets = [Client(core, asked).ticket for _ in range(3)]
     turns.allowed.release()
     until(lambda: tickets[1].prepared and tickets[0].prepared.done())
     for _ in range(2):  # when it takes the second turn, it has looked who could begin
@@ -291,14 +292,13 @@ def test_two_questions_are_prepared_while_all_rows_are_taken(make_core, turns):
 
 
 def test_what_nobody_waits_for_is_not_prepared(make_core, monkeypatch):
-    prepare, ready, begun = under_way.prepare, threading.Event(), []
+    prepare, ready, begun = preparing.prepare, threading.Event(), []
 
-    def slowly(engine, request):
+    def slowly(engine, request, is_wanted):
         begun.append(request.messages)
-        return ready.wait(SECONDS) and prepare(engine, request)
+        return ready.wait(SECONDS) and prepare(engine, request, is_wanted)
 
-    monkeypatch.setattr(schedule, "HOST_THREADS", 1)
-    monkeypatch.setattr(under_way, "prepare", slowly)
+    monkeypatch.setattr(preparing, "prepare", slowly)
     core = make_core()
     clients = [Client(core, text) for text in ("One", "Two", "Three")]
     until(lambda: clients[1].ticket.prepared)
@@ -310,10 +310,10 @@ def test_what_nobody_waits_for_is_not_prepared(make_core, monkeypatch):
 
 
 def test_the_time_of_an_answer_begins_when_it_is_asked_for(make_core, turns, monkeypatch):
-    now, prepare, ready = [1000.0], under_way.prepare, threading.Event()
+    now, prepare, ready = [1000.0], preparing.prepare, threading.Event()
     for module in (schedule, ticket):
         monkeypatch.setattr(module, "monotonic", lambda: now[0])
-    monkeypatch.setattr(under_way, "prepare", lambda *given: ready.wait() and prepare(*given))
+    monkeypatch.setattr(preparing, "prepare", lambda *given: ready.wait() and prepare(*given))
     core = make_core(seconds=10)
     client = Client(core, "One")
     now[0] += 8
@@ -359,12 +359,12 @@ def test_a_model_is_unloaded_though_nobody_comes(make_core):
 
 
 def test_a_model_stays_while_a_question_waits(make_core, monkeypatch):
-    now, prepare, ready = [1000.0], under_way.prepare, threading.Event()
+    now, prepare, ready = [1000.0], preparing.prepare, threading.Event()
     for module in (schedule, ticket):
         monkeypatch.setattr(module, "monotonic", lambda: now[0])
     core = make_core(keep_alive=5)
     Client(core, "Hi").last()
-    monkeypatch.setattr(under_way, "prepare", lambda *given: ready.wait() and prepare(*given))
+    monkeypatch.setattr(preparing, "prepare", lambda *given: ready.wait() and prepare(*given))
     client = Client(core, "Hi")
     now[0] += 6
     look(core)

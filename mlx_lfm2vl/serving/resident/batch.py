@@ -58,7 +58,7 @@ def _answers(
     try:
         while is_more or running:
             waits = True
-            if is_more and len(running) < batch_size:
+            if is_more:  # there is room: when all are taken, the next outcome is waited for
                 item = next(supply, _End.END)
                 if isinstance(item, _End):
                     is_more = False

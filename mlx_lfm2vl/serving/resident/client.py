@@ -9,6 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -168,13 +169,13 @@ class RemoteEngine:
 
     def content_fingerprint(self) -> bytes:
         """Return what `Engine.content_fingerprint` returns."""
-        target = "/v1/lfm2vl/fingerprint"
-        try:
-            values = Call(self._path).object("GET", target)
-        except Lost:
-            self._opened()
-            values = Call(self._path).object("GET", target)
-        return bytes.fromhex(values["hex"])
+        for number in range(ASKS):
+            if number:
+                self._opened()
+            with suppress(Lost, LookupError):  # nothing came of it, or a reply without content
+                values = Call(self._path).object("GET", "/v1/lfm2vl/fingerprint")
+                return bytes.fromhex(values["hex"])
+        raise self._ended("unanswered")
 
     def _opened(self) -> Opened:
         """Load the model in the process; start the process, or another one, if need be."""

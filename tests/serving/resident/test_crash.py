@@ -62,6 +62,39 @@ def test_what_was_not_begun_is_asked_again(path):
         fake.end()
 
 
+def test_the_weights_are_asked_for_again(path):
+    told = says(OK, b'{"hex": "ab"}\n')
+    for cut in (b"", OK):
+        fake = FakeProcess(path, says(OPENED), says(cut), says(OPENED), told)
+        assert RemoteEngine(DEMO).content_fingerprint() == b"\xab"
+        fake.end()
+    fake = FakeProcess(path, *[says(OPENED), says(b"")] * 2)
+    with pytest.raises(Lfm2VLError, match="has ended unanswered"):
+        RemoteEngine(DEMO).content_fingerprint()
+    fake.end()
+
+
+def test_hooks_are_told_how_far_the_process_is(path):
+    told = [write_event(Progress(stage, 1, 2)) for stage in ("load", "encode", "prefill")]
+    fake = FakeProcess(path, says(OPENED), says(OK, *told, WHOLE.removeprefix(OK)))
+    heard = []
+    hooks = {
+        "on_encode": lambda *far: heard.append(("encode", *far)),
+        "on_prefill": lambda *far: heard.append(("prefill", *far)),
+    }
+    pieces = RemoteEngine(DEMO).stream("Hi", **hooks)
+    assert [piece.text for piece in pieces] == ["a", "b"]
+    assert heard == [("encode", 1, 2), ("prefill", 1, 2)]
+    fake.end()
+
+
+def test_a_question_that_was_left_makes_no_call(path):
+    question = resident_http.Question()
+    question.leave()
+    with pytest.raises(resident_http.Left):
+        question.call(path)
+
+
 def test_a_process_that_ends_each_time_is_given_up(path):
     fake = FakeProcess(path, *[says(OPENED), says(OK)] * 2)
     with pytest.raises(Lfm2VLError, match="has ended"):

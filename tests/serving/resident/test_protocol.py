@@ -5,8 +5,10 @@ from types import SimpleNamespace
 import pytest
 
 from mlx_lfm2vl.serving.exchange import Terms
+from mlx_lfm2vl.serving.http.sse import PING
 from mlx_lfm2vl.serving.protocol.chat import read_chat
 from mlx_lfm2vl.serving.request import Busy
+from mlx_lfm2vl.serving.resident import protocol as resident_protocol
 from mlx_lfm2vl.serving.resident.protocol import stream
 from mlx_lfm2vl.serving.served import served_model
 
@@ -19,3 +21,19 @@ def test_an_error_before_the_first_event_of_a_stream_keeps_its_own_status():
     exchange = read_chat(body, Terms(lambda _name: served_model("demo")))
     with pytest.raises(Busy, match="64 requests are waiting"):
         next(stream(exchange, SimpleNamespace(submit=submit), lambda: False))
+
+
+def test_a_silence_is_filled_and_a_client_that_has_gone_is_noticed(monkeypatch):
+    monkeypatch.setattr(resident_protocol, "PING_SECONDS", 0.01)
+    cancelled = []
+    ticket = SimpleNamespace(cancel=lambda: cancelled.append(1))
+    body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    exchange = read_chat(body, Terms(lambda _name: served_model("demo")))
+    left = iter([False, True])
+    events = stream(exchange, SimpleNamespace(submit=lambda *_: ticket), left.__next__)
+    first = next(events)
+    assert first.startswith(b"data: {")
+    assert first.endswith(PING)
+    with pytest.raises(ConnectionResetError):
+        next(events)
+    assert cancelled == [1]

@@ -1,32 +1,49 @@
 """The calls of a resident process, without a process."""
 
-import contextlib
-import gc
 import json
-import logging
+import os
 import socket
 import threading
 import time
-from base64 import b64encode
 from contextlib import nullcontext
 from dataclasses import asdict
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from pictures import make_picture
-from residents import DEMO, own_folder, socket_of
+from residents import DEMO
 
-from mlx_lfm2vl import Engine
-from mlx_lfm2vl.errors import InputError, Lfm2VLError
-from mlx_lfm2vl.generation.prefix_store import PrefixStore
-from mlx_lfm2vl.images.read import NamedBytes
-from mlx_lfm2vl.images.ready import ReadyImage
-from mlx_lfm2vl.serving.resident.client import RemoteEngine
-from mlx_lfm2vl.serving.resident.http import Call
-from mlx_lfm2vl.serving.resident.model import stamp
-from mlx_lfm2vl.serving.resident.place import BUILD
+from mlx_lfm2vl.errors import Lfm2VLError
+from mlx_lfm2vl.images.limits import ImageLimits
+from mlx_lfm2vl.serving.request import Request, Stopping
+from mlx_lfm2vl.serving.resident import process, server
+from mlx_lfm2vl.serving.resident.place import BUILD, Peer, Wanted
 from mlx_lfm2vl.serving.resident.server import ResidentServer, _Handler
-from mlx_lfm2vl.serving.resident.wire import Note, read_event
+from mlx_lfm2vl.serving.resident.wire import Note, read_event, write_request
+
+OPEN = {"wanted": asdict(DEMO), "build": BUILD, "keep_alive": 1}
+
+
+def fake(**model: Any) -> Any:
+    """A server whose model is a stand-in."""
+    model = {"wanted": DEMO, "is_current": lambda: True, "loading_notes": [], **model}
+    return SimpleNamespace(model=SimpleNamespace(**model), busy=nullcontext, ends=threading.Event())
+
+
+def call(target: str, body: bytes, length: object = None) -> bytes:
+    size = len(body) if length is None else length
+    return f"POST {target} HTTP/1.0\r\nContent-Length: {size}\r\n\r\n".encode() + body
+
+
+def replied(server: Any, request: bytes) -> bytes:
+    """What a server says to a call."""
+    here, there = socket.socketpair()
+    with here, here.makefile("rb") as reply:
+        here.sendall(request)
+        here.shutdown(socket.SHUT_WR)
+        with there:
+            _Handler(there, None, server)
+        return reply.read()
 
 
 def test_a_client_that_pauses_gets_the_rest_of_its_events(monkeypatch):
@@ -34,16 +51,10 @@ def test_a_client_that_pauses_gets_the_rest_of_its_events(monkeypatch):
         raise Lfm2VLError("the last event")
 
     monkeypatch.setattr(_Handler, "timeout", 0.05)
-    notes = [Note("n" * 1000)] * 2000
-    model = SimpleNamespace(
-        wanted=DEMO, is_current=lambda: True, loading_notes=notes, opened=opened
-    )
-    server = SimpleNamespace(model=model, busy=nullcontext, ends=threading.Event())
-    body = json.dumps({"wanted": asdict(DEMO), "build": BUILD, "keep_alive": 1}).encode()
-    head = b"POST /v1/lfm2vl/open HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(body)
+    server = fake(loading_notes=[Note("n" * 1000)] * 2000, opened=opened)
     here, there = socket.socketpair()
     with here, here.makefile("rb") as reply:
-        here.sendall(head + body)
+        here.sendall(call("/v1/lfm2vl/open", json.dumps(OPEN).encode()))
 
         def handle():
             with there:
@@ -55,70 +66,110 @@ def test_a_client_that_pauses_gets_the_rest_of_its_events(monkeypatch):
         *_, last = reply
         thread.join()
     assert str(read_event(last)) == "the last event"
+    assert server.ends.is_set()  # without a model it is of no use
 
 
-@pytest.fixture
-def listening(tiny):
-    """A server in this process, at a socket where `RemoteEngine` finds it."""
-    with own_folder() as folder:
-        server = ResidentServer(socket_of(folder), DEMO)
-        server.model._engine = Engine(*tiny, store=PrefixStore())
-        server.model._stamp = stamp(DEMO)
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        yield server
-        server.shutdown()
-        server.core.stop(0)
-        server.server_close()
-        thread.join()
-        package = logging.getLogger("mlx_lfm2vl")
-        package.removeHandler(server.notes)
-        package.propagate = True
+@pytest.mark.parametrize(
+    ("asked", "is_current"),
+    [
+        ({"wanted": asdict(Wanted("450m"))}, True),
+        ({"wanted": asdict(Wanted("demo", dtype="float32"))}, True),
+        ({"build": "0.0.1 elsewhere"}, True),
+        ({}, False),
+    ],
+    ids=["model", "settings", "package", "files"],
+)
+def test_a_process_opens_nothing_but_what_it_holds(asked, is_current):
+    body = json.dumps(OPEN | asked).encode()
+    reply = replied(fake(is_current=lambda: is_current), call("/v1/lfm2vl/open", body))
+    assert reply.startswith(b"HTTP/1.0 409 ")
 
 
-def images_in_memory() -> int:
-    """How many images are held, encoded or decoded."""
-    return sum(type(each) in (NamedBytes, ReadyImage) for each in gc.get_objects())
+@pytest.mark.parametrize("length", ["", "-1", "x", 2**32 + 1])
+def test_a_body_without_a_length_that_is_allowed_is_refused(length):
+    reply = replied(fake(), call("/v1/lfm2vl/answer", b"{}", length))
+    assert reply.startswith(b"HTTP/1.0 413 ")
 
 
-def test_a_call_frees_its_images_when_it_ends_in_an_error_too(listening, tmp_path):
-    make_picture(40, 60, 1).save(tmp_path / "drawn.png")
-    whole = (tmp_path / "drawn.png").read_bytes()
-    remote = RemoteEngine(DEMO)
-    uri = f"data:image/png;base64,{b64encode(whole).decode()}"
-    content = [{"type": "image_url", "image_url": {"url": uri}}, {"type": "text", "text": "Hi"}]
-    body = {"messages": [{"role": "user", "content": content}], "max_completion_tokens": 10**5}
-    gc.collect()
-    gc.disable()
-    try:
-        remote.generate("Hi", image=whole, max_tokens=2)
-        for image, changes in ((whole[:900], {}), (whole, {"max_tokens": 10**5})):
-            with contextlib.suppress(InputError):
-                remote.generate("Hi", image=image, **changes)
-        with contextlib.suppress(Lfm2VLError):
-            list(
-                Call(str(listening.server_address)).events(
-                    "/v1/chat/completions", [json.dumps(body).encode()]
-                )
-            )
-        until = time.monotonic() + 5
-        while images_in_memory() and time.monotonic() < until:
-            time.sleep(0.01)  # its thread ends after the client has its answer
-        assert images_in_memory() == 0
-    finally:
-        gc.enable()
+def test_a_client_that_has_left_in_the_middle_of_its_question_gets_no_reply():
+    assert replied(fake(), call("/v1/lfm2vl/answer", b"{}", 9)) == b""
 
 
-def test_the_body_of_a_call_is_freed_before_its_answer(listening, tmp_path, monkeypatch):
-    class Body(bytes):
+def test_a_process_that_stops_hangs_up_without_an_error():
+    """So that the client asks the next one."""
+    ticket = SimpleNamespace(cancel=lambda: None)
+    server = fake(prepared=lambda request, *_: request)
+    server.notes = SimpleNamespace(to=nullcontext)
+    server.core = SimpleNamespace(
+        submit=lambda _, deliver: (deliver(Stopping("the end")), ticket)[1]
+    )
+    body = b"".join(write_request(Request("Hi"), ImageLimits()))
+    reply = replied(server, call("/v1/lfm2vl/answer", body))
+    assert reply.startswith(b"HTTP/1.0 200 ")
+    assert reply.partition(b"\r\n\r\n")[2] == b""
+
+
+def test_only_its_own_user_is_served(monkeypatch):
+    resident: Any = ResidentServer.__new__(ResidentServer)
+    for peer, is_served in ((os.getuid(), True), (os.getuid() + 1, False)):
+        monkeypatch.setattr(server, "peer_of", lambda _, uid=peer: Peer(1, uid))
+        assert resident.verify_request(None, None) is is_served
+    with socket.socket(socket.AF_UNIX) as closed:
+        monkeypatch.undo()
+    assert resident.verify_request(closed, None) is False
+
+
+def test_a_process_is_idle_since_its_last_call(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(server, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    resident: Any = ResidentServer.__new__(ResidentServer)
+    resident._lock, resident._calls, resident._idle_since = threading.Lock(), 0, 0.0
+    with resident.busy():
+        now[0] = 7.0
+        assert resident.idle_seconds == 0
+    now[0] = 9.0
+    assert resident.idle_seconds == 2
+
+
+class Life:
+    """A server for `process.serve`, whose first wait for the end does something."""
+
+    keep_alive, idle_seconds = None, 1.0
+
+    def __init__(self, path, wait=lambda: True) -> None:
+        self.server_address, self._waits = str(path), wait
+        self.ends, self.core = self, SimpleNamespace(stop=lambda _: None)
+        self.closed = 0
+
+    def wait(self, _seconds):
+        return self._waits()
+
+    def serve_forever(self, _poll):
         pass
 
-    read = _Handler._body
-    monkeypatch.setattr(_Handler, "_body", lambda self: Body(read(self)))
-    make_picture(40, 60, 1).save(tmp_path / "drawn.png")
-    pieces = RemoteEngine(DEMO).stream("Hi", image=tmp_path / "drawn.png", max_tokens=500)
-    next(pieces)
-    held = [type(each) for each in gc.get_objects()]
-    pieces.close()
-    assert (held.count(Body), held.count(NamedBytes)) == (0, 1)  # the client's own
-    assert listening.idle_seconds == 0
+    shutdown = staticmethod(lambda: None)
+
+    def server_close(self):
+        self.closed += 1
+
+
+def test_a_process_removes_its_own_socket_and_no_other(tmp_path):
+    path = tmp_path / "socket"
+
+    def replace() -> bool:
+        (tmp_path / "other").touch()
+        (tmp_path / "other").replace(path)
+        return True
+
+    for wait, stays in ((lambda: True, False), (replace, True)):
+        path.touch()
+        process.serve(life := Life(path, wait))
+        assert (path.exists(), life.closed) == (stays, 1)
+
+
+def test_a_process_that_is_kept_for_no_time_ends_when_it_is_idle(tmp_path):
+    (tmp_path / "socket").touch()
+    life = Life(tmp_path / "socket", iter([False, True]).__next__)
+    life.keep_alive = 0.0
+    process.serve(life)
+    assert life._waits() is True  # it has looked once

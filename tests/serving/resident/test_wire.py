@@ -17,7 +17,7 @@ from mlx_lfm2vl.images.geometry import ImagePlan
 from mlx_lfm2vl.images.limits import ImageLimits
 from mlx_lfm2vl.options import AnswerOptions, AtMost, ImageOptions, Sampling
 from mlx_lfm2vl.prompt.messages import user_message
-from mlx_lfm2vl.serving.request import Progress, Request
+from mlx_lfm2vl.serving.request import Progress, Request, UnknownModel
 from mlx_lfm2vl.serving.resident.wire import (
     Alive,
     Note,
@@ -69,6 +69,8 @@ def test_an_error_arrives_as_its_class_with_its_exit_code():
         arrived = read_event(write_event(sent))
         assert (type(arrived), str(arrived)) == (type(sent), str(sent))
         assert arrived.exit_code == sent.exit_code
+    arrived = read_event(write_event(UnknownModel("there is none")))  # of no class of `errors`
+    assert (type(arrived), arrived.exit_code) == (Lfm2VLError, 2)
     arrived = read_event(write_event(RuntimeError("no memory")))
     assert (str(arrived), arrived.exit_code) == ("RuntimeError: no memory", 1)
 

@@ -24,7 +24,7 @@ from mlx_lfm2vl.generation.engine import Engine
 from mlx_lfm2vl.generation.prefix import Prefix, image_key
 from mlx_lfm2vl.generation.prefix_store import PrefixStore
 from mlx_lfm2vl.generation.prepare import embed_prompt, read_prompt
-from mlx_lfm2vl.model.decode_step import prefill
+from mlx_lfm2vl.model.decode_step import Passes, prefill
 from mlx_lfm2vl.model.rewind import reach, rewind
 from mlx_lfm2vl.prompt.messages import user_message
 
@@ -149,7 +149,7 @@ def hashing(engine: Engine, photo: Image.Image, repeats: int) -> Iterator[Row]:
     ready = embed_prompt(
         model, read_prompt(model, processor, messages, AnswerOptions(**ONE)), store
     )
-    prefill(model, ready.taken(), ready.branch.cache, None, ready.ends, ready.reached)
+    prefill(model, ready.taken(), ready.branch.cache, ready.passes())
     store.keep(ready.read([]))
 
     def look_up() -> object:
@@ -177,7 +177,7 @@ def cuts(engine: Engine, photo: Image.Image, repeats: int) -> Iterator[Row]:
     mx.eval(embeds)
     cut, whole = best(
         repeats,
-        lambda: prefill(model, embeds, model.make_cache(), None, ready.ends),
+        lambda: prefill(model, embeds, model.make_cache(), Passes(ends=ready.ends)),
         lambda: prefill(model, embeds, model.make_cache()),
     )
     detail = f"{cut:.2f}, {whole:.2f}"

@@ -25,7 +25,7 @@ from mlx_lfm2vl.generation.guide import Guide, make_guide
 from mlx_lfm2vl.generation.loop import generate_step
 from mlx_lfm2vl.generation.prepare import embed_prompt, read_prompt
 from mlx_lfm2vl.generation.sampling import Drawn, Sampler
-from mlx_lfm2vl.model.decode_step import prefill
+from mlx_lfm2vl.model.decode_step import Passes, prefill
 from mlx_lfm2vl.prompt.messages import user_message
 from mlx_lfm2vl.skills.schemas import box_schema
 
@@ -119,7 +119,7 @@ def start(engine: Engine, photo: Image.Image, repeats: int) -> Iterator[Row]:
         again.append(time.process_time() - begin)
         begin = time.process_time()
         ready = embed_prompt(model, prompt)
-        mx.eval(prefill(model, ready.taken(), ready.branch.cache, None, ready.ends))
+        mx.eval(prefill(model, ready.taken(), ready.branch.cache, Passes(ends=ready.ends)))
         read.append(time.process_time() - begin)
     for name, took in (("first", min(made)), ("later", min(again))):
         detail = f"{took:.3f}, {min(read):.2f}"

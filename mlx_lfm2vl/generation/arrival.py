@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 from ..model.cache import Cache
-from ..model.decode_step import prefill_passes
+from ..model.decode_step import Passes, prefill_passes
 from ..model.lfm2vl import Lfm2VL
 from ..prompt.processor import Processor
 from .answer import Answer, Clock
@@ -99,7 +99,7 @@ def reading_prompts(
             again.
         store: where what is read is kept.
         drafting: the draft model; None drafts by lookup only.
-        report: see `prefill`.
+        report: see `Passes`.
     """
     options = rows[0].options
     is_drafted = options.lookup > 0 or (drafting is not None and options.draft_tokens != 0)
@@ -110,18 +110,18 @@ def reading_prompts(
         reader, sampler = None, _sampler(Sampler, rows)
         for place, row in enumerate(rows):
             row.sampler, row.place = sampler, place
-    cache, ends, reached = model.make_cache(options.kv_bits), (), None
     if len(rows) == 1:  # reads as `stream_answer` does
-        ready = rows[0].ready
-        cache, ends, reached = ready.branch.cache, ready.ends, ready.reached
+        cache, passes = rows[0].ready.branch.cache, rows[0].ready.passes(report)
+    else:
+        cache, passes = model.make_cache(options.kv_bits), Passes(report)
     before, whole = cache.offset, len(rows[0].asked.prompt.input_ids)
     embeds = mx.concatenate([row.ready.taken() for row in rows])
     logits = None
-    for done, found in prefill_passes(model, embeds, cache, report, ends, reached, reader):
+    for done, found in prefill_passes(model, embeds, cache, passes, reader):
         logits = found
         yield Stage("prefill", before + done, whole)
     assert logits is not None
-    if store and reached:
+    if store and len(rows) == 1:
         store.keep(rows[0].ready.read([]))
     if store and is_drafted:
         for row in rows:

@@ -42,49 +42,22 @@ def assisted_step(
         processors, logprobs = options.logits_processors, options.logprobs
         return kind(sampling, [ready.prefix.ids], [seed], processors=processors, logprobs=logprobs)
 
-    cache, ends, reached = ready.branch.cache, ready.ends, ready.reached
-    is_drafted = bool(options.lookup) or drafting is not None
-    if options.constraint and is_drafted:
-        from .constrained_drafts import drafted_constrained_step
-
-        sampler = make(VerifyingSampler)
-        return drafted_constrained_step(
-            model,
-            ready.taken(),
-            cache,
-            sampler,
-            make_guide,
-            make_drafter(drafting, model, sampler, ready, options),
-            drafts,
-            on_prefill=options.on_prefill,
-            ends=ends,
-            reached=reached,
-        )
-    if options.constraint:  # the tokens without choice are all that is known beforehand
+    embeds, cache = ready.taken(), ready.branch.cache
+    passes = ready.passes(options.on_prefill)
+    if options.constraint and not options.lookup and drafting is None:
         from .constrained import constrained_step
 
-        return constrained_step(
-            model,
-            ready.taken(),
-            cache,
-            make(Sampler),
-            make_guide,
-            on_prefill=options.on_prefill,
-            ends=ends,
-            reached=reached,
+        # The tokens without choice are all that is known beforehand.
+        return constrained_step(model, embeds, cache, make(Sampler), make_guide, passes)
+    sampler = make(VerifyingSampler)
+    drafter = make_drafter(drafting, model, sampler, ready, options)
+    if options.constraint:
+        from .constrained_drafts import drafted_constrained_step
+
+        return drafted_constrained_step(
+            model, embeds, cache, sampler, make_guide, drafter, drafts, passes
         )
     from .drafted import drafted_step
 
-    sampler = make(VerifyingSampler)
-    return drafted_step(
-        model,
-        ready.taken(),
-        cache,
-        sampler,
-        options.max_tokens,
-        make_drafter(drafting, model, sampler, ready, options),
-        drafts,
-        on_prefill=options.on_prefill,
-        ends=ends,
-        reached=reached,
-    )
+    most = options.max_tokens
+    return drafted_step(model, embeds, cache, sampler, most, drafter, drafts, passes)

@@ -7,8 +7,6 @@
 - A step is queued before the last one is read, so the device does not wait for the host. While a
   row has a constraint, the next tokens are drawn after reading, because the host must say which are
   allowed; the network's part of the step is queued before all the same.
-- What a row has read stays in a store when it leaves, so that the next turn of its conversation
-  reads only what is new.
 - Rows with drafters have samplers of their own. While some of them draft, `rounds` decodes.
 """
 
@@ -44,23 +42,15 @@ class Batch:
         rows: in the order of the cache's rows; those that are over stay until the next `join`.
     """
 
-    def __init__(
-        self,
-        model: Lfm2VL,
-        kv_bits: int = 0,
-        most_drafted: int = DRAFTED,
-        store: PrefixStore | None = None,
-    ) -> None:
+    def __init__(self, model: Lfm2VL, kv_bits: int = 0, most_drafted: int = DRAFTED) -> None:
         """
         Args:
             model: the network.
             kv_bits: of the cache.
             most_drafted: rows of the largest batch that drafts. If more have joined, all go on
                 without their drafters, to the end of their answers.
-            store: where prompts and answers are kept together; None keeps no answers.
         """
         self._model, self._kv_bits, self._most_drafted = model, kv_bits, most_drafted
-        self._store = store
         self._cache = model.make_cache(kv_bits)
         self._decode = decode_step(model)
         # One token per row that is on the device only; None if the host has read all of them. No
@@ -80,7 +70,6 @@ class Batch:
             Whether there are such tokens.
         """
         kept = [i for i, row in enumerate(self.rows) if not row.is_over]
-        self._keep_answers()
         rows = [self.rows[i] for i in kept]
         found = {id(row): (self._cache, i) for row, i in zip(rows, kept, strict=True)}
         arrived: list[Row] = []
@@ -123,15 +112,17 @@ class Batch:
             self._rounds.changed()
         return bool(arrived) and not rows
 
-    def _keep_answers(self) -> None:
-        """Leave to the store what rows that are over have read."""
+    def keep_answers(self, store: PrefixStore) -> None:
+        """Leave to a store what rows that are over have read; the next `join` drops them.
+
+        The next turn of a conversation then reads only what is new.
+        """
         for number, row in enumerate(self.rows):
-            is_sound = row.is_over and row.error is None
-            if self._store is None or not is_sound or len(row.said) < 2:
+            if not row.is_over or row.error is not None or len(row.said) < 2:
                 continue  # the last token of an answer may not be read, so of one there is nothing
             branch = row.read(self._cache.row(number))
             mx.async_eval(branch.cache.arrays)  # now, or the batch's cache would stay in memory
-            self._store.keep(branch)
+            store.keep(branch)
 
     def step(self) -> None:
         """Decode one token of every row, or one round of drafts, and add them to the answers."""

@@ -4,13 +4,13 @@ It gives the tokens that `generate_step` would draw if only allowed ones existed
 come without choice are read together in one step.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import mlx.core as mx
 
 from ..model.cache import Cache
-from ..model.decode_step import decode_step, prefill
+from ..model.decode_step import UNCUT, Passes, decode_step, prefill
 from ..model.lfm2vl import Lfm2VL
 from .guide import Guide
 from .loop import CLEAR_EVERY, Token
@@ -23,10 +23,7 @@ def constrained_step(
     cache: Cache,
     sampler: Sampler,
     make_guide: Callable[[], Guide],
-    *,
-    on_prefill: Callable[[int, int], object] | None = None,
-    ends: Sequence[int] = (),
-    reached: Callable[[], object] | None = None,
+    passes: Passes = UNCUT,
 ) -> Iterator[Token]:
     """Yield the tokens of an answer until its guide says that it has ended.
 
@@ -40,11 +37,9 @@ def constrained_step(
         cache: of what came before the prompt; updated in place.
         sampler: of one row.
         make_guide: makes the answer's guide.
-        on_prefill: the `report` of `prefill`.
-        ends: see `prefill`.
-        reached: see `prefill`.
+        passes: how the prompt is read.
     """
-    logits = prefill(model, inputs_embeds, cache, on_prefill, ends, reached)
+    logits = prefill(model, inputs_embeds, cache, passes)
     mx.async_eval(logits, *cache.arrays)
     del inputs_embeds
     guide, step, cleared = make_guide(), decode_step(model), cache.offset

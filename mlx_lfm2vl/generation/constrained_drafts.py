@@ -16,7 +16,7 @@ import numpy as np
 
 from ..model.cache import Cache
 from ..model.conv_window import TRIMMABLE
-from ..model.decode_step import prefill
+from ..model.decode_step import UNCUT, Passes, prefill
 from ..model.lfm2vl import Lfm2VL
 from .drafting import Drafter
 from .guide import Guide
@@ -34,17 +34,14 @@ def drafted_constrained_step(
     make_guide: Callable[[], Guide],
     drafter: Drafter,
     drafts: Drafts,
-    *,
-    on_prefill: Callable[[int, int], object] | None = None,
-    ends: Sequence[int] = (),
-    reached: Callable[[], object] | None = None,
+    passes: Passes = UNCUT,
 ) -> Iterator[Token]:
     """Yield the tokens of an answer until its guide says that it has ended.
 
     See `constrained_step` for the arguments, and `drafted_step` for `drafter` and `drafts`.
     """
     reader = drafter if drafter.taps else None
-    logits = prefill(model, inputs_embeds, cache, on_prefill, ends, reached, reader)
+    logits = prefill(model, inputs_embeds, cache, passes, reader)
     mx.async_eval(logits, *cache.arrays)
     del inputs_embeds
     guide = make_guide()

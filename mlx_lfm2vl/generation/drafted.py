@@ -7,7 +7,7 @@
 - While there is no draft, tokens are decoded as in the plain loop.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
@@ -15,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..model.cache import Cache
-from ..model.decode_step import TapReader, decode_step, prefill
+from ..model.decode_step import UNCUT, Passes, TapReader, decode_step, prefill
 from ..model.lfm2vl import Lfm2VL
 from .loop import CLEAR_EVERY, Drafts, Token
 from .sampling import Drawn
@@ -169,10 +169,7 @@ def drafted_step(
     max_tokens: int,
     drafter: Drafter,
     drafts: Drafts,
-    *,
-    on_prefill: Callable[[int, int], object] | None = None,
-    ends: Sequence[int] = (),
-    reached: Callable[[], object] | None = None,
+    passes: Passes = UNCUT,
 ) -> Iterator[Token]:
     """Yield the tokens that `generate_step` yields.
 
@@ -184,13 +181,11 @@ def drafted_step(
         max_tokens: number of tokens to yield.
         drafter: must have the tokens of the prompt.
         drafts: counts drafted tokens; updated in place.
-        on_prefill: the `report` of `prefill`.
-        ends: see `prefill`.
-        reached: see `prefill`.
+        passes: how the prompt is read.
     """
     reader = drafter if drafter.taps else None
     run = _Run(model, cache, sampler, drafter, drafts, max_tokens)
-    queued = run.draw(prefill(model, inputs_embeds, cache, on_prefill, ends, reached, reader))
+    queued = run.draw(prefill(model, inputs_embeds, cache, passes, reader))
     del inputs_embeds
     while run.left:
         while run.left and drafter.rests:

@@ -3,14 +3,14 @@
 It knows a model, a cache and a sampler. It knows nothing of text or of when an answer ends.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import mlx.core as mx
 
 from ..model.cache import Cache
-from ..model.decode_step import decode_step, prefill
+from ..model.decode_step import UNCUT, Passes, decode_step, prefill
 from ..model.lfm2vl import Lfm2VL
 from .result import FinishReason
 from .sampling import Drawn
@@ -53,10 +53,7 @@ def generate_step(
     cache: Cache,
     sampler: Callable[[mx.array], Drawn],
     max_tokens: int,
-    *,
-    on_prefill: Callable[[int, int], object] | None = None,
-    ends: Sequence[int] = (),
-    reached: Callable[[], object] | None = None,
+    passes: Passes = UNCUT,
 ) -> Iterator[Token]:
     """Yield `max_tokens` tokens of an answer, also after an end token, unless the caller stops.
 
@@ -68,9 +65,7 @@ def generate_step(
         cache: of what came before the prompt; updated in place.
         sampler: draws a token from (1, vocab_size) logits.
         max_tokens: number of tokens to yield.
-        on_prefill: the `report` of `prefill`.
-        ends: see `prefill`.
-        reached: see `prefill`.
+        passes: how the prompt is read.
     """
 
     def draw(logits: mx.array) -> Drawn:
@@ -78,7 +73,7 @@ def generate_step(
         mx.async_eval(drawn, *cache.arrays)
         return drawn
 
-    queued = draw(prefill(model, inputs_embeds, cache, on_prefill, ends, reached))
+    queued = draw(prefill(model, inputs_embeds, cache, passes))
     del inputs_embeds
     step, cleared = decode_step(model), cache.offset
     for left in range(max_tokens, 0, -1):

@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..errors import InputError
+from ..model.decode_step import Passes
 from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerOptions, AtMost
 from ..prompt.continued import with_start
@@ -106,8 +107,11 @@ class Ready:
         read = whole.until(cache.offset)
         return Branch(read, cache, self.branch.snapshots, self.branch.context)
 
-    def reached(self) -> None:
-        """Take a snapshot of the cache at the end of a segment."""
+    def passes(self, report: Callable[[int, int], object] | None = None) -> Passes:
+        """Return how to read it: with a snapshot at the end of every segment."""
+        return Passes(report, self.ends, self._reached)
+
+    def _reached(self) -> None:
         self.branch.snapshots[self.branch.cache.offset] = self.branch.cache.windows
 
 

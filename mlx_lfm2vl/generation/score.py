@@ -92,7 +92,7 @@ def scoring(
     cached, cache = ready.cached, ready.branch.cache
     logits, tokens = None, len(prompt.input_ids)
     for done, found in prefill_passes(
-        model, ready.taken(), cache, options.on_prefill, ready.ends, ready.reached
+        model, ready.taken(), cache, ready.passes(options.on_prefill)
     ):
         logits = found
         yield Stage("prefill", cached + done, tokens)

@@ -99,7 +99,7 @@ def read_images(
     prompt = Inputs(whole.input_ids[:tokens], whole.images, whole.spans, whole.views)
     ready = embed_prompt(model, prompt, store, options.on_encode, kv_bits=options.kv_bits)
     cache = ready.branch.cache
-    prefill(model, ready.taken(), cache, options.on_prefill, ready.ends, ready.reached)
+    prefill(model, ready.taken(), cache, ready.passes(options.on_prefill))
     mx.eval(cache.arrays)
     store.keep(ready.read([]))
     yield list(ready.prefix.keys), tokens

@@ -115,7 +115,5 @@ def _tokens(
         ready.branch.cache,
         Sampler(sampling, [ready.prefix.ids], [seed], processors=processors, logprobs=logprobs),
         options.max_tokens,
-        on_prefill=options.on_prefill,
-        ends=ready.ends,
-        reached=ready.reached,
+        ready.passes(options.on_prefill),
     )

@@ -14,6 +14,7 @@
 import operator
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol, cast
 
@@ -46,13 +47,30 @@ class TapReader(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Passes:
+    """How prompts are read, pass by pass.
+
+    Attributes:
+        report: called after every pass with the positions read so far and all of them. With it, the
+            host waits for each pass.
+        ends: positions at which passes end, ascending, the last one L; none reads without cuts.
+        reached: called when the passes up to an end are queued.
+    """
+
+    report: Callable[[int, int], object] | None = None
+    ends: Sequence[int] = ()
+    reached: Callable[[], object] | None = None
+
+
+UNCUT = Passes()
+
+
 def prefill(
     model: Lfm2VL,
     inputs_embeds: mx.array,
     cache: Cache,
-    report: Callable[[int, int], object] | None = None,
-    ends: Sequence[int] = (),
-    reached: Callable[[], object] | None = None,
+    passes: Passes = UNCUT,
     reader: TapReader | None = None,
 ) -> mx.array:
     """Read prompts; the last layers and the output head compute their last position only.
@@ -61,16 +79,13 @@ def prefill(
         model: the network.
         inputs_embeds: (B, L, C) embedded prompts of equal length.
         cache: of what came before the prompts; updated in place.
-        report: called after every pass with the positions read so far and L. With it, the host
-            waits for each pass.
-        ends: positions at which passes end, ascending, the last one L; none reads without cuts.
-        reached: called when the passes up to an end are queued.
+        passes: how they are read.
         reader: is given the layers' outputs of every pass.
 
     Returns:
         (B, vocab_size) logits of the token after each prompt.
     """
-    *_, (_, logits) = prefill_passes(model, inputs_embeds, cache, report, ends, reached, reader)
+    *_, (_, logits) = prefill_passes(model, inputs_embeds, cache, passes, reader)
     assert logits is not None
     return logits
 
@@ -79,9 +94,7 @@ def prefill_passes(
     model: Lfm2VL,
     inputs_embeds: mx.array,
     cache: Cache,
-    report: Callable[[int, int], object] | None = None,
-    ends: Sequence[int] = (),
-    reached: Callable[[], object] | None = None,
+    passes: Passes = UNCUT,
     reader: TapReader | None = None,
 ) -> Iterator[tuple[int, mx.array | None]]:
     """Do what `prefill` does, pass by pass, so that other work can be queued in between.
@@ -93,7 +106,7 @@ def prefill_passes(
     length = inputs_embeds.shape[1]
     chunk = max(1, PREFILL_CHUNK // inputs_embeds.shape[0])
     begin, hidden = 0, inputs_embeds
-    for end in ends or [length]:
+    for end in passes.ends or [length]:
         for stop in [*range(begin + chunk, end, chunk), end]:
             embeds = inputs_embeds[:, begin:stop]
             hidden, outputs = model.language_model.tapped(embeds, cache, taps, last=1)
@@ -102,16 +115,16 @@ def prefill_passes(
             begin = stop
             if stop < length:
                 mx.async_eval(*cache.arrays)
-                if report:
+                if passes.report:
                     mx.eval(cache.arrays)
-                    report(stop, length)
+                    passes.report(stop, length)
                 yield stop, None
-        if reached:
-            reached()
+        if passes.reached:
+            passes.reached()
     logits = model.head(hidden[:, -1])
-    if report:
+    if passes.report:
         mx.eval(logits, cache.arrays)
-        report(length, length)
+        passes.report(length, length)
     yield length, logits
 
 

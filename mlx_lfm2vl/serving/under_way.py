@@ -6,6 +6,7 @@
 - Every other part is of the oldest prompt, so that each comes to its end. The parts between are of
   the prompt with the least left to read, so that a short question need not wait for the images of
   another one.
+- What an answer has read stays in the store: the next turn of a chat reads only what is new.
 - A prompt waits while an older one reads an image of its own, which it then finds in the store.
 - An error of one request is an event of that request. If a step of the batch fails, the requests in
   it fail, and the next ones get a new batch.
@@ -77,12 +78,9 @@ class UnderWay:
         self._engine, self._kv_bits = engine, kv_bits
         self._store = engine.store if engine.store is not None else PrefixStore()
         self._readings: list[_Reading] = []  # in the order of arrival
-        self._batch = self._new_batch()
+        self._batch = Batch(engine.model, kv_bits)
         self._parts = 0
         self.numbers: set[int] = set()
-
-    def _new_batch(self) -> Batch:
-        return Batch(self._engine.model, self._kv_bits, store=self._store)
 
     def begin(self, number: int, prepared: Prepared) -> None:
         """Take on a request.
@@ -106,6 +104,7 @@ class UnderWay:
     def turn(self) -> list[tuple[int, Event]]:
         """Do a part of the work; return new events with the numbers of their requests."""
         events: list[tuple[int, Event]] = []
+        self._batch.keep_answers(self._store)  # before prompts are read that continue them
         arrivals = self._read(events)
         rows = [*self._batch.rows, *(row for arrival in arrivals for row in arrival.rows)]
         try:
@@ -119,11 +118,12 @@ class UnderWay:
         except Exception as error:  # noqa: BLE001  the device may fail in many ways
             failed = as_error(error)
             events += [(row.number, failed) for row in rows if not row.is_over]
-            self._batch = self._new_batch()
+            self._batch = Batch(self._engine.model, self._kv_bits)
         over = {row.number for row in rows if row.is_over}
         ended = {number for number, event in events if isinstance(event, Lfm2VLError | Scores)}
         self.numbers -= over | ended
         if not self.numbers:
+            self._batch.keep_answers(self._store)
             self._batch.join()  # frees the caches of those that are over
         return events
 

@@ -15,7 +15,7 @@ from mlx_lfm2vl.generation.prefix import Prefix, segment_ends
 from mlx_lfm2vl.generation.prefix_store import Branch, PrefixStore
 from mlx_lfm2vl.generation.prepare import embed_prompt, read_prompt
 from mlx_lfm2vl.loading import load
-from mlx_lfm2vl.model.decode_step import prefill
+from mlx_lfm2vl.model.decode_step import Passes, prefill
 from mlx_lfm2vl.model.rewind import reach
 from mlx_lfm2vl.options import AnswerOptions
 from mlx_lfm2vl.prompt.messages import user_message
@@ -75,7 +75,7 @@ def read(model, store: PrefixStore, text: Text) -> tuple[mx.array, int]:
     def reached() -> None:
         branch.snapshots[branch.cache.offset] = branch.cache.windows
 
-    logits = prefill(model, text.embeds[:, begin:], branch.cache, None, cuts, reached)
+    logits = prefill(model, text.embeds[:, begin:], branch.cache, Passes(None, cuts, reached))
     store.keep(Branch(text.prefix, branch.cache, branch.snapshots))
     return logits, begin
 

@@ -17,7 +17,7 @@ from mlx_lfm2vl.generation.sampling import Sampler
 from mlx_lfm2vl.model import decode_step as decode_step_module
 from mlx_lfm2vl.model import device_ops, language
 from mlx_lfm2vl.model.cache import Cache, Rows
-from mlx_lfm2vl.model.decode_step import DecodeStep, decode_step, prefill
+from mlx_lfm2vl.model.decode_step import DecodeStep, Passes, decode_step, prefill
 from mlx_lfm2vl.model.language import LanguageModel, swiglu
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 from mlx_lfm2vl.model.vision import VisionTower, gelu_exp, gelu_sigmoid
@@ -246,7 +246,7 @@ def test_a_pass_over_a_batch_has_as_many_positions_as_one_over_a_row(
     monkeypatch.setattr(decode_step_module, "PREFILL_CHUNK", chunk)
     embeds = mx.concatenate([model.embed(range(row, row + 7)) for row in (10, 20)])
     done = []
-    logits = prefill(model, embeds, model.make_cache(), lambda *passed: done.append(passed))
+    logits = prefill(model, embeds, model.make_cache(), Passes(lambda *passed: done.append(passed)))
     assert done == [(end, 7) for end in ends]
     expected = mx.concatenate([model(range(row, row + 7))[:, -1] for row in (10, 20)])
     assert relative_error(logits, expected) < 1e-5

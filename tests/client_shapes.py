@@ -74,6 +74,57 @@ SHAPES: dict[str, dict[str, Any]] = {
         "stream_options": {"include_usage": True},
         "max_tokens": 6,
     },
+    "Home Assistant, a local model": {
+        "model": "demo",
+        "temperature": 0.6,
+        "parallel_tool_calls": False,
+        "messages": [
+            {"role": "system", "content": "You are a voice assistant."},
+            pictured("What is on the table?", detail="auto"),
+            {"role": "assistant", "content": None},
+            {"role": "user", "content": [{"type": "text", "text": "And now?"}]},
+        ],
+        "chat_template_kwargs": {"enable_thinking": False},
+        "metadata": {"session_id": "01J"},
+        "stream": True,
+        "max_tokens": 6,
+    },
+    "LiteLLM, after another model": {
+        "model": "demo",
+        "messages": [
+            {"role": "user", "content": "Hi"},
+            {
+                **{"role": "assistant", "content": "Hello.", "tool_calls": None},
+                **{"function_call": None, "provider_specific_fields": {"refusal": None}},
+                "reasoning_details": [{"type": "reasoning.text", "text": "A greeting."}],
+                "thinking_blocks": [{"type": "thinking", "thinking": "A greeting."}],
+            },
+            pictured("Describe this"),
+        ],
+        "max_tokens": 6,
+    },
+    "Vercel AI SDK, chat": {
+        "model": "demo",
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            pictured("Describe this"),
+            {"role": "assistant", "content": "A dot.", "reasoning_content": "It is red."},
+            {"role": "user", "content": "And its color?"},
+        ],
+        "stop": ["###"],
+        "stream": True,
+        "max_tokens": 6,
+    },
+    "a script for LM Studio": {
+        "model": "demo",
+        "messages": [
+            {"role": "system", "content": "Always answer in rhymes."},
+            pictured("Describe this"),
+        ],
+        "temperature": 0.7,
+        "max_tokens": -1,
+        "stream": False,
+    },
     "x.infer-like script": {
         "model": "demo",
         "messages": [

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # heavy imports wait until the model is loaded
     from ..adapters.choice import AdapterSource
     from ..generation.engine import Engine
     from ..images.source import ImageLimits
+    from ..prompt.template import ChatTemplate
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,16 @@ class ModelInfo:
 
         tokenizer = Tokenizer(self.folder)
         return tokenizer.token_bytes(tokenizer.largest_id + 1)
+
+    @cached_property
+    def _template(self) -> ChatTemplate:
+        from ..prompt.template import ChatTemplate
+
+        return ChatTemplate.from_folder(self.folder, "", "")
+
+    def reads(self, key: str) -> bool:
+        """Return whether the chat template reads a key of messages."""
+        return self._template.names(key)
 
 
 @dataclass(frozen=True)

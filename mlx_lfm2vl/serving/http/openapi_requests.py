@@ -27,6 +27,7 @@ from ..protocol.answer_fields import (
     MAX_SPECIAL_TOKENS,
     MAX_STOP,
     MAX_STOPS,
+    NO_LENGTH,
 )
 from ..protocol.answer_form import FORMATS, MAX_CHOICES
 from ..protocol.chat_messages import BESIDE as MESSAGE_BESIDE
@@ -216,7 +217,8 @@ def _model(names: Sequence[str]) -> Schema:
 
 
 def _length(terms: Terms) -> Schema:
-    return whole(1, MAX_COUNT if terms.max_tokens is None else terms.max_tokens)
+    most = MAX_COUNT if terms.max_tokens is None else terms.max_tokens
+    return {"anyOf": [whole(1, most), {"const": NO_LENGTH, "description": "sets no limit"}]}
 
 
 def _answer_options() -> dict[str, Schema]:

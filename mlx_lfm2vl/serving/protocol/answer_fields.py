@@ -10,6 +10,7 @@ from ...options import KV_BITS, LARGEST_SEED, MAX_LOOKUP, AnswerOptions, AtMost,
 from .fields import BadField, Fields
 
 DEFAULT_TOKENS = AtMost(2048)  # of an answer whose request sets no limit
+NO_LENGTH = -1  # what programs for LM Studio and llama.cpp send if they set no limit
 MAX_STOPS = 16
 MAX_STOP = 1000  # characters
 MAX_SPECIAL_TOKENS = 64
@@ -63,7 +64,10 @@ def read_answer_options(
 def _length(fields: Fields, default: int, most: int | None, names: tuple[str, ...]) -> int:
     """Return the most tokens of an answer."""
     highest = MAX_COUNT if most is None else most
-    given = {name: fields.integer(name, least=1, most=highest) for name in names}
+    given = {
+        name: None if fields.get(name) == NO_LENGTH else fields.integer(name, least=1, most=highest)
+        for name in names
+    }
     values = {name: value for name, value in given.items() if value is not None}
     if len(set(values.values())) > 1:
         both = " and ".join(f"{name} is {value}" for name, value in values.items())

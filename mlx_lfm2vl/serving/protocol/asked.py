@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...constraints.constraint import Constraint
 from ...options import AnswerOptions, ImageOptions
@@ -57,7 +57,7 @@ class Asked:
         """
         images = with_detail(self.images, [picture.detail for picture in pictures_of(turns)])
         config = self.model.info.images.with_options(images)
-        messages = to_messages(turns, terms, config)
+        messages = to_messages([*map(self._without_unread, turns)], terms, config)
         changes = {
             "image_options": images,
             "tools": list(tools.functions) or None,
@@ -65,6 +65,13 @@ class Asked:
             "logprobs": logprobs,
         }
         return Request(messages, self.options.changed(changes), self.model.name)
+
+    def _without_unread(self, turn: Turn) -> Turn:
+        """Pass over thoughts of other models that this one's template does not write."""
+        reads = self.model.info.reads
+        return replace(
+            turn, thoughts={key: text for key, text in turn.thoughts.items() if reads(key)}
+        )
 
 
 def read_asked(fields: Fields, terms: Terms, images: ImageOptions, *length_names: str) -> Asked:

@@ -40,6 +40,10 @@ REFUSED: Refusals = {
     "web_search_options": ("is not supported: the model does not search", ()),
     "moderation": ("is not supported", ()),
     "verbosity": ("is not supported; ask for short or long answers in words", ("medium",)),
+    "chat_template_kwargs": (
+        "is not supported: the chat templates take none",
+        ({"enable_thinking": False},),
+    ),
     "functions": ("is an older form of tools; send those", ()),
     "function_call": ("is an older form of tool_choice; send that", ("auto", "none")),
 }

@@ -9,8 +9,12 @@ MAX_CALLS = 128  # of one message
 EXAMPLE = '[{"role": "user", "content": "Hi"}]'
 ROLES = {"developer": "system", "function": "tool"}  # others stay as they are
 THOUGHTS = ("thinking", "reasoning", "reasoning_content")  # that some chat templates write
-# Said about a message, and nothing to the model.
-BESIDE = ("id", "name", "annotations", "status", "type", "weight")
+# Said about a message, and nothing to the model. The last three are what other models have thought,
+# as some programs keep it.
+BESIDE = (
+    "id", "name", "annotations", "status", "type", "weight",
+    "provider_specific_fields", "reasoning_details", "thinking_blocks",
+)  # fmt: skip
 
 
 def read_turns(fields: Fields) -> list[Turn]:

@@ -41,7 +41,11 @@ def _add(turns: list[Turn], item: Fields) -> None:
     """Add an item. Calls belong to the turn of the assistant that they follow."""
     kind = item.text("type") or "message"
     if kind == "item_reference":
-        raise item.bad("type", "is item_reference, but no items are kept here; send them again")
+        raise item.bad(
+            "type",
+            "is item_reference, but no items are kept here; send them again, as programs do with "
+            "store false",
+        )
     if kind not in KINDS:
         text = str(unknown(f"{item.where('type')} is", kind, KINDS))
         raise BadField(text, item.where("type"))

@@ -185,6 +185,16 @@ def test_a_constraint_is_followed(core):
         assert whole["choices"][0]["message"]["content"] == expected
 
 
+def test_thoughts_of_another_model_are_told_to_templates_that_write_them(assets):
+    said = {"role": "assistant", "content": "Yes.", "reasoning_content": "Hm.", "thinking": ""}
+    body = {"messages": [*HI, said, *HI]}
+    info = replace(MODEL.info, folder=assets / "LFM2.5-VL-3B")
+    writes = Terms(lambda _: replace(MODEL, look=lambda: info))
+    for terms, thoughts in ((TERMS, {}), (writes, {"reasoning_content": "Hm."})):
+        message = read_chat(body, terms).requests[0].messages[1]
+        assert message == {"role": "assistant", "content": "Yes.", **thoughts}
+
+
 def test_an_answer_that_has_begun_goes_on(core, engine):
     begun = [*HI, {"role": "assistant", "content": "The circle"}]
     expected = engine.generate(HI, answer_start="The circle", temperature=0, max_tokens=8).text

@@ -9,7 +9,7 @@ import { SKILLS } from "./skills.js";
 
 const ASK = { title: "Ask", hint: "Ask about the images", options: {} };
 const MOST_PROBLEMS = 5; // of files, that are told one by one
-const draft = { mode: "ask", images: [], context: 0, reading: 0 };
+const draft = { mode: "ask", images: [], context: 0, reading: 0, read: Promise.resolve(true) };
 let knobs = () => ({});
 
 /**
@@ -75,8 +75,10 @@ export function readDraft() {
   return { mode: draft.mode, text, options, images: [...draft.images] };
 }
 
-/** Whether files are still being read. */
-export const isReading = () => draft.reading > 0;
+/** Wait for the files that are read now; returns whether all could be read. */
+export const allRead = async () => !isReading() || draft.read;
+
+const isReading = () => draft.reading > 0;
 
 /** Begin a new question of the same kind. */
 export const clearDraft = () => setDraft("", []);
@@ -122,8 +124,15 @@ export async function planMissing() {
   if (isMissing && !isReading()) await planAgain();
 }
 
-/** Add files to the question, one after the other, and say what is wrong with them. */
-async function addFiles(files) {
+/** Add files to the question; see `allRead`. */
+function addFiles(files) {
+  const parts = [allRead(), readFiles(files)];
+  draft.read = Promise.all(parts).then((read) => read.every(Boolean));
+  return draft.read;
+}
+
+/** Read one file after the other, and say what is wrong with them; returns whether nothing is. */
+async function readFiles(files) {
   draft.reading += 1;
   showImages();
   const problems = [];
@@ -136,9 +145,11 @@ async function addFiles(files) {
     draft.reading -= 1;
     showImages();
   }
+  const isRead = problems.length === 0;
   const more = problems.splice(MOST_PROBLEMS).length;
   if (more) problems.push(`And ${counted(more, "more file")} with problems.`);
-  if (problems.length) notice(problems.join("\n"));
+  if (!isRead) notice(problems.join("\n"));
+  return isRead;
 }
 
 /** Add a file to the question; return what is wrong with it, or an empty text. */

@@ -17,9 +17,9 @@ import { answerLast, emptyAnswer, MOST_SENT, sentImages, skillImages } from "./a
 import { beginSpeech, say, speak } from "./speech.js";
 import { turnView } from "./turns.js";
 import {
+  allRead,
   clearDraft,
   focusDraft,
-  isReading,
   readDraft,
   restoreDraft,
   setBusy,
@@ -42,7 +42,8 @@ function newConversation() {
 
 /** Send the question that is written. */
 export async function send() {
-  if (asking) return;
+  const isRead = await allRead();
+  if (asking || !isRead) return;
   const draft = readDraft();
   const problem = refusal(draft);
   if (problem) {
@@ -71,7 +72,6 @@ function titleOf({ mode, text, images }) {
 
 /** Why a question cannot be sent as it is; empty if it can. */
 function refusal({ mode, text, images }) {
-  if (isReading()) return "An image is still being read.";
   if (!settingsAreValid()) return "A setting is out of its range.";
   const wrong = images.find((image) => image.problem);
   if (wrong) return `${wrong.name}: ${wrong.problem}`;

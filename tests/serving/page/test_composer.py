@@ -2,6 +2,7 @@
 
 import base64
 import io
+from typing import Any
 
 import pytest
 from page_steps import answered, ask, picture
@@ -62,6 +63,22 @@ def test_every_file_that_cannot_be_read_is_named(page):
     told = page.locator("#notice").inner_text().splitlines()
     assert [line.partition(": ")[0] for line in told[:-1]] == [f"{name}.jpg" for name in "abcde"]
     expect(page.locator("#attachments .name")).to_have_text(["ship.png"])
+
+
+def test_a_question_that_is_sent_early_waits_for_its_pictures(page, server):
+    held: list[Any] = []
+    page.route("**/v1/plan", lambda route: held.append(route))
+    page.set_input_files("#files", [picture()])
+    page.fill("#question", "What is this?")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    expect(page.locator("#cost")).to_have_text("Reading…")
+    assert server.asked == []
+    page.unroute("**/v1/plan")
+    held[0].continue_()
+    answered(page)
+    (asked,) = server.asked
+    assert len(asked["messages"][0]["content"]) == 2
 
 
 def test_a_page_whose_server_was_away_goes_on_when_it_is_back(page, server):

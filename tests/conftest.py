@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ from mlx_lfm2vl.checkpoint.config import read_model_config
 from mlx_lfm2vl.checkpoint.image_config import read_image_config
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL
+from mlx_lfm2vl.prompt.processor import Processor
 from mlx_lfm2vl.saving import write_weights
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -62,6 +64,18 @@ KNOWN_SKIPS = {
     "only Linux has /dev/full",
     "this Python's readline is libedit",
 }
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Keep the garbage collector from walking again and again over what lives to the end."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -257,14 +271,20 @@ PUBLISHED_MODELS = ["LFM2-VL-450M", "LFM2.5-VL-450M", "LFM2.5-VL-1.6B"]
 @pytest.fixture
 def published(assets, tmp_path):
     """Folders with the small files of a published checkpoint and the tokenizer they share."""
+    return lambda name: copy_published(assets, name, tmp_path / name)
 
-    def make(name: str) -> Path:
-        folder = tmp_path / name
-        folder.mkdir()
-        for path in (assets / name).glob("*"):
-            if path.name != "tensor_inventory.json":
-                shutil.copyfile(path, folder / path.name)
-        shutil.copyfile(assets / "LFM2-VL-450M" / "tokenizer.json", folder / "tokenizer.json")
-        return folder
 
-    return make
+@pytest.fixture(scope="session")
+def published_processor(assets, tmp_path_factory) -> Processor:
+    """The processor of LFM2.5-VL-1.6B, whose large vocabulary is read once."""
+    folder = tmp_path_factory.mktemp("published") / "LFM2.5-VL-1.6B"
+    return Processor.from_folder(copy_published(assets, folder.name, folder))
+
+
+def copy_published(assets: Path, name: str, folder: Path) -> Path:
+    folder.mkdir()
+    for path in (assets / name).glob("*"):
+        if path.name != "tensor_inventory.json":
+            shutil.copyfile(path, folder / path.name)
+    shutil.copyfile(assets / "LFM2-VL-450M" / "tokenizer.json", folder / "tokenizer.json")
+    return folder

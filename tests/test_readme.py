@@ -20,7 +20,6 @@ from pictures import make_picture
 from mlx_lfm2vl import cli
 from mlx_lfm2vl.commands.generate import build_parser, main
 from mlx_lfm2vl.commands.table import parser_of
-from mlx_lfm2vl.prompt.processor import Processor
 
 PACKAGE = ROOT / "mlx_lfm2vl"
 CARDS = [PACKAGE / "demo" / "README.md", PACKAGE / "quantize" / "model_card.py"]
@@ -210,9 +209,8 @@ def test_exit_codes_are_those_of_the_help():
         assert shown[code].startswith(meaning)
 
 
-def test_the_tile_picture_has_the_right_tokens(published):
-    processor = Processor.from_folder(published("LFM2.5-VL-1.6B"))
-    inputs = processor(
+def test_the_tile_picture_has_the_right_tokens(published_processor):
+    inputs = published_processor(
         [{"role": "user", "content": [{"type": "image", "image": make_picture(720, 1280, 1)}]}]
     )
     views = inputs.images[0].view_tokens

@@ -18,8 +18,6 @@ from mlx_lfm2vl.commands.generate import main as generate
 from mlx_lfm2vl.errors import CheckpointError, InputError
 from mlx_lfm2vl.loading import load
 
-pytest.importorskip("mlx_lm")
-
 LORA, PATTERNS = ADAPTERS / "lora", ADAPTERS / "patterns"  # both change in_proj and w1
 
 

@@ -15,8 +15,6 @@ from mlx_lfm2vl.errors import CheckpointError
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 
-pytest.importorskip("mlx_lm")
-
 
 @pytest.fixture
 def trained(tmp_path, wide):

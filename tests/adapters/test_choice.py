@@ -12,8 +12,6 @@ from mlx_lfm2vl.commands.generate import main as generate
 from mlx_lfm2vl.errors import CheckpointError, InputError, NetworkError
 from mlx_lfm2vl.loading import load
 
-pytest.importorskip("mlx_lm")
-
 
 @pytest.fixture
 def cache(monkeypatch, tmp_path) -> Path:

@@ -12,8 +12,6 @@ from mlx_lfm2vl.adapters.apply import apply_adapters
 from mlx_lfm2vl.errors import CheckpointError
 from mlx_lfm2vl.loading import load
 
-pytest.importorskip("mlx_lm")
-
 LAYERS = {"feed_forward.w1": (16, 32), "feed_forward.w2": (32, 16)}  # inputs, outputs
 BLOCK = "language_model.model.layers"
 

@@ -13,8 +13,6 @@ from mlx_lfm2vl.commands.fuse import main as fuse
 from mlx_lfm2vl.errors import CheckpointError
 from mlx_lfm2vl.loading import load
 
-pytest.importorskip("mlx_lm")
-
 PROMPTS = ("small", "text_only")
 WEIGHTS = "adapter_model.safetensors"
 

@@ -160,8 +160,7 @@ def test_the_examples_run(line, wide, tmp_path, monkeypatch):
     assert cli.main([name, *words, *SHORT.get(name, [])]) == 0
 
 
-@pytest.mark.parametrize("name", [*PARSERS, ""])
-def test_help_of_no_command_loads_anything_heavy(name):
-    words = [name, "--help"] if name else ["--help"]
-    code = f"from mlx_lfm2vl.cli import main; assert main({words!r}) == 0"
+def test_help_of_no_command_loads_anything_heavy():
+    pages = [["--help"], *([name, "--help"] for name in PARSERS)]
+    code = f"from mlx_lfm2vl.cli import main; assert not any(map(main, {pages}))"
     assert not modules_after(code) & {"mlx", "transformers", "huggingface_hub", "PIL", "numpy"}

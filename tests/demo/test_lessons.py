@@ -4,15 +4,12 @@ import random
 import sys
 from dataclasses import replace
 
+import average_weights
+import codes
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-
-pytest.importorskip("mlx_lm")
-
-import average_weights
-import codes
 import scenes
 import take_apart
 import teach_decoder

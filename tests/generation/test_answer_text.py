@@ -107,8 +107,8 @@ def test_a_vocabulary_without_the_markers_has_no_calls(checkpoint):
     assert (answer.text, answer.tool_calls) == (CALL, [])
 
 
-def test_published_vocabularies_have_the_markers(assets):
-    published = Tokenizer(assets / "LFM2-VL-450M")
+def test_published_vocabularies_have_the_markers(published_processor):
+    published = published_processor.tokenizer
     assert published.tool_call_ids == {"<|tool_call_start|>": 10, "<|tool_call_end|>": 11}
 
 

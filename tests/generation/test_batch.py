@@ -23,15 +23,15 @@ SAMPLINGS = {
 
 
 @pytest.mark.parametrize("name", SAMPLINGS)
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
-def test_every_row_is_as_it_is_alone(tiny, name, batch_size):
+def test_every_row_is_as_it_is_alone(tiny, name):
     settings = {"max_tokens": 12, "sampling": SAMPLINGS[name], "seed": 3}
     alone = [generate(*tiny, conversation, **settings) for conversation in CONVERSATIONS]
-    together = batch_generate(*tiny, CONVERSATIONS, batch_size=batch_size, **settings)
-    assert [r.token_ids for r in together] == [r.token_ids for r in alone]
-    assert [r.text for r in together] == [r.text for r in alone]
-    assert [r.finish_reason for r in together] == [r.finish_reason for r in alone]
-    assert [r.prompt_tokens for r in together] == [r.prompt_tokens for r in alone]
+    for batch_size in (1, 2, 3, 8):
+        together = batch_generate(*tiny, CONVERSATIONS, batch_size=batch_size, **settings)
+        assert [r.token_ids for r in together] == [r.token_ids for r in alone], batch_size
+        assert [r.text for r in together] == [r.text for r in alone]
+        assert [r.finish_reason for r in together] == [r.finish_reason for r in alone]
+        assert [r.prompt_tokens for r in together] == [r.prompt_tokens for r in alone]
 
 
 def test_rows_that_end_at_different_times_make_room(tiny):

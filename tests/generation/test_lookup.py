@@ -42,8 +42,13 @@ def test_a_rewound_cache_goes_on_as_if_nothing_had_come(tiny, count):
         assert mx.allclose(expected, actual, atol=1e-6)
 
 
-@pytest.mark.parametrize("prompt", ["a b c d a b c d a b c", "Say it again: one two three."])
-@pytest.mark.parametrize("sampling", [GREEDY, Sampling(0.3, repetition_penalty=1.05)])
+@pytest.mark.parametrize(
+    ("prompt", "sampling"),
+    [
+        ("a b c d a b c d a b c", GREEDY),
+        ("Say it again: one two three.", Sampling(0.3, repetition_penalty=1.05)),
+    ],
+)
 def test_the_answer_is_the_same(tiny, prompt, sampling):
     options = {"max_tokens": 60, "sampling": sampling, "seed": 5}
     plain = generate(*tiny, prompt, **options)

@@ -9,6 +9,7 @@ import pytest
 from conftest import relative_error
 from networks import TEXT, lively
 
+from mlx_lfm2vl.model import key_values
 from mlx_lfm2vl.model.cache import Cache, Rows
 from mlx_lfm2vl.model.conv_window import TRIMMABLE
 from mlx_lfm2vl.model.key_values import BLOCK
@@ -224,7 +225,8 @@ def test_no_window_keeps_the_prompt_alive(decoder):
 
 # -- the same verbs for several rows, windows of any size and more than one block --
 
-LENGTHS = [2, BLOCK - 1, BLOCK + 3]
+SMALL = 8  # columns of a block
+LENGTHS = [2, SMALL - 1, SMALL + 3]
 VERBS = ["fork", "state", "trim", "joined"]
 
 
@@ -248,6 +250,12 @@ def decoders():
     return {n: lively(LanguageModel(replace(TEXT, conv_L_cache=n))) for n in (1, 4)}
 
 
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(key_values, "BLOCK", SMALL)
+
+
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("taps", [1, 4])
@@ -270,8 +278,9 @@ def test_every_verb_keeps_a_batch_whatever_its_windows_and_blocks(decoders, verb
     assert relative_error(mx.concatenate(parts, axis=1), expected) < 1e-5
 
 
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("length", [2, BLOCK + 3])
+@pytest.mark.parametrize("length", [2, SMALL + 3])
 def test_every_verb_keeps_rows_that_begin_in_different_columns(decoders, verb, length):
     decoder = decoders[4]
     prompts = [[(7 * row + i) % 100 for i in range(length + 3 * row)] for row in range(3)]

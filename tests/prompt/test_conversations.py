@@ -9,22 +9,22 @@ from conftest import GOLDEN
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.prompt import template as template_module
 from mlx_lfm2vl.prompt.processor import Processor
+from mlx_lfm2vl.prompt.template import ChatTemplate
 
 DATA = json.loads((GOLDEN / "conversations.json").read_text())
 IMAGE = "data:,"  # is never opened
 
 
 @pytest.fixture
-def processor_of(assets, published, monkeypatch):
+def processor_of(assets, published_processor, monkeypatch):
     """Makes the processor of a published model; its clock stands still."""
     date = datetime.fromisoformat(DATA["date"])
     monkeypatch.setattr(template_module, "_now", date.strftime)
 
     def make(name: str) -> Processor:
-        folder = published("LFM2.5-VL-1.6B")
-        source = (assets / name / "chat_template.jinja").read_text()
-        (folder / "chat_template.jinja").write_text(source)
-        return Processor.from_folder(folder)
+        tokenizer = published_processor.tokenizer
+        template = ChatTemplate.from_folder(assets / name, tokenizer.bos_token, tokenizer.eos_token)
+        return Processor(tokenizer, template, published_processor.image_config)
 
     return make
 

@@ -196,12 +196,11 @@ HISTORY = [
 
 
 @pytest.mark.parametrize("name", ["LFM2.5-VL-3B", "LFM2.5-VL-1.6B"])
-def test_tool_calls_reach_templates_that_use_them_and_only_those(assets, published, name):
-    folder = published("LFM2.5-VL-1.6B")
-    source = (assets / name / "chat_template.jinja").read_text()
-    (folder / "chat_template.jinja").write_text(source)
-    processor = Processor.from_folder(folder)
-    if "tool_calls" not in source:
+def test_tool_calls_reach_templates_that_use_them_and_only_those(assets, published_processor, name):
+    tokenizer = published_processor.tokenizer
+    template = ChatTemplate.from_folder(assets / name, tokenizer.bos_token, tokenizer.eos_token)
+    processor = Processor(tokenizer, template, published_processor.image_config)
+    if "tool_calls" not in template.source:
         with pytest.raises(InputError, match="does not use the 'tool_calls' of a message"):
             processor(HISTORY)
         return

@@ -24,8 +24,8 @@ from mlx_lfm2vl.prompt.template import ChatTemplate
 
 
 @pytest.fixture
-def real(published):
-    return Processor.from_folder(published("LFM2.5-VL-1.6B"))
+def real(published_processor):
+    return published_processor
 
 
 @pytest.mark.parametrize(

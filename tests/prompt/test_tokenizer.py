@@ -11,8 +11,8 @@ from mlx_lfm2vl.prompt.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
-def tokenizer(assets):
-    return Tokenizer(assets / "LFM2-VL-450M")
+def tokenizer(published_processor):
+    return published_processor.tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -219,7 +219,7 @@ Conversion(source, options).write(target, report=report, finish=finish)
 """
 
 
-@pytest.mark.parametrize("moment", ["1", "7", "finish", "rename"])
+@pytest.mark.parametrize("moment", ["7", "finish", "rename"])
 def test_a_killed_conversion_leaves_nothing_broken(wide, tmp_path, moment):
     target = tmp_path / "q"
     convert(wide, target, bits=8)

@@ -28,8 +28,6 @@ from mlx_lfm2vl.training.adapters import (
     save_adapter,
 )
 
-pytest.importorskip("mlx_lm")
-
 
 @pytest.mark.parametrize("dora", [False, True])
 def test_a_fresh_adapter_changes_nothing_and_a_fused_one_is_the_adapter(model_and_processor, dora):

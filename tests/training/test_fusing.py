@@ -27,7 +27,6 @@ from mlx_lfm2vl.training.adapters import (
     without_adapter,
 )
 
-pytest.importorskip("mlx_lm")
 SETTINGS = {"rank": 4, "scale": 1.0, "dropout": 0.0}
 
 

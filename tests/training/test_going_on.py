@@ -14,8 +14,6 @@ from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.prompt.rows import read_rows
 from mlx_lfm2vl.training.adapters import load_adapter
 
-pytest.importorskip("mlx_lm")
-
 
 def test_a_finished_run_goes_on_with_more_steps_and_keeps_its_other_settings(
     data, tmp_path, capsys

@@ -4,7 +4,6 @@ import json
 import random
 import shutil
 
-import pytest
 from adapter_cases import ADAPTERS, CASES
 from conftest import golden
 from mutations import damage_bytes, damage_json, seeds
@@ -13,8 +12,6 @@ from training_runs import TINY, run
 from mlx_lfm2vl.errors import CheckpointError, InputError
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.training.adapters import load_adapter
-
-pytest.importorskip("mlx_lm")
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
 PEFT_WEIGHTS = "adapter_model.safetensors"

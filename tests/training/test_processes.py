@@ -14,8 +14,6 @@ from training_runs import log_of, losses_of, run, train_command, write_rows
 
 from mlx_lfm2vl.training.batches import UpdateOrder
 
-pytest.importorskip("mlx_lm")
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [[], ["--drafter", "--answer-tokens", "6", "--anchors", "4"]])

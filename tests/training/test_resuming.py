@@ -14,8 +14,6 @@ from mlx_lfm2vl import saving
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.training.batches import UpdateOrder
 
-pytest.importorskip("mlx_lm")
-
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_resuming_equals_not_stopping(data, tmp_path, optimizer):

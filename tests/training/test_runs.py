@@ -21,8 +21,6 @@ from mlx_lfm2vl.prompt.rows import read_rows
 from mlx_lfm2vl.prompt.samples import SampleMaker
 from mlx_lfm2vl.training.adapters import load_adapter
 
-pytest.importorskip("mlx_lm")
-
 
 @pytest.mark.parametrize("method", ["lora", "dora", "full"])
 def test_every_method_learns_and_leaves_a_usable_adapter(data, tmp_path, capsys, plotted, method):

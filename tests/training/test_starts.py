@@ -14,8 +14,6 @@ from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.training.adapters import load_adapter, make_trainable, save_adapter
 from mlx_lfm2vl.training.settings import TrainSettings
 
-pytest.importorskip("mlx_lm")
-
 
 @pytest.mark.parametrize(
     ("case", "method"),

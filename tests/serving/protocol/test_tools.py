@@ -102,10 +102,10 @@ def tokenizer(tmp_path_factory) -> Tokenizer:
     return Tokenizer(make_model(tmp_path_factory.mktemp("tokenizer") / "model"))
 
 
-@pytest.fixture(scope="module")
-def published(assets) -> Tokenizer:
+@pytest.fixture
+def published(published_processor) -> Tokenizer:
     """A published tokenizer, whose vocabulary all models of the family share."""
-    return Tokenizer(assets / "LFM2-VL-450M")
+    return published_processor.tokenizer
 
 
 def test_a_demanded_call_is_read_from_the_answer(core):

@@ -1,5 +1,6 @@
 """Attention for the encoder and the decoder: a fused kernel on a GPU, query blocks on a CPU."""
 
+from functools import lru_cache
 from typing import cast
 
 import mlx.core as mx
@@ -9,6 +10,7 @@ from .device_ops import GPU, exp, fused
 from .key_values import Packed
 
 FEW = 32  # queries whose scores a CPU computes at once
+HIDDEN = -1e30  # added to the score of a key that a query does not see
 BLOCK_BYTES = 4 * 2**20  # of scores per block: few enough to stay in a CPU's caches
 
 
@@ -42,28 +44,49 @@ def attend(
     k, v = (
         part.dequantized().astype(q.dtype) if isinstance(part, Packed) else part for part in (k, v)
     )
-    if not GPU and 1 < length <= FEW and q.dtype == mx.float32:
-        if causal:
-            places = np.arange(k.shape[2], dtype=np.int32)
-            visible = mx.array(places) <= mx.array(places[-length:, None])
-        return _attend_few(q * scale, k, v, visible)
+    if has_few_rows(q):
+        return _attend_few(q, k, v, scale, causal, visible)
     if GPU or length == 1 or visible is not None or q.dtype != mx.float32:
         mask = "causal" if causal and length > 1 else visible
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
     return _attend_in_blocks(q * scale, k, v, causal)
 
 
-def _attend_few(q: mx.array, k: mx.array, v: mx.array, visible: mx.array | None) -> mx.array:
-    """Compute attention of a few rows, as when a draft is verified, in few operations."""
+def has_few_rows(x: mx.array) -> bool:
+    """Return whether (B, H, L, D) are few rows on a CPU, as when a draft is verified.
+
+    Starting operations then takes longer than computing, so the fewest operations are the fastest.
+    """
+    return not GPU and 1 < x.shape[2] <= FEW and x.dtype == mx.float32
+
+
+def _attend_few(
+    q: mx.array, k: mx.array, v: mx.array, scale: float, causal: bool, visible: mx.array | None
+) -> mx.array:
+    """Compute attention of a few rows in few operations."""
     batch, heads, length, _ = q.shape
     groups, keys = k.shape[1], k.shape[2]
+    sharing = heads // groups
     # The heads that share keys become the rows of one product.
-    rows = q.reshape(batch, groups, heads // groups * length, -1)
-    scores = (rows @ k.swapaxes(-1, -2)).reshape(batch, heads, length, keys)
+    rows, turned = q.reshape(batch, groups, sharing * length, -1), k.swapaxes(-1, -2)
     if visible is not None:
-        scores = mx.where(visible, scores, -1e30)
-    weights = mx.softmax(scores, axis=-1).reshape(batch, groups, -1, keys)
-    return (weights @ v).reshape(q.shape)
+        hidden = mx.where(visible, 0.0, HIDDEN)
+        if hidden.ndim > 1 and hidden.shape[-2] > 1:
+            hidden = mx.concatenate([hidden] * sharing, axis=-2)
+    elif causal:
+        hidden = _later_hidden(length, keys, sharing)
+    else:
+        hidden = mx.array(0.0)
+    scores = mx.addmm(hidden, rows, turned, alpha=scale)
+    return (mx.softmax(scores, axis=-1) @ v).reshape(q.shape)
+
+
+@lru_cache(maxsize=4)
+def _later_hidden(length: int, keys: int, sharing: int) -> mx.array:
+    """Return (sharing * length, keys), to add to scores; all layers of a step share it."""
+    places = np.arange(keys, dtype=np.int32)
+    hidden = np.where(places > places[-length:, None], HIDDEN, 0).astype(np.float32)
+    return mx.array(np.tile(hidden, (sharing, 1)))
 
 
 def _attend_to_codes(
@@ -114,4 +137,4 @@ def _attend_in_blocks(q: mx.array, k: mx.array, v: mx.array, causal: bool) -> mx
 def _hide_later(rows: int, keys: int) -> mx.array:
     """Return a (rows, keys) causal mask to add to scores; the rows are the last of the keys."""
     places = mx.arange(keys - rows, keys)[:, None]
-    return mx.where(mx.arange(keys) > places, -1e30, 0.0)
+    return mx.where(mx.arange(keys) > places, HIDDEN, 0.0)

@@ -24,7 +24,7 @@ from .device_ops import GPU, fused
 from .draft_heads import ConfidenceHead, MarkovHead
 from .key_values import KeysValues, KeyValueCache
 from .language import swiglu
-from .rotation import Rotation
+from .rotation import Rotation, rotation_from
 
 Places = int | mx.array | Rotation  # where rows stand, as `DraftAttention._rotated` takes it
 
@@ -101,16 +101,17 @@ class DraftAttention(nn.Module):
         self.q_norm = nn.RMSNorm(dim, eps=config.rms_norm_eps)
         self.k_norm = nn.RMSNorm(dim, eps=config.rms_norm_eps)
 
-    def keys_values(self, x: mx.array, places: Places) -> tuple[mx.array, mx.array]:
-        """Return the keys, rotated, and values of (B, L, C): (B, K, L, D) each.
+    def keys_values(self, x: mx.array, places: Places, batch: int = 1) -> tuple[mx.array, mx.array]:
+        """Return the keys, rotated, and values of rows: (B, K, L, D) each.
 
         Args:
-            x: rows of the context or normalized rows of a block.
+            x: (B * L, C) rows of the context or normalized rows of a block.
             places: as for `_rotated`.
+            batch: B.
         """
-        shape = (*x.shape[:2], self.num_key_value_heads, -1)
-        k = self.k_norm(self.k_proj(x).reshape(shape))
-        return self._rotated(k, places), self.v_proj(x).reshape(shape).transpose(0, 2, 1, 3)
+        shape = (batch, x.shape[0] // batch, self.num_key_value_heads, -1)
+        k, v = self.k_proj(x).reshape(shape), self.v_proj(x).reshape(shape)
+        return self._rotated(self.k_norm(k), places), v.transpose(0, 2, 1, 3)
 
     def __call__(
         self, x: mx.array, seen: KeysValues, places: Places, visible: mx.array | None
@@ -118,18 +119,20 @@ class DraftAttention(nn.Module):
         """Let the rows of a block attend to keys and values, their own included.
 
         Args:
-            x: (B, G, C) normalized rows of the block.
+            x: (B * G, C) normalized rows of the block.
             seen: keys and values, (B, K, S, D) each.
             places: as for `_rotated`.
             visible: bool, broadcastable to (B, H, G, S); None shows everything.
 
         Returns:
-            (B, G, H * D), the input of `o_proj`.
+            (B * G, H * D), the input of `o_proj`.
         """
-        q = self.q_norm(self.q_proj(x).reshape(*x.shape[:2], self.num_heads, -1))
-        q = self._rotated(q, places)
-        x = attend(q, *seen, self.scale, causal=False, visible=visible)
-        return x.transpose(0, 2, 1, 3).flatten(2)
+        keys, values = seen
+        batch = values.shape[0] if isinstance(values, mx.array) else 1
+        q = self.q_proj(x).reshape(batch, x.shape[0] // batch, self.num_heads, -1)
+        q = self._rotated(self.q_norm(q), places)
+        y = attend(q, keys, values, self.scale, causal=False, visible=visible)
+        return y.transpose(0, 2, 1, 3).reshape(x.shape[0], -1)
 
     def _rotated(self, x: mx.array, places: Places) -> mx.array:
         """Apply RoPE and swap axes: (B, L, H, D) -> (B, H, L, D).
@@ -139,7 +142,7 @@ class DraftAttention(nn.Module):
             places: position of the first row, or (B * L,) of each row; or the rotation itself.
         """
         if isinstance(places, Rotation):
-            return places(x).transpose(0, 2, 1, 3)
+            return places(x.transpose(0, 2, 1, 3))
         shape = x.shape
         if isinstance(places, mx.array):
             x = x.reshape(-1, 1, *shape[2:])  # each row is a sequence of its own
@@ -166,7 +169,7 @@ class DraftMLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
-        """(..., C) -> (..., inner), the input of `down_proj`."""
+        """(N, C) -> (N, inner), the input of `down_proj`."""
         return swiglu(self.gate_proj(x), self.up_proj(x))
 
 
@@ -181,7 +184,7 @@ class DraftLayer(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def finish(self, x: mx.array, attended: mx.array) -> mx.array:
-        """Add the residuals: the attention's output, then the feed-forward's."""
+        """Add the residuals: the attention's output, then the feed-forward's; (N, C) rows."""
         x = _added(x, self.self_attn.o_proj, attended)
         return _added(x, self.mlp.down_proj, self.mlp(self.post_attention_layernorm(x)))
 
@@ -210,7 +213,7 @@ class DraftModel(nn.Module):
         return DraftCache(self.config.num_hidden_layers, first)
 
     def features(self, taps: mx.array) -> mx.array:
-        """Join the target's layer outputs: (B, S, taps * C) -> (B, S, C)."""
+        """Join the target's layer outputs: (..., taps * C) -> (..., C)."""
         return self.hidden_norm(self.fc(taps))
 
     def append(self, taps: mx.array, cache: DraftCache) -> None:
@@ -220,7 +223,7 @@ class DraftModel(nn.Module):
             taps: (1, S, taps * C) outputs of the target's layers there.
             cache: updated in place.
         """
-        features = self.features(taps)
+        features = self.features(taps[0])
         for layer, memory in zip(self.layers, cache.layers, strict=True):
             memory.update(*layer.self_attn.keys_values(features, cache.end), cache.length)
         cache.length += taps.shape[1]
@@ -246,32 +249,45 @@ class DraftModel(nn.Module):
         Returns:
             (1, G, C) states after the final norm.
         """
-        new, old = 0 if taps is None else taps.shape[1], cache.length
-        end, visible = old + new, None
+        new, old, rows = 0 if taps is None else taps.shape[1], cache.length, block.shape[1]
         valid = valid if isinstance(valid, mx.array) else mx.array(valid)
-        rows = mx.array(np.arange(new + block.shape[1], dtype=np.int32))
-        places = _positions(rows, mx.array(cache.end), mx.array(new), valid)
-        turn, block_turn = self._rotations(places, new)
-        features = None if taps is None else self.features(taps)
-        if new:
-            columns = mx.array(np.arange(end + block.shape[1], dtype=np.int32))
-            visible = _visible(columns, mx.array(old), mx.array(new), valid)
-        x = block
+        turn, block_turn = self._rotations(cache.end, new, rows, valid)
+        features, visible = None, None
+        if taps is not None:
+            features = self.features(taps[0])
+            # Of each column its number among the new ones; the others always count as valid.
+            numbers = np.full(old + new + rows, -1, np.int32)
+            numbers[old : old + new] = np.arange(new)
+            visible = _is_below(mx.array(numbers), valid)
+        x = block[0]
         for layer, memory in zip(self.layers, cache.layers, strict=True):
             attention, normed = layer.self_attn, layer.input_layernorm(x)
-            both = normed if features is None else mx.concatenate([features, normed], axis=1)
+            both = normed if features is None else mx.concatenate([features, normed])
             seen = memory.update(*attention.keys_values(both, turn), old)
             x = layer.finish(x, attention(normed, seen, block_turn, visible))
-        return self.norm(x)
+        return self.norm(x)[None]
 
-    def _rotations(self, places: mx.array, begin: int) -> tuple[Places, Places]:
-        """Return the rotation of rows at some positions, and that of those from `begin` on."""
+    def _rotations(self, end: int, new: int, rows: int, valid: mx.array) -> tuple[Places, Places]:
+        """Return where new positions and, behind those that are valid, a block's rows stand.
+
+        Args:
+            end: the first new position.
+            new: number of new positions.
+            rows: of the block.
+            valid: integer scalar, how many new positions are committed.
+
+        Returns:
+            The places of all these rows, and of the block's.
+        """
+        config, in_block = self.config, np.arange(new + rows) >= new
+        numbers = np.concatenate([np.arange(new), np.arange(rows)]) + (end if GPU else 0)
+        places = _moved(mx.array(numbers.astype(np.int32)), mx.array(in_block), valid)
         if GPU:
-            return places, places[begin:]
-        config = self.config
-        size, theta = config.head_dim, config.rope_theta
-        turn = Rotation.at(places, size, theta, half_split=config.half_split_rope)
-        return turn, turn.rows(begin)
+            return places, places[new:]
+        size, theta, half_split = config.head_dim, config.rope_theta, config.half_split_rope
+        around = rotation_from(end, new + rows, size, theta, half_split=half_split)
+        turn = around.rows(places)
+        return turn, turn.rows(slice(new, None))
 
     def block_states(self, blocks: mx.array, taps: mx.array, places: mx.array) -> mx.array:
         """Run many blocks of each of several sequences at once, without a cache, as training does.
@@ -286,18 +302,18 @@ class DraftModel(nn.Module):
         Returns:
             (B, A, G, C) states after the final norm.
         """
-        features, rows = self.features(taps), blocks.shape[2]
+        features, (batch, anchors, rows, _) = self.features(taps), blocks.shape
         before = mx.arange(features.shape[1]) < places[..., None]  # (B, A, S)
-        own = mx.repeat(mx.eye(places.shape[1], dtype=mx.bool_), rows, axis=1)  # (A, A * G)
-        own = mx.broadcast_to(own, (places.shape[0], *own.shape))
+        own = mx.repeat(mx.eye(anchors, dtype=mx.bool_), rows, axis=1)  # (A, A * G)
+        own = mx.broadcast_to(own, (batch, *own.shape))
         visible = mx.repeat(mx.concatenate([before, own], axis=2), rows, axis=1)[:, None]
         stands = (places[..., None] + mx.arange(rows)).flatten()
-        x = blocks.flatten(1, 2)
+        x, features = blocks.flatten(0, 2), features.flatten(0, 1)
         for layer in self.layers:
             attention, normed = layer.self_attn, layer.input_layernorm(x)
             parts = zip(
-                attention.keys_values(features, 0),
-                attention.keys_values(normed, stands),
+                attention.keys_values(features, 0, batch),
+                attention.keys_values(normed, stands, batch),
                 strict=True,
             )
             k, v = (mx.concatenate(list(part), axis=2) for part in parts)
@@ -333,12 +349,11 @@ def _added(x: mx.array, layer: Callable[[mx.array], mx.array], y: mx.array) -> m
 
 
 @fused
-def _positions(rows: mx.array, first: mx.array, new: mx.array, valid: mx.array) -> mx.array:
-    """Return where some rows of context stand and, behind those that are valid, a block's."""
-    return first + mx.where(rows < new, rows, rows - new + valid.astype(mx.int32))
+def _moved(places: mx.array, in_block: mx.array, valid: mx.array) -> mx.array:
+    """Return places, those of a block behind as many others as are valid."""
+    return places + in_block * valid.astype(mx.int32)
 
 
 @fused
-def _visible(columns: mx.array, old: mx.array, new: mx.array, valid: mx.array) -> mx.array:
-    """Return which columns hold the old context, the valid ones of the new, or the block."""
-    return (columns < old + valid.astype(mx.int32)) | (columns >= old + new)
+def _is_below(numbers: mx.array, valid: mx.array) -> mx.array:
+    return numbers < valid.astype(mx.int32)

@@ -7,12 +7,13 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..checkpoint.config import TextConfig
-from .attention import attend
+from .attention import attend, has_few_rows
 from .cache import Cache, Place
 from .conv_window import ConvCache, Window
 from .device_ops import exp, fused
 from .key_values import KeyValueCache, group_of
 from .recompute import recomputed
+from .rotation import rotation_from
 
 
 def _gated_taps(
@@ -140,11 +141,12 @@ class Attention(nn.Module):
         Returns:
             (B, L, heads, D) each, or (B, heads, 1, D) for one position.
         """
-        x, keys = x if asking is None else asking, x
-        projected = [(self.q_proj(x), self.num_heads)]
-        projected += [(p(keys), self.num_key_value_heads) for p in (self.k_proj, self.v_proj)]
+        asking = x if asking is None else asking
         one = [1] if x.ndim == 2 else []
-        q, k, v = (part.reshape(*part.shape[:-1], heads, *one, -1) for part, heads in projected)
+        queries, rows = asking.flatten(0, -2), x.flatten(0, -2)
+        q = self.q_proj(queries).reshape(*asking.shape[:-1], self.num_heads, *one, -1)
+        shape = (*x.shape[:-1], self.num_key_value_heads, *one, -1)
+        k, v = self.k_proj(rows).reshape(shape), self.v_proj(rows).reshape(shape)
         return self.q_layernorm(q), self.k_layernorm(k), v
 
     def attend(
@@ -172,6 +174,9 @@ class Attention(nn.Module):
 
     def _rotate(self, x: mx.array, offset: int | mx.array) -> mx.array:
         """Apply half-split RoPE to (B, H, L, D)."""
+        if isinstance(offset, int) and has_few_rows(x):
+            size, theta = x.shape[-1], self.rope_theta
+            return rotation_from(offset, x.shape[2], size, theta, half_split=True)(x)
         return mx.fast.rope(
             x, x.shape[-1], traditional=False, base=self.rope_theta, scale=1.0, offset=offset
         )
@@ -187,7 +192,8 @@ class FeedForward(nn.Module):
         self.w2 = nn.Linear(config.feed_forward_size, config.hidden_size, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.w2(swiglu(self.w1(x), self.w3(x)))
+        rows = x.flatten(0, -2)  # once for all three, which would do it each
+        return self.w2(swiglu(self.w1(rows), self.w3(rows))).reshape(x.shape)
 
 
 class DecoderLayer(nn.Module):

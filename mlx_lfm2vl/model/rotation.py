@@ -4,7 +4,9 @@ A GPU's fused kernel computes them as it goes. A CPU needs some twenty operation
 few rows these cost more than the rotation itself.
 """
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import mlx.core as mx
 import numpy as np
@@ -15,8 +17,8 @@ class Rotation:
     """What RoPE multiplies some rows with.
 
     Attributes:
-        cosines: (L, 1, D).
-        sines: (L, 1, D), negative for the first number of each pair.
+        cosines: (L, D).
+        sines: (L, D), negative for the first number of each pair.
         partners: (D,) int32, the other number of each one's pair.
     """
 
@@ -24,32 +26,49 @@ class Rotation:
     sines: mx.array
     partners: mx.array
 
-    @classmethod
-    def at(cls, places: mx.array, size: int, theta: float, *, half_split: bool) -> "Rotation":
-        """Return the rotation of rows at some positions.
+    def rows(self, numbers: mx.array | slice) -> "Rotation":
+        """Return the rotation of some of the rows.
 
         Args:
-            places: (L,) int32.
-            size: D of a head, even.
-            theta: base of the wavelengths.
-            half_split: whether number i of a head is paired with number i + D / 2, else each even
-                number with the next one.
+            numbers: int32 indices of the rows, or a range of them.
         """
-        numbers, half = np.arange(size, dtype=np.int32), size // 2
-        if half_split:
-            pairs, partners, is_first = numbers % half, (numbers + half) % size, numbers < half
-        else:
-            pairs, partners, is_first = numbers // 2, numbers ^ 1, numbers % 2 == 0
-        speeds = theta ** (-pairs / half)
-        angles = places[:, None, None] * mx.array(speeds.astype(np.float32))
-        signs = mx.array(np.where(is_first, -1, 1).astype(np.float32))
-        return cls(mx.cos(angles), mx.sin(angles) * signs, mx.array(partners))
-
-    def rows(self, begin: int) -> "Rotation":
-        """Return the rotation of the rows from `begin` on."""
-        return Rotation(self.cosines[begin:], self.sines[begin:], self.partners)
+        return Rotation(self.cosines[numbers], self.sines[numbers], self.partners)
 
     def __call__(self, x: mx.array) -> mx.array:
-        """Rotate (B, L, H, D)."""
+        """Rotate (B, H, L, D)."""
         turned = mx.take(x, self.partners, axis=-1)
         return (x * self.cosines + turned * self.sines).astype(x.dtype)
+
+
+@lru_cache(maxsize=4)
+def rotation_from(
+    first: int, length: int, size: int, theta: float, *, half_split: bool
+) -> Rotation:
+    """Return the rotation of rows at consecutive positions, as `mx.fast.rope` computes it.
+
+    Args:
+        first: position of the first row.
+        length: L.
+        size: D of a head, even.
+        theta: base of the wavelengths.
+        half_split: whether number i of a head is paired with number i + D / 2, else each even
+            number with the next one.
+    """
+    numbers, half = np.arange(size, dtype=np.int32), size // 2
+    if half_split:
+        pairs, partners, is_first = numbers % half, (numbers + half) % size, numbers < half
+    else:
+        pairs, partners, is_first = numbers // 2, numbers ^ 1, numbers % 2 == 0
+    angles = np.arange(first, first + length, dtype=np.float32)[:, None] * _speeds(half, theta)
+    sines = np.sin(angles)[:, pairs] * np.where(is_first, np.float32(-1), np.float32(1))
+    return Rotation(mx.array(np.cos(angles)[:, pairs]), mx.array(sines), mx.array(partners))
+
+
+@lru_cache(maxsize=4)
+def _speeds(half: int, theta: float) -> np.ndarray:
+    """Return (half,) float32, the angles of position 1.
+
+    They are MLX's own numbers: the angles of high positions would show the last bit of others.
+    """
+    numbers = mx.arange(0, -half, -1, dtype=mx.float32)
+    return np.array(mx.exp(numbers * (math.log(theta) / half)))

@@ -11,7 +11,6 @@ from networks import lively
 from mlx_lfm2vl.drafter_loading import load_drafter
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.model.drafter import DraftModel
-from mlx_lfm2vl.model.rotation import Rotation
 
 STEPS = range(3)
 
@@ -108,16 +107,6 @@ def test_positions_read_with_a_block_stand_behind_the_first_one_read():
     expected = drafter.states(block, before)
     found = drafter.states(block, beside, taps, mx.array(3))
     np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("half_split", [False, True])
-def test_a_rotation_of_few_rows_is_that_of_mlx(half_split):
-    x = mx.random.normal((1, 5, 3, 8), key=mx.random.key(1))
-    settings = {"traditional": not half_split, "base": 1e6, "scale": 1.0, "offset": 70}
-    expected = mx.fast.rope(x.transpose(0, 2, 1, 3), 8, **settings).transpose(0, 2, 1, 3)
-    turn = Rotation.at(mx.arange(70, 75), 8, 1e6, half_split=half_split)
-    np.testing.assert_allclose(turn(x), expected, atol=1e-5)
-    np.testing.assert_allclose(turn.rows(3)(x[:, 3:]), expected[:, 3:], atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [None, 2.5])

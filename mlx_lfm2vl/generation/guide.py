@@ -170,7 +170,7 @@ class Guide:
             self._close()
 
     def _add(self, tokens: list[int]) -> bool:
-        """Move on by some tokens if the answer can then end; else stay."""
+        """Move on by some tokens if the answer can then end; else it must be closed now."""
         taken = self._matcher.try_consume_tokens(tokens)
         self._check()
         if taken == len(tokens) <= self._left:
@@ -178,14 +178,11 @@ class Guide:
             if found is not None:
                 self._closing, self._left = found, self._left - len(tokens)
                 return True
-        if taken:
-            self._matcher.rollback(taken)
         return False
 
     def _close(self) -> None:
         """Decide to end the answer now."""
         self._decided, self._closes = self._closing or [self._end], True
-        self._matcher.try_consume_tokens(self._closing)
 
     def _closing_after(self, tokens: list[int]) -> list[int] | None:
         """Return a closing that fits behind tokens that the matcher has just been moved by.

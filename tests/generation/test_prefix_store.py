@@ -210,6 +210,8 @@ def test_a_batch_continues_what_single_answers_have_read(engine, loaded):
     for number, messages in enumerate(conversations):
         assert results[number].cached_tokens >= results[number].image_tokens
         assert results[number].token_ids == fresh(loaded, messages).token_ids
+    for _, again in engine.stream_batch(conversations, **GREEDY):  # what a batch has read is kept
+        assert again.cached_tokens == again.prompt_tokens - 1
 
 
 @settings(

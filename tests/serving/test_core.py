@@ -473,15 +473,13 @@ def test_answers_that_do_not_finish_in_time_are_told_so(make_core, turns):
     core = make_core()
     client = Client(core, "One", LONG)
     until(lambda: core.status().running == 1)
-    turns.allowed.release(3)
-    stops = [threading.Thread(target=core.stop, args=(seconds,)) for seconds in (0.0, SECONDS)]
-    for stop in stops:  # the later one gives no more time
-        stop.start()
-        until(lambda: core._schedule._ends is not None)
-    turns.free()
+    stop = threading.Thread(target=core.stop, args=(0.0,))
+    stop.start()
+    until(lambda: core._schedule._ends is not None)
+    threading.Timer(0.05, turns.free).start()
+    core.stop(SECONDS)  # gives no more time
     assert isinstance(client.last(), Stopping)
-    for stop in stops:
-        stop.join()
+    stop.join()
 
 
 def test_those_whose_step_does_not_end_are_told_so(make_core, turns, monkeypatch):

@@ -43,8 +43,12 @@ def test_a_file_below_the_folder_is_read_however_it_is_named(place, allowed, mon
     monkeypatch.chdir(place / "ours")
     monkeypatch.setenv("HOME", str(place))
     names = [file, file.as_uri(), "inner/../inner/a b.png", "~/ours/there.png"]
+    open_files = len(os.listdir("/dev/fd"))
     for name in [*names, place / "link" / "inner" / "a b.png", place / "ours/../ours/there.png"]:
         assert read(allowed, name) == b"picture", name
+    assert len(os.listdir("/dev/fd")) == open_files
+    file.write_bytes(b"x" * LIMITS.max_bytes)
+    assert len(read(allowed, file)) == LIMITS.max_bytes
 
 
 @pytest.mark.parametrize(
@@ -112,7 +116,9 @@ def test_what_is_no_small_file_is_refused_at_once(place, allowed, monkeypatch, n
         read(allowed, f"{folder}/{name}")
 
 
-@pytest.mark.parametrize("name", ["http://a/b.png", "HTTPS://a/b.png", "data:image/png;base64,AA"])
+@pytest.mark.parametrize(
+    "name", ["http://a/b.png", "HTTPS://a/b.png", "ftp://a/b.png", "data:image/png;base64,AA"]
+)
 def test_no_address_is_fetched(allowed, name):
     with pytest.raises(InputError, match="is an address, which is not fetched"):
         read(allowed, name)
@@ -133,6 +139,19 @@ def test_a_folder_that_is_swapped_for_a_link_after_the_check_is_not_followed(pla
     monkeypatch.setattr(folder, "parts_of", swapped)
     with pytest.raises(InputError, match="cannot be read"):
         read(Allowed([folder]), place / "ours" / "inner" / "a b.png")
+
+
+def test_a_file_that_is_swapped_for_a_pipe_after_the_check_is_refused(place, allowed, monkeypatch):
+    os.mkfifo(place / "ours" / "pipe.png")
+    look = os.stat
+
+    def before(path, **how):
+        """What stood there a moment ago."""
+        return look(place / "secret.png") if "dir_fd" in how else look(path, **how)
+
+    monkeypatch.setattr(os, "stat", before)
+    with pytest.raises(InputError, match="it is a pipe, device or link"):
+        read(allowed, place / "ours" / "pipe.png")
 
 
 def test_no_secret_is_read_while_another_program_swaps_files_and_links(place, allowed):

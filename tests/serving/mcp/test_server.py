@@ -37,7 +37,8 @@ class Tools:
         if name == "count":
             for number in range(3, 0, -1):
                 call.report(4 - number, "counting")
-            call.report(1, "back again")
+            for progress in (3, 1):
+                call.report(progress, "no further")
         if name == "wait":
             call.on_cancel(self.cancelled.set)
             self.started.release()

@@ -10,7 +10,7 @@ import pytest
 
 from mlx_lfm2vl.errors import Lfm2VLError
 from mlx_lfm2vl.serving.resident import place as resident_place
-from mlx_lfm2vl.serving.resident.place import MAX_PATH, Wanted, peer_of, private_folder
+from mlx_lfm2vl.serving.resident.place import MAX_PATH, MAX_SHOWN, Wanted, peer_of, private_folder
 
 
 @pytest.fixture
@@ -64,14 +64,17 @@ def test_a_folder_that_cannot_be_made_is_one_line(monkeypatch):
         private_folder()
 
 
-def test_a_path_too_long_for_a_socket_gives_way_to_a_short_one(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / ("x" * MAX_PATH)))
+def test_a_path_too_long_for_a_socket_gives_way_to_a_short_one(monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: 987654)  # nobody's folder is left behind
     made: list[str] = []
+    monkeypatch.setattr(os, "makedirs", lambda *_, **__: None)
     monkeypatch.setattr(os, "mkdir", lambda path, _mode: made.append(path))
-    with pytest.raises(Lfm2VLError, match="No such file"):
-        private_folder()
-    assert made[-1] == "/tmp/mlx_lfm2vl-987654"
+    longest = MAX_PATH - len("/mlx_lfm2vl/") - MAX_SHOWN - len("-01234567.sock")
+    for length in (longest, longest + 1):
+        monkeypatch.setenv("XDG_RUNTIME_DIR", "/" + "x" * (length - 1))
+        with pytest.raises(Lfm2VLError, match="No such file"):
+            private_folder()
+    assert made == [f"/{'x' * (longest - 1)}/mlx_lfm2vl", "/tmp/mlx_lfm2vl-987654"]
 
 
 @pytest.mark.parametrize(

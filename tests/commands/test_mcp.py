@@ -84,6 +84,7 @@ def test_a_model_that_cannot_be_preloaded_is_noted_and_the_server_lives(
 ):
     ping = b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}'
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(ping)))
+    monkeypatch.setattr(mcp, "STOP_SECONDS", 60.0)  # after which the process, this one, ends
     folder = shutil.copytree(DEMO_FOLDER, tmp_path / "model")
     (folder / "model.safetensors").unlink()
     words = ["-m", str(folder), "--preload", "--allow-folder", str(tmp_path)]

@@ -1,6 +1,6 @@
 """What a model has read, as files of the disk cache.
 
-- A prompt is cut at the end of every image and message. Each segment is a file: its keys and
+- A prompt is cut where its reading is; see `prefix.cuts`. Each segment is a file: its keys and
   values, and the convolutions' windows at its end. A chat so writes every token once. Files that
   hold all up to an end would write the first image again with every turn.
 - A file's name is a hash of the name before it and of the segment's tokens and image. The chain

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 
+from ..errors import Lfm2VLError
 from ..generation.result import Result
 from ..generation.scores import Scores
 
@@ -72,6 +73,13 @@ class Meter:
             self.peak_bytes = max(self.peak_bytes, answer.peak_memory_bytes)
         mean = seconds if self._mean is None else self._mean
         self._mean = mean + MEMORY * (seconds - mean)
+
+    def unanswered(self, error: Lfm2VLError | None) -> None:
+        """Count a request that ended in an error; without one its client has given it up."""
+        if error is None:
+            self.cancelled += 1
+        else:
+            self.errors[type(error).__name__] += 1
 
     def until_room(self, before: int, rows: int) -> int:
         """Return the seconds until a request would begin, as far as one can tell.

@@ -222,12 +222,8 @@ class Schedule:
             if ticket in self._waiting:
                 self._waiting.remove(ticket)
             was_running = self._running.pop(ticket.number, None) is not None
-            if not ticket.is_counted:
-                pass
-            elif error is None:
-                self._meter.cancelled += 1
-            else:
-                self._meter.errors[type(error).__name__] += 1
+            if ticket.is_counted:
+                self._meter.unanswered(error)
         if was_running and self._work is not None:
             on_device(self._work.drop, ticket.number)
         if error is not None:
@@ -359,7 +355,7 @@ class Schedule:
             if not ticket.is_counted:
                 return
             if isinstance(event, Lfm2VLError):
-                self._meter.errors[type(event).__name__] += 1
+                self._meter.unanswered(event)
                 return
             answer: Any = event.result if isinstance(event, Piece) else event
             self._meter.answered(answer, now - ticket.begun)

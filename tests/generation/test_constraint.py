@@ -174,13 +174,14 @@ def test_the_constraint_covers_the_start_of_the_answer(tiny):
 
 def test_answers_from_a_cache_are_the_same(tiny):
     settings = {"constraint": json_schema(BOXES), "max_tokens": 70, "seed": 3, "sampling": DRAWN}
-    alone = generate(*tiny, "Hi", **settings)
+    question = "Which objects are there, and where is each of them?"
+    alone = generate(*tiny, question, **settings)
     engine = Engine(*tiny, store=PrefixStore())
-    first = engine.generate("Hi", **settings)
-    again = engine.generate("Hi", **settings)
+    first = engine.generate(question, **settings)
+    again = engine.generate(question, **settings)
     assert again.cached_tokens > 0
     assert first.token_ids == again.token_ids == alone.token_ids
-    said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": alone.text}]
+    said = [{"role": "user", "content": question}, {"role": "assistant", "content": alone.text}]
     after = [*said, {"role": "user", "content": "And?"}]
     expected = generate(*tiny, after, max_tokens=5, sampling=Sampling()).token_ids
     assert engine.generate(after, max_tokens=5, sampling=Sampling()).token_ids == expected

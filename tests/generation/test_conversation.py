@@ -9,11 +9,14 @@ from pictures import make_picture
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.generation.conversation import Conversation
 from mlx_lfm2vl.generation.engine import Engine
+from mlx_lfm2vl.generation.prefix import SHORT
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.options import AnswerOptions
 
 DRAWN = AnswerOptions(temperature=1.0, max_tokens=6, seed=3)
-SPARE = 30  # tokens of a question; the tiny model says half characters, which become other tokens
+# Tokens of a question. The tiny model says half characters, which become other tokens, so that the
+# store goes back to a cut.
+SPARE = 30 + SHORT
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +139,7 @@ def test_a_question_without_a_word_of_an_answer_changes_nothing(talk, paths):
         assert (talk.turns, talk.waiting) == before
 
 
-@pytest.mark.parametrize("nth", [1, 3, 8])
+@pytest.mark.parametrize("nth", [1, 3, 6])
 def test_ctrl_c_in_the_middle_of_a_step_spoils_no_later_answer(talk, loaded, monkeypatch, nth):
     from mlx_lfm2vl.model.cache import KeyValueCache
 

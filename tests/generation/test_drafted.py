@@ -249,7 +249,7 @@ def test_a_prefix_that_comes_back_has_what_the_drafter_read(loaded, turns):
     options = AnswerOptions(max_tokens=12, sampling=GREEDY, draft_tokens=5)
     engine = Engine(model, processor, store=PrefixStore(), drafter=drafter)
     fresh = Engine(model, processor, drafter=drafter)
-    messages = [{"role": "user", "content": "Hello there"}]
+    messages = [{"role": "user", "content": "Hello there. " * 8}]
     for _ in range(turns):
         answer = engine.generate(messages, options).text
         messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": "And?"}]
@@ -266,8 +266,8 @@ def test_a_prefix_that_no_drafter_has_read_gives_the_same_answer(loaded):
     model, processor, drafter = loaded("tied")
     options = AnswerOptions(max_tokens=20, sampling=GREEDY)
     store = PrefixStore()
-    expected = Engine(model, processor, store=store).generate("Hello there", options)
+    expected = Engine(model, processor, store=store).generate("Hello there. " * 8, options)
     engine = Engine(model, processor, store=store, drafter=drafter)
-    found = engine.generate("Hello there", options, draft_tokens=4)
+    found = engine.generate("Hello there. " * 8, options, draft_tokens=4)
     assert found.cached_tokens > 0
     assert found.token_ids == expected.token_ids

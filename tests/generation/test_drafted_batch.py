@@ -183,9 +183,10 @@ def test_a_batch_leaves_what_the_drafter_read_to_the_store(loaded):
     model, processor, drafter = loaded
     options = AnswerOptions(max_tokens=TOKENS, sampling=GREEDY, draft_tokens=4)
     engine = Engine(model, processor, store=PrefixStore(), drafter=drafter)
-    dict(engine.stream_batch(QUESTIONS[:2], options, batch_size=2))
-    again = engine.generate(QUESTIONS[0], options)
-    first = Engine(model, processor, drafter=drafter).generate(QUESTIONS[0], options)
+    question = "Hello there. " * 8
+    dict(engine.stream_batch([question, "Hi"], options, batch_size=2))
+    again = engine.generate(question, options)
+    first = Engine(model, processor, drafter=drafter).generate(question, options)
     assert again.cached_tokens > 0
     assert again.token_ids == first.token_ids
     assert (again.drafted_tokens, again.accepted_tokens) == (

@@ -11,7 +11,7 @@ from mlx_lfm2vl.serving.preparing import prepare
 from mlx_lfm2vl.serving.request import Request
 from mlx_lfm2vl.serving.under_way import UnderWay
 
-GREEDY = AnswerOptions(sampling=Sampling(), max_tokens=40)
+GREEDY = AnswerOptions(sampling=Sampling(), max_tokens=16)
 PICTURE = make_picture(60, 60, 1)
 FIRST = user_message("What is it?", [PICTURE])
 MORE = user_message("And where is it?")

@@ -7,7 +7,7 @@ from asgi_client import ask
 from scripted_core import Echo, ScriptedCore, make_app, pieces, result
 
 from mlx_lfm2vl.errors import CheckpointError, InputError
-from mlx_lfm2vl.serving.request import Busy, Stopping, UnknownModel
+from mlx_lfm2vl.serving.request import Busy, Overdue, Stopping, UnknownModel
 
 HELLO = {"prompt": "Hello"}
 
@@ -74,6 +74,11 @@ def test_a_refusal_of_the_core_has_its_own_status(error, status, code):
     answer = reply("/v1/echo", HELLO, ScriptedCore(refusal=error))
     assert (answer.status, answer.json["error"]["code"]) == (status, code)
     assert answer.headers.get("retry-after") == ("7" if code == "busy" else None)
+
+
+def test_a_question_that_took_too_long_is_not_asked_again_by_a_library():
+    answer = reply("/v1/echo", HELLO, ScriptedCore([Overdue("longer than 5 seconds")]))
+    assert (answer.status, answer.headers["x-should-retry"]) == (504, "false")
 
 
 def test_a_message_about_a_request_repeats_what_the_request_holds():

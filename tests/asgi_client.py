@@ -31,7 +31,7 @@ class Reply:
     @property
     def events(self) -> list[str]:
         """The server-sent events and comments."""
-        assert self.headers["content-type"] == "text/event-stream"
+        assert self.headers["content-type"] == "text/event-stream; charset=utf-8"
         return self.body.decode().split("\n\n")[:-1]
 
 

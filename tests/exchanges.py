@@ -1,4 +1,4 @@
-"""Runs exchanges in a core, and stands for a server to clients that speak HTTP."""
+"""Runs exchanges for the demo model, and stands for a server to clients that speak HTTP."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,6 +10,10 @@ from mlx_lfm2vl.errors import Lfm2VLError
 from mlx_lfm2vl.serving.core import Core
 from mlx_lfm2vl.serving.exchange import Exchange, Frame, Read, Terms
 from mlx_lfm2vl.serving.http.errors import error_reply
+from mlx_lfm2vl.serving.served import served_model
+
+MODEL = served_model("demo")
+TERMS = Terms(lambda _: MODEL)
 
 
 def events(exchange: Exchange, core: Core) -> Iterator[tuple[int, Any]]:

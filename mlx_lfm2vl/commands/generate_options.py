@@ -8,7 +8,7 @@ from .cache_options import add_cache_options
 from .common import add_adapter_option, add_model_options, add_special_tokens
 from .constraint_options import add_constraint_options
 from .draft_options import add_draft_options
-from .image_options import add_image_options
+from .image_options import add_image_options, add_max_megapixels
 from .page_options import add_page_options
 from .parser import Parser
 from .resident_options import add_resident_options
@@ -140,13 +140,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     add = image.add_argument
     add("--allow-url", action="store_true", help="let --image fetch http and https URLs")
     add_image_options(image)
-    add(
-        "--max-megapixels",
-        type=float,
-        default=200,
-        metavar="N",
-        help="reject images with more megapixels; default: 200",
-    )
+    add_max_megapixels(image)
 
 
 def add_sampling_options(group: argparse._ArgumentGroup) -> None:

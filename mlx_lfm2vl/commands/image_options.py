@@ -46,6 +46,17 @@ def add_image_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def add_max_megapixels(group: argparse._ArgumentGroup) -> None:
+    """Add the limit on the pixels of an image to a group of options."""
+    group.add_argument(
+        "--max-megapixels",
+        type=float,
+        default=200,
+        metavar="N",
+        help="reject images with more megapixels; default: 200",
+    )
+
+
 def _color(text: str) -> str:
     """A color that is known."""
     from ..checkpoint.image_config import check_color

@@ -26,7 +26,11 @@ from .sse import PING, encoded, to_json
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 T = TypeVar("T")
 
-STREAM_HEADERS = {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
+STREAM_HEADERS = {
+    # Without the charset, Python's requests reads a text as Latin-1.
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "X-Accel-Buffering": "no",
+}
 
 
 class Running:

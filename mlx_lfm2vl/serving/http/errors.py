@@ -46,6 +46,8 @@ def error_reply(error: Exception) -> tuple[int, dict[str, str], dict[str, Any]]:
         headers = dict(error.headers)
     elif isinstance(error, Busy):
         headers = {"Retry-After": str(error.retry_after)}
+    elif isinstance(error, Overdue):
+        headers = {"X-Should-Retry": "false"}  # OpenAI's libraries would ask twice more
     described = {
         "message": FAILED if is_internal(error) else str(error),
         "type": "invalid_request_error" if status < 500 else "server_error",

@@ -17,6 +17,8 @@ from .openapi_requests import (
 )
 
 TEXT: Schema = {"type": "string"}
+# Some programs take a stream for one text, and some for an object for each event.
+EVENTS: Schema = {"description": "server-sent events, whose data is JSON"}
 COUNT: Schema = {"type": "integer", "minimum": 0}
 REFUSED = {
     400: "the body is wrong, or asks for what is not supported",
@@ -91,7 +93,7 @@ def _paths(
     page = got("A page for a browser", TEXT, kind="text/html")
     page["get"]["security"] = []
     page["get"]["responses"].pop("401", None)
-    stream = {"text/event-stream": TEXT}
+    stream = {"text/event-stream": EVENTS}
     chat = {"application/json": _ref("ChatCompletion"), **stream}
     response = {"application/json": _ref("Response"), **stream}
     return {

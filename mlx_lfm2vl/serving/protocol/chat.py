@@ -14,19 +14,15 @@ from ...options import LARGEST_SEED
 from ..exchange import Terms
 from ..request import Request
 from .answer_fields import read_background, read_image_options
-from .answer_form import answer_form, read_constraint, read_schema
-from .asked import read_asked
+from .answer_form import read_schema
+from .asked import BESIDE as BOTH_BESIDE
+from .asked import Spelling, read_asked
 from .chat_answer import ChatExchange, Shown
 from .chat_messages import read_turns
 from .fields import Fields, Refusals
-from .tool_fields import read_tools
 
-# Who asks, what it is worth, where it is kept, and how to reason, which the model does not: the
-# answer is the same.
-BESIDE = (
-    "user", "safety_identifier", "metadata", "store", "service_tier", "prompt_cache_key",
-    "prompt_cache_options", "prompt_cache_retention", "reasoning_effort",
-)  # fmt: skip
+SPELLING = Spelling(("max_completion_tokens", "max_tokens"), "response_format", nested=True)
+BESIDE = (*BOTH_BESIDE, "metadata", "reasoning_effort")  # the model does not reason
 # Fields that would change the answer and are not implemented, why, and the values that change
 # nothing.
 REFUSED: Refusals = {
@@ -74,16 +70,14 @@ def read_chat(body: Mapping[str, Any], terms: Terms) -> ChatExchange:
     """
     fields = Fields(body)
     images = read_image_options(fields, read_background(fields))
-    asked = read_asked(fields, terms, images, "max_completion_tokens", "max_tokens")
-    wanted = _read_wanted(fields, terms)
-    tools = read_tools(fields, nested=True)
     schema = read_schema(fields.inner("response_format"), nested=True)
-    form = answer_form(fields, tools, schema, "response_format", read_constraint(fields))
+    asked = read_asked(fields, terms, images, schema, SPELLING)
+    wanted = _read_wanted(fields, terms)
     turns = read_turns(fields)
     fields.ignore(*BESIDE)
     fields.refuse_each(REFUSED)
     fields.close()
-    first = asked.request(turns, tools, form, terms, logprobs=wanted.logprobs)
+    first = asked.request(turns, terms, logprobs=wanted.logprobs)
     requests = [_with_own_seed(first, number) for number in range(wanted.count)]
     tokens = asked.model.info.token_bytes if wanted.logprobs else None
     shown = replace(wanted.shown, tokens=tokens)

@@ -11,22 +11,19 @@ from typing import Any
 
 from ..exchange import Terms
 from .answer_fields import read_image_options
-from .answer_form import answer_form, read_constraint, read_schema
-from .asked import read_asked
+from .answer_form import read_schema
+from .asked import BESIDE as BOTH_BESIDE
+from .asked import Spelling, read_asked
 from .fields import Fields, Refusals
 from .response_answer import ResponseExchange
 from .response_items import read_turns
-from .tool_fields import read_tools
 
+SPELLING = Spelling(("max_output_tokens",), "text", nested=False)
 MAX_INCLUDED = 100
 MAX_WORD = 100  # characters
 LOGPROBS = "message.output_text.logprobs"  # of `include`; the other words add nothing here
-# Who asks, what it is worth, where it is kept, and how to reason, which the model does not: the
-# answer is the same.
-BESIDE = (
-    "user", "safety_identifier", "store", "service_tier", "prompt_cache_key",
-    "prompt_cache_options", "prompt_cache_retention", "reasoning", "max_tool_calls",
-)  # fmt: skip
+# The model does not reason, and the server calls nothing.
+BESIDE = (*BOTH_BESIDE, "reasoning", "max_tool_calls")
 # Fields that would change the answer and are not implemented, why, and the values that change
 # nothing.
 NO_STATE = "is not supported: no state is kept here; send the whole conversation as input"
@@ -59,20 +56,18 @@ def read_responses(body: Mapping[str, Any], terms: Terms) -> ResponseExchange:
     """
     fields = Fields(body)
     images = read_image_options(fields, None)  # `background` is another thing in this protocol
-    asked = read_asked(fields, terms, images, "max_output_tokens")
+    asked = read_asked(fields, terms, images, _read_text(fields), SPELLING)
     streams = fields.flag("stream") is True
     logprobs = LOGPROBS in fields.texts("include", most=MAX_INCLUDED, longest=MAX_WORD)
     if settings := fields.inner("stream_options"):
         settings.ignore("include_obfuscation")
         settings.close()
-    tools = read_tools(fields, nested=False)
-    form = answer_form(fields, tools, _read_text(fields), "text", read_constraint(fields))
     turns = read_turns(fields)
     fields.inner("metadata")
     fields.ignore(*BESIDE)
     fields.refuse_each(REFUSED)
     fields.close()
-    request = asked.request(turns, tools, form, terms, logprobs=logprobs)
+    request = asked.request(turns, terms, logprobs=logprobs)
     tokens = asked.model.info.token_bytes if logprobs else None
     return ResponseExchange(request, _echoed(fields), tokens, streams=streams)
 

@@ -253,7 +253,7 @@ class _Handler(BaseHTTPRequestHandler):
             status, _, values = error_reply(error)
             self._send(status, values)
             return
-        self._begin("text/event-stream")
+        self._begin("text/event-stream; charset=utf-8")
         self.wfile.write(first)
         for data in events:
             self.wfile.write(data)

@@ -84,6 +84,11 @@ def test_every_error_has_its_own_status(error, status, code):
     assert answer.headers.get("retry-after") == ("7" if code == "busy" else None)
 
 
+def test_a_question_that_took_too_long_is_not_asked_again_by_a_library():
+    answer = reply("/v1/echo", HELLO, ScriptedCore([Overdue("longer than 5 seconds")]))
+    assert (answer.status, answer.headers["x-should-retry"]) == (504, "false")
+
+
 def test_a_message_about_a_request_repeats_what_the_request_holds():
     text = "regex '/usr/share/[' cannot be used"
     answer = reply("/v1/echo", HELLO, ScriptedCore([InputError(text)]))

@@ -83,7 +83,7 @@ def test_hosts_that_are_slow_hold_up_no_request_without_addresses(hosts):
         app = make_app(ScriptedCore(pieces("Hi")))
         slow = [request(app, CHAT, question(address(number))) for number in range(2 * READERS)]
         await until(lambda: hosts.active == OF_CLIENT)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert (await ask(app, CHAT, question(DOT))).status == 200
         hosts.answer.set()
         assert {(await each.finished()).status for each in slow} == {200}
@@ -200,7 +200,7 @@ def test_a_client_that_goes_away_is_waited_for_no_longer():
         client = request(app, CHAT, question(address(1)))
         await until(lambda: app._fetcher._requests)
         client.leave()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await client.task
         assert not app._fetcher._requests
 

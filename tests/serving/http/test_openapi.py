@@ -75,3 +75,10 @@ def test_the_fields_described_are_those_that_are_read(app, monkeypatch):
     for path, front in (fronts.exchanges | fronts.computed).items():
         front(described[path]["examples"][0], TERMS)
         assert read[""] == set(described[path]["properties"]), path
+
+
+@pytest.mark.parametrize("stream", ["data: {}\n\n", {"event": "a", "data": "{}"}])
+def test_a_stream_may_be_read_as_one_text_or_as_events(app, stream):
+    for path in ("/v1/chat/completions", "/v1/responses"):
+        content = described(app)["paths"][path]["post"]["responses"]["200"]["content"]
+        jsonschema.validate(stream, content["text/event-stream"]["schema"])

@@ -8,42 +8,25 @@ from dataclasses import fields, replace
 import jsonschema
 import pytest
 from client_shapes import pictured
-from exchanges import body_of, frames_of
+from exchanges import MODEL, TERMS, body_of, frames_of
 from pictures import make_picture
 
-from mlx_lfm2vl import Engine, load
 from mlx_lfm2vl.generation.result import Piece, Result, Timings
 from mlx_lfm2vl.options import AnswerOptions, ImageOptions, Sampling
 from mlx_lfm2vl.prompt.messages import user_message
-from mlx_lfm2vl.serving.core import Core
 from mlx_lfm2vl.serving.exchange import Terms
 from mlx_lfm2vl.serving.protocol.chat import read_chat
 from mlx_lfm2vl.serving.protocol.chat_answer import finish_reason
 from mlx_lfm2vl.serving.protocol.fields import BadField
 from mlx_lfm2vl.serving.protocol.usage import token_usage
 from mlx_lfm2vl.serving.request import Progress
-from mlx_lfm2vl.serving.served import served_model
 
-MODEL = served_model("demo")
-TERMS = Terms(lambda _: MODEL)
 HI = [{"role": "user", "content": "Hi"}]
 PERSON = {
     "type": "object",
     "properties": {"name": {"type": "string", "maxLength": 9}, "age": {"type": "integer"}},
     "required": ["name", "age"],
 }
-
-
-@pytest.fixture(scope="module")
-def core():
-    core = Core([MODEL])
-    yield core
-    core.stop()
-
-
-@pytest.fixture(scope="module")
-def engine():
-    return Engine(*load("demo"))
 
 
 def data_uri(picture) -> str:

@@ -5,6 +5,7 @@ import base64
 import pytest
 from client_shapes import DOT
 from drawn_files import pdf
+from exchanges import MODEL
 
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.images.limits import ImageLimits
@@ -12,9 +13,7 @@ from mlx_lfm2vl.images.source import open_image
 from mlx_lfm2vl.serving.exchange import Terms, Unfetched
 from mlx_lfm2vl.serving.protocol.fields import BadField
 from mlx_lfm2vl.serving.protocol.pictures import Picture, load_pictures
-from mlx_lfm2vl.serving.served import served_model
 
-MODEL = served_model("demo")
 CONFIG = MODEL.info.images
 DOT_PNG = base64.b64decode(DOT.partition(",")[2])
 PAGE = ("/MediaBox [0 0 200 100]", "")

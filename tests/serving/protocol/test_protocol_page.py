@@ -3,9 +3,9 @@
 import re
 
 import pytest
+from exchanges import TERMS
 from pages import page
 
-from mlx_lfm2vl.serving.exchange import Terms
 from mlx_lfm2vl.serving.protocol.answer_fields import DEFAULT_TOKENS
 from mlx_lfm2vl.serving.protocol.chat import REFUSED as CHAT_REFUSED
 from mlx_lfm2vl.serving.protocol.chat import read_chat
@@ -13,10 +13,7 @@ from mlx_lfm2vl.serving.protocol.fields import Fields
 from mlx_lfm2vl.serving.protocol.responses import REFUSED as RESPONSES_REFUSED
 from mlx_lfm2vl.serving.protocol.responses import read_responses
 from mlx_lfm2vl.serving.protocol.skills import EITHER, OPTIONS
-from mlx_lfm2vl.serving.served import served_model
 
-MODEL = served_model("demo")
-TERMS = Terms(lambda _: MODEL)
 PAGE = page("protocol")
 ONLY_CHAT = {"background", "return_progress", "return_result"}
 

@@ -8,32 +8,20 @@ from typing import Any
 import jsonschema
 import pytest
 from asgi_client import ask as http_ask
-from exchanges import body_of, frames_of
+from exchanges import TERMS, body_of, frames_of
 from scripted_core import ScriptedCore, pieces
 
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.generation.result import Piece, Result, Timings
 from mlx_lfm2vl.options import Sampling
-from mlx_lfm2vl.serving.core import Core
-from mlx_lfm2vl.serving.exchange import Terms
 from mlx_lfm2vl.serving.http.access import Access
 from mlx_lfm2vl.serving.http.app import App
 from mlx_lfm2vl.serving.http.fronts import all_fronts
 from mlx_lfm2vl.serving.protocol.fields import BadField
 from mlx_lfm2vl.serving.protocol.responses import read_responses
 from mlx_lfm2vl.serving.resident.protocol import stream
-from mlx_lfm2vl.serving.served import served_model
 
-MODEL = served_model("demo")
-TERMS = Terms(lambda _: MODEL)
 FORM = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-
-
-@pytest.fixture(scope="module")
-def core():
-    core = Core([MODEL])
-    yield core
-    core.stop()
 
 
 def ask(**body):

@@ -7,38 +7,21 @@ from inspect import Parameter, signature
 import pytest
 from client_shapes import DOT
 from drawn_files import pdf
-from exchanges import body_of
+from exchanges import MODEL, TERMS, body_of
 
-from mlx_lfm2vl import Engine, load
 from mlx_lfm2vl.checkpoint.find import find_image
 from mlx_lfm2vl.errors import AnswerError, InputError
-from mlx_lfm2vl.serving.core import Core
 from mlx_lfm2vl.serving.exchange import Terms
 from mlx_lfm2vl.serving.protocol.fields import BadField
 from mlx_lfm2vl.serving.protocol.skills import OPTIONS, REQUIRED, read_skill
-from mlx_lfm2vl.serving.served import served_model
 from mlx_lfm2vl.skills import functions
 from mlx_lfm2vl.skills.tasks import TASKS
 
-MODEL = served_model("demo")
-TERMS = Terms(lambda _: MODEL)
 with open(find_image("demo"), "rb") as file:
     PICTURE = file.read()
 URI = "data:image/png;base64," + base64.b64encode(PICTURE).decode()
 INFO = replace(MODEL.info, kind="3b")  # which was taught all skills
 LARGE = Terms(lambda _: replace(MODEL, look=lambda: INFO))
-
-
-@pytest.fixture(scope="module")
-def core():
-    core = Core([MODEL])
-    yield core
-    core.stop()
-
-
-@pytest.fixture(scope="module")
-def engine():
-    return Engine(*load("demo"))
 
 
 def answers(core, name, **body):

@@ -2,15 +2,12 @@
 
 import pytest
 from client_shapes import DOT
+from exchanges import TERMS
 
-from mlx_lfm2vl.serving.exchange import Terms
 from mlx_lfm2vl.serving.protocol.chat import read_chat
 from mlx_lfm2vl.serving.protocol.fields import BadField
 from mlx_lfm2vl.serving.protocol.responses import read_responses
-from mlx_lfm2vl.serving.served import served_model
 
-MODEL = served_model("demo")
-TERMS = Terms(lambda _: MODEL)
 USER = {"role": "user", "content": "Hi"}
 
 

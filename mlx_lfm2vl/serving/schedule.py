@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, takewhile
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -277,6 +277,7 @@ class Schedule:
             self._waiting.remove(ticket)
             self._running[ticket.number] = ticket
         ticket.begun, ticket.prepared = monotonic(), None
+        ticket.request = replace(ticket.request, messages="")  # frees its images
         on_device(work.begin, ticket.number, prepared)
 
     def _open(self, kind: tuple[str, int]) -> bool:

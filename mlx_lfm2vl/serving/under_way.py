@@ -68,6 +68,7 @@ def prepare(engine: Engine, request: Request) -> Prepared:
     """
     model, processor, options = engine.model, engine.processor.anew(), request.options
     options = replace(options, logits_processors=(), on_encode=None, on_prefill=None)
+    processor.limits = request.limits or processor.limits
     if request.answers:
         question = read_question(model, processor, request.messages, request.answers, options)
         prompt, keys = decoded(question.prompt)

@@ -62,6 +62,12 @@ def test_what_was_not_begun_is_asked_again(path):
         fake.end()
 
 
+def test_an_answer_of_which_nothing_was_shown_is_asked_for_again(path):
+    fake = FakeProcess(path, says(OPENED), says(BEGUN), says(OPENED), says(WHOLE))
+    assert RemoteEngine(DEMO).generate("Hi").text == "ab"
+    fake.end()
+
+
 def test_a_process_that_ends_each_time_is_given_up(path):
     fake = FakeProcess(path, *[says(OPENED), says(OK)] * 2)
     with pytest.raises(Lfm2VLError, match="has ended"):

@@ -23,7 +23,7 @@ from ...prompt.sources import as_images
 from ..request import Progress, Request
 from .http import Call, Lost, Other, Question
 from .place import BUILD, SOCKET, Wanted, private_folder
-from .wire import Note, Opened, Told, write_request
+from .wire import Alive, Note, Opened, Told, write_request
 
 if TYPE_CHECKING:
     from ...checkpoint.image_config import ImageConfig
@@ -218,7 +218,7 @@ class RemoteEngine:
 
         Args:
             request: what is asked.
-            question: makes the calls, if another thread may break them off.
+            question: makes the calls and hears the notes, if another thread waits for the answer.
             shows: whether the caller hands on each piece when it comes. If the process ends after
                 the first one, that is an error.
         """
@@ -230,7 +230,10 @@ class RemoteEngine:
             try:
                 call = question.call(self._path) if question else Call(self._path)
                 for event in call.events("/v1/lfm2vl/answer", body):
-                    _hear(event)
+                    if question is None:
+                        _hear(event)
+                    elif not isinstance(event, Alive):
+                        question.hear(event.text if isinstance(event, Note) else "")
                     has_begun = has_begun or (shows and isinstance(event, Piece))
                     yield event
                     if isinstance(event, Scores) or _is_whole(event):

@@ -236,6 +236,7 @@ def test_an_answer_follows_a_schema(demo):
     [
         ({"temperature": -1}, None, "temperature -1.0 is out of range, expected 0 to 100"),
         ({"draft_model": "missing/"}, None, "missing/ is neither a folder nor a repo id"),
+        ({"draft_tokens": 4}, None, "draft_tokens needs draft_model"),
         ({}, {"path": "/missing.png", "type": "image/png"}, "'/missing.png' does not exist"),
         (
             {},

@@ -83,6 +83,7 @@ def prepare(engine: Engine, request: Request, is_wanted: IsWanted = lambda: True
     """
     model, processor, options = engine.model, engine.processor.anew(), request.options
     options = replace(options, logits_processors=(), on_encode=None, on_prefill=None)
+    processor.limits = request.limits or processor.limits
     messages = [_while_wanted(message, is_wanted) for message in _listed(request.messages)]
     if request.answers:
         question = read_question(model, processor, messages, request.answers, options)

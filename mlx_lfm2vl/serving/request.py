@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from ..errors import Lfm2VLError
 from ..generation.result import Piece
 from ..generation.scores import Scores
+from ..images.limits import ImageLimits
 from ..options import AnswerOptions
 
 if TYPE_CHECKING:  # a client that only asks does without the template's modules
@@ -24,12 +25,14 @@ class Request:
         options: of the answer. Their hooks are not used.
         model: name of a model that is served; empty for the first one.
         answers: to score instead of writing an answer; see `Engine.score`.
+        limits: on its images; None takes those of the model.
     """
 
     messages: Sequence[Message] | str
     options: AnswerOptions = AnswerOptions()
     model: str = ""
     answers: Sequence[str] = ()
+    limits: ImageLimits | None = None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -290,6 +290,7 @@ class Schedule:
             self._waiting.remove(ticket)
             self._running[ticket.number] = ticket
         ticket.begun, ticket.prepared = monotonic(), None
+        ticket.request = replace(ticket.request, messages="")  # frees its images
         on_device(work.begin, ticket.number, prepared)
 
     def _open(self, kind: tuple[str, int]) -> bool:

@@ -70,6 +70,7 @@ def without_what_changes(value):
         ["generate", "--ask", "Who?", "--ask", "Why?", *SHORT],
         ["generate", "--each", "1.png", "bad.png", "2.png", "-p", "What?", *SHORT],
         ["generate", "bad.png", "What?", *SHORT],
+        ["generate", "--each", "bad.png", "-p", "What does <image> mean?", *SHORT],
         ["generate", "none.png", "What?", *SHORT],
         ["generate", "1.png", "What?", "--choice", "red", "blue", *SHORT],
         ["generate", "1.png", "What?", "--max-megapixels", "0.001", *SHORT],

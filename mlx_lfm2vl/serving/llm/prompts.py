@@ -34,6 +34,8 @@ def read_options(prompt: Prompt) -> AnswerOptions:
         InputError: one is out of range, or a schema cannot be followed.
     """
     given = {name: value for name, value in prompt.options if value is not None}
+    if "draft_tokens" in given and "draft_model" not in given:
+        raise InputError("draft_tokens needs draft_model: add it, or remove draft_tokens")
     images = {name: value for name, value in given.items() if name in IMAGE_NAMES}
     answer = {name: value for name, value in given.items() if name in ANSWER_NAMES}
     return AnswerOptions(

@@ -83,9 +83,12 @@ class AllowedFolder:
         finally:
             os.close(folder)
         with open(descriptor, "rb") as file:
-            _check_regular(os.fstat(descriptor))
-            data = file.read(limits.max_bytes + 1)
-        if len(data) > limits.max_bytes:
+            status = os.fstat(descriptor)
+            _check_regular(status)
+            # A file of /proc has no size, and one that grows has another, so limit the read too.
+            is_large = status.st_size > limits.max_bytes
+            data = b"" if is_large else file.read(limits.max_bytes + 1)
+        if is_large or len(data) > limits.max_bytes:
             raise InputError(f"it has more than {limits.max_bytes} bytes, the limit")
         return data
 
@@ -157,6 +160,8 @@ class Allowed:
             raise InputError(f"{quoted(name)} cannot be read: {reason}") from None
         # The same words whether it exists or not.
         where = f"{quoted(name)} is not in a folder that is allowed"
+        if not Path(path).expanduser().is_absolute():
+            where += ", as seen from this server's own folder: give the whole path"
         raise InputError(_refused(where, "one with --allow-folder"))
 
 

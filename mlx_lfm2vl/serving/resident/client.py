@@ -24,7 +24,7 @@ from ...prompt.sources import as_images
 from ..request import Progress, Request
 from .http import Call, Lost, Other, Question
 from .place import BUILD, SOCKET, Wanted, private_folder
-from .wire import Note, Opened, Told, write_request
+from .wire import Alive, Note, Opened, Told, write_request
 
 if TYPE_CHECKING:
     from ...checkpoint.image_config import ImageConfig
@@ -200,7 +200,7 @@ class RemoteEngine:
         raise self._ended("as it loaded the model")
 
     def _pieces(self, request: Request) -> Iterator[Piece]:
-        for event in self._events(request):
+        for event in self._events(request, shows=True):
             if isinstance(event, Piece):
                 yield event
             elif isinstance(event, Progress):
@@ -212,12 +212,16 @@ class RemoteEngine:
                 return event.result
         raise AssertionError("an answer ends with its last event")
 
-    def _events(self, request: Request, question: Question | None = None) -> Iterator[Told]:
-        """Ask, and yield what is told up to the last event; ask again if nothing was told yet.
+    def _events(
+        self, request: Request, question: Question | None = None, *, shows: bool = False
+    ) -> Iterator[Told]:
+        """Ask, and yield what is told up to the last event; ask again if the process ends before.
 
         Args:
             request: what is asked.
-            question: makes the calls, if another thread may break them off.
+            question: makes the calls and hears the notes, if another thread waits for the answer.
+            shows: whether the caller hands on each piece when it comes. If the process ends after
+                the first one, that is an error.
         """
         body = write_request(request, self._limits)
         has_begun = False
@@ -227,8 +231,11 @@ class RemoteEngine:
             try:
                 call = question.call(self._path) if question else Call(self._path)
                 for event in call.events("/v1/lfm2vl/answer", body):
-                    _hear(event)
-                    has_begun = has_begun or isinstance(event, Piece)
+                    if question is None:
+                        _hear(event)
+                    elif not isinstance(event, Alive):
+                        question.hear(event.text if isinstance(event, Note) else "")
+                    has_begun = has_begun or (shows and isinstance(event, Piece))
                     yield event
                     if isinstance(event, Scores) or _is_whole(event):
                         return

@@ -9,7 +9,7 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO
 
@@ -34,9 +34,14 @@ class Left(Lfm2VLError):
 
 
 class Question:
-    """The calls about one question, which another thread may break off."""
+    """The calls about one question, which another thread may break off.
 
-    def __init__(self) -> None:
+    Attributes:
+        hear: is called with each note about it, and with "" when its images were read.
+    """
+
+    def __init__(self, hear: Callable[[str], object]) -> None:
+        self.hear = hear
         self._lock = threading.Lock()
         self._call: Call | None = None
         self._is_left = False

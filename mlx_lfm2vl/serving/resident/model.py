@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
-from copy import copy
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -14,21 +11,15 @@ from ...adapters.choice import split_weight
 from ...checkpoint.aliases import DEMO, full_name
 from ...checkpoint.cached_copy import cached_copy
 from ...checkpoint.find import DEMO_FOLDER, find_checkpoint
-from ...images.limits import ImageLimits
-from ...options import AnswerOptions, DType
+from ...options import DType
 from ...skills.kinds import checkpoint_kind
-from ..request import Request
 from ..served import ModelInfo, served_model
 from .notes import Notes
 from .place import Wanted
-from .wire import Note, Opened, with_parts
+from .wire import Note, Opened
 
 if TYPE_CHECKING:
     from ...generation.engine import Engine
-    from ...images.read import NamedBytes
-    from ...images.ready import ReadyImage
-    from ...prompt.messages import Message
-    from ...prompt.parts import Part
 
 Stamp = list[tuple[str, int, int, int]]  # of each file: its path, inode, size and time of change
 
@@ -68,6 +59,10 @@ class ResidentModel:
                 )
                 with self._notes.to(self.loading_notes.append):
                     self._engine = model.open()
+                if self.wanted.model == DEMO:
+                    from ...images.photo import note_photo
+
+                    self._engine.processor.look = note_photo
             return self._engine
 
     def opened(self) -> Opened:
@@ -100,38 +95,6 @@ class ResidentModel:
         import mlx.core as mx
 
         return mx.get_active_memory() + mx.get_cache_memory()
-
-    def prepared(
-        self, request: Request, limits: ImageLimits, ping: Callable[[], object]
-    ) -> Request:
-        """Decode the images of a request, so that the model's thread need not.
-
-        Args:
-            request: as `read_request` returns it.
-            limits: of the request.
-            ping: called before each image.
-
-        Raises:
-            InputError: an image cannot be decoded.
-        """
-
-        def decoded(part: Part) -> Part:
-            if part["type"] != "image":
-                return part
-            ping()
-            return {**part, "image": self._ready(part["image"], request.options, limits)}
-
-        messages = with_parts(cast("list[Message]", request.messages), decoded)
-        return replace(request, messages=messages)
-
-    def _ready(self, image: NamedBytes, options: AnswerOptions, limits: ImageLimits) -> ReadyImage:
-        processor = copy(self.engine.processor)
-        processor.limits = limits
-        if self.wanted.model == DEMO:
-            from ...images.photo import note_photo
-
-            processor.look = note_photo
-        return processor.ready(image, options.image_options)
 
 
 def stamp(wanted: Wanted) -> Stamp:

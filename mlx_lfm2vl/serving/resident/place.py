@@ -95,7 +95,8 @@ def private_folder() -> str:
         found = os.lstat(folder)
     except OSError as error:
         raise Lfm2VLError(
-            f"the folder of resident processes {folder} cannot be made: {error.strerror}"
+            f"the folder of resident processes {folder} cannot be made: {error.strerror}; set "
+            "XDG_RUNTIME_DIR to a folder of yours, or run without --resident"
         ) from None
     problem = _problem(found)
     if problem:

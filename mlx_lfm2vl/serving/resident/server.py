@@ -212,32 +212,25 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         try:
-            request, limits = read_request(self._body())
-        except Lfm2VLError as error:
-            self._refuse(400, error)
-            return
-        except (ValueError, LookupError, TypeError) as error:
+            request = read_request(self._body())
+        except (Lfm2VLError, ValueError, LookupError, TypeError) as error:
             self._refuse(400, error)
             return
         self._begin()
         events: SimpleQueue[Any] = SimpleQueue()
-        notes, core = self.server.notes, self.server.core
         try:
-            with notes.to(events.put):
-                request = self.server.model.prepared(request, limits, self._ping)
-                ticket = core.submit(request, events.put)
-                try:
-                    self._relay(events, is_last)
-                finally:
-                    ticket.cancel()
-        except (ConnectionError, TimeoutError):  # nobody is there to be told
-            raise
+            with self.server.notes.to(events.put):
+                ticket = self.server.core.submit(request, events.put)
         except Stopping:  # the client starts another process when this one hangs up
             return
-        except Exception as error:  # noqa: BLE001  told to the client, as a command tells it
-            while not events.empty():
-                self.wfile.write(write_event(events.get()))
+        except Lfm2VLError as error:  # told to the client, as a command tells it
             self.wfile.write(write_event(error))
+            return
+        del request  # the core frees its images with it
+        try:
+            self._relay(events, is_last)
+        finally:
+            ticket.cancel()
 
     def _exchange(self, read: Read) -> None:
         """Answer in a protocol of the server."""
@@ -275,9 +268,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(write_event(event))
             if not isinstance(event, Alive | Note) and is_end(event):
                 return not isinstance(event, Exception)
-
-    def _ping(self) -> None:
-        self.wfile.write(write_event(Alive()))
 
     def _is_left(self) -> bool:
         """Whether the client has closed the connection."""

@@ -103,7 +103,7 @@ def write_request(request: Request, limits: ImageLimits) -> list[bytes]:
     return [json.dumps(values).encode() + b"\n", *pictures]
 
 
-def read_request(body: bytes) -> tuple[Request, ImageLimits]:
+def read_request(body: bytes) -> Request:
     """Read what `write_request` has written; images are `NamedBytes`.
 
     Raises:
@@ -126,8 +126,8 @@ def read_request(body: bytes) -> tuple[Request, ImageLimits]:
 
     messages = with_parts(values["messages"], picture_of)
     options = _read_options(values["options"])
-    request = Request(messages, options, answers=values["answers"])
-    return request, ImageLimits(**values["limits"])
+    limits = ImageLimits(**values["limits"])
+    return Request(messages, options, answers=values["answers"], limits=limits)
 
 
 def _messages(request: Request) -> Sequence[Message]:

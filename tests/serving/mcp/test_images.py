@@ -116,6 +116,12 @@ def test_what_is_no_small_file_is_refused_at_once(place, allowed, monkeypatch, n
         read(allowed, f"{folder}/{name}")
 
 
+def test_a_relative_name_that_leads_nowhere_is_told_to_be_a_whole_path(place, allowed, monkeypatch):
+    monkeypatch.chdir(place)
+    with pytest.raises(InputError, match="own folder: give the whole path; whoever starts"):
+        read(allowed, "a.png")
+
+
 @pytest.mark.parametrize(
     "name", ["http://a/b.png", "HTTPS://a/b.png", "ftp://a/b.png", "data:image/png;base64,AA"]
 )

@@ -95,6 +95,12 @@ def test_a_question_that_was_left_makes_no_call(path):
         question.call(path)
 
 
+def test_an_answer_of_which_nothing_was_shown_is_asked_for_again(path):
+    fake = FakeProcess(path, says(OPENED), says(BEGUN), says(OPENED), says(WHOLE))
+    assert RemoteEngine(DEMO).generate("Hi").text == "ab"
+    fake.end()
+
+
 def test_a_process_that_ends_each_time_is_given_up(path):
     fake = FakeProcess(path, *[says(OPENED), says(OK)] * 2)
     with pytest.raises(Lfm2VLError, match="has ended"):

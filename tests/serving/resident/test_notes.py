@@ -10,6 +10,7 @@ from mlx_lfm2vl.generation.prefix_store import PrefixStore
 from mlx_lfm2vl.options import AnswerOptions, Sampling
 from mlx_lfm2vl.serving.core import Core
 from mlx_lfm2vl.serving.request import Request, is_last
+from mlx_lfm2vl.serving.resident.batch import answer_together
 from mlx_lfm2vl.serving.resident.notes import Notes
 from mlx_lfm2vl.serving.served import Served
 
@@ -84,3 +85,22 @@ def test_what_the_device_logs_for_a_caller_is_told_to_that_caller(notes):
     thread.start()
     thread.join()
     assert heard == ["a tensor was dropped"]
+
+
+def test_notes_about_the_items_of_a_batch_are_logged_in_their_order(caplog):
+    last_was_heard = threading.Event()
+
+    def ask(number, question):
+        if number == 2:
+            question.hear("about 2")
+            question.hear("")
+            last_was_heard.set()
+        elif number == 0:
+            assert last_was_heard.wait(5)
+            question.hear("about 0")
+        return number
+
+    with caplog.at_level(logging.WARNING):
+        answers = dict(answer_together(ask, range(3), 3))
+    assert answers == {0: 0, 1: 1, 2: 2}
+    assert [record.getMessage() for record in caplog.records] == ["about 0", "about 2"]

@@ -96,8 +96,8 @@ def test_a_request_arrives_with_its_options_and_the_bytes_of_its_images(tmp_path
     sources = [file, str(file), file.read_bytes(), io.BytesIO(file.read_bytes())]
     messages = user_message("What?", sources, "Be brief.")
     sent = Request(messages, options, answers=["x"])
-    arrived, of_images = read_request(b"".join(write_request(sent, limits)))
-    assert (arrived.options, arrived.answers, of_images) == (options, ["x"], limits)
+    arrived = read_request(b"".join(write_request(sent, limits)))
+    assert (arrived.options, arrived.answers, arrived.limits) == (options, ["x"], limits)
     assert arrived.messages[0] == messages[0]
     *images, text = arrived.messages[1]["content"]
     assert text == {"type": "text", "text": "What?"}
@@ -123,7 +123,7 @@ def test_whether_the_length_of_an_answer_was_chosen_arrives(length):
 def test_a_picture_that_is_drawn_keeps_its_pixels(mode):
     image = make_picture(9, 7, 1).convert(mode)
     body = write_request(Request(user_message("", [Kept("page 2", image)])), ImageLimits())
-    request, _ = read_request(b"".join(body))
+    request = read_request(b"".join(body))
     arrived = request.messages[0]["content"][0]["image"]
     assert arrived.name == "page 2"
     shown = Image.open(io.BytesIO(arrived)).convert("RGB")

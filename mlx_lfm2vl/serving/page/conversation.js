@@ -11,7 +11,7 @@ import {
 import { notice } from "./dialogs.js";
 import { releasePictures } from "./images.js";
 import { SKILLS } from "./skills.js";
-import { currentSchema } from "./schema.js";
+import { currentSchema, schemaIsValid } from "./schema.js";
 import { imageKnobs, samplingKnobs, settingsAreValid, systemMessage } from "./settings.js";
 import { answerLast, emptyAnswer, MOST_SENT, sentImages, skillImages } from "./asking.js";
 import { beginSpeech, say, speak } from "./speech.js";
@@ -80,6 +80,8 @@ function refusal({ mode, text, images }) {
     0,
   );
   if (bytes > MOST_SENT) return tooLarge(bytes);
+  if ((mode === "ask" || SKILLS[mode].takesSchema) && !schemaIsValid())
+    return "The JSON Schema in the settings has a mistake. Correct or clear it.";
   if (mode === "ask") return text || images.length ? "" : "Write a question first.";
   const { title, needs, least = 1, takesSchema } = SKILLS[mode];
   const count = (images.length ? images : skillImages(conversation.turns)).length;

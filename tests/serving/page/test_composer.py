@@ -74,9 +74,9 @@ def test_a_question_that_is_sent_early_waits_for_its_pictures(page, server):
     page.keyboard.press("Enter")
     expect(page.locator("#cost")).to_have_text("Reading…")
     assert server.asked == []
-    page.unroute("**/v1/plan")
     held[0].continue_()
     answered(page)
+    page.unroute("**/v1/plan")
     (asked,) = server.asked
     assert len(asked["messages"][0]["content"]) == 2
 
@@ -177,6 +177,10 @@ def test_a_schema_is_checked_where_it_is_written_and_sent_when_it_is_right(page,
     expect(page.locator("#schema-state")).to_contain_text("line 3 column 1")
     page.fill("#schema-text", '{"type": "text"}')
     expect(page.locator("#schema-state")).to_contain_text('There is no type "text"')
+    page.fill("#question", "Read it.")
+    page.keyboard.press("Enter")
+    expect(page.locator("#notice")).to_contain_text("has a mistake. Correct or clear it.")
+    assert server.asked == []
     page.click("#schema-example")
     expect(page.locator("#schema-state")).to_have_text("Answers will follow this schema.")
     page.fill("#set-temperature", "0.5")

@@ -239,12 +239,11 @@ function endBroken(answer) {
   if (["waiting", "writing"].includes(answer.state)) answer.state = "interrupted";
 }
 
-/** Begin a new conversation. */
+/** Begin a new conversation; a question that is written already may be meant for it. */
 export function begin() {
   const isOther = conversation.turns.length > 0;
   show(newConversation());
   if (isOther) setPlace("pushState");
-  clearDraft();
   uncover();
   focusDraft();
 }

@@ -177,6 +177,9 @@ def test_enter_that_ends_a_composition_or_comes_twice_sends_nothing(page, server
     page.keyboard.press("Enter")
     page.fill("#question", "More")
     page.keyboard.press("Enter")
+    page.evaluate(composed, {"key": "Escape", "isComposing": True})  # which stops nothing
+    page.wait_for_timeout(100)
+    expect(page.locator(".answer")).to_have_attribute("aria-busy", "true")
     page.keyboard.press("Escape")
     answered(page)
     assert (page.locator(".turn").count(), page.input_value("#question")) == (1, "More")

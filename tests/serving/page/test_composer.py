@@ -125,6 +125,10 @@ def test_pictures_can_be_pasted_and_dropped(page):
             table.items.add(new File([bytes], "table.png", { type: "image/png" }));
             table.items.add("1\t2", "text/plain");
             paste(table);
+            const copied = new DataTransfer(); // as the Finder does it
+            copied.items.add(new File([bytes], "file.png", { type: "image/png" }));
+            copied.items.add("file.png", "text/plain");
+            paste(copied);
             const drag = (kind) =>
                 dispatchEvent(new DragEvent(kind, { dataTransfer: given, cancelable: true }));
             drag("dragover");
@@ -136,7 +140,9 @@ def test_pictures_can_be_pasted_and_dropped(page):
         }""",
         base64.b64encode(picture()["buffer"]).decode(),
     )
-    expect(page.locator("#attachments .name")).to_have_text(["pasted.png", "pasted.png"])
+    expect(page.locator("#attachments .name")).to_have_text(
+        ["pasted.png", "file.png", "pasted.png"]
+    )
     expect(page.locator("#drop")).to_be_hidden()
 
 

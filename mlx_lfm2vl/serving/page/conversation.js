@@ -29,6 +29,7 @@ import { showHistory } from "./history.js";
 
 const NEAR = 120; // pixels from the end of the page, within which it follows an answer
 const SAVE_EVERY = 1000; // milliseconds, of an answer that is written
+const PAUSES = 3; // times that a drawing takes, until the next
 const LONGEST_TITLE = 100; // letters
 
 let conversation = newConversation();
@@ -184,19 +185,22 @@ function addView(turn) {
 }
 
 let isDrawing = false;
+let pause = 0; // milliseconds between drawings: the longer one takes, the fewer there are
 
-/** Draw the last answer with the next frame, however many tokens come before it. */
+/** Draw the last answer with a frame soon, however many tokens come before it. */
 function drawSoon() {
   if (isDrawing) return;
   isDrawing = true;
-  requestAnimationFrame(draw);
+  setTimeout(() => requestAnimationFrame(draw), pause);
 }
 
 function draw() {
+  const begin = performance.now();
   isDrawing = false;
   views.at(-1)?.update(true);
   if (asking && conversation.turns.length) speak(conversation.turns.at(-1).answer.text, false);
   follow();
+  pause = PAUSES * (performance.now() - begin);
 }
 
 let isAtEnd = true; // of the conversation; who has scrolled up is left there

@@ -6,7 +6,7 @@ from playwright.sync_api import expect
 
 LONG = 60.0  # seconds that a scripted answer waits, and no test does
 FULL = """value: {
-    getItem() { return null },
+    getItem() { return "{" },
     setItem() { throw new DOMException('', 'QuotaExceededError') },
     open() { throw new DOMException('', 'QuotaExceededError') },
 }"""

@@ -80,8 +80,10 @@ def test_escape_stops_an_answer_and_it_can_be_asked_again(page, server):
     ask(page, "Tell me.")
     expect(page.locator(".content")).to_have_text("Half of")
     assert page.locator("#send").get_attribute("aria-label") == "Stop"
+    assert page.title() == "Answering… · Tell me. · demo"
     page.keyboard.press("Escape")
     answer = answered(page)
+    assert page.title() == "Tell me. · demo"
     expect(answer.locator(".hint")).to_have_text("Stopped.")
     assert server.left.wait(10)
     server.pieces = ["All of it."]

@@ -71,6 +71,24 @@ def test_the_back_button_returns_to_the_conversation_before(page):
         expect(page.locator(".bubble")).to_have_text(shown)
 
 
+@pytest.mark.slow
+def test_two_tabs_show_one_history(browser, server):
+    context = browser.new_context()
+    one, other = context.new_page(), context.new_page()
+    for page in (one, other):
+        page.goto(server.url)
+        page.click("#history-open")
+    ask(one, "Hello")
+    answered(one)
+    other.click("#history-list .open")
+    expect(other.locator(".bubble")).to_have_text("Hello")
+    one.click("#history-list .quiet")
+    one.click("#sure .danger")
+    expect(other.locator("#history-list li")).to_have_count(0)
+    expect(other.locator(".turn")).to_have_count(0)
+    context.close()
+
+
 @pytest.mark.parametrize("barred", ["get() { throw new DOMException('', 'SecurityError') }", FULL])
 def test_a_browser_that_keeps_nothing_shows_answers_and_says_so_once(browser, server, barred):
     page = browser.new_page()

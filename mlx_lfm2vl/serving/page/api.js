@@ -3,6 +3,7 @@
 import { ofTab } from "./kept.js";
 
 const TOKEN = "mlx_lfm2vl.token";
+const WHERE = "Who started the server has it: in the file of --token-file, or in MLX_LFM2VL_TOKEN.";
 
 /** What went wrong with a request, in a sentence for the reader. */
 export class RequestError extends Error {
@@ -42,8 +43,8 @@ async function request(path, options) {
     if (response.ok) return response;
     const error = await refusal(response);
     if (error.status !== 401) throw error;
-    const given = await askToken(token ? "The server does not accept this token." : error.message);
-    if (!given) throw error;
+    const given = await askToken(token ? "The server does not accept this token." : WHERE);
+    if (!given) throw new RequestError("The server answers only with its token.", error.status);
     ofTab.set(TOKEN, given);
   }
 }

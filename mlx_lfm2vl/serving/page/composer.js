@@ -1,6 +1,6 @@
 // Where a question is written: its images with their cost, its text, and what is to be done.
 
-import { counted, find, icon, iconButton, make, number } from "./dom.js";
+import { counted, find, icon, iconButton, isComposing, make, number } from "./dom.js";
 import { RequestError } from "./api.js";
 import { isAsked, notice } from "./dialogs.js";
 import { imagesOf, planImage, viewsInWords } from "./images.js";
@@ -39,14 +39,10 @@ export function startComposer({ send, stop, imageFields }) {
     target.value = ""; // so that the same file can be chosen again
   });
   document.addEventListener("paste", (event) => {
-    // A table that was copied comes as text and as a picture of it, and is meant as text.
-    if (!event.clipboardData?.types.includes("text/plain")) takeFiles(event, event.clipboardData);
+    if (!isText(event.clipboardData)) takeFiles(event, event.clipboardData);
   });
   startDropping();
 }
-
-/** Whether a key belongs to an input method. Safari ends the composition before its last key. */
-const isComposing = (event) => event.isComposing || event.keyCode === 229;
 
 /** Offer the skills that a model was taught, in the order of the page. */
 export function offerSkills(names, context) {
@@ -166,6 +162,16 @@ async function addFile(file) {
   }
 }
 
+/**
+ * Whether what is pasted is meant as text: a table that was copied comes with a picture of it. The
+ * Finder names the files that it copies.
+ */
+function isText(transfer) {
+  const lines = transfer.getData("text/plain").split(/[\r\n]+/).filter(Boolean);
+  const names = [...transfer.files].map(({ name }) => name);
+  return lines.some((line) => !names.some((name) => line.endsWith(name)));
+}
+
 function takeFiles(event, transfer) {
   if (!transfer?.files.length) return;
   event.preventDefault(); // or the browser opens a dropped file instead of this page
@@ -190,6 +196,7 @@ function startDropping() {
 
 function choose(mode) {
   chooseMode(mode);
+  find("skills").querySelector("[aria-pressed=true]").scrollIntoView({ block: "nearest" });
   focusDraft();
 }
 

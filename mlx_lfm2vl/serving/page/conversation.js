@@ -11,7 +11,7 @@ import {
 import { notice } from "./dialogs.js";
 import { releasePictures } from "./images.js";
 import { SKILLS } from "./skills.js";
-import { currentSchema } from "./schema.js";
+import { currentSchema, schemaIsValid } from "./schema.js";
 import { imageKnobs, samplingKnobs, settingsAreValid, systemMessage } from "./settings.js";
 import { answerLast, emptyAnswer, MOST_SENT, sentImages, skillImages } from "./asking.js";
 import { beginSpeech, say, speak } from "./speech.js";
@@ -29,6 +29,7 @@ import { showHistory } from "./history.js";
 
 const NEAR = 120; // pixels from the end of the page, within which it follows an answer
 const SAVE_EVERY = 1000; // milliseconds, of an answer that is written
+const PAUSES = 3; // times that a drawing takes, until the next
 const LONGEST_TITLE = 100; // letters
 
 let conversation = newConversation();
@@ -80,6 +81,8 @@ function refusal({ mode, text, images }) {
     0,
   );
   if (bytes > MOST_SENT) return tooLarge(bytes);
+  if ((mode === "ask" || SKILLS[mode].takesSchema) && !schemaIsValid())
+    return "The JSON Schema in the settings has a mistake. Correct or clear it.";
   if (mode === "ask") return text || images.length ? "" : "Write a question first.";
   const { title, needs, least = 1, takesSchema } = SKILLS[mode];
   const count = (images.length ? images : skillImages(conversation.turns)).length;
@@ -182,19 +185,22 @@ function addView(turn) {
 }
 
 let isDrawing = false;
+let pause = 0; // milliseconds between drawings: the longer one takes, the fewer there are
 
-/** Draw the last answer with the next frame, however many tokens come before it. */
+/** Draw the last answer with a frame soon, however many tokens come before it. */
 function drawSoon() {
   if (isDrawing) return;
   isDrawing = true;
-  requestAnimationFrame(draw);
+  setTimeout(() => requestAnimationFrame(draw), pause);
 }
 
 function draw() {
+  const begin = performance.now();
   isDrawing = false;
   views.at(-1)?.update(true);
   if (asking && conversation.turns.length) speak(conversation.turns.at(-1).answer.text, false);
   follow();
+  pause = PAUSES * (performance.now() - begin);
 }
 
 let isAtEnd = true; // of the conversation; who has scrolled up is left there
@@ -237,12 +243,11 @@ function endBroken(answer) {
   if (["waiting", "writing"].includes(answer.state)) answer.state = "interrupted";
 }
 
-/** Begin a new conversation. */
+/** Begin a new conversation; a question that is written already may be meant for it. */
 export function begin() {
   const isOther = conversation.turns.length > 0;
   show(newConversation());
   if (isOther) setPlace("pushState");
-  clearDraft();
   uncover();
   focusDraft();
 }

@@ -2,14 +2,16 @@
 
 import { find } from "./dom.js";
 
-const NOTICE_SECONDS = 8;
+const NOTICE_SECONDS = 8; // at least
+const LETTERS_PER_SECOND = 12; // that a slow reader reads
 let fading = 0;
 
-/** Show a sentence for some seconds; an empty one takes the last away. */
+/** Show a sentence for as long as it takes to read; an empty one takes the last away. */
 export function notice(text) {
   clearTimeout(fading);
   find("notice").textContent = text;
-  if (text) fading = setTimeout(() => notice(""), 1000 * NOTICE_SECONDS);
+  const seconds = Math.max(NOTICE_SECONDS, text.length / LETTERS_PER_SECOND);
+  if (text) fading = setTimeout(() => notice(""), 1000 * seconds);
 }
 
 /** Whether something lies over the page that has to be answered first. */

@@ -22,6 +22,9 @@ export function make(tag, given = {}, ...children) {
   return node;
 }
 
+/** Whether a key belongs to an input method. Safari ends the composition before its last key. */
+export const isComposing = (event) => event.isComposing || event.keyCode === 229;
+
 /** The element of the page that has an id. */
 export const find = (id) => document.getElementById(id);
 

@@ -1,6 +1,6 @@
 // The page as a whole: which model is asked, and what keys and buttons do.
 
-import { find } from "./dom.js";
+import { find, isComposing } from "./dom.js";
 import { getJson, onUnauthorized, postJson, RequestError } from "./api.js";
 import { askToken, isAsked, notice, startDialogs } from "./dialogs.js";
 import { startSchema } from "./schema.js";
@@ -76,7 +76,8 @@ function start() {
     focusDraft();
   });
   addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && !isAsked() && !closePanels()) stop();
+    if (event.key !== "Escape" || isComposing(event) || isAsked()) return;
+    if (!closePanels()) stop();
   });
   addEventListener("focus", trying(showModels));
   offerSkills([], 0);

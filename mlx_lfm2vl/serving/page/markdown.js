@@ -107,15 +107,24 @@ function fenced(lines, at, [, marks, language]) {
   const isEnd = (line) => line.trim().startsWith(marks) && !line.trim().replaceAll(marks[0], "");
   const inner = run(lines, at + 1, (line) => !isEnd(line));
   const isClosed = at + 1 + inner.length < lines.length;
-  const text = inner.join("\n");
+  const { draw, grow } = codePart(inner.join("\n"), language);
+  return [inner.length + (isClosed ? 2 : 1), draw, grow];
+}
+
+/** Show code in an element; a longer piece of it is added to what is there already. */
+export function showCode(parent, text, language) {
+  showParts(parent, [codePart(text, language)], 0);
+}
+
+function codePart(text, language) {
   const grow = (node) => {
-    const shown = node.nodeName === "PRE" ? (node.firstChild.firstChild?.data ?? null) : null;
-    if (shown === null || !text.startsWith(shown) || node.ariaLabel !== codeLabel(language))
+    const shown = node.nodeName === "PRE" ? node.firstChild.firstChild : null;
+    if (!shown || !text.startsWith(shown.data) || node.ariaLabel !== codeLabel(language))
       return false;
-    node.firstChild.firstChild.appendData(text.slice(shown.length));
+    shown.appendData(text.slice(shown.data.length));
     return true;
   };
-  return [inner.length + (isClosed ? 2 : 1), () => codeBlock(text, language), grow];
+  return { source: `${codeLabel(language)}: ${text}`, draw: () => codeBlock(text, language), grow };
 }
 
 /** A block of code, which can be scrolled by keyboard. */

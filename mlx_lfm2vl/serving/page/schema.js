@@ -74,5 +74,11 @@ export function startSchema(changed) {
   check();
 }
 
+/** What the editor holds; see `readSchema`. */
+const current = () => readSchema(find("schema-text").value);
+
 /** The schema in force, or null. */
-export const currentSchema = () => readSchema(find("schema-text").value).schema;
+export const currentSchema = () => current().schema;
+
+/** Whether the editor is empty or holds a schema. */
+export const schemaIsValid = () => !current().problem;

@@ -31,7 +31,7 @@ const FIELDS = [...SAMPLING, ...IMAGES];
  * @param {function} changed called after a change.
  */
 export function startSettings(changed) {
-  const kept = JSON.parse(ofBrowser.get(KEPT) ?? "{}");
+  const kept = keptSettings();
   const form = find("settings-form");
   form.append(
     make("label", { for: "set-system" }, "System message"),
@@ -51,6 +51,15 @@ export function startSettings(changed) {
     for (const field of form.elements) field.value = "";
     keep();
   });
+}
+
+/** The settings as they were left; none if another version of the page left them otherwise. */
+function keptSettings() {
+  try {
+    return JSON.parse(ofBrowser.get(KEPT)) ?? {};
+  } catch {
+    return {};
+  }
 }
 
 /** Show what holds where nothing is set: values by the name of their field. */

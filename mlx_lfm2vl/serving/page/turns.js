@@ -1,9 +1,10 @@
 // A turn of the conversation on the page: the question with its pictures, and the answer.
 
 import { counted, duration, icon, iconButton, make, number } from "./dom.js";
-import { codeBlock, showMarkdown } from "./markdown.js";
+import { showCode, showMarkdown } from "./markdown.js";
 import { smallPicture } from "./picture.js";
 import { SKILLS, showTyped } from "./skills.js";
+import { say } from "./speech.js";
 
 const STAGES = {
   queue: ({ total }) => (total ? `Waiting for ${counted(total, "question")} before` : "Waiting"),
@@ -75,7 +76,7 @@ function showContent(content, { mode, answer }, images) {
     return;
   }
   const json = asJson(answer);
-  if (json) content.replaceChildren(codeBlock(json, "JSON"));
+  if (json) showCode(content, json, "JSON");
   else showMarkdown(content, answer.text);
 }
 
@@ -143,6 +144,7 @@ function statsInWords({ first, total, speed, prompt, cached, completion }) {
 function copyButton({ text, typed }) {
   const button = iconButton("copy", "Copy", async () => {
     await navigator.clipboard.writeText(typed ? JSON.stringify(typed, null, 2) : text);
+    say("Copied.");
     button.replaceChildren(icon("done"));
     setTimeout(() => button.replaceChildren(icon("copy")), 1500);
   });

@@ -80,8 +80,10 @@ def test_escape_stops_an_answer_and_it_can_be_asked_again(page, server):
     ask(page, "Tell me.")
     expect(page.locator(".content")).to_have_text("Half of")
     assert page.locator("#send").get_attribute("aria-label") == "Stop"
+    assert page.title() == "Answering… · Tell me. · demo"
     page.keyboard.press("Escape")
     answer = answered(page)
+    assert page.title() == "Tell me. · demo"
     expect(answer.locator(".hint")).to_have_text("Stopped.")
     assert server.left.wait(10)
     server.pieces = ["All of it."]
@@ -177,6 +179,9 @@ def test_enter_that_ends_a_composition_or_comes_twice_sends_nothing(page, server
     page.keyboard.press("Enter")
     page.fill("#question", "More")
     page.keyboard.press("Enter")
+    page.evaluate(composed, {"key": "Escape", "isComposing": True})  # which stops nothing
+    page.wait_for_timeout(100)
+    expect(page.locator(".answer")).to_have_attribute("aria-busy", "true")
     page.keyboard.press("Escape")
     answered(page)
     assert (page.locator(".turn").count(), page.input_value("#question")) == (1, "More")

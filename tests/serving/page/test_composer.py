@@ -74,9 +74,9 @@ def test_a_question_that_is_sent_early_waits_for_its_pictures(page, server):
     page.keyboard.press("Enter")
     expect(page.locator("#cost")).to_have_text("Reading…")
     assert server.asked == []
-    page.unroute("**/v1/plan")
     held[0].continue_()
     answered(page)
+    page.unroute("**/v1/plan")
     (asked,) = server.asked
     assert len(asked["messages"][0]["content"]) == 2
 
@@ -125,6 +125,10 @@ def test_pictures_can_be_pasted_and_dropped(page):
             table.items.add(new File([bytes], "table.png", { type: "image/png" }));
             table.items.add("1\t2", "text/plain");
             paste(table);
+            const copied = new DataTransfer(); // as the Finder does it
+            copied.items.add(new File([bytes], "file.png", { type: "image/png" }));
+            copied.items.add("file.png", "text/plain");
+            paste(copied);
             const drag = (kind) =>
                 dispatchEvent(new DragEvent(kind, { dataTransfer: given, cancelable: true }));
             drag("dragover");
@@ -136,7 +140,9 @@ def test_pictures_can_be_pasted_and_dropped(page):
         }""",
         base64.b64encode(picture()["buffer"]).decode(),
     )
-    expect(page.locator("#attachments .name")).to_have_text(["pasted.png", "pasted.png"])
+    expect(page.locator("#attachments .name")).to_have_text(
+        ["pasted.png", "file.png", "pasted.png"]
+    )
     expect(page.locator("#drop")).to_be_hidden()
 
 
@@ -177,6 +183,10 @@ def test_a_schema_is_checked_where_it_is_written_and_sent_when_it_is_right(page,
     expect(page.locator("#schema-state")).to_contain_text("line 3 column 1")
     page.fill("#schema-text", '{"type": "text"}')
     expect(page.locator("#schema-state")).to_contain_text('There is no type "text"')
+    page.fill("#question", "Read it.")
+    page.keyboard.press("Enter")
+    expect(page.locator("#notice")).to_contain_text("has a mistake. Correct or clear it.")
+    assert server.asked == []
     page.click("#schema-example")
     expect(page.locator("#schema-state")).to_have_text("Answers will follow this schema.")
     page.fill("#set-temperature", "0.5")

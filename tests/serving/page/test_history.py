@@ -6,7 +6,7 @@ from playwright.sync_api import expect
 
 LONG = 60.0  # seconds that a scripted answer waits, and no test does
 FULL = """value: {
-    getItem() { return null },
+    getItem() { return "{" },
     setItem() { throw new DOMException('', 'QuotaExceededError') },
     open() { throw new DOMException('', 'QuotaExceededError') },
 }"""
@@ -62,12 +62,31 @@ def test_an_answer_that_a_reload_interrupts_is_kept_and_can_be_asked_again(page,
 def test_the_back_button_returns_to_the_conversation_before(page):
     ask(page, "One")
     answered(page)
+    page.fill("#question", "Two")
     page.click("#new")
-    ask(page, "Two")
+    page.keyboard.press("Enter")
     answered(page)
     for step, shown in ((page.go_back, ["One"]), (page.go_forward, ["Two"])):
         step()
         expect(page.locator(".bubble")).to_have_text(shown)
+
+
+@pytest.mark.slow
+def test_two_tabs_show_one_history(browser, server):
+    context = browser.new_context()
+    one, other = context.new_page(), context.new_page()
+    for page in (one, other):
+        page.goto(server.url)
+        page.click("#history-open")
+    ask(one, "Hello")
+    answered(one)
+    other.click("#history-list .open")
+    expect(other.locator(".bubble")).to_have_text("Hello")
+    one.click("#history-list .quiet")
+    one.click("#sure .danger")
+    expect(other.locator("#history-list li")).to_have_count(0)
+    expect(other.locator(".turn")).to_have_count(0)
+    context.close()
 
 
 @pytest.mark.parametrize("barred", ["get() { throw new DOMException('', 'SecurityError') }", FULL])

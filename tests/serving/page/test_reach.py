@@ -138,7 +138,7 @@ def test_a_token_is_asked_for_and_used(browser, server):
     server.token = "secret"
     page = browser.new_page()
     page.goto(server.url)
-    for token, reason in (("wrong", "wants a bearer token"), ("secret", "does not accept")):
+    for token, reason in (("wrong", "the file of --token-file"), ("secret", "does not accept")):
         expect(page.locator("#token-reason")).to_contain_text(reason)
         page.fill("#token-text", token)
         page.keyboard.press("Enter")

@@ -67,7 +67,7 @@ class McpClient:
     def end(self) -> None:
         """Close what the server reads, and wait for it."""
         self._to.close()
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive()
         self._from.close()
         for stream in self._streams:

@@ -70,7 +70,7 @@ class FakeProcess:
 
     def end(self) -> None:
         """Wait until all scripts were played, and remove the socket."""
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive()
         Path(self._path).unlink(missing_ok=True)
 

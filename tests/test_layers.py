@@ -40,11 +40,16 @@ WITHOUT = {  # what a unit does not know, so that its neighbours can be read wit
 
 
 @functools.cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@functools.cache
 def imports(path: Path) -> tuple[set[str], set[str]]:
     """Our own units, and foreign packages, that a file imports anywhere."""
     depth = len(path.relative_to(PACKAGE).parts)
     ours, foreign = set(), set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.ImportFrom) and node.level == depth:
             names = [node.module] if node.module else [alias.name for alias in node.names]
             ours |= {name.split(".")[0] for name in names}
@@ -106,7 +111,7 @@ def test_only_commands_print():
             continue
         if path.name == "mlx_vlm_stages.py":  # a program of its own, which another Python runs
             continue
-        calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+        calls = [node for node in nodes(path) if isinstance(node, ast.Call)]
         names = {n.func.id for n in calls if isinstance(n.func, ast.Name)}
         assert "print" not in names, path
 

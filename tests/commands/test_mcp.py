@@ -124,7 +124,7 @@ def test_it_ends_at_once_when_its_client_does_although_a_call_is_under_way(end):
     process = start()
     send(process, CALL)
     end(process)
-    assert process.wait(mcp.STOP_SECONDS + 10) == 0
+    assert process.wait(mcp.STOP_SECONDS + 60) == 0  # much longer than on an idle machine
     for stream in (process.stdin, process.stdout):
         stream.close()
 

@@ -54,7 +54,7 @@ def fits(form, question):
 @pytest.mark.parametrize("category", questions.QUESTIONS)
 def test_every_form_is_asked_and_every_question_has_one(category):
     kinds = [category, *(kind for kind, home in HOMES.items() if home == category)]
-    found = {form_of(question, category) for kind in kinds for question in asked(kind, 1500)}
+    found = {form_of(question, category) for kind in kinds for question in asked(kind, 800)}
     assert found == set(forms(category))
 
 

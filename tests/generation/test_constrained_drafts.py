@@ -60,9 +60,10 @@ class Script:
         return [*said, *[token % 90 + 1 for token in range(wrong)]][:most]
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, DRAWN])
 @pytest.mark.parametrize("name", CONSTRAINTS)
-@pytest.mark.parametrize(("logprobs", "max_tokens"), [(False, 30), (True, 14)])
+@pytest.mark.parametrize(
+    ("sampling", "logprobs", "max_tokens"), [(GREEDY, False, 30), (DRAWN, True, 14)]
+)
 def test_no_draft_changes_a_token_inside_a_constraint(
     demo, monkeypatch, name, sampling, logprobs, max_tokens
 ):

@@ -133,11 +133,11 @@ def test_a_draft_model_leaves_every_row_as_it_is(loaded, alone, sampling):
     model, processor, drafter = loaded
     options = AnswerOptions(max_tokens=TOKENS, sampling=sampling, seed=4)
     engine = Engine(model, processor, drafter=drafter)
-    for changes in ({"draft_tokens": 4}, {"draft_tokens": 2, "lookup": 3}):
-        found = dict(engine.stream_batch(QUESTIONS, options, batch_size=3, **changes))
-        for number, row in enumerate(alone(options)):
-            assert found[number].token_ids == row.token_ids
-            assert found[number].drafted_tokens > 0
+    changes = {"draft_tokens": 4} if sampling is GREEDY else {"draft_tokens": 2, "lookup": 3}
+    found = dict(engine.stream_batch(QUESTIONS, options, batch_size=3, **changes))
+    for number, row in enumerate(alone(options)):
+        assert found[number].token_ids == row.token_ids
+        assert found[number].drafted_tokens > 0
 
 
 def test_a_round_reads_the_host_once_for_all_rows(loaded, monkeypatch):

@@ -45,9 +45,9 @@ def test_another_process_continues_files_of_the_same_bits_only(loaded, tmp_path)
         assert (result.token_ids, result.logprobs) == (fresh.token_ids, fresh.logprobs)
         return result
 
-    for bits in (8, 0, 4):
+    for bits in (8, 0):
         assert answered(QUESTIONS[0], bits).cached_tokens == 0
-    for bits in (8, 0, 4):
+    for bits in (8, 0):
         result = answered(QUESTIONS[1], bits)
         assert result.cached_tokens >= result.image_tokens
 
@@ -83,7 +83,7 @@ def test_images_that_were_seen_are_asked_about_alone_and_as_a_batch(loaded):
 
 
 def test_lookup_copies_the_same_tokens(loaded):
-    options = {**GREEDY, "max_tokens": 60, "kv_bits": 8}
+    options = {**GREEDY, "max_tokens": 30, "kv_bits": 8}
     engine = Engine(*loaded)
     question = "Detect all shapes. Answer as JSON."
     plain = engine.generate(question, image=PICTURE, **options)

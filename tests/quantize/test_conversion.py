@@ -1,6 +1,7 @@
 """Conversion: saved equals quantized in memory, and nothing is half written."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,15 @@ from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.prompt.messages import user_message
 from mlx_lfm2vl.quantize.choice import QuantizeOptions
 from mlx_lfm2vl.quantize.conversion import Conversion, ConvertOptions
+
+
+@pytest.fixture(scope="module")
+def eight(wide, tmp_path_factory) -> tuple[Path, np.ndarray]:
+    """The wide checkpoint in 8 bits, and its logits."""
+    folder = tmp_path_factory.mktemp("eight") / "q"
+    convert(wide, folder, bits=8)
+    return folder, logits_of(folder)
+
 
 ALL_MODES = [(bits, mode) for mode, (choices, _) in MODES.items() for bits in choices]
 
@@ -86,13 +96,12 @@ def test_without_options_a_checkpoint_is_only_rewritten(tmp_path):
         np.testing.assert_array_equal(logits_of(tmp_path / name), logits_of(source))
 
 
-def test_a_quantized_source_is_kept_packed_or_packed_anew(wide, tmp_path):
-    convert(wide, tmp_path / "q8", bits=8)
-    convert(tmp_path / "q8", tmp_path / "same", vision_bits=8)
+def test_a_quantized_source_is_kept_packed_or_packed_anew(eight, tmp_path):
+    convert(eight[0], tmp_path / "same", vision_bits=8)
     kept, _ = load(tmp_path / "same")
     assert kept.language_model.layers[0].feed_forward.w1.bits == 8
     assert kept.vision_tower.encoder.layers[0].mlp.fc1.bits == 8
-    convert(tmp_path / "q8", tmp_path / "q4", bits=4)
+    convert(eight[0], tmp_path / "q4", bits=4)
     again, _ = load(tmp_path / "q4")
     assert again.language_model.layers[0].feed_forward.w1.bits == 4
 
@@ -159,9 +168,8 @@ def test_known_mistakes_are_repaired_in_the_files(wide, tmp_path, caplog):
     assert values["image_processor"]["do_image_splitting"] is True
 
 
-def test_a_rename_that_fails_puts_the_old_target_back(wide, tmp_path, monkeypatch):
-    target = tmp_path / "q"
-    convert(wide, target, bits=8)
+def test_a_rename_that_fails_puts_the_old_target_back(wide, eight, tmp_path, monkeypatch):
+    target = shutil.copytree(eight[0], tmp_path / "q")
     rename = Path.rename
 
     def fails(path, new):
@@ -177,10 +185,8 @@ def test_a_rename_that_fails_puts_the_old_target_back(wide, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
-def test_an_interrupt_or_a_full_disk_leaves_the_old_target(wide, tmp_path, error):
-    target = tmp_path / "q"
-    convert(wide, target, bits=8)
-    before = logits_of(target)
+def test_an_interrupt_or_a_full_disk_leaves_the_old_target(wide, eight, tmp_path, error):
+    target = shutil.copytree(eight[0], tmp_path / "q")
 
     def stop(done, total):
         if done > total / 2:
@@ -189,7 +195,7 @@ def test_an_interrupt_or_a_full_disk_leaves_the_old_target(wide, tmp_path, error
     with pytest.raises((KeyboardInterrupt, InputError)):
         convert(wide, target, bits=4, overwrite=True, report=stop)
     assert [path.name for path in tmp_path.iterdir()] == ["q"]
-    np.testing.assert_array_equal(logits_of(target), before)
+    np.testing.assert_array_equal(logits_of(target), eight[1])
 
 
 KILLED = """
@@ -220,17 +226,15 @@ Conversion(source, options).write(target, report=report, finish=finish)
 
 
 @pytest.mark.parametrize("moment", ["7", "finish", "rename"])
-def test_a_killed_conversion_leaves_nothing_broken(wide, tmp_path, moment):
-    target = tmp_path / "q"
-    convert(wide, target, bits=8)
-    before = logits_of(target)
+def test_a_killed_conversion_leaves_nothing_broken(wide, eight, tmp_path, moment):
+    target = shutil.copytree(eight[0], tmp_path / "q")
     command = [sys.executable, "-c", KILLED, str(wide), str(target), moment]
     assert subprocess.run(command).returncode == -signal.SIGKILL
     if moment == "rename":  # the old one had been moved away, and the next run puts it back
         assert not target.exists()
         with pytest.raises(InputError, match="exists already"):
             convert(wide, target, bits=4)
-    np.testing.assert_array_equal(logits_of(target), before)
+    np.testing.assert_array_equal(logits_of(target), eight[1])
     convert(wide, target, bits=4, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["q"]
     assert load(target)[0].language_model.layers[0].conv.in_proj.bits == 4

@@ -37,7 +37,7 @@ from mlx_lfm2vl.serving.under_way import UnderWay
 
 OPTIONS = AnswerOptions(max_tokens=12, sampling=Sampling())
 LONG = AnswerOptions(max_tokens=300, sampling=Sampling(temperature=3), seed=1)
-SECONDS = 20  # that nothing here takes
+SECONDS = 60  # that nothing here takes
 
 
 @dataclass

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mlx_lfm2vl import Engine, InputError, load
+from mlx_lfm2vl.generation.prefix_store import PrefixStore
 from mlx_lfm2vl.skills import functions as skills
 from mlx_lfm2vl.skills.prompts import Prompt
 
@@ -14,7 +15,7 @@ SHAPES, WORD = PICTURES / "shapes.png", PICTURES / "word.png"
 
 @pytest.fixture(scope="module")
 def demo() -> Engine:
-    return Engine(*load("demo", dtype="float32"))
+    return Engine(*load("demo", dtype="float32"), store=PrefixStore())
 
 
 def test_a_caption_describes_the_picture(demo):

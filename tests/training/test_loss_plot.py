@@ -67,7 +67,7 @@ def test_the_legend_names_what_is_there(name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_no_text_overlaps_another_or_leaves_the_picture(name):
-    canvas = draw_losses(CASES[name], "model " * 40, LIGHT)
+    canvas = draw_losses(CASES[name], "model " * 25, LIGHT)
     boxes = {text: text.box for text in canvas.texts}
     for left, top, right, bottom in boxes.values():
         assert left >= 0

@@ -38,7 +38,7 @@ class Running:
         )
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
-        assert ready.wait(10)
+        assert ready.wait(60)
 
     def _run(self) -> None:
         import asyncio
@@ -51,7 +51,7 @@ class Running:
     def end(self) -> None:
         if not self.server.should_exit:
             self.server.stop()
-        self.thread.join(20)
+        self.thread.join(60)
         assert not self.thread.is_alive()
 
 
@@ -100,7 +100,7 @@ def read_reply(sock: socket.socket) -> tuple[bytes, Any]:
 
 
 def until(condition: Any) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -259,7 +259,7 @@ def test_a_server_ends_when_nobody_has_asked_for_a_while():
         with server.connect() as sock:
             sock.sendall(question())
             assert read_reply(sock)[1] == {"texts": ["Hi"]}
-        server.thread.join(20)
+        server.thread.join(60)
         assert not server.thread.is_alive()
 
 

@@ -188,7 +188,7 @@ def test_a_cancelled_answer_is_given_up_and_the_next_one_comes(client, folder, c
     monkeypatch.setattr(core, "submit", hold)
     params = {"name": "describe", "arguments": {"image": str(folder / "one.png")}}
     number = client.send("tools/call", params)
-    assert submitted.wait(20)
+    assert submitted.wait(60)
     monkeypatch.setattr(core, "submit", submit)
     client.notify("notifications/cancelled", {"requestId": number})
     assert text(client.call("describe", image=str(folder / "one.png")))

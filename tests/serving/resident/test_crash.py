@@ -185,9 +185,9 @@ def test_the_answers_of_a_batch_are_broken_off_when_nobody_waits(path):
     fake = FakeProcess(path, says(OPENED), says(WHOLE), wait)
     outcomes = RemoteEngine(DEMO).stream_batch(["one", "two"], batch_size=2)
     assert next(outcomes)[1].text == "ab"
-    assert begun.wait(5)
+    assert begun.wait(60)
     outcomes.close()
-    assert left.wait(5)
+    assert left.wait(60)
     fake.end()
 
 

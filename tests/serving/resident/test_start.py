@@ -40,7 +40,7 @@ def pid_at(path: str) -> int:
 
 
 def wait_until(is_done) -> None:
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while not is_done():
         assert time.monotonic() < until
         time.sleep(0.02)

@@ -71,4 +71,5 @@ def _speeds(half: int, theta: float) -> np.ndarray:
     They are MLX's own numbers: the angles of high positions would show the last bit of others.
     """
     numbers = mx.arange(0, -half, -1, dtype=mx.float32)
-    return np.array(mx.exp(numbers * (math.log(theta) / half)))
+    speeds = mx.exp(numbers * (math.log(theta) / half))
+    return np.array(speeds.tolist(), np.float32)

@@ -11,6 +11,7 @@ Follows DSpark (DeepSpec) in the layout of LiquidAI's -DSpark repos. Names of pa
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -241,7 +242,7 @@ class DraftModel(nn.Module):
             features = self.features(taps[0])
             # Of each column its number among the new ones; the others always count as valid.
             numbers = np.full(old + new + rows, -1, np.int32)
-            numbers[old : old + new] = np.arange(new)
+            numbers[old : old + new] = _stand(new, rows)[0][:new]
             visible = _is_below(mx.array(numbers), valid)
         x = block[0]
         for layer, memory in zip(self.layers, cache.layers, strict=True):
@@ -263,11 +264,11 @@ class DraftModel(nn.Module):
         Returns:
             The places of all these rows, and of the block's.
         """
-        config, in_block = self.config, (np.arange(new + rows) >= new).astype(np.int32)
-        numbers = np.concatenate([np.arange(new), np.arange(rows)]) + (end if GPU else 0)
-        places = _moved(mx.array(numbers.astype(np.int32)), mx.array(in_block), valid)
+        numbers, in_block = (mx.array(each) for each in _stand(new, rows))
         if GPU:
+            places = _moved(numbers, in_block, valid, mx.array(end))
             return places, places[new:]
+        places, config = numbers + in_block * valid.astype(mx.int32), self.config
         size, theta, half_split = config.head_dim, config.rope_theta, config.half_split_rope
         around = rotation_from(end, new + rows, size, theta, half_split=half_split)
         turn = around.rows(places)
@@ -329,10 +330,17 @@ def _added(x: mx.array, layer: Callable[[mx.array], mx.array], y: mx.array) -> m
     return x + layer(y)
 
 
+@lru_cache(maxsize=64)
+def _stand(new: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Number new positions, then a block's rows; and say which are the block's: (new + rows,)."""
+    numbers = np.concatenate([np.arange(new), np.arange(rows)])
+    return numbers.astype(np.int32), np.repeat(np.int32([0, 1]), [new, rows])
+
+
 @fused
-def _moved(places: mx.array, in_block: mx.array, valid: mx.array) -> mx.array:
-    """Return places, those of a block behind as many others as are valid."""
-    return places + in_block * valid.astype(mx.int32)
+def _moved(numbers: mx.array, in_block: mx.array, valid: mx.array, first: mx.array) -> mx.array:
+    """Return positions, those of a block behind as many others as are valid."""
+    return first + numbers + in_block * valid.astype(mx.int32)
 
 
 @fused

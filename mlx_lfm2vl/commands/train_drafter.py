@@ -50,7 +50,10 @@ def train_drafter(options: argparse.Namespace) -> int:
     check_options(options)
     checkpoint = found_checkpoint(options)
     settings, dtype, _ = chosen_settings(options, checkpoint, DrafterSettings)
-    rows, held = (read_rows(path) if path else [] for path in (options.data, options.validation))
+    rows, held = (
+        read_rows(path, answered=False) if path else []
+        for path in (options.data, options.validation)
+    )
     model, processor, maker = open_model(options, settings, dtype)
     lengths = maker.lengths(rows, "the training data")
     maker.lengths(held, "the validation data")

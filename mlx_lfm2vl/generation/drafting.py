@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
-from ..model.device_ops import fused
+from ..model.draft_heads import chain_of
 from ..model.drafter import DraftCache, DraftModel
 from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerOptions
@@ -17,7 +17,6 @@ from .pace import Pace
 from .prepare import Ready
 from .verifying import Verified, VerifyingSampler
 
-FRACTION = 2**20  # confidences are read as integers, together with the tokens
 SURE = 0.8  # chance that an answer ends above which nothing is drafted behind it
 HELD = 32  # plain positions whose taps are held before the drafter reads them
 
@@ -168,11 +167,7 @@ class ModelDrafter:
         states = self._drafter.states(block, self.context, taps, valid)[0]
         states = states[: self.proposals]  # the block is whole: fewer masks make another draft
         scores, scale = self._sampler.anticipate(self._model.head(states), verified)
-        found = self._drafter.propose(states, scores, anchor, scale)
-        numbers = [found.tokens.view(mx.int32)]
-        if found.confidence is not None:
-            numbers.append(_whole(found.confidence))
-        return mx.concatenate(numbers)
+        return self._drafter.propose(states, scores, anchor, scale).numbers
 
     def told(self, numbers: Sequence[int], kept: int) -> None:
         """Take the draft for the next round; `kept` positions of this one stay."""
@@ -181,7 +176,6 @@ class ModelDrafter:
         else:
             self._held.append(self._open[:, :kept])
             self._append()
-        count = self.proposals
         seconds = self._lap()
         if self._is_last:
             seconds = None  # a round without a draft is no measure of others
@@ -189,8 +183,10 @@ class ModelDrafter:
         if self.tried is not None and self._pace is not None:
             self._pace.round(self.tried, kept - 1, self.confidence, seconds)
         self.tried = None
-        self._tokens = list(numbers[:count])
-        self.confidence = [number / FRACTION for number in numbers[count:]]
+        self._tokens, self.confidence = [], []
+        if numbers:
+            parts = 3 if self._drafter.config.has_confidence else 2
+            self._tokens, self.confidence = chain_of(numbers, self.proposals, parts)
 
     def draft(self, most: int) -> list[int]:
         """Return the tokens to verify, at most `most`."""
@@ -217,8 +213,3 @@ class ModelDrafter:
         """Return the seconds since the last call; None at first."""
         last, self._clock = self._clock, time.perf_counter()
         return None if last is None else self._clock - last
-
-
-@fused
-def _whole(confidence: mx.array) -> mx.array:
-    return (confidence * FRACTION).astype(mx.int32)

@@ -84,9 +84,14 @@ def _attend_few(
 @lru_cache(maxsize=4)
 def _later_hidden(length: int, keys: int, sharing: int) -> mx.array:
     """Return (sharing * length, keys), to add to scores; all layers of a step share it."""
-    places = np.arange(keys, dtype=np.int32)
-    hidden = np.where(places > places[-length:, None], HIDDEN, 0).astype(np.float32)
-    return mx.array(np.tile(hidden, (sharing, 1)))
+    hidden = np.zeros((sharing, length, keys), np.float32)
+    hidden[:, :, keys - length :] = _triangle(length)
+    return mx.array(hidden.reshape(-1, keys))
+
+
+@lru_cache(maxsize=FEW)
+def _triangle(length: int) -> np.ndarray:
+    return np.triu(np.full((length, length), HIDDEN, np.float32), 1)
 
 
 def _attend_to_codes(

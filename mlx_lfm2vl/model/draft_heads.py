@@ -2,12 +2,14 @@
 
 - The Markov head adds to the scores of each row what is likely after the token before. That token
   is known only when the row before is decided.
-- So that the rows need not wait for each other, each row is first decided for every candidate that
-  may stand before it. Following these decisions from the anchor on then gives the chain.
+- So that the rows need not wait for each other, each row is decided for every candidate that may
+  stand before it. The host, which reads these decisions, follows them from the anchor on.
 - The confidence head says how likely a proposal is accepted if those before it are.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -20,7 +22,50 @@ from .device_ops import fused
 # it is therefore computed for the best logit of each of this many groups only, the candidates. The
 # best token of all is always among them, and a draft may be any.
 GROUPS = 64
-SMALL_VOCABULARY = 512
+SMALL_VOCABULARY = 512  # of which all tokens are candidates
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What follows each token that may stand before a row of a block. G rows, N candidates each.
+
+    Attributes:
+        ids: (G, N) uint32, the candidates of each row.
+        best: (G, N) uint32, which candidate of a row follows each candidate of the row before. In
+            the first row, which follows the anchor, all are equal.
+        confidence: (G, N) float32, how likely that one is accepted if those before it are; None
+            without a confidence head.
+    """
+
+    ids: mx.array
+    best: mx.array
+    confidence: mx.array | None
+
+    @property
+    def numbers(self) -> mx.array:
+        """Everything as int32, bit by bit, so that the host reads it with other integers."""
+        parts = [self.ids, self.best, *([] if self.confidence is None else [self.confidence])]
+        return mx.concatenate([part.view(mx.int32).flatten() for part in parts])
+
+
+def chain_of(numbers: Sequence[int], rows: int, parts: int) -> tuple[list[int], list[float]]:
+    """Follow decisions from the anchor on.
+
+    Args:
+        numbers: of `Decisions`, as the host has read them.
+        rows: G.
+        parts: 3 with confidences, else 2.
+
+    Returns:
+        G tokens, and the confidence of each; none if there are no confidences.
+    """
+    ids, best, *sure = np.array(numbers, np.int32).reshape(parts, rows, -1)
+    place, tokens, confidence = 0, list[int](), list[float]()
+    for row in range(rows):
+        confidence += [float(values[row, place]) for values in (x.view(np.float32) for x in sure)]
+        place = best[row, place]
+        tokens.append(int(ids[row, place]))
+    return tokens, confidence
 
 
 class MarkovHead(nn.Module):
@@ -33,8 +78,8 @@ class MarkovHead(nn.Module):
 
     def __call__(
         self, scores: mx.array, anchor: mx.array, scale: mx.array | None
-    ) -> tuple[mx.array, mx.array]:
-        """Choose the best token of each row, given the one before.
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        """Choose the best token of each row, for every candidate of the row before.
 
         Args:
             scores: (G, vocab_size).
@@ -42,57 +87,36 @@ class MarkovHead(nn.Module):
             scale: factor of what this head adds; None for 1.
 
         Returns:
-            (G,) uint32 tokens, and the (G, rank) codes of the tokens before them.
+            `ids` and `best` of `Decisions`, and the (G, N, rank) codes of the tokens before.
         """
-        if scores.shape[1] <= SMALL_VOCABULARY:
-            return self._one_by_one(scores, anchor, scale)
         scores, ids = _candidates(scores)
         before = mx.concatenate([mx.broadcast_to(anchor, (1, ids.shape[1])), ids[:-1]])
-        codes = self.markov_w1(before)  # (G, N, rank)
+        codes = self.markov_w1(before)
         bias = codes @ self.markov_w2.weight[ids].swapaxes(1, 2)  # (G, N before, N)
-        biased = _biased(scores[:, None], bias, scale)
-        last = mx.argmax(biased, axis=-1)  # (G, N), the best candidate after each of those before
-        rows = np.arange(ids.shape[0], dtype=np.int32)
-        reach = 1
-        while reach < len(rows):  # doubles how many rows each decision spans
-            # The first rows already span all those before them: their decisions are all equal, and
-            # stay what they are whatever they follow.
-            last = mx.take_along_axis(last, last[mx.array((rows - reach) % len(rows))], axis=1)
-            reach *= 2
-        place = last[:, :1]
-        tokens = mx.take_along_axis(ids, place, axis=1)[:, 0]
-        previous = place[mx.array((rows - 1) % len(rows))]  # of the first row it may be any
-        codes = mx.take_along_axis(codes, previous[..., None], axis=1)[:, 0]
-        return tokens, codes
-
-    def _one_by_one(
-        self, scores: mx.array, anchor: mx.array, scale: mx.array | None
-    ) -> tuple[mx.array, mx.array]:
-        """Do the same among all tokens, each row when the one before is decided."""
-        tokens, codes = list[mx.array](), [self.markov_w1(anchor)]
-        for row in range(scores.shape[0]):
-            bias = self.markov_w2(codes[-1])
-            tokens.append(mx.argmax(_biased(scores[row], bias, scale)))
-            codes.append(self.markov_w1(tokens[-1]))
-        return mx.stack(tokens), mx.stack(codes[:-1])
+        biased = scores[:, None], bias
+        summed = _sum(*biased) if scale is None else _sum_by(*biased, scale)
+        return ids, mx.argmax(summed, axis=-1), codes
 
 
 class ConfidenceHead(nn.Module):
-    """One number per row, from its state and the token before."""
+    """One number per row and token before it, from the row's state and that token."""
 
     def __init__(self, config: DrafterConfig) -> None:
         super().__init__()
         self.proj = nn.Linear(config.hidden_size + config.markov_rank, 1)
 
     def __call__(self, states: mx.array, codes: mx.array) -> mx.array:
-        """(G, C) states and (G, rank) codes of the tokens before -> (G,) float32 from 0 to 1."""
+        """(G, C) states and (G, N, rank) codes of tokens -> (G, N) float32 from 0 to 1."""
         of_states, of_codes = mx.split(self.proj.weight[0], [states.shape[1]])
-        return _sigmoid_of_sum(states @ of_states, codes @ of_codes, self.proj.bias)
+        return _sigmoid_of_sum((states @ of_states)[:, None], codes @ of_codes, self.proj.bias)
 
 
 def _candidates(scores: mx.array) -> tuple[mx.array, mx.array]:
-    """Return scores and ids of the best token of each group, (G, GROUPS) each."""
+    """Return scores and ids of all tokens, or of the best one of each group: (G, N) each."""
     rows, vocabulary = scores.shape
+    if vocabulary <= SMALL_VOCABULARY:
+        every = mx.array(np.arange(vocabulary, dtype=np.uint32))
+        return scores, mx.broadcast_to(every, scores.shape)
     if left := -vocabulary % GROUPS:
         scores = mx.pad(scores, [(0, 0), (0, left)], constant_values=-math.inf)
     grouped = scores.reshape(rows, -1, GROUPS)  # token g + i * GROUPS is in g
@@ -104,10 +128,6 @@ def _candidates(scores: mx.array) -> tuple[mx.array, mx.array]:
 @fused
 def _ids_of(members: mx.array, groups: mx.array) -> mx.array:
     return members * GROUPS + groups
-
-
-def _biased(scores: mx.array, bias: mx.array, scale: mx.array | None) -> mx.array:
-    return _sum(scores, bias) if scale is None else _sum_by(scores, bias, scale)
 
 
 @fused

@@ -6,13 +6,12 @@ Follows DSpark (DeepSpec) in the layout of LiquidAI's -DSpark repos. Names of pa
   values of these are its context, and are kept.
 - A *block* holds the anchor, which is the last token and not yet in the target's cache, and masks.
   One pass over the block, in which all rows see each other, gives logits for every proposal.
-- The Markov head turns these rows into a chain: it adds what is likely after the token before.
-- The confidence head says how likely a proposal is accepted if those before it are.
+- Its heads turn these rows into a chain of tokens; see `draft_heads`.
 - It has no embedding and no output head of its own; it uses the target's.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import lru_cache
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -21,26 +20,12 @@ import numpy as np
 from ..checkpoint.drafter_config import DrafterConfig
 from .attention import attend
 from .device_ops import GPU, fused
-from .draft_heads import ConfidenceHead, MarkovHead
+from .draft_heads import ConfidenceHead, Decisions, MarkovHead
 from .key_values import KeysValues, KeyValueCache
 from .language import swiglu
 from .rotation import Rotation, rotation_from
 
 Places = int | mx.array | Rotation  # where rows stand, as `DraftAttention._rotated` takes it
-
-
-@dataclass(frozen=True)
-class Proposals:
-    """A draft.
-
-    Attributes:
-        tokens: (G,) uint32, proposals in order.
-        confidence: (G,) float32, how likely each is accepted if those before it are; None if the
-            drafter has no confidence head.
-    """
-
-    tokens: mx.array
-    confidence: mx.array | None
 
 
 class DraftCache:
@@ -257,7 +242,7 @@ class DraftModel(nn.Module):
             features = self.features(taps[0])
             # Of each column its number among the new ones; the others always count as valid.
             numbers = np.full(old + new + rows, -1, np.int32)
-            numbers[old : old + new] = np.arange(new)
+            numbers[old : old + new] = _stand(new, rows)[0][:new]
             visible = _is_below(mx.array(numbers), valid)
         x = block[0]
         for layer, memory in zip(self.layers, cache.layers, strict=True):
@@ -279,11 +264,11 @@ class DraftModel(nn.Module):
         Returns:
             The places of all these rows, and of the block's.
         """
-        config, in_block = self.config, np.arange(new + rows) >= new
-        numbers = np.concatenate([np.arange(new), np.arange(rows)]) + (end if GPU else 0)
-        places = _moved(mx.array(numbers.astype(np.int32)), mx.array(in_block), valid)
+        numbers, in_block = (mx.array(each) for each in _stand(new, rows))
         if GPU:
+            places = _moved(numbers, in_block, valid, mx.array(end))
             return places, places[new:]
+        places, config = numbers + in_block * valid.astype(mx.int32), self.config
         size, theta, half_split = config.head_dim, config.rope_theta, config.half_split_rope
         around = rotation_from(end, new + rows, size, theta, half_split=half_split)
         turn = around.rows(places)
@@ -322,8 +307,8 @@ class DraftModel(nn.Module):
 
     def propose(
         self, states: mx.array, scores: mx.array, anchor: mx.array, scale: mx.array | None = None
-    ) -> Proposals:
-        """Turn the rows of a block into a chain of tokens.
+    ) -> Decisions:
+        """Turn the rows of a block into a draft, which `chain_of` follows.
 
         Args:
             states: (G, C), from `states`.
@@ -331,14 +316,11 @@ class DraftModel(nn.Module):
                 sampler changes logits.
             anchor: uint32 scalar.
             scale: factor of the Markov head's part of the scores; None for 1.
-
-        Returns:
-            The draft, which takes the best score at each place.
         """
-        tokens, codes = self.markov_head(scores, anchor, scale)
-        if not self.config.has_confidence:
-            return Proposals(tokens, None)
-        return Proposals(tokens, self.confidence_head(states, codes))
+        ids, best, codes = self.markov_head(scores, anchor, scale)
+        has_confidence = self.config.has_confidence
+        sure = self.confidence_head(states, codes) if has_confidence else None
+        return Decisions(ids, best, sure)
 
 
 def _added(x: mx.array, layer: Callable[[mx.array], mx.array], y: mx.array) -> mx.array:
@@ -348,10 +330,17 @@ def _added(x: mx.array, layer: Callable[[mx.array], mx.array], y: mx.array) -> m
     return x + layer(y)
 
 
+@lru_cache(maxsize=64)
+def _stand(new: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Number new positions, then a block's rows; and say which are the block's: (new + rows,)."""
+    numbers = np.concatenate([np.arange(new), np.arange(rows)])
+    return numbers.astype(np.int32), np.repeat(np.int32([0, 1]), [new, rows])
+
+
 @fused
-def _moved(places: mx.array, in_block: mx.array, valid: mx.array) -> mx.array:
-    """Return places, those of a block behind as many others as are valid."""
-    return places + in_block * valid.astype(mx.int32)
+def _moved(numbers: mx.array, in_block: mx.array, valid: mx.array, first: mx.array) -> mx.array:
+    """Return positions, those of a block behind as many others as are valid."""
+    return first + numbers + in_block * valid.astype(mx.int32)
 
 
 @fused

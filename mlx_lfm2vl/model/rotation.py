@@ -11,6 +11,8 @@ from functools import lru_cache
 import mlx.core as mx
 import numpy as np
 
+TABLE = 512  # positions; rows at any of them have the cosines and sines of a table of two
+
 
 @dataclass(frozen=True)
 class Rotation:
@@ -48,27 +50,33 @@ def rotation_from(
 
     Args:
         first: position of the first row.
-        length: L.
+        length: L, at most `TABLE`.
         size: D of a head, even.
         theta: base of the wavelengths.
         half_split: whether number i of a head is paired with number i + D / 2, else each even
             number with the next one.
     """
+    assert length <= TABLE
+    table, begin = divmod(first, TABLE)
+    cosines, sines, partners = _table(table, size, theta, half_split)
+    rows = slice(begin, begin + length)
+    return Rotation(mx.array(cosines[rows]), mx.array(sines[rows]), partners)
+
+
+@lru_cache(maxsize=4)
+def _table(
+    number: int, size: int, theta: float, half_split: bool
+) -> tuple[np.ndarray, np.ndarray, mx.array]:
+    """Return cosines and sines of `2 * TABLE` positions from `number * TABLE` on, and partners."""
     numbers, half = np.arange(size, dtype=np.int32), size // 2
     if half_split:
         pairs, partners, is_first = numbers % half, (numbers + half) % size, numbers < half
     else:
         pairs, partners, is_first = numbers // 2, numbers ^ 1, numbers % 2 == 0
-    angles = np.arange(first, first + length, dtype=np.float32)[:, None] * _speeds(half, theta)
-    sines = np.sin(angles)[:, pairs] * np.where(is_first, np.float32(-1), np.float32(1))
-    return Rotation(mx.array(np.cos(angles)[:, pairs]), mx.array(sines), mx.array(partners))
-
-
-@lru_cache(maxsize=4)
-def _speeds(half: int, theta: float) -> np.ndarray:
-    """Return (half,) float32, the angles of position 1.
-
-    They are MLX's own numbers: the angles of high positions would show the last bit of others.
-    """
-    numbers = mx.arange(0, -half, -1, dtype=mx.float32)
-    return np.array(mx.exp(numbers * (math.log(theta) / half)))
+    # MLX's own numbers, because the angles of high positions would show the last bit of others.
+    speeds = mx.exp(mx.arange(0, -half, -1, dtype=mx.float32) * (math.log(theta) / half))
+    places = np.arange(number * TABLE, (number + 2) * TABLE, dtype=np.float32)
+    angles = places[:, None] * np.array(speeds.tolist(), np.float32)
+    signs = np.where(is_first, np.float32(-1), np.float32(1))
+    cosines, sines = np.cos(angles)[:, pairs], np.sin(angles)[:, pairs] * signs
+    return np.ascontiguousarray(cosines), np.ascontiguousarray(sines), mx.array(partners)

@@ -38,7 +38,7 @@ SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
 SHAREGPT_ROLES |= {role: role for role in ("system", "user", "assistant")}
 
 
-def read_rows(path: Path) -> list[list[Message]]:
+def read_rows(path: Path, *, answered: bool = True) -> list[list[Message]]:
     """Read and check the conversations of a file or folder, without decoding images.
 
     A row is `{"messages": [...]}`, or the short form `{"image": PATH or [PATHS], "prompt": ...,
@@ -56,7 +56,7 @@ def read_rows(path: Path) -> list[list[Message]]:
         problems = []
         for place, row in read_entries(file):
             try:
-                rows.append(_conversation(row, file.parent))
+                rows.append(_conversation(row, file.parent, answered))
             except InputError as error:
                 problems.append(f"{place}: {error}")
         if problems:
@@ -88,19 +88,21 @@ class _Row:
     system: Any
 
 
-def _conversation(row: object, folder: Path) -> list[Message]:
+def _conversation(row: object, folder: Path, answered: bool) -> list[Message]:
     if isinstance(row, InputError):
         raise row
     if not isinstance(row, Mapping):
         raise InputError(f"a {type(row).__name__}, expected an object")
     given = known_values(row, ROW_KEYS, (*ROW_BESIDE, PANDAS_INDEX), "the row")
     parts = _Row(*(_only(given, group) for group in GROUPS))
-    messages = read_messages(_messages(parts))
+    messages = read_messages(_messages(parts, answered))
     refuse_other_marks(messages)
     messages = place_images(messages, _images(parts.images))
     messages = [_checked(message, folder) for message in messages]
-    if not any(m["role"] == "assistant" and _text_of(m).strip() for m in messages):
+    if answered and not any(m["role"] == "assistant" and _text_of(m).strip() for m in messages):
         raise InputError("no assistant message with text: nothing to learn")
+    if not answered and messages[-1]["role"] != "assistant":
+        messages.append({"role": "assistant", "content": ""})
     return messages
 
 
@@ -113,7 +115,7 @@ def _only(given: Mapping[str, Any], group: Sequence[str]) -> Any:
     return next((given[key] for key in [*filled, *found]), None)
 
 
-def _messages(row: _Row) -> list[Any]:
+def _messages(row: _Row, answered: bool) -> list[Any]:
     """Return the messages of a row, in whatever form they are."""
     system = [] if is_empty(row.system) else [{"role": "system", "content": row.system}]
     question = _question(row)
@@ -128,12 +130,13 @@ def _messages(row: _Row) -> list[Any]:
         if is_empty(row.images):
             raise InputError("a caption without an image")
         turns = [{"role": "user", "content": []}, *_turns(row.caption, "assistant")]
-    elif question is None or row.answer is None:
+    elif question is None or (answered and row.answer is None):
         values = (("prompt", question), ("answer", row.answer))
         missing = [name for name, value in values if value is None]
         raise InputError(f"neither messages nor {' and '.join(missing)}")
     else:
-        turns = [*_turns(question, "user"), *_turns(row.answer, "assistant")]
+        answer = [] if row.answer is None else _turns(row.answer, "assistant")
+        turns = [*_turns(question, "user"), *answer]
     if system and isinstance(turns[0], Mapping) and turns[0].get("role") == "system":
         raise InputError("the row holds both system and a system message")
     return [*system, *turns]

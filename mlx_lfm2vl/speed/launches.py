@@ -16,7 +16,6 @@ from unittest.mock import patch
 import mlx.core as mx
 import numpy as np
 
-from ..generation import drafting as drafting_module
 from ..generation import sampling, verifying
 from ..generation.drafting import ModelDrafter
 from ..generation.sampling import Sampler
@@ -101,7 +100,6 @@ def compiling() -> Iterator[None]:
         fused(drafter_module, "swiglu"),
         fused(drafter_module, "_moved"),
         fused(drafter_module, "_is_below"),
-        fused(drafting_module, "_whole"),
         fused(draft_heads, "_ids_of"),
         fused(draft_heads, "_sum"),
         fused(draft_heads, "_sum_by"),

@@ -10,6 +10,7 @@ from networks import lively
 
 from mlx_lfm2vl.drafter_loading import load_drafter
 from mlx_lfm2vl.loading import load
+from mlx_lfm2vl.model.draft_heads import chain_of
 from mlx_lfm2vl.model.drafter import DraftModel
 
 STEPS = range(3)
@@ -30,6 +31,13 @@ def block_of(model, drafter: DraftModel, anchor: int) -> mx.array:
     return model.language_model.embed_tokens(mx.array([ids]))
 
 
+def proposed(drafter: DraftModel, states, scores, anchor: int, scale=None):
+    """The tokens of a draft and their confidences, as the host follows them."""
+    factor = None if scale is None else mx.array(scale)
+    found = drafter.propose(states, scores, mx.array(anchor, mx.uint32), factor)
+    return chain_of(found.numbers.tolist(), len(states), 3)
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_proposals_are_those_of_mlx_vlm(pair, step):
     model, drafter, golden = pair
@@ -43,9 +51,9 @@ def test_proposals_are_those_of_mlx_vlm(pair, step):
     np.testing.assert_allclose(states, golden[key + "states"], **near)
     logits = model.head(states[0])
     np.testing.assert_allclose(logits[None], golden[key + "base_logits"], **near)
-    found = drafter.propose(states[0], logits, mx.array(anchor))
-    assert found.tokens.tolist() == golden[key + "draft"][0].tolist()
-    np.testing.assert_allclose(found.confidence[None], golden[key + "confidence"], **near)
+    tokens, confidence = proposed(drafter, states[0], logits, anchor)
+    assert tokens == golden[key + "draft"][0].tolist()
+    np.testing.assert_allclose(confidence, golden[key + "confidence"][0], **near)
     for i, layer in enumerate(cache.layers):
         keys, values = (array[:, :, : cache.length] for array in layer.arrays)
         np.testing.assert_allclose(keys, golden[f"{key}keys.{i}"], **near)
@@ -67,8 +75,8 @@ def test_rows_that_were_not_accepted_do_not_touch_the_next_draft(pair, step):
         mx.concatenate([accepted, refused], axis=1),
         mx.array(accepted.shape[1]),
     )
-    found = drafter.propose(states[0], model.head(states[0]), mx.array(anchor))
-    assert found.tokens.tolist() == golden[key + "next_draft"][0].tolist()
+    tokens, _ = proposed(drafter, states[0], model.head(states[0]), anchor)
+    assert tokens == golden[key + "next_draft"][0].tolist()
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -88,14 +96,15 @@ def test_a_large_vocabulary_gets_the_same_first_proposal_from_the_best_of_each_g
     config = replace(CONFIG, vocab_size=640)
     drafter = lively(DraftModel(config))
     states, logits = mx.random.normal((4, 32)), 6 * mx.random.normal((4, 640))
-    exact = drafter.propose(states, logits, mx.array(3)).tokens
-    monkeypatch.setattr("mlx_lfm2vl.model.draft_heads.SMALL_VOCABULARY", 100)
-    found = drafter.propose(states, logits, mx.array(3)).tokens
+    found, _ = proposed(drafter, states, logits, 3)
+    monkeypatch.setattr("mlx_lfm2vl.model.draft_heads.SMALL_VOCABULARY", 640)
+    exact, _ = proposed(drafter, states, logits, 3)
     scores = logits + drafter.markov_head.markov_w2(
-        drafter.markov_head.markov_w1(mx.array([3, *found[:-1].tolist()]))
+        drafter.markov_head.markov_w1(mx.array([3, *found[:-1]]))
     )
     assert found[0] == exact[0]
-    assert mx.all(mx.take_along_axis(scores, found[:, None], axis=1)[:, 0] > scores.max(axis=1) - 4)
+    best = mx.take_along_axis(scores, mx.array(found)[:, None], axis=1)[:, 0]
+    assert mx.all(best > scores.max(axis=1) - 4)
 
 
 def test_positions_read_with_a_block_stand_behind_the_first_one_read():
@@ -109,26 +118,28 @@ def test_positions_read_with_a_block_stand_behind_the_first_one_read():
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("candidates", ["all", "of groups"])
 @pytest.mark.parametrize("scale", [None, 2.5])
-def test_the_chain_is_that_of_deciding_one_row_after_the_other(scale, monkeypatch):
-    monkeypatch.setattr("mlx_lfm2vl.model.draft_heads.SMALL_VOCABULARY", 0)
-    head = lively(DraftModel(replace(CONFIG, vocab_size=60))).markov_head  # fewer than groups
+def test_the_chain_is_that_of_deciding_one_row_after_the_other(scale, candidates, monkeypatch):
+    if candidates == "of groups":  # more than tokens, so that each is the best of its group
+        monkeypatch.setattr("mlx_lfm2vl.model.draft_heads.SMALL_VOCABULARY", 0)
+    drafter = lively(DraftModel(replace(CONFIG, vocab_size=60)))
     scores = mx.random.normal((9, 60), key=mx.random.key(1))
-    token, expected = 3, []
-    for row in scores:
-        bias = head.markov_w2(head.markov_w1(mx.array(token)))
-        token = mx.argmax(row + bias * (scale or 1)).item()
+    states = mx.random.normal((9, 32), key=mx.random.key(2))
+    token, expected, sure = 3, [], []
+    for row, state in zip(scores, states, strict=True):
+        code = drafter.markov_head.markov_w1(mx.array(token))
+        chance = mx.sigmoid(drafter.confidence_head.proj(mx.concatenate([state, code])))
+        token = mx.argmax(row + drafter.markov_head.markov_w2(code) * (scale or 1)).item()
         expected.append(token)
-    factor = None if scale is None else mx.array(scale)
-    tokens, codes = head(scores, mx.array(3, mx.uint32), factor)
-    assert tokens.tolist() == expected
-    before = mx.array([3, *expected[:-1]])
-    np.testing.assert_allclose(codes, head.markov_w1(before), atol=1e-6)
+        sure.append(chance.item())
+    tokens, confidence = proposed(drafter, states, scores, 3, scale)
+    assert tokens == expected
+    np.testing.assert_allclose(confidence, sure, atol=1e-6)
 
 
 def test_a_vocabulary_that_groups_do_not_divide_gets_the_best_token(monkeypatch):
     monkeypatch.setattr("mlx_lfm2vl.model.draft_heads.SMALL_VOCABULARY", 90)
-    head = lively(DraftModel(CONFIG)).markov_head
+    drafter = lively(DraftModel(CONFIG))
     scores = mx.zeros((3, 100)).at[:, 99].add(1e4)
-    tokens, _ = head(scores, mx.array(3, mx.uint32), None)
-    assert tokens.tolist() == [99, 99, 99]
+    assert proposed(drafter, mx.zeros((3, 32)), scores, 3)[0] == [99, 99, 99]

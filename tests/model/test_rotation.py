@@ -5,7 +5,7 @@ import pytest
 from mlx_lfm2vl.model.rotation import rotation_from
 
 
-@pytest.mark.parametrize("first", [70, 120_001])
+@pytest.mark.parametrize("first", [70, 510, 120_001])
 @pytest.mark.parametrize("half_split", [False, True])
 def test_a_rotation_of_few_rows_is_that_of_mlx(half_split, first):
     x = mx.random.normal((1, 3, 5, 32), key=mx.random.key(1))

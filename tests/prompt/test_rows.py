@@ -278,6 +278,24 @@ def test_a_web_page_in_a_question_is_no_mark(folder):
     assert only_row(folder, {"prompt": text, "answer": "x"})[0]["content"][0]["text"] == text
 
 
+@pytest.mark.parametrize(
+    "question",
+    [
+        {"image": "a.png", "prompt": "What?"},
+        {"image": "a.png", "prompt": "What?", "answer": ""},
+        {"messages": [{"role": "user", "content": "<image>What?"}], "images": ["a.png"]},
+        {"image": "a.png", "conversations": [{"from": "human", "value": "<image>What?"}]},
+    ],
+)
+def test_where_answers_are_made_a_row_needs_none(folder, question):
+    path = write_rows(folder / "d.jsonl", [question])
+    (messages,) = read_rows(path, answered=False)
+    image = str(folder / "a.png")
+    assert flat(messages) == [("user", image), ("user", "What?"), ("assistant", "")]
+    with pytest.raises(InputError, match="nothing to learn|neither messages nor answer"):
+        read_rows(path)
+
+
 def test_all_bad_rows_are_reported_with_their_lines(tmp_path):
     make_picture(8, 8, 1).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_text("no image")

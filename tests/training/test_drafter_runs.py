@@ -1,5 +1,6 @@
 """`train --drafter`: runs, what they leave behind, and what they refuse."""
 
+import json
 import shutil
 
 import numpy as np
@@ -22,6 +23,12 @@ from mlx_lfm2vl.training.drafter_shape import choose_shape
 
 OPTIONS = ["--drafter", "--draft-block", "3", "--anchors", "4", "--answer-tokens", "6"]
 OPTIONS += ["--batch-size", "2", "--learning-rate", "1e-2"]
+
+
+def answers_of(output) -> list[dict]:
+    """The target's answers to each row."""
+    _origin, *lines = (output / "answers.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def test_a_drafter_resumes_exactly_and_keeps_the_answers(data, tmp_path, plotted):
@@ -91,6 +98,14 @@ def test_answers_of_another_target_are_not_reused(data, tmp_path, capsys):
     shutil.rmtree(output / "checkpoints")
     assert run(data, output, *OPTIONS, "--steps", "1", "--answer-tokens", "7") == 2
     assert "answers.jsonl holds the answers of another target" in capsys.readouterr().err
+
+
+def test_questions_without_answers_are_enough(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    path.write_text('{"prompt": "What is it?"}\n{"prompt": "And that?"}\n')
+    output = tmp_path / "out"
+    assert run(path, output, *OPTIONS, "--steps", "1") == 0
+    assert [len(entry["answers"]) for entry in answers_of(output)] == [1, 1]
 
 
 def test_half_a_line_of_answers_is_made_again(data, tmp_path):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, printable
 from ..images.inputs import Input
-from ..whole_folder import new_file
+from ..whole_folder import check_file, new_file
 
 if TYPE_CHECKING:
     from ..generation.result import Result
@@ -87,8 +87,9 @@ def check_drawing(path: Path) -> None:
     """Refuse a file that cannot be drawn into, before anything is loaded.
 
     Raises:
-        InputError: its ending is not one of `DRAWN`.
+        InputError: its ending is not one of `DRAWN`, or it cannot be written.
     """
+    check_file(path)
     if path.suffix.lower() not in DRAWN:
         raise InputError(f"--draw {path} has no ending of {', '.join(DRAWN)}")
 

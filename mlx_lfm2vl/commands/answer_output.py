@@ -29,8 +29,8 @@ def say(text: str) -> None:
 
 def say_failure(name: str, error: Exception) -> None:
     """Print on stderr why there is no answer about something; its name stands there once."""
-    text = str(error)
-    say(f"error: {text if text.startswith((name, repr(name))) else f'{name}: {text}'}")
+    text, line = str(error), name.replace("\n", "\\n")
+    say(f"error: {text if text.startswith((name, repr(name))) else f'{line}: {text}'}")
 
 
 def in_order(outcomes: Iterable[tuple[int, T]]) -> Iterator[T]:

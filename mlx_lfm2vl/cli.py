@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _print(__version__)
     if name in ("-h", "--help"):
         return _print(USAGE.rstrip())
-    from .commands.parser import nearest
+    from .commands.parser import nearest, with_help
     from .commands.question import names_image
 
     if name and (name.startswith("-") or names_image(name) or any(map(str.isspace, name))):
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     near = nearest(name, COMMANDS)
     hint = f"; did you mean {near}?" if near else f" among {', '.join(COMMANDS)}"
     problem = f"there is no command {name!r:.80}{hint}" if name else "which command?"
-    print(f"error: {problem}; see mlx_lfm2vl --help", file=sys.stderr)
+    print(f"error: {with_help(problem, 'mlx_lfm2vl')}", file=sys.stderr)
     return 2
 
 

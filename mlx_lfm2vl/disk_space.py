@@ -48,6 +48,8 @@ def check_space(target: Path, nbytes: int) -> None:
 
 def write_failure(error: OSError, target: Path) -> str:
     """Say in words why a file or folder could not be written."""
-    if error.errno not in FULL:
-        return str(error)
-    return f"its disk is full ({size_text(free_bytes(target))} are free)"
+    if error.errno in FULL:
+        return f"its disk is full ({size_text(free_bytes(target))} are free)"
+    if error.errno == errno.ENOENT and not target.parent.is_dir():
+        return f"there is no folder {target.parent}"
+    return error.strerror or str(error)

@@ -139,6 +139,19 @@ def _named(error: OSError, target: Path) -> InputError:
     return InputError(f"{target} cannot be written: {write_failure(error, target)}")
 
 
+def check_file(target: Path) -> None:
+    """Check that a file may be written, before anything is loaded.
+
+    Raises:
+        InputError: it is no plain file, or its folder does not exist.
+    """
+    if target.exists() and not target.is_file():
+        what = "a folder" if target.is_dir() else "no plain file"
+        raise InputError(f"{target} is {what}, expected the name of a file to write")
+    if not target.parent.is_dir():
+        raise InputError(f"{target} cannot be written: there is no folder {target.parent}")
+
+
 def check_target(
     target: Path,
     *,

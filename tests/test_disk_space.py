@@ -54,3 +54,9 @@ def test_a_full_disk_is_said_with_the_path_and_what_is_free(tmp_path, monkeypatc
     with pytest.raises(InputError, match=message), how(tmp_path / "x"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    message = "none/x.png cannot be written: there is no folder .*none$"
+    with pytest.raises(InputError, match=message), new_file(tmp_path / "none" / "x.png") as partial:
+        partial.touch()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import printable
 from .common import SCHEMA
@@ -19,10 +19,29 @@ if TYPE_CHECKING:
     from ..model.lfm2vl import Lfm2VL
     from ..options import Sampling
 
+T = TypeVar("T")
+
 
 def say(text: str) -> None:
     """Print a line on stderr."""
     print(printable(text), file=sys.stderr)
+
+
+def say_failure(name: str, error: Exception) -> None:
+    """Print on stderr why there is no answer about something; its name stands there once."""
+    text, line = str(error), name.replace("\n", "\\n")
+    say(f"error: {text if text.startswith((name, repr(name))) else f'{line}: {text}'}")
+
+
+def in_order(outcomes: Iterable[tuple[int, T]]) -> Iterator[T]:
+    """Yield the answers of a batch in the order of the questions, each as soon as it can be."""
+    waiting = dict[int, T]()
+    given = 0
+    for number, outcome in outcomes:
+        waiting[number] = outcome
+        while given in waiting:
+            yield waiting.pop(given)
+            given += 1
 
 
 def print_object(values: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import InputError
+from ..whole_folder import check_file
 from .benchmark_drafts import describe, measure_drafts
 from .common import add_model_options, progress_line, run_command
 from .draft_options import add_draft_options, check_draft_model, check_draft_options
@@ -144,8 +145,8 @@ def _check_early(options: argparse.Namespace) -> None:
             raise InputError(f"--{name} is {getattr(options, name)}, expected 1 or more")
     if options.plot and options.plot.suffix.lower() not in ("", ".png"):
         raise InputError(f"--plot {options.plot}: expected a name that ends in .png")
-    if options.plot and not options.plot.absolute().parent.is_dir():
-        raise InputError(f"--plot {options.plot}: there is no folder {options.plot.parent}")
+    if options.plot:
+        check_file(options.plot)
     if options.image:
         from ..checkpoint.find import find_image
         from ..images.source import ImageLimits, open_image

@@ -20,6 +20,7 @@ from typing import Any
 from .. import __version__
 from ..checkpoint.aliases import DEMO, full_name
 from ..errors import InputError
+from ..whole_folder import check_file
 from .common import MODEL_HELP, SCHEMA, run_command, stage
 from .parser import Parser
 
@@ -120,8 +121,7 @@ def _check_target(path: Path | None) -> None:
         return
     if path.suffix not in (".md", ".json"):
         raise InputError(f"--report {path}: expected a name that ends in .md or .json")
-    if not path.absolute().parent.is_dir() or path.is_dir():
-        raise InputError(f"--report {path}: there is no folder {path.parent}, or it is one itself")
+    check_file(path)
 
 
 def _machine(*, offline: bool) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ image was not answered, and with --ask if a question was not.
 from __future__ import annotations
 
 import argparse
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -16,12 +17,14 @@ from ..errors import InputError, Lfm2VLError
 from ..options import AnswerOptions
 from .answer_output import (
     describe_plan,
+    in_order,
     plan_object,
     print_object,
     print_rest,
     result_object,
     say,
     say_costs,
+    say_failure,
 )
 from .asks import answer_questions
 from .cache_options import chosen_bytes, chosen_folder
@@ -202,20 +205,17 @@ def _answer_each(
     """Answer the prompt about each image, as a batch; print the answers in the order given."""
     from ..prompt.messages import user_message
 
-    names: dict[int, str] = {}  # of the images that are not printed yet
-    waiting: dict[int, Result | Lfm2VLError] = {}
+    names = deque[str]()  # of the images that are not printed yet
 
     def questions() -> Iterator[list[Message]]:
-        for number, image in enumerate(inputs):
-            names[number] = image.name
+        for image in inputs:
+            names.append(image.name)
             yield user_message(options.prompt, [image.source], options.system)
 
     printed = failed = 0
-    for number, outcome in engine.stream_batch(questions(), answer):
-        waiting[number] = outcome
-        while printed in waiting:
-            failed += not _print_one(names.pop(printed), waiting.pop(printed), options)
-            printed += 1
+    for outcome in in_order(engine.stream_batch(questions(), answer)):
+        failed += not _print_one(names.popleft(), outcome, options)
+        printed += 1
     if failed:
         say(f"{failed} of {printed} images not answered")
     return 1 if failed else 0
@@ -224,7 +224,7 @@ def _answer_each(
 def _print_one(file: str, outcome: Result | Lfm2VLError, options: argparse.Namespace) -> bool:
     """Print the answer about a file, or why there is none; return whether there is one."""
     if isinstance(outcome, Lfm2VLError):
-        say(f"error: {file}: {outcome}")
+        say_failure(file, outcome)
         if options.json:
             error = {"error": str(outcome), "exit_code": outcome.exit_code}
             print_object({"file": file, **error})

@@ -3,6 +3,8 @@
 import argparse
 import os
 import re
+import shlex
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -39,9 +41,16 @@ class Parser(argparse.ArgumentParser):
         if args is not None:
             self._refuse_unknown(args)
         values = namespace or argparse.Namespace()
-        if self._get_positional_actions():
-            return self.parse_intermixed_args(args, values)
-        return super().parse_args(args, values)
+        if not (places := self._get_positional_actions()):
+            return super().parse_args(args, values)
+        given, rest = list(sys.argv[1:] if args is None else args), []
+        if places[-1].nargs == "*" and "--" in given:  # which `parse_intermixed_args` drops
+            end = given.index("--")
+            given, rest = given[:end], given[end + 1 :]
+        found = self.parse_intermixed_args(given, values)
+        if rest:
+            setattr(found, places[-1].dest, [*getattr(found, places[-1].dest), *rest])
+        return found
 
     def _print_message(self, message: str, file: Any = None) -> None:
         """Print the help. Argparse would say nothing of a full disk."""
@@ -49,7 +58,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise the mistake as an error of one line."""
-        raise InputError(f"{' '.join(message.split())}; see {self.prog} --help")
+        raise InputError(with_help(" ".join(message.split()), self.prog))
 
     def _refuse_unknown(self, words: Sequence[str]) -> None:
         """Name a misspelt option before argparse complains about what it then misses."""
@@ -57,6 +66,11 @@ class Parser(argparse.ArgumentParser):
         for word in words:
             if word == "--":
                 return
+            if word in known or not word.startswith("-"):
+                continue
+            if len(word) > 1 and os.path.lexists(word):  # `-photo.png` would be `-p hoto.png`
+                path = shlex.quote(f"./{word}")
+                self.error(f"{word} reads as an option: the file of that name is {path}")
             if not re.match(r"--?[A-Za-z]", word) or " " in word:
                 continue
             name = word.partition("=")[0] if word.startswith("--") else word[:2]
@@ -64,6 +78,11 @@ class Parser(argparse.ArgumentParser):
                 near = nearest(word.partition("=")[0], known)
                 hint = f"; did you mean {near}?" if near else ""
                 self.error(f"there is no option {word.partition('=')[0]}{hint}")
+
+
+def with_help(problem: str, program: str) -> str:
+    """Return a mistake with where to look up what is right."""
+    return f"{problem}{' See' if problem.endswith('?') else '; see'} {program} --help"
 
 
 def _columns() -> int:

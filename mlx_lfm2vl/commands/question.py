@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from glob import iglob
@@ -110,7 +111,8 @@ def _refuse_folders(names: Sequence[str]) -> None:
         path = find_path(name)
         if path is not None and path.is_dir() and name not in ("-", DEMO):
             raise InputError(
-                f"{name} is a folder; --each --image {name} asks about each image in it"
+                f"{name} is a folder; --each --image {shlex.quote(name)} asks about each "
+                "image in it"
             )
 
 
@@ -169,11 +171,12 @@ def _stdin() -> TextIO:
 
 def _read_prompt() -> str:
     """Read the prompt on stdin, without the line end of the shell."""
-    text = _read_text(_stdin().buffer, "the prompt on standard input")
+    hint = "; an image there is called -"
+    text = _read_text(_stdin().buffer, "the prompt on standard input", hint)
     return text.removesuffix("\n").removesuffix("\r")
 
 
-def _read_text(file: BinaryIO, what: str) -> str:
+def _read_text(file: BinaryIO, what: str, hint: str = "") -> str:
     """Read a text of limited size, without the mark of an editor."""
     data = file.read(MAX_PROMPT_BYTES + 1)
     if len(data) > MAX_PROMPT_BYTES:
@@ -181,4 +184,6 @@ def _read_text(file: BinaryIO, what: str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{what} is not UTF-8: {error}") from None
+        raise InputError(
+            f"{what} is not UTF-8: {error.reason} at byte {error.start}{hint}"
+        ) from None

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, Lfm2VLError
-from .answer_output import say
+from .answer_output import say, say_failure
 from .common import run_command
 from .image_options import chosen_image_options
 from .open_engine import check_memory_options, image_limits, open_engine
@@ -58,9 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str | None, options: argparse.Namespace) -> int:
-    from ..desktop.journal import check_path
     from ..desktop.tables import check_table, journal_of
     from ..skills.tasks import make_task
+    from ..whole_folder import check_file
 
     assert name is not None  # or the parser has printed its help
     split_words(name, options, need_image=False)
@@ -71,7 +71,7 @@ def _run(name: str | None, options: argparse.Namespace) -> int:
     check_memory_options(options)
     own = task_options(name, options)
     if options.out:
-        check_path(options.out)
+        check_file(options.out)
         check_table(options.out, journal_of(options.out))
     task = make_task(name, options.kind or kind_of(options), **own)
     changes = {**answer_changes(options), "image_options": chosen_image_options(options)}
@@ -267,7 +267,7 @@ def _plan(task: Task[Any], options: argparse.Namespace) -> int:
                 answers += 1
         except Lfm2VLError as error:
             failed += 1
-            say(f"error: {given.name}: {error}")
+            say_failure(given.name, error)
     longest = answers * task.options.max_tokens
     unread = f" ({failed:,} cannot be read)" if failed else ""
     print(

@@ -7,7 +7,7 @@ interrupted.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, Lfm2VLError
 from ..images.inputs import Input
-from .answer_output import print_object, say, say_costs
+from .answer_output import in_order, print_object, say, say_costs, say_failure
 from .common import run_command, stage
 from .draft_options import check_draft_options, note_undrafted_batch
 from .image_options import chosen_image_options
@@ -118,7 +118,7 @@ def _answer(
         if alone:
             raise outcome
         failed += 1
-        say(f"error: {group[0].name}: {outcome}")
+        say_failure(group[0].name, outcome)
         if options.json:
             cause = {"error": str(outcome), "exit_code": outcome.exit_code}
             print_object({"skill": task.name, "file": group[0].name, **cause})
@@ -165,7 +165,7 @@ def _outcomes(
             result = engine.generate(next(questions), task.options)
         yield groups[0], (_read(task, groups[0], [result]), [result])
         return
-    written = _in_order(engine.stream_batch(questions, task.options))
+    written = in_order(engine.stream_batch(questions, task.options))
     for group in groups:
         outcomes = list(islice(written, len(_questions(group))))
         yield group, _answered(task, group, outcomes)
@@ -174,18 +174,6 @@ def _outcomes(
 def _questions(group: Sequence[Input]) -> Sequence[Sequence[Input]]:
     """The images of each question about a group: its slices one by one, or all images at once."""
     return [[one] for one in group[0].slices] or [group]
-
-
-def _in_order(
-    outcomes: Iterable[tuple[int, Result | Lfm2VLError]],
-) -> Iterator[Result | Lfm2VLError]:
-    waiting: dict[int, Result | Lfm2VLError] = {}
-    given = 0
-    for number, outcome in outcomes:
-        waiting[number] = outcome
-        while given in waiting:
-            yield waiting.pop(given)
-            given += 1
 
 
 def _answered(

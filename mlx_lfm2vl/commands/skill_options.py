@@ -187,7 +187,7 @@ def split_words(name: str, options: argparse.Namespace, *, need_image: bool = Tr
     options.image = [*images, *options.image]
     metavar, needed = TEXTS.get(name, ("", False))
     if texts and not metavar:
-        raise InputError(f"{texts[0]!r:.80} is no image, and {name} takes nothing else")
+        raise InputError(f"there is no image {texts[0]!r:.80}, and {name} takes nothing else")
     if len(texts) > 1:
         raise InputError(
             f"two texts: {texts[0]!r:.80} and {texts[1]!r:.80}; put one of several words in quotes"

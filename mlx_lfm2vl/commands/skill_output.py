@@ -86,8 +86,11 @@ def check_drawing(path: Path) -> None:
     """Refuse a file that cannot be drawn into, before anything is loaded.
 
     Raises:
-        InputError: its ending is not one of `DRAWN`.
+        InputError: its ending is not one of `DRAWN`, or it cannot be written.
     """
+    from ..whole_folder import check_file
+
+    check_file(path)
     if path.suffix.lower() not in DRAWN:
         raise InputError(f"--draw {path} has no ending of {', '.join(DRAWN)}")
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..whole_folder import new_file, writing
+from ..whole_folder import check_file, new_file, writing
 from .records import START, Record, Settings, encoded, identity, lines_of, settled
 
 SYNC_SECONDS = 1.0
@@ -202,19 +202,6 @@ def _check_key(record: Record) -> None:
         raise ValueError
 
 
-def check_path(path: Path) -> None:
-    """Refuse what cannot be a result file, before anything is loaded.
-
-    Raises:
-        InputError: it is no plain file, or its folder does not exist.
-    """
-    if path.exists() and not path.is_file():
-        what = "a folder" if path.is_dir() else "no plain file"
-        raise InputError(f"{path} is {what}, expected the name of a result file")
-    if not path.parent.is_dir():
-        raise InputError(f"{path} cannot be written: there is no folder {path.parent}")
-
-
 def _mark(name: bytes, key: str) -> bytes:
     """Return 16 bytes for a picture of this content at this place."""
     return bytes(a ^ b for a, b in zip(name, bytes.fromhex(key), strict=True))
@@ -226,7 +213,7 @@ def _opened(path: Path) -> int:
     Raises:
         InputError: it is no plain file, or another run has it.
     """
-    check_path(path)
+    check_file(path)
     while True:
         file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -13,6 +14,7 @@ MAX_NAME = 2**15  # bytes; no system has longer paths
 MAX_LIST = 2**28  # bytes, which hold more than a million names
 UTF8_MARK = b"\xef\xbb\xbf"
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+BINARY = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")  # no name has them, nearly every image does
 
 
 def names_in(source: str, stdin: BinaryIO | None = None) -> Iterator[str]:
@@ -28,7 +30,7 @@ def names_in(source: str, stdin: BinaryIO | None = None) -> Iterator[str]:
 
     Raises:
         InputError: at once, if there is no such list; later, if it cannot be read, is too long,
-            holds no names, or is UTF-16.
+            holds no names, or is UTF-16 or no text.
     """
     if source == "-":
         if stdin is None:
@@ -59,6 +61,10 @@ def _names(file: BinaryIO, what: str) -> Iterator[str]:
         first += piece
     if first.startswith(UTF16_MARKS):
         raise InputError(f"{what} is UTF-16; save it as UTF-8")
+    if BINARY.search(first):
+        raise InputError(
+            f"{what} is no text, expected one name a line; an image is given without --files-from"
+        )
     separator = b"\0" if b"\0" in first else b"\n"
     rest = b""
     piece = first.removeprefix(UTF8_MARK)

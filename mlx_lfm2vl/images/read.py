@@ -234,6 +234,8 @@ def _read_path(path: Path, limits: ImageLimits) -> bytes:
     if not path.exists():
         if re.match(ADDRESS, str(path)):
             raise InputError(f"{quoted(path)} is no address that is fetched; download it first")
+        if path.is_symlink():
+            raise InputError(f"{quoted(path)} is a link to a file that does not exist")
         raise InputError(f"{quoted(path)} does not exist{_meant(path)}")
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):

@@ -98,7 +98,8 @@ class Task(Generic[Answer]):
         if count < self.least or (self.most and count > self.most):
             expected = f"{self.least}" if self.least == self.most else f"{self.least} or more"
             noun = "image" if expected == "1" else "images"
-            raise InputError(f"{self.name} takes {expected} {noun}, and {count} were given")
+            given = "1 was given" if count == 1 else f"{count} were given"
+            raise InputError(f"{self.name} takes {expected} {noun}, and {given}")
 
     def skill(self) -> Skill:
         """Return the skill without the type of its answer."""

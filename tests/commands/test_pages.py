@@ -53,7 +53,7 @@ def test_pages_are_asked_about_one_by_one_and_a_bad_file_costs_one_answer(run):
         "scan.pdf, page 3",
     ]
     assert err.splitlines() == [
-        "error: bad.pdf: bad.pdf is damaged",
+        "error: bad.pdf is damaged",
         "1 of 5 images not answered",
     ]
 

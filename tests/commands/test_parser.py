@@ -44,6 +44,7 @@ def test_wrong_use_is_one_line_with_the_way_out(line, message, capsys):
     assert told.startswith("error: ")
     assert message in told
     assert told.endswith("--help")
+    assert "?;" not in told
 
 
 @pytest.mark.parametrize("name", PARSERS)
@@ -55,6 +56,19 @@ def test_a_value_may_look_like_an_option_if_it_is_a_sentence():
     options = PARSERS["generate"].parse_args(["-p", "--help me with this", "--stop", "-5"])
     assert options.prompt == "--help me with this"
     assert options.stop == ["-5"]
+
+
+def test_a_file_may_be_called_like_an_option(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("-photo.png", "-x y.png", "-1.png"):
+        make_picture(9, 9, 0).save(name)
+        assert cli.main(["generate", "-m", "demo", name, "What?"]) == 2
+        assert (
+            f"the file of that name is {shlex.quote(f'./{name}')}; see" in capsys.readouterr().err
+        )
+    for name in ("generate", "caption"):
+        options = PARSERS[name].parse_args(["a.png", "-m", "demo", "--", "-photo.png", "-x"])
+        assert options.words == ["a.png", "-photo.png", "-x"]
 
 
 def test_short_names_mean_the_same():

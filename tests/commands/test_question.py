@@ -160,6 +160,9 @@ def test_a_folder_stands_for_its_images_with_each(desk):
     assert asked("--each", "pics", "Hi") == (["pics/1.PNG", "pics/2.jpg"], "Hi")
     with pytest.raises(InputError, match="pics is a folder; --each --image pics asks about each"):
         asked("pics", "Hi")
+    Path("my pics").mkdir()
+    with pytest.raises(InputError, match="; --each --image 'my pics' asks about each"):
+        asked("my pics", "Hi")
     Path("empty").mkdir()
     with pytest.raises(InputError, match="no images in empty"):
         asked("--each", "empty", "Hi")

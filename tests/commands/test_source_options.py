@@ -49,7 +49,7 @@ def test_pictures_come_from_names_then_a_list_then_clipboard_and_screen(ask, mon
         1,
         ["pics/1.png", "pics/below/2.png", "a.png", "clipboard", "screenshot"],
     )
-    assert err == "error: gone.png: 'gone.png' does not exist\n1 of 6 images not answered\n"
+    assert err == "error: 'gone.png' does not exist\n1 of 6 images not answered\n"
 
 
 def test_a_folder_without_images_is_one_error_among_the_answers(ask):

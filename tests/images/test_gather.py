@@ -220,6 +220,7 @@ def test_a_missing_file_of_a_list_is_one_error_among_the_images():
         (b"\n\r\n", "list holds no names"),
         ("a.png\n".encode("utf-16"), "list is UTF-16; save it as UTF-8"),
         (b"a" * (MAX_NAME + 1), "a name of over 32768 bytes"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "list is no text, expected one name a line"),
     ],
 )
 def test_a_list_that_is_none_is_refused(data, message):

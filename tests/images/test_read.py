@@ -274,6 +274,12 @@ def test_a_name_that_only_looks_different_is_suggested(stored, typed, tmp_path, 
         assert str(error.value).endswith(f"did you mean {str(folder / stored)!r}?")
 
 
+def test_a_link_to_nothing_is_said_to_be_one(tmp_path):
+    (tmp_path / "gone.png").symlink_to("no such.png")
+    with pytest.raises(InputError, match=r"gone.png' is a link to a file that does not exist"):
+        open_image(tmp_path / "gone.png", LIMITS)
+
+
 def test_nothing_is_suggested_for_a_name_that_is_like_no_other(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(encoded())
     (tmp_path / "folder").mkdir()

@@ -91,7 +91,7 @@ def test_a_wrong_option_is_named(name, kind, options, message):
 @pytest.mark.parametrize(
     ("name", "options", "count", "message"),
     [
-        ("compare", {}, 1, "compare takes 2 or more images, and 1 were given"),
+        ("compare", {}, 1, "compare takes 2 or more images, and 1 was given"),
         ("caption", {}, 2, "caption takes 1 image, and 2 were given"),
         ("ask", {"question": "Why?"}, 0, "ask takes 1 or more images, and 0 were given"),
     ],

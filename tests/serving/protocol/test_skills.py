@@ -119,7 +119,7 @@ def test_the_options_of_every_skill_can_be_sent():
         ("classify", {"labels": ["a"]}, "there are 1 labels, expected 2"),
         ("extract", {"fields": ["a"], "schema": {}}, "either fields or a schema"),
         ("extract", {"fields": {"a": 5}}, "fields.a is a number, expected a text"),
-        ("compare", {}, "compare takes 2 or more images, and 1 were given"),
+        ("compare", {}, "compare takes 2 or more images, and 1 was given"),
         ("ask", {"question": "In {city}?"}, "the prompt names {city}, which is unknown"),
     ],
 )

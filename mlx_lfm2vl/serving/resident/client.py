@@ -38,7 +38,6 @@ KEEP_ALIVE = 600.0  # seconds
 TRIES = 3  # a process may end, idle, at the moment when it is asked
 ASKS = 2  # a question that ends one process may end the next one, too
 BATCH_SIZE = 8  # calls at the same time, as the rows of the engine's batches
-PAUSE = 0.05  # seconds until a source is asked again that has nothing yet
 
 
 class RemoteEngine:
@@ -93,7 +92,8 @@ class RemoteEngine:
 
         Options that are functions of this process, `logits_processors`, are refused.
 
-        If the process ends before the first piece, the question is asked once more.
+        If the process ends before the first piece, the question is asked once more. So it is at any
+        time by functions that return a whole answer.
 
         Raises:
             Lfm2VLError: the process ended in the middle of the answer, or fell silent.

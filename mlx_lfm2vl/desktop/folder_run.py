@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ..errors import Lfm2VLError
-from ..generation.batch import BATCH_SIZE
+from ..generation.asking import BATCH_SIZE
 from ..generation.engine import Engine
 from ..generation.result import Result
 from ..images.inputs import Input

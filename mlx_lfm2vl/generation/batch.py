@@ -31,7 +31,6 @@ from .sampling import Drawn, Sampler
 if TYPE_CHECKING:  # imported where there is a drafter
     from .rounds import Rounds
 
-BATCH_SIZE = 8
 DRAFTED = 3  # rows of the largest batch that drafts unless asked to: in larger ones less is gained
 
 

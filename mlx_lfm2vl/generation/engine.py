@@ -16,16 +16,14 @@ from ..device import Limits, choose_limits, set_limits
 from ..device_thread import Steps, in_turn, in_turn_async
 from ..errors import InputError, Lfm2VLError
 from ..images.read import read_once
-from ..images.source import ImageSource
 from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerChanges, AnswerOptions, Options, merged
 from ..prompt.messages import Message, user_message, with_image
 from ..prompt.processor import Processor
 from ..prompt.sources import as_images
-from .batch import BATCH_SIZE
+from .asking import BATCH_SIZE, Asking, Conversation, Image
 from .prefix_store import PrefixStore
 from .result import Piece, Result
-from .row import Conversation
 from .score import score_answers
 from .scores import Scores
 from .seen import Seen, read_images
@@ -36,10 +34,8 @@ if TYPE_CHECKING:  # imported where there is a drafter
     from ..model.drafter import DraftModel
     from .drafting import Drafting
 
-Image = ImageSource | Sequence[ImageSource]
 
-
-class Engine:
+class Engine(Asking):
     """Answers conversations with one model, for any thread and for asyncio.
 
     A thread that changes the model's arrays must compute them (`mx.eval(model.parameters())`)
@@ -99,35 +95,6 @@ class Engine:
         set_limits(limits)
         return limits
 
-    def stream(
-        self,
-        messages: Sequence[Message] | str,
-        options: Options = None,
-        *,
-        image: Image | None = None,
-        **changes: Unpack[AnswerChanges],
-    ) -> Iterator[Piece]:
-        """Answer a conversation piece by piece.
-
-        Args:
-            messages: a list of `{"role": ..., "content": ...}` (see `Processor`), or one question
-                as a string.
-            options: of the answer; `ImageOptions` alone are accepted too.
-            image: one image or several for a question given as a string.
-            changes: fields of `AnswerOptions` that override `options`.
-
-        Yields:
-            Pieces whose texts add up to the answer. The last one has the `Result`.
-
-        Raises:
-            InputError: messages, options or images are bad, or the prompt and `max_tokens` exceed
-                the context.
-            NetworkError: an image URL cannot be fetched.
-            TypeError: a keyword is not a field of `AnswerOptions`.
-        """
-        chosen = merged(options, changes)
-        return in_turn(self._steps(messages, image, chosen))
-
     def streamed(
         self, messages: Sequence[Message], options: AnswerOptions, *, keys: list[bytes]
     ) -> Generator[Piece, None, None]:
@@ -168,21 +135,6 @@ class Engine:
         ((keys, tokens),) = in_turn(steps)
         return Seen(self, held, system, chosen, keys, tokens)
 
-    def generate(
-        self,
-        messages: Sequence[Message] | str,
-        options: Options = None,
-        *,
-        image: Image | None = None,
-        **changes: Unpack[AnswerChanges],
-    ) -> Result:
-        """Answer a conversation and return the result; see `stream` for arguments and errors."""
-        result = None
-        for piece in self.stream(messages, options, image=image, **changes):
-            result = piece.result
-        assert result is not None
-        return result
-
     def astream(
         self,
         messages: Sequence[Message] | str,
@@ -213,42 +165,6 @@ class Engine:
         assert result is not None
         return result
 
-    def stream_batch(
-        self,
-        conversations: Iterable[Conversation | None],
-        options: Options = None,
-        *,
-        batch_size: int = BATCH_SIZE,
-        **changes: Unpack[AnswerChanges],
-    ) -> Iterator[tuple[int, Result | Lfm2VLError]]:
-        """Answer conversations as a batch and yield each answer when it is complete.
-
-        A finished conversation makes room for the next one at once. Conversations may differ in
-        images and length. Those that start together and are equally long are read in one pass. The
-        answers do not depend on one another. They equal those of `generate` up to rounding, which
-        may differ because a batch computes larger matrix products.
-
-        Args:
-            conversations: messages of each, as for `stream`, but without `image`. They are taken
-                one by one as there is room, so their number is not limited. None says that the next
-                is not there yet, so that those under way go on; it has no number.
-            options: of every answer, as for `stream`. Each conversation uses the seed as if it were
-                alone. A draft model serves batches of up to three; larger ones if `draft_tokens` is
-                given.
-            batch_size: maximum conversations to answer at the same time, at least 1.
-            changes: as for `stream`.
-
-        Yields:
-            The number of a conversation, from 0, with its `Result`. If it cannot be answered, with
-            the error instead; the others continue.
-
-        Raises:
-            InputError: an option or `batch_size` is out of range.
-            TypeError: a keyword is not a field of `AnswerOptions`.
-        """
-        chosen = merged(options, changes)
-        return in_turn(self._batch_steps(chosen, batch_size), conversations)
-
     def answered(
         self,
         conversations: Iterable[Conversation | None],
@@ -266,33 +182,6 @@ class Engine:
             results[number] = result
         return [results[number] for number in sorted(results)]
 
-    def score(
-        self,
-        messages: Sequence[Message] | str,
-        answers: Sequence[str],
-        options: Options = None,
-        *,
-        image: Image | None = None,
-        **changes: Unpack[AnswerChanges],
-    ) -> Scores:
-        """Return how likely given answers are; the prompt is read once.
-
-        Args:
-            messages: as for `stream`.
-            answers: whole answers, as the model would write them.
-            options: as for `stream`; only those of the prompt count, and `kv_bits`.
-            image: as for `stream`.
-            changes: as for `stream`.
-
-        Raises:
-            InputError: as for `stream`, or an answer is empty.
-        """
-        chosen = merged(options, changes)
-        asked = with_image(messages, image)
-        steps = score_answers(self.model, self.processor, asked, answers, chosen, self.store)
-        (scores,) = in_turn(steps)
-        return scores
-
     def keep_prefixes(self) -> PrefixStore:
         """Keep what answers read from now on, for questions that begin in the same way."""
         self.store = self.store or PrefixStore()
@@ -303,6 +192,21 @@ class Engine:
         from .fingerprint import content_fingerprint
 
         return content_fingerprint(self.model)
+
+    def _stream(self, asked: Sequence[Message] | str, options: AnswerOptions) -> Iterator[Piece]:
+        return in_turn(self._steps(asked, None, options))
+
+    def _stream_batch(
+        self, conversations: Iterable[Conversation | None], options: AnswerOptions, batch_size: int
+    ) -> Iterator[tuple[int, Result | Lfm2VLError]]:
+        return in_turn(self._batch_steps(options, batch_size), conversations)
+
+    def _score(
+        self, asked: Sequence[Message] | str, answers: Sequence[str], options: AnswerOptions
+    ) -> Scores:
+        steps = score_answers(self.model, self.processor, asked, answers, options, self.store)
+        (scores,) = in_turn(steps)
+        return scores
 
     def _batch_steps(
         self, options: AnswerOptions, batch_size: int, keys: Sequence[bytes] = ()

@@ -14,12 +14,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ...errors import InputError, Lfm2VLError
+from ...generation.asking import Asking, Image
 from ...generation.result import Piece, Result
 from ...generation.scores import Scores
 from ...images.limits import ImageLimits
 from ...images.read import read_once
 from ...options import AnswerChanges, AnswerOptions, ImageOptions, Options, Sampling, merged
-from ...prompt.messages import user_message, with_image
+from ...prompt.messages import user_message
 from ...prompt.sources import as_images
 from ..request import Progress, Request
 from .http import Call, Lost, Other, Question
@@ -31,21 +32,21 @@ if TYPE_CHECKING:
     from ...images.source import ImageSource
     from ...prompt.messages import Message
 
-    Image = ImageSource | Sequence[ImageSource]
-
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE = 600.0  # seconds
 TRIES = 3  # a process may end, idle, at the moment when it is asked
 ASKS = 2  # a question that ends one process may end the next one, too
-BATCH_SIZE = 8  # calls at the same time, as the rows of the engine's batches
-PAUSE = 0.05  # seconds until a source is asked again that has nothing yet
 
 
-class RemoteEngine:
+class RemoteEngine(Asking):
     """Answers as `Engine` does, through a process that keeps the model in memory.
 
-    Any thread may ask. Images are read here, and decoded there.
+    Any thread may ask. Images are read here, and decoded there. Options that are functions of this
+    process, `logits_processors`, are refused.
+
+    If the process ends or falls silent in the middle of an answer, that is an `Lfm2VLError`. If it
+    ends before the caller has seen a piece of the answer, the question is asked once more.
 
     Attributes:
         model: what is known of the model without its weights.
@@ -82,74 +83,6 @@ class RemoteEngine:
     def __repr__(self) -> str:
         return f"RemoteEngine({self._wanted.model!r})"
 
-    def stream(
-        self,
-        messages: Sequence[Message] | str,
-        options: Options = None,
-        *,
-        image: Image | None = None,
-        **changes: Unpack[AnswerChanges],
-    ) -> Iterator[Piece]:
-        """Answer a conversation piece by piece; see `Engine.stream` for arguments and errors.
-
-        Options that are functions of this process, `logits_processors`, are refused.
-
-        If the process ends before the first piece, the question is asked once more.
-
-        Raises:
-            Lfm2VLError: the process ended in the middle of the answer, or fell silent.
-        """
-        chosen = _sendable(options, changes)
-        return self._pieces(Request(with_image(messages, image), chosen))
-
-    def generate(
-        self,
-        messages: Sequence[Message] | str,
-        options: Options = None,
-        *,
-        image: Image | None = None,
-        **changes: Unpack[AnswerChanges],
-    ) -> Result:
-        """Answer a conversation; see `stream`."""
-        return self._result(Request(with_image(messages, image), _sendable(options, changes)))
-
-    def score(
-        self,
-        messages: Sequence[Message] | str,
-        answers: Sequence[str],
-        options: Options = None,
-        *,
-        image: Image | None = None,
-        **changes: Unpack[AnswerChanges],
-    ) -> Scores:
-        """Return how likely given answers are; see `Engine.score`."""
-        if not answers:
-            raise InputError("there is no answer to score, or one without text")
-        chosen = _sendable(options, changes)
-        request = Request(with_image(messages, image), chosen, answers=list(answers))
-        for event in self._events(request):
-            if isinstance(event, Scores):
-                return event
-        raise AssertionError("an answer ends with its last event")
-
-    def stream_batch(
-        self,
-        conversations: Iterable[Sequence[Message] | str | None],
-        options: Options = None,
-        *,
-        batch_size: int = BATCH_SIZE,
-        **changes: Unpack[AnswerChanges],
-    ) -> Iterator[tuple[int, Result | Lfm2VLError]]:
-        """Answer conversations, several at a time; see `Engine.stream_batch`."""
-        from .batch import answer_together
-
-        chosen = _sendable(options, changes)
-
-        def ask(messages: Sequence[Message] | str, question: Question) -> Result:
-            return self._result(Request(messages, chosen), question)
-
-        return answer_together(ask, conversations, batch_size)
-
     def see(
         self,
         images: Image,
@@ -162,7 +95,7 @@ class RemoteEngine:
         held = [read_once(image, self._limits) for image in as_images(images)]
         if not held:
             raise InputError("there are no images to see")
-        return RemoteSeen(self, held, system, _sendable(options, changes))
+        return RemoteSeen(self, held, system, _sendable(merged(options, changes)))
 
     def keep_prefixes(self) -> None:
         """Do nothing: the process keeps what answers have read."""
@@ -198,6 +131,37 @@ class RemoteEngine:
 
                 retire(self._path)
         raise self._ended("as it loaded the model")
+
+    def _stream(self, asked: Sequence[Message] | str, options: AnswerOptions) -> Iterator[Piece]:
+        return self._pieces(Request(asked, _sendable(options)))
+
+    def _answer(self, asked: Sequence[Message] | str, options: AnswerOptions) -> Result:
+        return self._result(Request(asked, _sendable(options)))
+
+    def _score(
+        self, asked: Sequence[Message] | str, answers: Sequence[str], options: AnswerOptions
+    ) -> Scores:
+        if not answers:
+            raise InputError("there is no answer to score, or one without text")
+        for event in self._events(Request(asked, _sendable(options), answers=list(answers))):
+            if isinstance(event, Scores):
+                return event
+        raise AssertionError("an answer ends with its last event")
+
+    def _stream_batch(
+        self,
+        conversations: Iterable[Sequence[Message] | str | None],
+        options: AnswerOptions,
+        batch_size: int,
+    ) -> Iterator[tuple[int, Result | Lfm2VLError]]:
+        from .batch import answer_together
+
+        chosen = _sendable(options)
+
+        def ask(messages: Sequence[Message] | str, question: Question) -> Result:
+            return self._result(Request(messages, chosen), question)
+
+        return answer_together(ask, conversations, batch_size)
 
     def _pieces(self, request: Request) -> Iterator[Piece]:
         for event in self._events(request, shows=True):
@@ -313,19 +277,18 @@ class RemoteSeen:
         return self._engine.stream(messages, self._options.changed(changes))
 
 
-def _sendable(options: Options, changes: AnswerChanges) -> AnswerOptions:
-    """Return options with changes, none of them a function of this process.
+def _sendable(options: AnswerOptions) -> AnswerOptions:
+    """Return options of which none is a function of this process.
 
     Raises:
         InputError: there is one that the answer would depend on.
     """
-    chosen = merged(options, changes)
-    if chosen.logits_processors:
+    if options.logits_processors:
         raise InputError(
             "logits_processors are functions of this process, which another one cannot call: "
             "remove them, or use Engine"
         )
-    return chosen
+    return options
 
 
 def _is_whole(event: Told) -> bool:

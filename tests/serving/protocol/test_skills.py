@@ -12,6 +12,7 @@ from exchanges import body_of
 from mlx_lfm2vl import Engine, load
 from mlx_lfm2vl.checkpoint.find import find_image
 from mlx_lfm2vl.errors import AnswerError, InputError
+from mlx_lfm2vl.generation.prefix_store import PrefixStore
 from mlx_lfm2vl.serving.core import Core
 from mlx_lfm2vl.serving.exchange import Terms
 from mlx_lfm2vl.serving.protocol.fields import BadField
@@ -38,7 +39,7 @@ def core():
 
 @pytest.fixture(scope="module")
 def engine():
-    return Engine(*load("demo"))
+    return Engine(*load("demo"), store=PrefixStore())
 
 
 def answers(core, name, **body):

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,15 +100,13 @@ def only_known_skips(report: Any) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def same_random_numbers() -> None:
-    """What a test draws does not depend on the tests before it."""
+def as_if_alone() -> Iterator[None]:
+    """What a test draws, and which thread the device is used from, do not depend on others."""
     mx.random.seed(0)
-
-
-@pytest.fixture(autouse=True)
-def main_thread_alone(monkeypatch) -> None:
-    """No thread but the main one has asked for an answer before the test."""
-    monkeypatch.setattr(device_thread, "_THREAD", device_thread._DeviceThread())
+    before = device_thread._THREAD
+    device_thread._THREAD = device_thread._DeviceThread()
+    yield
+    device_thread._THREAD = before
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def test_hooks_are_told_how_far_the_process_is(path):
 
 
 def test_a_question_that_was_left_makes_no_call(path):
-    question = resident_http.Question()
+    question = resident_http.Question(lambda _: None)
     question.leave()
     with pytest.raises(resident_http.Left):
         question.call(path)

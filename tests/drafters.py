@@ -3,6 +3,7 @@
 import json
 import shutil
 import zlib
+from itertools import cycle
 from pathlib import Path
 
 import mlx.core as mx
@@ -44,6 +45,47 @@ TARGETS = {
     "wrapped_bf16": (32, (2, 4), False),
 }
 LAYERS = 6
+
+
+class Script:
+    """A drafter that knows the answer, and spoils what it drafts as it is told.
+
+    Args:
+        said: the tokens of the answer.
+        kinds: of its drafts, again and again: how many tokens are right, and how many wrong ones
+            follow.
+        rests: whether it rests, each time it is asked.
+    """
+
+    taps = ()
+
+    def __init__(self, said, kinds, rests=(False,)):
+        self.said, self.count = said, 0
+        self.kinds, self._rests = cycle(kinds), cycle(rests)
+
+    @property
+    def rests(self):
+        return next(self._rests)
+
+    def add(self, _token):
+        self.count += 1
+
+    def skip(self, tokens):
+        self.count += len(tokens)
+
+    def cut(self, length):
+        pass
+
+    def read(self, outputs):
+        pass
+
+    def queue(self, _anchor, _outputs, _verified):
+        return None
+
+    def draft(self, most):
+        right, wrong = next(self.kinds)
+        said = self.said[self.count : self.count + right]
+        return [*said, *[token % 90 + 1 for token in range(wrong)]][:most]
 
 
 def make_target(folder: Path, name: str) -> Path:

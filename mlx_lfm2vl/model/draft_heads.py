@@ -3,7 +3,8 @@
 - The Markov head adds to the scores of each row what is likely after the token before. That token
   is known only when the row before is decided.
 - So that the rows need not wait for each other, each row is decided for every candidate that may
-  stand before it. The host, which reads these decisions, follows them from the anchor on.
+  stand before it. The host, which reads these decisions, follows them from the anchor on. Where the
+  vocabulary is small, the rows do wait, and each has one candidate.
 - The confidence head says how likely a proposal is accepted if those before it are.
 """
 
@@ -22,7 +23,7 @@ from .device_ops import fused
 # it is therefore computed for the best logit of each of this many groups only, the candidates. The
 # best token of all is always among them, and a draft may be any.
 GROUPS = 64
-SMALL_VOCABULARY = 512  # of which all tokens are candidates
+SMALL_VOCABULARY = 512  # of which all tokens are compared
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,25 @@ class MarkovHead(nn.Module):
         Returns:
             `ids` and `best` of `Decisions`, and the (G, N, rank) codes of the tokens before.
         """
+        if scores.shape[1] <= SMALL_VOCABULARY:
+            return self._one_by_one(scores, anchor, scale)
         scores, ids = _candidates(scores)
         before = mx.concatenate([mx.broadcast_to(anchor, (1, ids.shape[1])), ids[:-1]])
         codes = self.markov_w1(before)
         bias = codes @ self.markov_w2.weight[ids].swapaxes(1, 2)  # (G, N before, N)
-        biased = scores[:, None], bias
-        summed = _sum(*biased) if scale is None else _sum_by(*biased, scale)
-        return ids, mx.argmax(summed, axis=-1), codes
+        return ids, mx.argmax(_biased(scores[:, None], bias, scale), axis=-1), codes
+
+    def _one_by_one(
+        self, scores: mx.array, anchor: mx.array, scale: mx.array | None
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        """Do the same for one candidate, the best token after those chosen before."""
+        tokens, codes = list[mx.array](), [self.markov_w1(anchor[None])]
+        for row in mx.split(scores, scores.shape[0]):
+            bias = self.markov_w2(codes[-1])
+            tokens.append(mx.argmax(_biased(row, bias, scale), axis=-1))
+            codes.append(self.markov_w1(tokens[-1]))
+        ids = mx.stack(tokens)
+        return ids, mx.zeros_like(ids), mx.stack(codes[:-1])
 
 
 class ConfidenceHead(nn.Module):
@@ -112,11 +125,8 @@ class ConfidenceHead(nn.Module):
 
 
 def _candidates(scores: mx.array) -> tuple[mx.array, mx.array]:
-    """Return scores and ids of all tokens, or of the best one of each group: (G, N) each."""
+    """Return scores and ids of the best token of each group, (G, GROUPS) each."""
     rows, vocabulary = scores.shape
-    if vocabulary <= SMALL_VOCABULARY:
-        every = mx.array(np.arange(vocabulary, dtype=np.uint32))
-        return scores, mx.broadcast_to(every, scores.shape)
     if left := -vocabulary % GROUPS:
         scores = mx.pad(scores, [(0, 0), (0, left)], constant_values=-math.inf)
     grouped = scores.reshape(rows, -1, GROUPS)  # token g + i * GROUPS is in g
@@ -128,6 +138,10 @@ def _candidates(scores: mx.array) -> tuple[mx.array, mx.array]:
 @fused
 def _ids_of(members: mx.array, groups: mx.array) -> mx.array:
     return members * GROUPS + groups
+
+
+def _biased(scores: mx.array, bias: mx.array, scale: mx.array | None) -> mx.array:
+    return _sum(scores, bias) if scale is None else _sum_by(scores, bias, scale)
 
 
 @fused

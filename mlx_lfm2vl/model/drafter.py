@@ -334,7 +334,7 @@ def _added(x: mx.array, layer: Callable[[mx.array], mx.array], y: mx.array) -> m
 def _stand(new: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Number new positions, then a block's rows; and say which are the block's: (new + rows,)."""
     numbers = np.concatenate([np.arange(new), np.arange(rows)])
-    return numbers.astype(np.int32), np.repeat(np.int32([0, 1]), [new, rows])
+    return numbers.astype(np.int32), np.repeat(np.array([0, 1], np.int32), [new, rows])
 
 
 @fused

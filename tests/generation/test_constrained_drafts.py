@@ -1,10 +1,8 @@
 """Drafts inside a constraint: the tokens are those of the loop without drafts."""
 
-from itertools import cycle
-
 import numpy as np
 import pytest
-from drafters import DRAFTERS, make_target
+from drafters import DRAFTERS, Script, make_target
 
 from mlx_lfm2vl import AnswerOptions, Engine, Sampling, choice, json_schema, load, regex
 from mlx_lfm2vl.drafter_loading import load_drafter
@@ -24,40 +22,6 @@ QUESTION = "Detect all objects."
 @pytest.fixture(scope="module")
 def demo():
     return load("demo", dtype="float32")
-
-
-class Script:
-    """A drafter that knows the answer, and spoils what it drafts as it is told."""
-
-    taps = ()
-
-    def __init__(self, said, kinds, rests):
-        self.said, self.count = said, 0
-        self.kinds, self._rests = cycle(kinds), cycle(rests)
-
-    @property
-    def rests(self):
-        return next(self._rests)
-
-    def add(self, _token):
-        self.count += 1
-
-    def skip(self, tokens):
-        self.count += len(tokens)
-
-    def cut(self, length):
-        pass
-
-    def read(self, outputs):
-        pass
-
-    def queue(self, _anchor, _outputs, _verified):
-        return None
-
-    def draft(self, most):
-        right, wrong = next(self.kinds)
-        said = self.said[self.count : self.count + right]
-        return [*said, *[token % 90 + 1 for token in range(wrong)]][:most]
 
 
 @pytest.mark.parametrize("name", CONSTRAINTS)
@@ -95,7 +59,7 @@ def test_right_drafts_are_accepted_inside_a_constraint(demo, monkeypatch):
     engine = Engine(*demo)
     options = AnswerOptions(max_tokens=30, sampling=GREEDY, constraint=CONSTRAINTS["regex"])
     expected = engine.generate(QUESTION, options)
-    script = Script(expected.token_ids, [(4, 0)], [False])
+    script = Script(expected.token_ids, [(4, 0)])
     monkeypatch.setattr("mlx_lfm2vl.generation.assisted.make_drafter", lambda *_: script)
     found = engine.generate(QUESTION, options, lookup=1)
     assert found.token_ids == expected.token_ids

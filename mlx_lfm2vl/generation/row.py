@@ -14,9 +14,9 @@ import numpy as np
 from ..errors import Lfm2VLError
 from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerOptions, Sampling
-from ..prompt.messages import Message
 from ..prompt.processor import Inputs, Processor, Views
 from .answer import Answer, Clock, make_result
+from .asking import Conversation
 from .loop import Drafts, Token
 from .prefix import image_key
 from .prepare import Ready, read_prompt
@@ -26,8 +26,6 @@ from .sampling import Sampler, logprobs_of
 if TYPE_CHECKING:  # imported where there is a drafter or a constraint
     from .drafted import Drafter
     from .guide import Guide
-
-Conversation = Sequence[Message] | str
 
 
 @dataclass(frozen=True)

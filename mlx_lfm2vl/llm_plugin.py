@@ -1,7 +1,7 @@
 """The plug-in of `llm` (https://llm.datasette.io): LFM2-VL checkpoints as its models.
 
 `llm` imports this module whenever it starts. What takes time is imported with the first prompt; see
-`serving.llm_answers`.
+`serving.llm.answers`.
 """
 
 from __future__ import annotations

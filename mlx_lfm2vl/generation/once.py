@@ -10,10 +10,9 @@ from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerChanges, Options, merged
 from ..prompt.messages import Message
 from ..prompt.processor import Processor
-from .asking import BATCH_SIZE
+from .asking import BATCH_SIZE, Conversation
 from .engine import Engine, Image
 from .result import Piece, Result
-from .row import Conversation
 
 
 def generate(

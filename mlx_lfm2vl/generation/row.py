@@ -15,9 +15,9 @@ from ..errors import Lfm2VLError
 from ..model.cache import Cache
 from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerOptions, Sampling
-from ..prompt.messages import Message
 from ..prompt.processor import Inputs, Processor, Views
 from .answer import Answer, Clock, make_result
+from .asking import Conversation
 from .loop import Drafts, Token
 from .prefix import image_key
 from .prefix_store import Branch
@@ -29,8 +29,6 @@ if TYPE_CHECKING:  # imported where there is a drafter or a constraint
     from ..model.drafter import DraftCache
     from .drafted import Drafter
     from .guide import Guide
-
-Conversation = Sequence[Message] | str
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ from ..options import AnswerOptions
 from ..prompt.processor import Processor
 from .answer import Clock
 from .arrival import groups_of, make_answer, reading_prompts
+from .asking import Conversation
 from .batch import DRAFTED, Batch
 from .prefix_store import PrefixStore
 from .prepare import embed_prompt, finished
 from .result import Result
-from .row import Conversation, Row, ask
+from .row import Row, ask
 
 if TYPE_CHECKING:  # imported where there is a drafter
     from .drafting import Drafting

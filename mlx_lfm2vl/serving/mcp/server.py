@@ -1,10 +1,10 @@
 """A server of MCP: answers the messages of one client, and calls tools for it.
 
-- Pings and cancellations are answered while a tool runs; see `mcp_calls`.
+- Pings and cancellations are answered while a tool runs; see `calls`.
 - Whatever a line holds, the server answers it and lives on.
 - It knows nothing of models and images; see `Toolbox`.
 
-The protocol is https://modelcontextprotocol.io/specification; see `mcp_versions`.
+The protocol is https://modelcontextprotocol.io/specification; see `versions`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The life of a resident process: it listens, loads when it is asked, and ends by itself.
 
-`resident_start` starts it, with the path of its socket, what it shall load as JSON, and the number
+`start` starts it, with the path of its socket, what it shall load as JSON, and the number
 of a descriptor through which it says that it listens.
 """
 

@@ -3,7 +3,7 @@
 It needs the standard library alone: one thread for each call, and the model's own.
 
 - `POST /v1/lfm2vl/open`: load the model, unless it is there.
-- `POST /v1/lfm2vl/answer`: answer, or score answers; see `resident_wire`.
+- `POST /v1/lfm2vl/answer`: answer, or score answers; see `wire`.
 - `POST /v1/lfm2vl/stop`: end, as by SIGTERM.
 - `POST /v1/chat/completions`, `/v1/responses`, `/v1/skills/NAME`: as the server answers them.
 - `GET /v1/lfm2vl/fingerprint`: of the weights, for the records of `run`.

@@ -1,6 +1,6 @@
 // The conversation on the page: its questions are sent, answered, kept, and asked again.
 
-import { find, number } from "./dom.js";
+import { find } from "./dom.js";
 import {
   loadConversation,
   newId,
@@ -11,11 +11,13 @@ import {
 import { notice } from "./dialogs.js";
 import { releasePictures } from "./images.js";
 import { SKILLS } from "./skills.js";
-import { currentSchema, schemaIsValid } from "./schema.js";
-import { imageKnobs, samplingKnobs, settingsAreValid, systemMessage } from "./settings.js";
-import { answerLast, emptyAnswer, MOST_SENT, sentImages, skillImages } from "./asking.js";
+import { currentSchema } from "./schema.js";
+import { imageKnobs, samplingKnobs, systemMessage } from "./settings.js";
+import { answerLast, emptyAnswer, skillImages } from "./asking.js";
+import { refusal } from "./refusal.js";
 import { beginSpeech, say, speak } from "./speech.js";
 import { turnView } from "./turns.js";
+import { follow, goToEnd } from "./following.js";
 import {
   allRead,
   clearDraft,
@@ -27,7 +29,6 @@ import {
 import { uncover } from "./panels.js";
 import { showHistory } from "./history.js";
 
-const NEAR = 120; // pixels from the end of the page, within which it follows an answer
 const SAVE_EVERY = 1000; // milliseconds, of an answer that is written
 const PAUSES = 3; // times that a drawing takes, until the next
 const LONGEST_TITLE = 100; // letters
@@ -46,7 +47,7 @@ export async function send() {
   const isRead = await allRead();
   if (asking || !isRead) return;
   const draft = readDraft();
-  const problem = refusal(draft);
+  const problem = refusal(draft, conversation.turns);
   if (problem) {
     notice(problem);
     return;
@@ -60,39 +61,9 @@ export async function send() {
   await answer();
 }
 
-function tooLarge(bytes) {
-  const [sum, most] = [bytes, MOST_SENT].map((each) => `${number(each / 2 ** 20)} MB`);
-  const advice = conversation.turns.length ? ", or begin a new conversation" : "";
-  return `The images together have ${sum}, and the server takes ${most}. Send fewer${advice}.`;
-}
-
 function titleOf({ mode, text, images }) {
   const title = text || `${SKILLS[mode]?.title ?? "Picture"}: ${images[0]?.name ?? ""}`;
   return title.length > LONGEST_TITLE ? `${title.slice(0, LONGEST_TITLE)}…` : title;
-}
-
-/** Why a question cannot be sent as it is; empty if it can. */
-function refusal({ mode, text, images }) {
-  if (!settingsAreValid()) return "A setting is out of its range.";
-  const wrong = images.find((image) => image.problem);
-  if (wrong) return `${wrong.name}: ${wrong.problem}`;
-  const bytes = sentImages([...conversation.turns, { mode, images }]).reduce(
-    (sum, { blob }) => sum + blob.size,
-    0,
-  );
-  if (bytes > MOST_SENT) return tooLarge(bytes);
-  if ((mode === "ask" || SKILLS[mode].takesSchema) && !schemaIsValid())
-    return "The JSON Schema in the settings has a mistake. Correct or clear it.";
-  if (mode === "ask") return text || images.length ? "" : "Write a question first.";
-  const { title, needs, least = 1, takesSchema } = SKILLS[mode];
-  const count = (images.length ? images : skillImages(conversation.turns)).length;
-  if (count < least)
-    return least === 1
-      ? `${title} needs an image. Add one first.`
-      : `${title} needs ${least} images or more.`;
-  if (needs && !text && !(takesSchema && currentSchema()))
-    return `${title} needs some words. Write them first.`;
-  return "";
 }
 
 /** Let the last turn be answered, and keep the conversation. */
@@ -180,8 +151,7 @@ function addView(turn) {
   find("turns").append(view.node);
   views.at(-2)?.update(false);
   view.update(true);
-  isAtEnd = true;
-  follow();
+  goToEnd();
 }
 
 let isDrawing = false;
@@ -201,25 +171,6 @@ function draw() {
   if (asking && conversation.turns.length) speak(conversation.turns.at(-1).answer.text, false);
   follow();
   pause = PAUSES * (performance.now() - begin);
-}
-
-let isAtEnd = true; // of the conversation; who has scrolled up is left there
-
-function follow() {
-  if (isAtEnd) find("turns").scrollTop = find("turns").scrollHeight;
-}
-
-/** Stay at the end of the conversation while it grows, or while the question below it does. */
-export function startFollowing() {
-  const turns = find("turns");
-  let top = 0;
-  turns.addEventListener("scroll", () => {
-    const left = turns.scrollHeight - turns.scrollTop - turns.clientHeight;
-    // One step up ends it, however small; on the way down, the end need not be met exactly.
-    isAtEnd = left < 1 || (turns.scrollTop >= top && left < NEAR);
-    top = turns.scrollTop;
-  });
-  new ResizeObserver(follow).observe(turns);
 }
 
 /** Show a conversation instead of the one on the page. */

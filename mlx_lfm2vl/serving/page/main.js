@@ -7,6 +7,7 @@ import { startSchema } from "./schema.js";
 import { imageKnobs, showDefaults, startSettings } from "./settings.js";
 import { focusDraft, offerSkills, planAgain, planMissing, startComposer } from "./composer.js";
 import { closePanels, setPanel, startPanels } from "./panels.js";
+import { startFollowing } from "./following.js";
 import { startHistory } from "./history.js";
 import {
   begin,
@@ -14,7 +15,6 @@ import {
   reopen,
   send,
   showTitle,
-  startFollowing,
   startPlaces,
   stop,
 } from "./conversation.js";

@@ -55,6 +55,9 @@ def test_scripts_import_from_those_before_them_and_all_are_in_the_page():
     for index, name in enumerate(names):
         text = (FOLDER / name).read_text()
         assert set(re.findall(r'from "\./(\w+\.js)"', text)) <= set(names[:index]), name
+        for imported in re.findall(r"^import \{([^}]*)\}", text, re.MULTILINE):
+            for word in re.findall(r"\w+", imported):
+                assert len(re.findall(rf"\b{word}\b", text)) > 1, f"{name} does not use {word}"
 
 
 def test_no_two_scripts_export_the_same_name():

@@ -85,13 +85,8 @@ def _attend_few(
 def _later_hidden(length: int, keys: int, sharing: int) -> mx.array:
     """Return (sharing * length, keys), to add to scores; all layers of a step share it."""
     hidden = np.zeros((sharing, length, keys), np.float32)
-    hidden[:, :, keys - length :] = _triangle(length)
+    hidden[:, :, keys - length :] = np.triu(np.full((length, length), HIDDEN), 1)
     return mx.array(hidden.reshape(-1, keys))
-
-
-@lru_cache(maxsize=FEW)
-def _triangle(length: int) -> np.ndarray:
-    return np.triu(np.full((length, length), HIDDEN, np.float32), 1)
 
 
 def _attend_to_codes(

@@ -56,7 +56,6 @@ def rotation_from(
         half_split: whether number i of a head is paired with number i + D / 2, else each even
             number with the next one.
     """
-    assert length <= TABLE
     table, begin = divmod(first, TABLE)
     cosines, sines, partners = _table(table, size, theta, half_split)
     rows = slice(begin, begin + length)
@@ -77,6 +76,5 @@ def _table(
     speeds = mx.exp(mx.arange(0, -half, -1, dtype=mx.float32) * (math.log(theta) / half))
     places = np.arange(number * TABLE, (number + 2) * TABLE, dtype=np.float32)
     angles = places[:, None] * np.array(speeds.tolist(), np.float32)
-    signs = np.where(is_first, np.float32(-1), np.float32(1))
-    cosines, sines = np.cos(angles)[:, pairs], np.sin(angles)[:, pairs] * signs
-    return np.ascontiguousarray(cosines), np.ascontiguousarray(sines), mx.array(partners)
+    cosines, sines = np.cos(angles)[:, pairs], np.sin(angles)[:, pairs]
+    return cosines, np.where(is_first, -sines, sines), mx.array(partners)

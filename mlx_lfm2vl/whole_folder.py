@@ -5,6 +5,7 @@ in the unfinished folder tells a program that is still writing from leftovers of
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -64,7 +65,7 @@ def new_folder(
         if target.exists():
             target.rename(old)
         partial.rename(target)
-        _sync_entry(target.parent)
+        sync_entry(target.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise _named(error, target) from None
@@ -115,9 +116,9 @@ def new_file(target: Path) -> Iterator[Path]:
     try:
         with writing(target):
             yield partial
-            _sync_entry(partial)
+            sync_entry(partial)
             partial.replace(target)
-            _sync_entry(target.parent)
+            sync_entry(target.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -143,13 +144,15 @@ def check_file(target: Path) -> None:
     """Check that a file may be written, before anything is loaded.
 
     Raises:
-        InputError: it is no plain file, or its folder does not exist.
+        InputError: it is no plain file, its folder does not exist, or neither may be written.
     """
     if target.exists() and not target.is_file():
         what = "a folder" if target.is_dir() else "no plain file"
         raise InputError(f"{target} is {what}, expected the name of a file to write")
     if not target.parent.is_dir():
         raise InputError(f"{target} cannot be written: there is no folder {target.parent}")
+    if not os.access(target if target.exists() else target.parent, os.W_OK):
+        raise InputError(f"{target} cannot be written: {os.strerror(errno.EACCES)}")
 
 
 def check_target(
@@ -218,11 +221,12 @@ def _clear(partial: Path) -> None:
 def _sync(folder: Path) -> None:
     """Sync a folder to disk: everything in it first, then its own directory entry."""
     for path in sorted(folder.rglob("*"), reverse=True):
-        _sync_entry(path)
-    _sync_entry(folder)
+        sync_entry(path)
+    sync_entry(folder)
 
 
-def _sync_entry(path: Path) -> None:
+def sync_entry(path: Path) -> None:
+    """Sync a file to disk, or a folder: the names in it, not what they hold."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

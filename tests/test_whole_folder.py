@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from mlx_lfm2vl.errors import InputError
-from mlx_lfm2vl.whole_folder import check_target, new_file, new_folder
+from mlx_lfm2vl.whole_folder import check_file, check_target, new_file, new_folder
 
 WRITER = """
 import signal, sys
@@ -204,3 +204,12 @@ def test_a_file_is_replaced_at_the_end_of_the_block_or_not_at_all(tmp_path):
         assert target.read_text() == "old"
     assert target.read_text() == "new"
     assert names(tmp_path) == ["a.json"]
+
+
+def test_a_file_that_may_not_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
+    check_file(tmp_path / "new.png")
+    monkeypatch.setattr("os.access", lambda path, _: path != tmp_path)  # root may write everywhere
+    with pytest.raises(InputError, match=r"new\.png cannot be written: Permission denied"):
+        check_file(tmp_path / "new.png")
+    (tmp_path / "old.png").touch()
+    check_file(tmp_path / "old.png")

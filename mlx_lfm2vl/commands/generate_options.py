@@ -8,7 +8,7 @@ from .cache_options import add_cache_options
 from .common import add_adapter_option, add_model_options, add_special_tokens
 from .constraint_options import add_constraint_options
 from .draft_options import add_draft_options
-from .image_options import add_image_options, add_max_megapixels
+from .image_options import add_image_options, add_size_limit
 from .page_options import add_page_options
 from .parser import Parser
 from .resident_options import add_resident_options
@@ -42,14 +42,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="images, and the prompt in quotes, in any order; default: a prompt from a pipe",
     )
     add("-p", "--prompt", help="your question or instruction; - reads it from stdin")
-    add(
-        "-i",
-        "--image",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="FILE",
-        help="one or more images or PDFs, all in one prompt; - reads stdin; demo is a built-in "
+    add_image_option(
+        question,
+        "one or more images or PDFs, all in one prompt; - reads stdin; demo is a built-in "
         "picture, unless there is a file of that name",
     )
     add(
@@ -85,6 +80,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--plan", action="store_true", help="print how many tokens the images take, and stop")
     add("-V", "--verbose", action="store_true", help="print settings and speed on stderr")
     return parser
+
+
+def add_image_option(group: argparse._ArgumentGroup, text: str) -> None:
+    """Add the option that names images, with its help."""
+    group.add_argument(
+        "-i", "--image", nargs="+", action="extend", default=[], metavar="FILE", help=text
+    )
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
@@ -140,7 +142,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     add = image.add_argument
     add("--allow-url", action="store_true", help="let --image fetch http and https URLs")
     add_image_options(image)
-    add_max_megapixels(image)
+    add_size_limit(image)
 
 
 def add_sampling_options(group: argparse._ArgumentGroup) -> None:

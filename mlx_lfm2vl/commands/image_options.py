@@ -1,8 +1,9 @@
-"""The options that change a checkpoint's image settings."""
+"""The options of images: the checkpoint's settings that they change, and how large one may be."""
 
 import argparse
 from dataclasses import fields
 
+from ..errors import InputError
 from ..options import ImageOptions
 
 
@@ -46,17 +47,6 @@ def add_image_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def add_max_megapixels(group: argparse._ArgumentGroup) -> None:
-    """Add the limit on the pixels of an image to a group of options."""
-    group.add_argument(
-        "--max-megapixels",
-        type=float,
-        default=200,
-        metavar="N",
-        help="reject images with more megapixels; default: 200",
-    )
-
-
 def _color(text: str) -> str:
     """A color that is known."""
     from ..checkpoint.image_config import check_color
@@ -68,3 +58,27 @@ def _color(text: str) -> str:
 def chosen_image_options(options: argparse.Namespace) -> ImageOptions:
     """The image settings that were given."""
     return ImageOptions(**{f.name: getattr(options, f.name) for f in fields(ImageOptions)})
+
+
+def add_size_limit(group: argparse._ArgumentGroup) -> None:
+    """Add the limit on an image's pixels."""
+    group.add_argument(
+        "--max-megapixels",
+        type=float,
+        default=200,
+        metavar="N",
+        help="reject images with more megapixels; default: 200",
+    )
+
+
+def chosen_max_pixels(options: argparse.Namespace) -> int:
+    """Return how many pixels an image may have.
+
+    Raises:
+        InputError: nobody can mean the limit.
+    """
+    if not 0 < options.max_megapixels < 1e6:
+        raise InputError(
+            f"--max-megapixels is {options.max_megapixels}, expected more than 0 and less than 1e6"
+        )
+    return int(options.max_megapixels * 1e6)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from ..errors import InputError, Lfm2VLError
 from .answer_output import say
-from .common import MODEL_HELP, add_adapter_option, run_command
+from .common import MODEL_HELP, REVISION_HELP, add_adapter_option, run_command
+from .image_options import add_size_limit, chosen_max_pixels
 from .parser import Parser
 
 if TYPE_CHECKING:  # heavy imports wait until a tool is called
@@ -57,17 +58,12 @@ def build_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("model")
     add = group.add_argument
     add("-m", "--model", metavar="MODEL", help=MODEL_HELP)
-    add("--revision", help="branch, tag or commit of the Hub repo; default: its main branch")
+    add("--revision", help=REVISION_HELP)
     add_adapter_option(group)
     add("--preload", action="store_true", help="load the model now; default: at the first call")
-    add = parser.add_argument_group("limits").add_argument
-    add(
-        "--max-megapixels",
-        type=float,
-        default=200,
-        metavar="N",
-        help="refuse larger images; default: 200",
-    )
+    group = parser.add_argument_group("limits")
+    add_size_limit(group)
+    add = group.add_argument
     add("--max-tokens", type=int, metavar="N", help="longest answer; default: the tool's own")
     add(
         "--max-seconds",
@@ -94,10 +90,7 @@ def _mcp(options: argparse.Namespace) -> int:
         raise InputError(f"--max-tokens is {options.max_tokens}, expected at least 1")
     if not options.max_seconds > 0:
         raise InputError(f"--max-seconds is {options.max_seconds:g}, expected more than 0")
-    if not 0 < options.max_megapixels < 1e6:
-        raise InputError(
-            f"--max-megapixels is {options.max_megapixels}, expected more than 0 and less than 1e6"
-        )
+    max_pixels = chosen_max_pixels(options)
     if sys.stdin is None:
         raise InputError("standard input is closed: an MCP client starts this program")
     from ..images.limits import ImageLimits
@@ -108,7 +101,7 @@ def _mcp(options: argparse.Namespace) -> int:
 
     folders = [AllowedFolder(folder) for folder in options.allow_folder]
     allowed = Allowed(folders, options.allow_clipboard, options.allow_screenshot)
-    limits = ImageLimits(max_pixels=int(options.max_megapixels * 1e6))
+    limits = ImageLimits(max_pixels=max_pixels)
     served = served_model(
         options.model, revision=options.revision, adapter=options.adapter, limits=limits
     )

@@ -13,7 +13,7 @@ from ..options import SAMPLING_KEYS, AnswerOptions
 from .answer_output import describe_device, describe_sampling, say
 from .common import stage
 from .draft_options import check_draft_model, check_draft_options, load_draft_model
-from .image_options import chosen_image_options
+from .image_options import chosen_image_options, chosen_max_pixels
 from .resident_options import check_resident_options, open_resident
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are right
@@ -25,11 +25,7 @@ ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
 def image_limits(options: argparse.Namespace) -> ImageLimits:
     """The limits on images that were given."""
-    if not 0 < options.max_megapixels < 1e6:
-        raise InputError(
-            f"--max-megapixels is {options.max_megapixels}, expected more than 0 and less than 1e6"
-        )
-    return ImageLimits(max_pixels=int(options.max_megapixels * 1e6), allow_url=options.allow_url)
+    return ImageLimits(max_pixels=chosen_max_pixels(options), allow_url=options.allow_url)
 
 
 def answer_options(options: argparse.Namespace) -> AnswerOptions:

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InputError
-from ..skills.kinds import KINDS
-from .common import add_adapter_option, add_model_options
-from .generate_options import add_memory_options, add_reading_options, add_sampling_options
+from .generate_options import add_image_option, add_memory_options
 from .page_options import add_page_options
 from .parser import Parser
 from .resident_options import add_resident_options
-from .skill_options import DESCRIPTIONS, TEXTS, add_own_options
+from .skill_options import (
+    DESCRIPTIONS,
+    TEXTS,
+    add_answer_options,
+    add_own_options,
+    add_prompt_options,
+)
 from .source_options import add_source_options, reads_stdin
 from .write_options import add_write_options
 
@@ -46,27 +50,21 @@ def build_parser(name: str | None = None) -> argparse.ArgumentParser:
         epilog=EPILOG,
     )
     question = parser.add_argument_group("question")
-    add = question.add_argument
-    add(
+    question.add_argument(
         "words",
         nargs="*",
         metavar="SOURCE",
         help="images, folders, patterns in quotes" + (word and f"; and {word}"),
     )
-    add("-i", "--image", nargs="+", action="extend", default=[], metavar="FILE", help="more images")
+    add_image_option(question, "more images")
     if name:
         add_own_options(question, name)
-    add("--prompt-file", type=Path, metavar="FILE", help="a prompt of your own, as text or TOML")
-    add("--kind", choices=KINDS, help="kind of checkpoint; default: what its configuration tells")
+    add_prompt_options(question)
     _add_run_options(parser.add_argument_group("run"))
     add_source_options(parser)
     add_page_options(parser)
     add_write_options(parser)
-    add_adapter_option(add_model_options(parser))
-    add_reading_options(parser)
-    answer = parser.add_argument_group("answer (default: the settings of the prompt)")
-    answer.add_argument("--max-tokens", type=int, metavar="N", help="longest answer")
-    add_sampling_options(answer)
+    add_answer_options(parser)
     add_memory_options(parser)
     add_resident_options(parser)
     output = parser.add_argument_group("output")

@@ -96,7 +96,8 @@ def summary(counts: Counts, out: str) -> str:
     ):
         if number:
             parts.append(f"{number:,} {what}")
-    return f"{counts.done:,} {noun(counts.done)}: {', '.join(parts)}; {out}"
+    errors = " has the errors" if counts.failed else ""
+    return f"{counts.done:,} {noun(counts.done)}: {', '.join(parts)}; {out}{errors}"
 
 
 def noun(number: int) -> str:

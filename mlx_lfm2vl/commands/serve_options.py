@@ -7,7 +7,7 @@ from .cache_options import add_cache_options
 from .common import MODEL_HELP, REVISION_HELP, add_adapter_option, add_dtype_option
 from .draft_options import add_draft_model
 from .durations import seconds_of
-from .image_options import add_max_megapixels
+from .image_options import add_size_limit
 from .parser import Parser
 
 PORT = 8080
@@ -125,7 +125,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("limits")
     add = group.add_argument
     add("--max-images", type=int, default=32, metavar="N", help="per question; default: 32")
-    add_max_megapixels(group)
+    add_size_limit(group)
     add(
         "--max-tokens",
         type=int,

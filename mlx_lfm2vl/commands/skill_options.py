@@ -12,7 +12,12 @@ from ..options import SAMPLING_KEYS
 from ..skills.kinds import KINDS, Kind
 from .common import add_adapter_option, add_model_options
 from .draft_options import add_draft_options
-from .generate_options import add_memory_options, add_reading_options, add_sampling_options
+from .generate_options import (
+    add_image_option,
+    add_memory_options,
+    add_reading_options,
+    add_sampling_options,
+)
 from .page_options import add_page_options
 from .parser import Parser
 from .question import names_image
@@ -94,42 +99,46 @@ def build_parser(name: str) -> argparse.ArgumentParser:
         epilog=f"examples:\n{lines}\n{EXIT_CODES}",
     )
     question = parser.add_argument_group("question")
-    add = question.add_argument
     what = {"detect": " and what to find", "point": " and what to find", "ask": " and the question"}
-    add(
+    question.add_argument(
         "words",
         nargs="*",
         metavar=f"IMAGE{f', {TEXTS[name][0]}' if name in TEXTS else ''}",
         help=f"images{what.get(name, '')}, in any order; a folder stands for the images in it",
     )
-    add(
-        "-i",
-        "--image",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="FILE",
-        help="more images; - reads stdin; demo is a built-in picture",
-    )
+    add_image_option(question, "more images; - reads stdin; demo is a built-in picture")
     add_own_options(question, name)
     _add_uses(question, name)
     add_source_options(parser)
     add_page_options(parser)
-    add("--prompt-file", type=Path, metavar="FILE", help="a prompt of your own, as text or TOML")
-    add("--show-prompt", action="store_true", help="print the prompt as TOML, and stop")
-    add("--kind", choices=KINDS, help="kind of checkpoint; default: what its configuration tells")
-    add_adapter_option(add_model_options(parser))
-    add_reading_options(parser)
-    answer = parser.add_argument_group("answer (default: the settings of the prompt)")
-    answer.add_argument("--max-tokens", type=int, metavar="N", help="longest answer")
-    add_sampling_options(answer)
-    add_draft_options(answer)
+    add_prompt_options(question)
+    question.add_argument(
+        "--show-prompt", action="store_true", help="print the prompt as TOML, and stop"
+    )
+    add_draft_options(add_answer_options(parser))
     add_memory_options(parser)
     add_resident_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print a JSON object for each answer")
     output.add_argument("-V", "--verbose", action="store_true", help="print settings and speed")
     return parser
+
+
+def add_prompt_options(group: argparse._ArgumentGroup) -> None:
+    """Add the options that choose in which words a skill asks."""
+    add = group.add_argument
+    add("--prompt-file", type=Path, metavar="FILE", help="a prompt of your own, as text or TOML")
+    add("--kind", choices=KINDS, help="kind of checkpoint; default: what its configuration tells")
+
+
+def add_answer_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the options of the model, of images and of answers; return the group of the last."""
+    add_adapter_option(add_model_options(parser))
+    add_reading_options(parser)
+    answer = parser.add_argument_group("answer (default: the settings of the prompt)")
+    answer.add_argument("--max-tokens", type=int, metavar="N", help="longest answer")
+    add_sampling_options(answer)
+    return answer
 
 
 def add_own_options(group: argparse._ArgumentGroup, name: str) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InputError
-from ..whole_folder import writing
+from ..whole_folder import sync_entry, writing
 from .beside import companions
 from .file_names import name_key
 
@@ -115,7 +115,7 @@ class Renamer:
                 file.flush()
                 os.fsync(file.fileno())
             if is_new:
-                _sync(self._file.parent)
+                sync_entry(self._file.parent)
 
 
 def undo(undo_file: Path) -> Undone:
@@ -234,11 +234,3 @@ def _move(old: Path, new: Path) -> None:
     except OSError:
         os.unlink(new)
         raise
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

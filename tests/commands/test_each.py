@@ -54,15 +54,15 @@ def test_a_bad_image_does_not_stop_the_others(ask):
         "==> 3.png <==",
     ]
     bad, gone, last = err.splitlines()
-    assert bad.startswith("error: 2.png: ")
-    assert gone.startswith("error: gone.png: ")
+    assert bad.startswith("error: '2.png' is ")
+    assert gone.startswith("error: 'gone.png' does")
     assert last == "2 of 4 images not answered"
 
 
 def test_the_name_of_a_file_is_no_command_to_the_terminal(ask):
     code, _, err = ask("--each", "-i", "1.png", "\x1b[31m.png")
     assert code == 1
-    assert err.startswith(r"error: \x1b[31m.png: ")
+    assert err.startswith(r"error: '\x1b[31m.png' does")
     assert err.replace("\n", "").isprintable()
 
 

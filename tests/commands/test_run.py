@@ -207,7 +207,8 @@ def test_the_line_tells_rate_and_time_left():
     assert progress_text(counts, None, 4) == "20 pictures, 1 failed, 3.0/s"
     assert progress_text(Counts(answered=1), 5000, 60).endswith("1.0/min, 83:19:00 left")
     assert summary(counts, "r.csv") == (
-        "20 pictures: 10 answered, 1 equal to another, 8 known from before, 1 failed; r.csv"
+        "20 pictures: 10 answered, 1 equal to another, 8 known from before, 1 failed; "
+        "r.csv has the errors"
     )
 
 

@@ -128,6 +128,16 @@ def test_rows_accept_different_numbers(loaded, alone, monkeypatch):
     assert counts[3] == (0, 0)
 
 
+def test_what_stands_behind_a_stop_string_is_not_counted(loaded, alone, monkeypatch):
+    options = AnswerOptions(max_tokens=TOKENS, sampling=GREEDY, seed=0, lookup=1)
+    plain = alone(options.changed({"lookup": 0}))[0]
+    stop = plain.text[len(plain.text) // 2 :][:1]
+    script = Script(plain.token_ids, [(9, 0)], [False])
+    monkeypatch.setattr("mlx_lfm2vl.generation.drafting.make_drafter", lambda *_: script)
+    ((_, found),) = Engine(*loaded[:2]).stream_batch(QUESTIONS[:1], options, stop=[stop])
+    assert found.accepted_tokens == len(found.token_ids) - 1 < TOKENS - 2
+
+
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_a_draft_model_leaves_every_row_as_it_is(loaded, alone, sampling):
     model, processor, drafter = loaded

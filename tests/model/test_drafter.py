@@ -105,6 +105,8 @@ def test_positions_read_with_a_block_stand_behind_the_first_one_read():
     block = mx.random.normal((1, CONFIG.block_size, CONFIG.hidden_size), key=mx.random.key(2))
     before, beside = drafter.make_cache(7), drafter.make_cache(7)
     drafter.append(taps, before)
+    until = before.until(9)
+    assert (before.end, until.end, until.length, before.until(7)) == (10, 9, 2, None)
     expected = drafter.states(block, before)
     found = drafter.states(block, beside, taps, mx.array(3))
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -140,6 +142,6 @@ def test_the_chain_is_that_of_deciding_one_row_after_the_other(scale, monkeypatc
 def test_a_vocabulary_that_groups_do_not_divide_gets_the_best_token(monkeypatch):
     monkeypatch.setattr("mlx_lfm2vl.model.draft_heads.SMALL_VOCABULARY", 90)
     head = lively(DraftModel(CONFIG)).markov_head
-    scores = mx.zeros((3, 100)).at[:, 99].add(1e4)
+    scores = mx.full((3, 100), -2e4).at[:, 99].add(1e4)
     tokens, _ = head(scores, mx.array(3, mx.uint32), None)
     assert tokens.tolist() == [99, 99, 99]

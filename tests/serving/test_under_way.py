@@ -34,7 +34,10 @@ OPTIONS = [
     AnswerOptions(max_tokens=9, sampling=GREEDY, lookup=4),
     AnswerOptions(max_tokens=9, sampling=WARM, seed=1, draft_tokens=3),
     AnswerOptions(max_tokens=8, sampling=GREEDY, answer_start="So"),
-    AnswerOptions(max_tokens=9, sampling=GREEDY, constraint=regex("[a-z]{2,60}[.]"), logprobs=True),
+    # The budget puts several tokens in the place of those that are drawn.
+    AnswerOptions(
+        max_tokens=9, sampling=GREEDY, constraint=regex("[a-z]{2,60};end"), logprobs=True
+    ),
 ]
 PICTURES = [make_picture(40, 90, 1), make_picture(60, 50, 2)]
 

@@ -9,7 +9,7 @@ from drafters import DRAFTERS, make_target
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_lfm2vl import AnswerOptions, Engine, Sampling
+from mlx_lfm2vl import AnswerOptions, Engine, Sampling, choice
 from mlx_lfm2vl.drafter_loading import load_drafter
 from mlx_lfm2vl.generation.prefix_store import PrefixStore
 from mlx_lfm2vl.generation.rounds import Rounds
@@ -61,6 +61,9 @@ class Script:
 
     def add(self, _token):
         self.count += 1
+
+    def cut(self, length):
+        pass
 
     def read(self, outputs):
         pass
@@ -202,6 +205,17 @@ def test_a_batch_leaves_what_the_drafter_read_to_the_store(loaded):
         first.drafted_tokens,
         first.accepted_tokens,
     )
+
+
+def test_tokens_that_come_without_choice_are_no_drafts(loaded, monkeypatch):
+    monkeypatch.setattr(
+        "mlx_lfm2vl.generation.drafting.make_drafter", lambda *_: Script([], [(0, 0)], [False])
+    )
+    only = choice(["nothing but this"])
+    answers = Engine(*loaded[:2]).stream_batch(QUESTIONS[:2], constraint=only, lookup=4)
+    for _, found in answers:
+        assert found.text == "nothing but this"
+        assert (found.drafted_tokens, found.accepted_tokens) == (0, 0)
 
 
 def test_what_repeats_is_copied_in_batches_too(tiny):

@@ -260,6 +260,7 @@ def test_fields_that_leave_the_answer_alone_are_passed_over():
         ({"temperature": 101}, "temperature", "expected 0 to 100"),
         ({"temperature": "1"}, "temperature", "expected float"),
         ({"max_tokens": 0}, "max_tokens", "is 0, expected 1 to"),
+        ({"max_tokens": True}, "max_tokens", "is a boolean, expected a whole number"),
         ({"max_tokens": 5.5}, "max_tokens", "is a number, expected a whole number"),
         ({"max_tokens": 5, "max_completion_tokens": 6}, "max_completion_tokens", "contradicts"),
         ({"n": 9}, "n", "is 9, expected 1 to 8"),

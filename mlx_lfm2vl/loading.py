@@ -315,7 +315,7 @@ def check_dtypes(model: nn.Module, weights: dict[str, mx.array]) -> None:
     """
     for name, wanted in named_arrays(model.parameters()).items():
         have = weights[name].dtype
-        floats = mx.issubdtype(have, mx.floating) and have != mx.float64
+        floats = mx.issubdtype(have, mx.floating)
         if have != wanted.dtype and not (floats and mx.issubdtype(wanted.dtype, mx.floating)):
             raise CheckpointError(f"{name} holds {have}, expected {wanted.dtype}")
 

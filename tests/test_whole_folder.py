@@ -156,6 +156,16 @@ def test_what_a_killed_writer_left_is_cleared_by_the_next(tmp_path):
     assert names(target) == ["b"]
 
 
+def test_what_a_link_among_the_leftovers_names_stays(tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "a").touch()
+    (tmp_path / ".target.partial").mkdir()
+    (tmp_path / ".target.partial" / "link").symlink_to(tmp_path / "theirs")
+    with new_folder(tmp_path / "target", overwrite=False) as folder:
+        assert names(folder) == [".lock"]
+    assert names(tmp_path / "theirs") == ["a"]
+
+
 def test_everything_is_on_the_disk_before_it_gets_its_name(tmp_path, synced):
     with new_folder(tmp_path / "target", overwrite=False) as folder:
         (folder / "inner").mkdir()

@@ -7,7 +7,7 @@ from drafters import DRAFTERS, Script, make_target
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_lfm2vl import AnswerOptions, Engine, Sampling
+from mlx_lfm2vl import AnswerOptions, Engine, Sampling, choice
 from mlx_lfm2vl.drafter_loading import load_drafter
 from mlx_lfm2vl.generation.prefix_store import PrefixStore
 from mlx_lfm2vl.generation.rounds import Rounds
@@ -98,6 +98,16 @@ def test_rows_accept_different_numbers(loaded, alone, monkeypatch):
     assert counts[3] == (0, 0)
 
 
+def test_what_stands_behind_a_stop_string_is_not_counted(loaded, alone, monkeypatch):
+    options = AnswerOptions(max_tokens=TOKENS, sampling=GREEDY, seed=0, lookup=1)
+    plain = alone(options.changed({"lookup": 0}))[0]
+    stop = plain.text[len(plain.text) // 2 :][:1]
+    script = Script(plain.token_ids, [(9, 0)], [False])
+    monkeypatch.setattr("mlx_lfm2vl.generation.drafting.make_drafter", lambda *_: script)
+    ((_, found),) = Engine(*loaded[:2]).stream_batch(QUESTIONS[:1], options, stop=[stop])
+    assert found.accepted_tokens == len(found.token_ids) - 1 < TOKENS - 2
+
+
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_a_draft_model_leaves_every_row_as_it_is(loaded, alone, sampling):
     model, processor, drafter = loaded
@@ -163,6 +173,17 @@ def test_a_batch_leaves_what_the_drafter_read_to_the_store(loaded):
         first.drafted_tokens,
         first.accepted_tokens,
     )
+
+
+def test_tokens_that_come_without_choice_are_no_drafts(loaded, monkeypatch):
+    monkeypatch.setattr(
+        "mlx_lfm2vl.generation.drafting.make_drafter", lambda *_: Script([], [(0, 0)], [False])
+    )
+    only = choice(["nothing but this"])
+    answers = Engine(*loaded[:2]).stream_batch(QUESTIONS[:2], constraint=only, lookup=4)
+    for _, found in answers:
+        assert found.text == "nothing but this"
+        assert (found.drafted_tokens, found.accepted_tokens) == (0, 0)
 
 
 def test_what_repeats_is_copied_in_batches_too(tiny):

@@ -315,6 +315,7 @@ def test_rows_that_drop_different_numbers_go_on_as_they_would_alone(kv_bits):
         batch.trim_rows([4 - count for count in kept])
         said = [[*ids, *new[:count]] for ids, new, count in zip(said, blocks, kept, strict=True)]
     assert len({*batch.ends}) == 3
+    batch = batch.fork()
     for rows in ([0], [1], [2], [2, 0]):
         joined = Cache.joined([Rows(batch, rows)])
         x = decoder(decoder.embed_tokens(mx.array([[7]] * len(rows))), joined)

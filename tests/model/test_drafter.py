@@ -113,6 +113,8 @@ def test_positions_read_with_a_block_stand_behind_the_first_one_read():
     block = mx.random.normal((1, CONFIG.block_size, CONFIG.hidden_size), key=mx.random.key(2))
     before, beside = drafter.make_cache(7), drafter.make_cache(7)
     drafter.append(taps, before)
+    until = before.until(9)
+    assert (before.end, until.end, until.length, before.until(7)) == (10, 9, 2, None)
     expected = drafter.states(block, before)
     found = drafter.states(block, beside, taps, mx.array(3))
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -141,5 +143,5 @@ def test_the_chain_is_that_of_deciding_one_row_after_the_other(scale, candidates
 def test_a_vocabulary_that_groups_do_not_divide_gets_the_best_token(monkeypatch):
     monkeypatch.setattr("mlx_lfm2vl.model.draft_heads.SMALL_VOCABULARY", 90)
     drafter = lively(DraftModel(CONFIG))
-    scores = mx.zeros((3, 100)).at[:, 99].add(1e4)
+    scores = mx.full((3, 100), -2e4).at[:, 99].add(1e4)
     assert proposed(drafter, mx.zeros((3, 32)), scores, 3)[0] == [99, 99, 99]

@@ -113,8 +113,9 @@ def test_position_zero_is_the_beginning(decoder):
 def test_positions_outside_and_the_wrong_number_of_embeddings_are_refused(decoder):
     ids = ids_of(10)
     cache = filled(decoder, ids)
-    with pytest.raises(ValueError, match="cannot go back from position 10 to 11"):
-        cache.back(11, cache.windows)
+    for to in (11, -1):
+        with pytest.raises(ValueError, match=f"cannot go back from position 10 to {to}"):
+            cache.back(to, cache.windows)
     with pytest.raises(ValueError, match="3 embeddings to go back to 5, expected 5"):
         rewind(decoder, cache, 5, embedded(decoder, ids[:3]))
 

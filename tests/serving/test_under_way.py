@@ -35,7 +35,10 @@ OPTIONS = [
     AnswerOptions(max_tokens=9, sampling=GREEDY, lookup=4),
     AnswerOptions(max_tokens=9, sampling=WARM, seed=1, draft_tokens=3),
     AnswerOptions(max_tokens=8, sampling=GREEDY, answer_start="So"),
-    AnswerOptions(max_tokens=9, sampling=GREEDY, constraint=regex("[a-z]{2,60}[.]"), logprobs=True),
+    # The budget puts several tokens in the place of those that are drawn.
+    AnswerOptions(
+        max_tokens=9, sampling=GREEDY, constraint=regex("[a-z]{2,60};end"), logprobs=True
+    ),
 ]
 PICTURES = [make_picture(40, 90, 1), make_picture(60, 50, 2)]
 
@@ -162,23 +165,29 @@ def test_answers_are_scored_beside_others(engine, requests, alone):
         assert found.total == pytest.approx(own.total, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("which", "name", "number"),
+    [((0, 3, 1, 2), "take", 3), ((0, 3), "along", 1)],
+    ids=["plain", "with drafts"],
+)
 def test_a_constraint_that_fails_on_the_way_ends_its_own_answer(
-    engine, requests, alone, monkeypatch
+    engine, requests, alone, monkeypatch, which, name, number
 ):
-    take, taken = Guide.take, []
+    go_on, calls = getattr(Guide, name), []
 
-    def fails(guide, token):
-        taken.append(token)
-        if len(taken) == 3:
+    def fails(guide, *given):
+        calls.append(given)
+        if len(calls) == number:
             raise Lfm2VLError("the regular expression cannot be followed: too large")
-        return take(guide, token)
+        return go_on(guide, *given)
 
-    monkeypatch.setattr(Guide, "take", fails)
-    begins = [(0, i, prepare(engine, requests[n])) for i, n in enumerate((0, 3, 1, 2))]
+    monkeypatch.setattr(Guide, name, fails)
+    begins = [(0, i, prepare(engine, requests[n])) for i, n in enumerate(which)]
     events = run(UnderWay(engine, 0), begins)
     assert "too large" in str(events[1][-1])
-    for number, which in ((0, 0), (2, 1), (3, 2)):
-        assert_same(events[number], alone[which])
+    for place, asked in enumerate(which):
+        if asked != 3:
+            assert_same(events[place], alone[asked])
 
 
 def test_a_step_that_fails_ends_those_in_it_and_no_later_one(engine, requests, alone, monkeypatch):

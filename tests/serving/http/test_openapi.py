@@ -55,6 +55,12 @@ def test_every_route_is_described_and_no_other(app):
     assert {path.replace("{model}", "{model:path}") for path in described(app)["paths"]} == routes
 
 
+def test_a_document_has_headers_of_its_own_in_the_place_of_those_of_all_answers(app):
+    reply = asyncio.run(ask(app, "/"))
+    assert (reply.status, reply.headers["cache-control"]) == (200, "no-cache")
+    assert reply.headers["x-content-type-options"] == "nosniff"
+
+
 def test_bodies_have_valid_schemas_and_examples_that_are_read(app):
     fronts = all_fronts()
     for path, schema in bodies(app).items():

@@ -1,5 +1,6 @@
 """MCP: whatever a client sends, it gets the answer of the protocol, and the server lives on."""
 
+import io
 import json
 import random
 import threading
@@ -10,7 +11,7 @@ from mcp_client import McpClient
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.serving.mcp import calls as mcp_calls
 from mlx_lfm2vl.serving.mcp.calls import MAX_WAITING
-from mlx_lfm2vl.serving.mcp.messages import MAX_LINE
+from mlx_lfm2vl.serving.mcp.messages import MAX_LINE, read_lines
 from mlx_lfm2vl.serving.mcp.server import MAX_BATCH
 
 ENVELOPE = {
@@ -139,6 +140,8 @@ def test_a_line_over_the_limit_is_refused_and_one_at_the_limit_is_read(client):
     assert code(client.read()) == -32600
     client.write(ping.ljust(MAX_LINE))
     assert client.read()["result"] == {}
+    last = b"x" * MAX_LINE  # without an end
+    assert list(read_lines(io.BytesIO(last))) == [last]
 
 
 def test_blank_lines_notifications_and_responses_get_no_answer(client):
@@ -159,6 +162,8 @@ def test_a_batch_gets_one_array_with_its_calls_in_it(client):
     answers = {answer["id"]: answer for answer in client.read()}
     assert answers.keys() == {"a", "b", None}
     assert answers["b"]["result"]["content"][0]["text"] == "{}"
+    client.write(json.dumps([ping] * MAX_BATCH).encode())
+    assert len(client.read()) == MAX_BATCH
     client.write(json.dumps([notice, notice]).encode())
     assert client.ask("ping") == {}
 
@@ -235,6 +240,19 @@ def test_progress_grows_and_is_told_to_those_who_want_it(client, monkeypatch):
     assert {params["progressToken"] for params in told} == {"t"}
     assert client.read()["id"] == number
     assert "content" in client.call("count")
+
+
+def test_reports_that_follow_each_other_closely_are_left_out(client):
+    number = client.send("tools/call", {"name": "count", "_meta": {"progressToken": 0}})
+    assert client.read()["params"]["progress"] == 1
+    assert client.read()["id"] == number
+
+
+def test_a_tool_that_asks_late_learns_at_once_that_its_call_was_cancelled():
+    call, told = mcp_calls.Call(print, None), []
+    call.cancel()
+    call.on_cancel(lambda: told.append("cancelled"))
+    assert told == ["cancelled"]
 
 
 def test_the_end_of_the_input_cancels_what_is_under_way(tools):

@@ -116,6 +116,9 @@ def test_the_data_of_an_answer_fit_the_schema_that_was_promised(client, folder, 
     jsonschema.validate(answer["structuredContent"], found.listed("")["outputSchema"])
     data = {k: v for k, v in answer["structuredContent"].items() if k != "finish_reason"}
     assert text(answer) == data["text"] if "text" in data else json.loads(text(answer)) == data
+    if tool == "detect":
+        with Image.open(folder / "one.png") as image:
+            assert (data["width"], data["height"]) == image.size
 
 
 def test_an_answer_that_was_cut_off_says_so(core, folder):
@@ -181,7 +184,7 @@ def test_a_cancelled_answer_is_given_up_and_the_next_one_comes(client, folder, c
     submit = core.submit
 
     def hold(request, _deliver):
-        tickets.append(submit(request, set().add))  # nothing ever comes
+        tickets.append(submit(request, list().append))  # nothing ever comes
         submitted.set()
         return tickets[0]
 

@@ -259,6 +259,7 @@ def test_fields_that_leave_the_answer_alone_are_passed_over():
         ({"temperature": 10**400}, "temperature", "is out of range"),
         ({"top_k": 1.5}, "top_k", "is a number, expected a whole number"),
         ({"max_tokens": 0}, "max_tokens", "is 0, expected 1 to"),
+        ({"max_tokens": True}, "max_tokens", "is a boolean, expected a whole number"),
         ({"max_tokens": 5.5}, "max_tokens", "is a number, expected a whole number"),
         ({"max_tokens": 5, "max_completion_tokens": 6}, "max_completion_tokens", "contradicts"),
         ({"n": 9}, "n", "is 9, expected 1 to 8"),

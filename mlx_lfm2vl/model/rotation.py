@@ -72,9 +72,18 @@ def _table(
         pairs, partners, is_first = numbers % half, (numbers + half) % size, numbers < half
     else:
         pairs, partners, is_first = numbers // 2, numbers ^ 1, numbers % 2 == 0
-    # MLX's own numbers, because the angles of high positions would show the last bit of others.
-    speeds = mx.exp(mx.arange(0, -half, -1, dtype=mx.float32) * (math.log(theta) / half))
     places = np.arange(number * TABLE, (number + 2) * TABLE, dtype=np.float32)
-    angles = places[:, None] * np.array(speeds.tolist(), np.float32)
+    angles = places[:, None] * _speeds(half, theta)
     cosines, sines = np.cos(angles)[:, pairs], np.sin(angles)[:, pairs]
     return cosines, np.where(is_first, -sines, sines), mx.array(partners)
+
+
+@lru_cache(maxsize=4)
+def _speeds(half: int, theta: float) -> np.ndarray:
+    """Return (half,) angles of position 1.
+
+    They are MLX's own numbers, because the angles of high positions would show the last bit of
+    others.
+    """
+    numbers = mx.arange(0, -half, -1, dtype=mx.float32)
+    return np.array(mx.exp(numbers * (math.log(theta) / half)).tolist(), np.float32)

@@ -83,7 +83,7 @@ def test_images_that_were_seen_are_asked_about_alone_and_as_a_batch(loaded):
 
 
 def test_lookup_copies_the_same_tokens(loaded):
-    options = {**GREEDY, "max_tokens": 30, "kv_bits": 8}
+    options = {**GREEDY, "max_tokens": 60, "kv_bits": 8}
     engine = Engine(*loaded)
     question = "Detect all shapes. Answer as JSON."
     plain = engine.generate(question, image=PICTURE, **options)

@@ -1,26 +1,20 @@
 """The core: requests of any thread get the engine's answers, and none harms another."""
 
 import asyncio
-import gc
 import threading
 import time
-import weakref
-from dataclasses import dataclass, field
 
 import pytest
+from core_clients import LONG, OPTIONS, SECONDS, Client, until
 from pictures import make_picture
 
-from mlx_lfm2vl import Engine, InputError, Sampling, load, regex
-from mlx_lfm2vl.errors import CheckpointError
-from mlx_lfm2vl.generation.prefix_store import PrefixStore
+from mlx_lfm2vl import Engine, InputError, load, regex
 from mlx_lfm2vl.generation.result import Piece
-from mlx_lfm2vl.images.drawn import Drawn
 from mlx_lfm2vl.options import AnswerOptions
 from mlx_lfm2vl.prompt.messages import user_message
 from mlx_lfm2vl.serving import preparing, schedule, ticket
-from mlx_lfm2vl.serving.core import Core, Limits
+from mlx_lfm2vl.serving.core import Core
 from mlx_lfm2vl.serving.meter import Meter
-from mlx_lfm2vl.serving.preparing import Unwanted
 from mlx_lfm2vl.serving.request import (
     Busy,
     Failed,
@@ -28,97 +22,11 @@ from mlx_lfm2vl.serving.request import (
     Progress,
     Request,
     Stopping,
-    UnknownModel,
     is_last,
 )
 from mlx_lfm2vl.serving.schedule import HOST_THREADS
-from mlx_lfm2vl.serving.served import Served, served_model
+from mlx_lfm2vl.serving.served import served_model
 from mlx_lfm2vl.serving.under_way import UnderWay
-
-OPTIONS = AnswerOptions(max_tokens=12, sampling=Sampling())
-LONG = AnswerOptions(max_tokens=300, sampling=Sampling(temperature=3), seed=1)
-SECONDS = 60  # that nothing here takes
-
-
-@dataclass
-class Turns:
-    """Lets a core take its turns only when a test says so."""
-
-    allowed: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    is_free: bool = False
-
-    def free(self):
-        self.is_free = True
-        self.allowed.release()
-
-    def take(self):
-        if not self.is_free:
-            assert self.allowed.acquire(timeout=SECONDS)
-
-
-@pytest.fixture
-def turns(monkeypatch):
-    """Holds back every turn of every core, until the test allows some or frees all."""
-    turns, turn = Turns(), UnderWay.turn
-    monkeypatch.setattr(UnderWay, "turn", lambda work: (turns.take(), turn(work))[1])
-    yield turns
-    turns.free()
-
-
-@pytest.fixture
-def make_core(tiny):
-    """Makes cores that serve the tiny model under two names, and stops them."""
-
-    def make(**limits):
-        def engine():
-            opened.append(Engine(*tiny, store=PrefixStore()))
-            return opened[-1]
-
-        models = [Served(name, engine, lambda: None) for name in ("tiny", "other")]
-        cores.append(Core(models, Limits(**limits)))
-        return cores[-1]
-
-    cores, opened = [], []
-    yield make
-    for core in cores:
-        core.stop(0)
-
-
-class Client:
-    """Someone who waits for the events of a request."""
-
-    def __init__(self, core, messages, options=OPTIONS, model=""):
-        self.events, self._over = [], threading.Event()
-        self.ticket = core.submit(Request(messages, options, model), self.hear)
-
-    def hear(self, event):
-        self.events.append(event)
-        if is_last(event):
-            self._over.set()
-
-    def last(self):
-        assert self._over.wait(SECONDS)
-        return self.events[-1]
-
-    def token_ids(self):
-        last = self.last()
-        assert isinstance(last, Piece), last
-        return last.result.token_ids
-
-
-def until(condition):
-    """Wait until something is so."""
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)
-
-
-def look(core):
-    """Let a core look at what there is to do; when it looks again, its first look has ended."""
-    for _ in range(2):
-        core._schedule.wake()
-        until(lambda: not core._schedule._news.is_set())
 
 
 def test_the_core_answers_as_the_engine_does():
@@ -193,47 +101,6 @@ def test_closing_an_iterator_frees_its_row_at_the_next_token(make_core):
     assert (core.status().running, core.status().meter.cancelled) == (0, 1)
 
 
-class Slow(Drawn):
-    """A page that takes as long as a test wants."""
-
-    def __init__(self):
-        self.name, self.begun, self.may_end = "page", threading.Event(), threading.Event()
-
-    def draw(self, _limits):
-        self.begun.set()
-        assert self.may_end.wait(SECONDS)
-        return make_picture(20, 30, 1)
-
-
-def test_slow_documents_hold_up_no_other_questions(make_core):
-    core = make_core()
-    documents = [Slow() for _ in range(5)]
-    slow = [Client(core, user_message("What?", [page])) for page in documents]
-    until(lambda: sum(page.begun.is_set() for page in documents) == HOST_THREADS["pages"])
-    assert Client(core, "Hi").token_ids()
-    assert Client(core, user_message("What?", [make_picture(20, 30, 1)])).token_ids()
-    for page in documents:
-        page.may_end.set()
-    assert all(client.token_ids() for client in slow)
-
-
-@pytest.mark.parametrize("how", ["cancelled", "too slow"])
-def test_no_page_is_drawn_for_nobody(make_core, how):
-    core = make_core(seconds=None if how == "cancelled" else 0.3)
-    first, second = Slow(), Slow()
-    client = Client(core, user_message("What?", [first, second]))
-    assert first.begun.wait(SECONDS)
-    prepared = client.ticket.prepared
-    if how == "cancelled":
-        client.ticket.cancel()
-    else:
-        assert isinstance(client.last(), Overdue)
-    until(lambda: core.status().waiting == 0)
-    first.may_end.set()
-    assert isinstance(prepared.exception(SECONDS), Unwanted)
-    assert not second.begun.is_set()
-
-
 def test_the_question_that_loads_the_model_is_not_counted(make_core):
     core, events = make_core(), []
     core.warm_up(events.append)
@@ -270,45 +137,6 @@ def test_an_answer_that_takes_too_long_is_ended(make_core, turns):
     assert "longer than 0.05 seconds" in str(waiting.last())
 
 
-def test_a_question_whose_image_is_never_ready_is_ended_too(make_core, monkeypatch):
-    ready = threading.Event()
-    monkeypatch.setattr(preparing, "prepare", lambda *_: ready.wait(SECONDS))
-    client = Client(make_core(seconds=0.05), "One")
-    assert isinstance(client.last(), Overdue)
-    ready.set()
-
-
-def test_two_images_are_decoded_while_all_rows_are_taken(make_core, turns):
-    core, asked = make_core(rows=1), user_message("What?", [make_picture(20, 30, 1)])
-    Client(core, "Question 0?", LONG)
-    until(lambda: core.status().running == 1)
-    tickets = [Client(core, asked).ticket for _ in range(3)]
-    turns.allowed.release()
-    until(lambda: tickets[1].prepared and tickets[0].prepared.done())
-    for _ in range(2):  # when it takes the second turn, it has looked who could begin
-        turns.allowed.release()
-        until(lambda: turns.allowed._value == 0)
-    assert (core.status().running, tickets[2].prepared) == (1, None)
-
-
-def test_what_nobody_waits_for_is_not_prepared(make_core, monkeypatch):
-    prepare, ready, begun = preparing.prepare, threading.Event(), []
-
-    def slowly(engine, request, is_wanted):
-        begun.append(request.messages)
-        return ready.wait(SECONDS) and prepare(engine, request, is_wanted)
-
-    monkeypatch.setattr(preparing, "prepare", slowly)
-    core = make_core()
-    clients = [Client(core, text) for text in ("One", "Two", "Three")]
-    until(lambda: clients[1].ticket.prepared)
-    clients[1].ticket.cancel()
-    until(lambda: core.status().waiting == 2)
-    ready.set()
-    assert len(clients[2].token_ids()) == 12
-    assert begun == ["One", "Three"]
-
-
 def test_the_time_of_an_answer_begins_when_it_is_asked_for(make_core, turns, monkeypatch):
     now, prepare, ready = [1000.0], preparing.prepare, threading.Event()
     for module in (schedule, ticket):
@@ -322,107 +150,6 @@ def test_the_time_of_an_answer_begins_when_it_is_asked_for(make_core, turns, mon
     now[0] += 3
     turns.free()
     assert isinstance(client.last(), Overdue)
-
-
-def test_a_model_without_requests_is_unloaded_and_comes_back(tiny, monkeypatch):
-    now, engines = [1000.0], []
-    monkeypatch.setattr(schedule, "monotonic", lambda: now[0])
-
-    def open_engine():
-        engine = Engine(*tiny, store=PrefixStore())
-        engines.append(weakref.ref(engine))
-        return engine
-
-    core = Core([Served("tiny", open_engine, lambda: None)], Limits(keep_alive=600))
-    first = Client(core, "Hi").token_ids()
-    now[0] += 599
-    look(core)
-    assert core.status().model == "tiny"
-    now[0] += 601
-    core._schedule.wake()
-    until(lambda: core.status().model is None)
-    gc.collect()
-    assert engines[0]() is None
-    again = Client(core, "Hi")
-    assert again.token_ids() == first
-    assert [event for event in again.events if isinstance(event, Progress)][:2] == [
-        Progress("load", 0, 1),
-        Progress("load", 1, 1),
-    ]
-    core.stop()
-
-
-def test_a_model_is_unloaded_though_nobody_comes(make_core):
-    core = make_core(keep_alive=0.05)
-    Client(core, "Hi").last()
-    until(lambda: core.status().model is None)
-
-
-def test_a_model_stays_while_a_question_waits(make_core, monkeypatch):
-    now, prepare, ready = [1000.0], preparing.prepare, threading.Event()
-    for module in (schedule, ticket):
-        monkeypatch.setattr(module, "monotonic", lambda: now[0])
-    core = make_core(keep_alive=5)
-    Client(core, "Hi").last()
-    monkeypatch.setattr(preparing, "prepare", lambda *given: ready.wait() and prepare(*given))
-    client = Client(core, "Hi")
-    now[0] += 6
-    look(core)
-    assert core.status().model == "tiny"
-    ready.set()
-    assert len(client.token_ids()) == 12
-    meter = core.status().meter
-    assert meter.first_tokens.seconds == 6  # waiting counts
-    assert meter.until_room(0, 1) == 1  # and here it does not
-
-
-def test_another_model_waits_for_running_answers_and_is_not_passed(make_core, turns):
-    core, ends = make_core(), []
-
-    def client(name, model):
-        def deliver(event):
-            if is_last(event):
-                ends.append((name, core.status().model))
-
-        core.submit(Request("Hi", OPTIONS, model), deliver)
-
-    client("first", "tiny")
-    until(lambda: core.status().running == 1)
-    for name, model in (("2nd", "tiny"), ("3rd", "other"), ("4th", "tiny"), ("5th", "other")):
-        client(name, model)
-    turns.free()
-    until(lambda: len(ends) == 5)
-    assert [*sorted(ends[:2]), *sorted(ends[2:4]), ends[4]] == [
-        ("2nd", "tiny"),
-        ("first", "tiny"),
-        ("3rd", "other"),
-        ("5th", "other"),
-        ("4th", "tiny"),
-    ]
-
-
-def test_quantized_keys_and_values_have_a_batch_of_their_own(wide):
-    model, processor = load(wide)
-    core = Core([Served("wide", lambda: Engine(model, processor), lambda: None)])
-    packed = OPTIONS.changed({"kv_bits": 8})
-    clients = [Client(core, "Hi", options) for options in (OPTIONS, packed, OPTIONS)]
-    for client, options in zip(clients, (OPTIONS, packed, OPTIONS), strict=True):
-        alone = Engine(model, processor).generate("Hi", options)
-        assert client.token_ids() == alone.token_ids
-    core.stop()
-
-
-def test_a_model_that_cannot_be_loaded_is_the_error_of_its_requests_only(tiny):
-    def fails():
-        raise InputError("config.json is missing")  # which is the fault of no request
-
-    good = Served("good", lambda: Engine(*tiny), lambda: None)
-    core = Core([good, Served("bad", fails, lambda: None)])
-    clients = [Client(core, "Hi", model=name) for name in ("bad", "good", "bad", "good")]
-    assert "config.json is missing" in str(clients[0].last())
-    assert clients[1].token_ids() == clients[3].token_ids()
-    assert isinstance(clients[2].last(), CheckpointError)
-    core.stop()
 
 
 def test_a_fault_of_our_own_ends_the_requests_but_not_the_core(make_core, monkeypatch):
@@ -498,10 +225,5 @@ def test_no_thread_and_no_model_of_a_core_is_left(make_core):
     Client(core, "Hi").last()
     core.stop()
     assert core.status().model is None
-    names = [thread.name for thread in threading.enumerate()]
-    assert not [name for name in names if name.startswith(("mlx_lfm2vl core", "mlx_lfm2vl host"))]
-
-
-def test_a_model_that_is_not_served_is_refused_by_name(make_core):
-    with pytest.raises(UnknownModel, match="no model 'third' here, expected tiny, other"):
-        make_core().submit(Request("Hi", OPTIONS, "third"), print)
+    names = tuple(f"mlx_lfm2vl {work}" for work in ("core", *HOST_THREADS))
+    until(lambda: not any(each.name.startswith(names) for each in threading.enumerate()))

@@ -282,9 +282,10 @@ def test_a_first_token_is_told_before_the_next_is_begun(engine, requests, monkey
 
 
 def test_the_memory_of_an_answer_is_not_that_of_earlier_work(engine, requests):
-    mx.eval(mx.zeros(10_000_000))
+    held = mx.get_active_memory()
+    mx.eval(mx.zeros(25_000_000))
     events = run(UnderWay(engine, 0), [(0, 0, prepare(engine, requests[1]))])
-    assert events[0][-1].result.peak_memory_bytes < 40_000_000
+    assert events[0][-1].result.peak_memory_bytes < held + 50_000_000
 
 
 def test_questions_about_one_image_encode_it_once(engine, alone, monkeypatch):

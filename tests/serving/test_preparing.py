@@ -1,0 +1,111 @@
+"""What the host does of a request: slow work holds up nobody else and ends with its request."""
+
+import threading
+from queue import SimpleQueue
+
+import pytest
+from core_clients import LONG, SECONDS, Client, until
+from pictures import make_picture
+
+from mlx_lfm2vl.errors import Lfm2VLError
+from mlx_lfm2vl.images.drawn import Drawn
+from mlx_lfm2vl.prompt.messages import user_message
+from mlx_lfm2vl.serving import preparing, schedule, ticket
+from mlx_lfm2vl.serving.preparing import Unwanted
+from mlx_lfm2vl.serving.request import (
+    Overdue,
+)
+from mlx_lfm2vl.serving.schedule import HOST_THREADS
+
+
+class Slow(Drawn):
+    """A page that takes as long as a test wants."""
+
+    def __init__(self):
+        self.name, self.begun, self.may_end = "page", threading.Event(), threading.Event()
+
+    def draw(self, _limits):
+        self.begun.set()
+        assert self.may_end.wait(SECONDS)
+        return make_picture(20, 30, 1)
+
+
+def test_slow_documents_hold_up_no_other_questions(make_core):
+    core = make_core()
+    documents = [Slow() for _ in range(5)]
+    slow = [Client(core, user_message("What?", [page])) for page in documents]
+    until(lambda: sum(page.begun.is_set() for page in documents) == HOST_THREADS["pages"])
+    assert Client(core, "Hi").token_ids()
+    assert Client(core, user_message("What?", [make_picture(20, 30, 1)])).token_ids()
+    for page in documents:
+        page.may_end.set()
+    assert all(client.token_ids() for client in slow)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "too slow"])
+def test_no_page_is_drawn_for_nobody(make_core, monkeypatch, how):
+    prepare, ends = preparing.prepare, SimpleQueue()
+
+    def recorded(*given):
+        try:
+            return prepare(*given)
+        except Lfm2VLError as error:
+            ends.put(error)
+            raise
+
+    monkeypatch.setattr(preparing, "prepare", recorded)
+    now = [1000.0]
+    for module in (schedule, ticket):
+        monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    core = make_core(seconds=None if how == "cancelled" else 0.1)
+    first, second = Slow(), Slow()
+    client = Client(core, user_message("What?", [first, second]))
+    assert first.begun.wait(SECONDS)
+    if how == "cancelled":
+        client.ticket.cancel()
+    else:
+        now[0] += 1
+        assert isinstance(client.last(), Overdue)
+    until(lambda: core.status().waiting == 0)
+    first.may_end.set()
+    assert isinstance(ends.get(timeout=SECONDS), Unwanted)
+    assert not second.begun.is_set()
+
+
+def test_a_question_whose_image_is_never_ready_is_ended_too(make_core, monkeypatch):
+    ready = threading.Event()
+    monkeypatch.setattr(preparing, "prepare", lambda *_: ready.wait(SECONDS))
+    client = Client(make_core(seconds=0.05), "One")
+    assert isinstance(client.last(), Overdue)
+    ready.set()
+
+
+def test_two_images_are_decoded_while_all_rows_are_taken(make_core, turns):
+    core, asked = make_core(rows=1), user_message("What?", [make_picture(20, 30, 1)])
+    Client(core, "Question 0?", LONG)
+    until(lambda: core.status().running == 1)
+    tickets = [Client(core, asked).ticket for _ in range(3)]
+    turns.allowed.release()
+    until(lambda: tickets[1].prepared and tickets[0].prepared.done())
+    for _ in range(2):  # when it takes the second turn, it has looked who could begin
+        turns.allowed.release()
+        until(lambda: turns.allowed._value == 0)
+    assert (core.status().running, tickets[2].prepared) == (1, None)
+
+
+def test_what_nobody_waits_for_is_not_prepared(make_core, monkeypatch):
+    prepare, ready, begun = preparing.prepare, threading.Event(), []
+
+    def slowly(engine, request, is_wanted):
+        begun.append(request.messages)
+        return ready.wait(SECONDS) and prepare(engine, request, is_wanted)
+
+    monkeypatch.setattr(preparing, "prepare", slowly)
+    core = make_core()
+    clients = [Client(core, text) for text in ("One", "Two", "Three")]
+    until(lambda: clients[1].ticket.prepared)
+    clients[1].ticket.cancel()
+    until(lambda: core.status().waiting == 2)
+    ready.set()
+    assert len(clients[2].token_ids()) == 12
+    assert begun == ["One", "Three"]

@@ -128,10 +128,12 @@ class UnderWay:
         return events
 
     def _read(self, events: list[tuple[int, Event]]) -> list[Arrival]:
-        """Read some parts of prompts; return the rows that can join."""
+        """Read a part of a prompt, and what else is short; return the rows that can join."""
         arrivals, room = list[Arrival](), PART
         while room > 0 and (reading := self._next()):
             before = reading.left
+            if room < PART and before > room:  # its next part may be a whole pass
+                break
             found: Any
             try:
                 found = reading.step()

@@ -22,7 +22,7 @@ from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 from mlx_lfm2vl.prompt.messages import user_message
 from mlx_lfm2vl.serving.preparing import prepare
 from mlx_lfm2vl.serving.request import Failed, Progress, Request
-from mlx_lfm2vl.serving.under_way import UnderWay
+from mlx_lfm2vl.serving.under_way import UnderWay, _Reading
 
 GREEDY = Sampling()
 WARM = Sampling(temperature=1.2, top_p=0.8, min_p=0.05, repetition_penalty=1.2)
@@ -239,6 +239,29 @@ def test_an_answer_goes_on_while_the_image_of_another_request_is_read(engine, mo
     beside = [turn for turn in tokens if parts[0] <= turn <= parts[-1]]
     assert max(later - turn for turn, later in pairwise(beside)) <= 2
     assert len(beside) > len(parts) / 2
+
+
+def test_what_is_read_in_one_turn_beside_a_part_is_short(engine, monkeypatch):
+    monkeypatch.setattr("mlx_lfm2vl.serving.under_way.PART", 40)
+    turns, step = [], _Reading.step
+
+    def counted(reading):
+        before = reading.left
+        found = step(reading)
+        if reading.left < before:
+            turns[-1].append(before - reading.left)
+        return found
+
+    monkeypatch.setattr(_Reading, "step", counted)
+    work, options = UnderWay(engine, 0), AnswerOptions(max_tokens=4, sampling=GREEDY)
+    asked = [user_message("long " * 60, [PICTURES[0]]), "Hi", "Who?", "Why?"]
+    for number, messages in enumerate(asked):
+        work.begin(number, prepare(engine, Request(messages, options)))
+    while work.numbers:
+        turns.append([])
+        work.turn()
+    assert max(map(sum, turns)) > 40
+    assert all(sum(parts[1:]) <= 40 for parts in turns)
 
 
 def test_a_short_question_is_answered_before_a_large_image_is_read(engine, monkeypatch):

@@ -221,9 +221,11 @@ def test_those_whose_step_does_not_end_are_told_so(make_core, turns, monkeypatch
 
 
 def test_no_thread_and_no_model_of_a_core_is_left(make_core):
+    before = set(threading.enumerate())
     core = make_core()
     Client(core, "Hi").last()
     core.stop()
     assert core.status().model is None
     names = tuple(f"mlx_lfm2vl {work}" for work in ("core", *HOST_THREADS))
-    until(lambda: not any(each.name.startswith(names) for each in threading.enumerate()))
+    mine = set(threading.enumerate()) - before
+    until(lambda: not any(each.is_alive() for each in mine if each.name.startswith(names)))

@@ -73,8 +73,8 @@ def test_what_was_read_for_a_client_that_left_is_kept(engine, loaded):
     work.begin(0, prepare(engine, Request(FIRST, GREEDY)))
     while len(text) < 5:
         text += "".join(event.text for _, event in work.turn() if isinstance(event, Piece))
-    work.drop(0)
-    work.turn()
+    work.drop(0)  # no turn follows
+    assert work._batch.rows == []
     messages = next_turn(FIRST, text)
     (result,) = answered(engine, Request(messages, GREEDY))
     asked = engine.processor(FIRST).input_ids

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..options import DType
+from ..options import AtMost, DType
 from ..training.settings import TrainSettings
 from .common import run_command
 from .train_options import build_parser, refuse_drafter_options
@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # heavy imports wait until the arguments are right
     from ..prompt.samples import SampleMaker
     from ..training.trainer import Rows, Trainer
 
-MAX_ANSWER = 128  # tokens of a sample answer
+MAX_ANSWER = AtMost(128)  # tokens of a sample answer
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

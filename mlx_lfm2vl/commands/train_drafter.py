@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, Lfm2VLError
-from ..options import AnswerOptions
+from ..options import AnswerOptions, AtMost
 from ..training.settings import DrafterSettings
 from .common import progress_line
 from .train_start import (
@@ -153,7 +153,7 @@ def _asker(
 
     engine = Engine(model, processor, store=PrefixStore(PREFIX_BYTES))
     chosen = AnswerOptions(
-        max_tokens=settings.answer_tokens,
+        max_tokens=AtMost(settings.answer_tokens),
         seed=settings.seed,
         image_options=settings.image_options,
         special_tokens=options.special_tokens,

@@ -229,5 +229,5 @@ def _add(rows: Sequence[Row], drawn: Drawn, drawn_from: mx.array) -> bool:
     tokens = [Token(*found) for found in drawn.read()]
     for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
         row.add(token, drawn_from, place)
-    pairs = zip(rows, tokens, strict=True)
-    return all(row.is_over or row.last == token.id for row, token in pairs)
+    # Rows that are over count, too: what the cache has read of them may be kept.
+    return all(row.last == token.id for row, token in zip(rows, tokens, strict=True))

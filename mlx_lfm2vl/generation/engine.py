@@ -99,7 +99,7 @@ class Engine(Asking):
         self, messages: Sequence[Message], options: AnswerOptions, *, keys: list[bytes]
     ) -> Generator[Piece, None, None]:
         """Do what `stream` does, if the keys of the first images are known; adds the others'."""
-        return in_turn(self._steps(messages, None, options, keys))
+        return in_turn(self._steps(messages, options, keys))
 
     def see(
         self,
@@ -148,7 +148,7 @@ class Engine(Asking):
         The event loop goes on meanwhile. A task that is cancelled stops the answer.
         """
         chosen = merged(options, changes)
-        return in_turn_async(self._steps(messages, image, chosen))
+        return in_turn_async(self._steps(with_image(messages, image), chosen))
 
     async def agenerate(
         self,
@@ -193,17 +193,15 @@ class Engine(Asking):
 
         return content_fingerprint(self.model)
 
-    def _stream(self, asked: Sequence[Message] | str, options: AnswerOptions) -> Iterator[Piece]:
-        return in_turn(self._steps(asked, None, options))
+    def _stream(self, asked: Conversation, options: AnswerOptions) -> Iterator[Piece]:
+        return in_turn(self._steps(asked, options))
 
     def _stream_batch(
         self, conversations: Iterable[Conversation | None], options: AnswerOptions, batch_size: int
     ) -> Iterator[tuple[int, Result | Lfm2VLError]]:
         return in_turn(self._batch_steps(options, batch_size), conversations)
 
-    def _score(
-        self, asked: Sequence[Message] | str, answers: Sequence[str], options: AnswerOptions
-    ) -> Scores:
+    def _score(self, asked: Conversation, answers: Sequence[str], options: AnswerOptions) -> Scores:
         steps = score_answers(self.model, self.processor, asked, answers, options, self.store)
         (scores,) = in_turn(steps)
         return scores
@@ -216,13 +214,8 @@ class Engine(Asking):
         )
 
     def _steps(
-        self,
-        messages: Sequence[Message] | str,
-        image: Image | None,
-        options: AnswerOptions,
-        keys: list[bytes] | None = None,
+        self, asked: Conversation, options: AnswerOptions, keys: list[bytes] | None = None
     ) -> Steps[Piece]:
-        asked = with_image(messages, image)
         return stream_answer(
             self.model, self.processor, asked, options, self.store, keys, self.drafting
         )

@@ -184,9 +184,8 @@ class PrefixStore:
         again = None if is_near else self._embeds(model, best.prefix, length, steps)
         if again is None:
             length = near
-            empty = model.make_cache(kv_bits)
             if not near:
-                return Branch(Prefix([]), empty)
+                return Branch(Prefix([]), model.make_cache(kv_bits))
             cache.back(near, best.snapshots[near])
         else:
             rewind(model.language_model, cache, length, again)

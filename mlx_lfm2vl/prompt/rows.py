@@ -45,6 +45,11 @@ def read_rows(path: Path, *, answered: bool = True) -> list[list[Message]]:
     "answer": ...}` with an optional `"system"`, or a form of other tools; `docs/training.md` lists
     them. Image paths are relative to the file.
 
+    Args:
+        path: of the file or folder.
+        answered: whether rows must have answers; if not, a row that ends with a question gets an
+            empty one.
+
     Raises:
         InputError: some rows are wrong. The message lists their places.
     """

@@ -218,6 +218,8 @@ class Schedule:
         if ticket.prepared is not None:
             ticket.prepared.cancel()
             ticket.prepared = None  # its error, whose traceback may know the ticket
+        if ticket.is_cancelled:
+            error = None  # such as that of work that ended because nobody waits
         with self._lock:
             if ticket in self._waiting:
                 self._waiting.remove(ticket)

@@ -100,6 +100,7 @@ class UnderWay:
         self._readings = [reading for reading in self._readings if reading.number != number]
         for row in self._batch.rows:
             row.has_left = row.has_left or row.number == number
+        self._free()
 
     def turn(self) -> list[tuple[int, Event]]:
         """Do a part of the work; return new events with the numbers of their requests."""
@@ -122,10 +123,14 @@ class UnderWay:
         over = {row.number for row in rows if row.is_over}
         ended = {number for number, event in events if isinstance(event, Lfm2VLError | Scores)}
         self.numbers -= over | ended
+        self._free()
+        return events
+
+    def _free(self) -> None:
+        """Free the caches of those that are over; while there are others, the next turn does."""
         if not self.numbers:
             self._batch.keep_answers(self._store)
-            self._batch.join()  # frees the caches of those that are over
-        return events
+            self._batch.join()
 
     def _read(self, events: list[tuple[int, Event]]) -> list[Arrival]:
         """Read a part of a prompt, and what else is short; return the rows that can join."""

@@ -1,11 +1,13 @@
 """What answers have read is kept: the next turn of a conversation reads only its own tokens."""
 
+import numpy as np
 import pytest
 from pictures import make_picture
 
-from mlx_lfm2vl import AnswerOptions, Engine, Sampling, load, load_drafter
+from mlx_lfm2vl import AnswerOptions, Engine, Sampling, load, load_drafter, regex
 from mlx_lfm2vl.generation.prefix_store import PrefixStore
 from mlx_lfm2vl.generation.result import Piece
+from mlx_lfm2vl.model.decode_step import prefill
 from mlx_lfm2vl.prompt.messages import user_message
 from mlx_lfm2vl.serving.preparing import prepare
 from mlx_lfm2vl.serving.request import Request
@@ -73,8 +75,8 @@ def test_what_was_read_for_a_client_that_left_is_kept(engine, loaded):
     work.begin(0, prepare(engine, Request(FIRST, GREEDY)))
     while len(text) < 5:
         text += "".join(event.text for _, event in work.turn() if isinstance(event, Piece))
-    work.drop(0)
-    work.turn()
+    work.drop(0)  # no turn follows
+    assert work._batch.rows == []
     messages = next_turn(FIRST, text)
     (result,) = answered(engine, Request(messages, GREEDY))
     asked = engine.processor(FIRST).input_ids
@@ -88,6 +90,18 @@ def test_an_answer_that_the_client_writes_otherwise_is_read_from_there_on(engine
     (result,) = answered(engine, Request(messages, GREEDY))
     assert first.image_tokens < result.cached_tokens <= first.prompt_tokens
     assert_as_fresh(loaded, messages, GREEDY, result)
+
+
+def test_a_last_token_that_a_constraint_has_put_there_is_the_one_that_is_kept(loaded, engine):
+    options = GREEDY.changed({"constraint": regex("[a-z]{1,60}!"), "max_tokens": 6})
+    (result,) = answered(engine, Request("What is your name?", options))
+    assert (result.finish_reason, result.text[-1]) == ("length", "!")
+    (branch,) = engine.store.branches
+    assert branch.prefix.ids[-6:] == result.token_ids
+    model, fresh = loaded[0], loaded[0].make_cache()
+    prefill(model, model.embed(branch.prefix.ids), fresh)
+    for kept, read in zip(branch.cache.windows, fresh.windows, strict=True):
+        np.testing.assert_allclose(kept, read, atol=1e-3)
 
 
 def test_a_draft_model_goes_on_with_what_it_has_read(loaded):

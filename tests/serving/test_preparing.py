@@ -12,10 +12,8 @@ from mlx_lfm2vl.images.drawn import Drawn
 from mlx_lfm2vl.prompt.messages import user_message
 from mlx_lfm2vl.serving import preparing, schedule, ticket
 from mlx_lfm2vl.serving.preparing import Unwanted
-from mlx_lfm2vl.serving.request import (
-    Overdue,
-)
-from mlx_lfm2vl.serving.schedule import HOST_THREADS
+from mlx_lfm2vl.serving.request import Overdue
+from mlx_lfm2vl.serving.schedule import HOST_THREADS, Schedule
 
 
 class Slow(Drawn):
@@ -70,6 +68,18 @@ def test_no_page_is_drawn_for_nobody(make_core, monkeypatch, how):
     first.may_end.set()
     assert isinstance(ends.get(timeout=SECONDS), Unwanted)
     assert not second.begun.is_set()
+
+
+def test_a_client_that_leaves_while_its_pages_are_drawn_is_no_error(make_core, monkeypatch):
+    core, first, second = make_core(), Slow(), Slow()
+    client = Client(core, user_message("What?", [first, second]))
+    assert first.begun.wait(SECONDS)
+    monkeypatch.setattr(Schedule, "_give_up", lambda _: None)  # which has looked a moment before
+    client.ticket.cancel()
+    first.may_end.set()
+    until(lambda: core.status().waiting == 0)
+    meter = core.status().meter
+    assert (meter.cancelled, meter.errors) == (1, {})
 
 
 def test_a_question_whose_image_is_never_ready_is_ended_too(make_core, monkeypatch):

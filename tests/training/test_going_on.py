@@ -1,6 +1,7 @@
 """A run goes on: with more steps or rows, from an adapter, from its best or an older checkpoint."""
 
 import json
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -9,10 +10,13 @@ from pictures import make_picture
 from training_runs import TINY, log_of, losses_of, run, write_rows
 
 from mlx_lfm2vl.commands.generate import main as generate
+from mlx_lfm2vl.commands.train import _sampler
+from mlx_lfm2vl.commands.train_drafter import _asker
 from mlx_lfm2vl.generation.engine import Engine
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.prompt.rows import read_rows
 from mlx_lfm2vl.training.adapters import load_adapter
+from mlx_lfm2vl.training.settings import DrafterSettings, TrainSettings
 
 
 def test_a_finished_run_goes_on_with_more_steps_and_keeps_its_other_settings(
@@ -158,6 +162,19 @@ def test_sample_answers_are_those_of_the_adapter_at_that_update(
     assert f"answer {expected[0]['answer']!r}" in capsys.readouterr().err
     assert run(data, tmp_path / "bad", "--sample-answers", "2") == 2
     assert "--sample-answers needs --validation" in capsys.readouterr().err
+
+
+def test_questions_that_leave_little_room_in_the_context_get_shorter_answers():
+    model, processor = load(TINY, dtype="float32")
+    room = model.config.text.max_position_embeddings
+    question = {"role": "user", "content": "q?" * (room // 2 - 20)}
+    assert 0 < room - len(processor([question]).input_ids) < 40
+    row = [question, {"role": "assistant", "content": "Yes."}]
+    sampled = _sampler(model, processor, [row], TrainSettings())
+    assert sampled is not None
+    assert [answer["expected"] for answer in sampled()] == ["Yes."]
+    ask = _asker(model, processor, Namespace(special_tokens=()), DrafterSettings(), {})
+    assert [type(answer) for _, answer in ask([row[:1]])] == [str]
 
 
 def test_a_checkpoint_of_another_version_is_named(data, tmp_path, capsys):

@@ -89,7 +89,7 @@ def is_last(event: object) -> bool:
 
 
 def as_error(error: BaseException) -> Lfm2VLError:
-    """Return the error that a request ends with."""
+    """Return the error that a request ends with, and nothing that holds its images."""
     if isinstance(error, Lfm2VLError):
-        return error
+        return error.with_traceback(None)  # whose frames name them, and often the error too
     return Failed(f"the answer failed: {type(error).__name__}: {str(error)[:200]}")

@@ -1,5 +1,7 @@
 """What is under way side by side: every request gets the answer that it gets alone."""
 
+import gc
+import weakref
 from itertools import pairwise
 
 import mlx.core as mx
@@ -217,6 +219,24 @@ def test_a_prompt_that_cannot_be_read_ends_its_own_request(engine, requests, alo
     events = run(UnderWay(engine, 0), begins)
     assert "RuntimeError: [malloc] Unable to allocate" in str(events[0][-1])
     assert_same(events[1], alone[1])
+
+
+def test_an_error_of_a_prompt_holds_nothing_of_its_request(engine, requests, monkeypatch):
+    def fails(*_):
+        raise InputError("the image is damaged")
+
+    monkeypatch.setattr(Lfm2VL, "encode_batches", fails)
+    begins = [(0, 0, prepare(engine, requests[0]))]
+    held = weakref.ref(begins[0][2])
+    gc.collect()
+    gc.disable()
+    try:
+        events = run(UnderWay(engine, 0), begins)
+        begins.clear()
+        assert isinstance(events[0][-1], InputError)
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 def test_an_answer_goes_on_while_the_image_of_another_request_is_read(engine, monkeypatch):

@@ -140,6 +140,9 @@ async def while_there(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         for task in (working, leaving):
             task.cancel()
         await asyncio.gather(working, leaving, return_exceptions=True)
+        # An error's traceback names this frame. With its task in it, the error would hold itself,
+        # and the images of the request, until the garbage collector finds the cycle.
+        del working, leaving, task
 
 
 async def send_object(
@@ -166,7 +169,10 @@ async def _send_whole(exchange: Exchange, running: Running, send: Send) -> None:
     while not running.is_done:
         for index, event in await running.next():
             if isinstance(event, Lfm2VLError):
-                raise event
+                try:
+                    raise event
+                finally:
+                    del event  # see `while_there`
             exchange.add(index, event)
     await send_object(send, exchange.body())
 
@@ -195,7 +201,10 @@ class _Stream:
                 elif time.monotonic() >= self._due:
                     await self._write(PING)
                 if failure is not None:
-                    raise failure
+                    try:
+                        raise failure
+                    finally:
+                        del failure, taken  # see `while_there`
             await self._write(encoded(self._exchange.end()))
         except Lfm2VLError as error:
             if not self._is_started:

@@ -172,9 +172,9 @@ class App:
                 try:
                     exchange = await _read(self._readers, call.body, read, self._terms)
                 except Unfetched as missing:
-                    fetching = self._fetcher.fetch(missing.fields, call.client)
+                    count = held.enter_context(self._bodies.counting())
+                    fetching = self._fetcher.fetch(missing.fields, call.client, count)
                     files = await while_there(call.receive, fetching)
-                    held.enter_context(self._bodies.hold(sum(map(len, files.values()))))
                     terms = replace(self._terms, fetched=files)
                     exchange = await _read(self._readers, call.body, read, terms)
                 pause = self._settings.ping_seconds

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Count = Callable[[int], None]  # takes bytes, and raises `Busy` if there is no memory left for them
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,8 @@ class Bodies:
         length = named.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.limits.one:
             raise self._too_large()
-        body = bytearray()
-        begun, counted = time.monotonic(), 0
-        try:
+        body, begun = bytearray(), time.monotonic()
+        with self.counting() as count:
             more = True
             while more:
                 deadline = begun + self.limits.patience + len(body) / self.limits.slowest
@@ -79,32 +79,27 @@ class Bodies:
                     raise ClientGone
                 chunk: bytes = message.get("body", b"")
                 body += chunk
-                counted += len(chunk)
-                self._add(len(chunk))
+                count(len(chunk))
                 if len(body) > self.limits.one:
                     raise self._too_large()
                 more = message.get("more_body", False)
             yield bytes(body)
-        finally:
-            self._held -= counted
 
     @contextmanager
-    def hold(self, count: int) -> Iterator[None]:
-        """Count bytes that belong to a request, besides its body, until the context ends.
+    def counting(self) -> Iterator[Count]:
+        """Provide a function that counts bytes of a request, until the context ends."""
+        counted = 0
 
-        Raises:
-            Busy: there is no memory left for them.
-        """
+        def count(size: int) -> None:
+            nonlocal counted
+            counted, self._held = counted + size, self._held + size
+            if self._held > self.limits.together:
+                raise Busy("other requests take the memory for images; try again later", 5)
+
         try:
-            self._add(count)
-            yield
+            yield count
         finally:
-            self._held -= count
-
-    def _add(self, count: int) -> None:
-        self._held += count
-        if self._held > self.limits.together:
-            raise Busy("other requests take the memory for images; try again later", 5)
+            self._held -= counted
 
     def _too_large(self) -> HttpError:
         return HttpError(

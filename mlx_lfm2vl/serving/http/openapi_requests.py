@@ -279,7 +279,7 @@ def _format(*, nested: bool) -> Schema:
 def _tools(*, nested: bool) -> dict[str, Schema]:
     name = {"type": "string", "pattern": f"^{tool_fields.NAME.pattern}$"}
     about = {"name": name, "description": text(), "parameters": OBJECT, "strict": FLAG}
-    kind = {"type": word("function")}
+    kind, several = {"type": word("function")}, {"type": word("allowed_tools")}
     if nested:
         function = record(about, ["name"])
         tool = record({**kind, "function": function}, ["type", "function"])
@@ -288,9 +288,16 @@ def _tools(*, nested: bool) -> dict[str, Schema]:
     else:
         tool = record({**kind, **about}, ["type", "name"])
         choice = record({**kind, "name": text()}, ["type", "name"])
+    names = {"type": "array", "items": choice, "minItems": 1, "maxItems": tool_fields.MAX_TOOLS}
+    allowed = {"mode": word("auto", "required"), "tools": names}
+    if nested:
+        inner = record(allowed, ["tools"])
+        allowance = record({**several, "allowed_tools": inner}, ["type", "allowed_tools"])
+    else:
+        allowance = record({**several, **allowed}, ["type", "tools"])
     return {
         "tools": {"type": "array", "items": tool, "maxItems": tool_fields.MAX_TOOLS},
-        "tool_choice": {"anyOf": [word(*tool_fields.WORDS), choice]},
+        "tool_choice": {"anyOf": [word(*tool_fields.WORDS), choice, allowance]},
         "parallel_tool_calls": FLAG,
     }
 

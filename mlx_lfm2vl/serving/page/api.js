@@ -37,7 +37,7 @@ async function request(path, options) {
   for (;;) {
     const token = ofTab.get(TOKEN);
     const headers = token
-      ? { ...options.headers, Authorization: `Bearer ${token}` }
+      ? { ...options.headers, Authorization: `Bearer ${sendable(token)}` }
       : options.headers;
     const response = await sent(path, { ...options, headers });
     if (response.ok) return response;
@@ -48,6 +48,9 @@ async function request(path, options) {
     ofTab.set(TOKEN, given);
   }
 }
+
+/** A token without the letters that no header holds; the server then says that it is wrong. */
+const sendable = (token) => token.replaceAll(/[^!-~]/g, "?");
 
 async function sent(path, options) {
   try {

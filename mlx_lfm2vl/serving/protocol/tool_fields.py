@@ -140,7 +140,10 @@ def _read_choice(fields: Fields, *, nested: bool) -> _Choice:
         found = _Choice("required", [_read_name(holder)], is_single=True)
     else:
         mode = holder.word("mode", "auto", "required") or "auto"
-        found = _Choice(mode, [_read_name(each) for each in _described(holder, nested=nested)])
+        names = dict.fromkeys(map(_read_name, _described(holder, nested=nested)))
+        if not names:
+            raise holder.bad("tools", "names no function that may be called")
+        found = _Choice(mode, list(names))
     holder.close()
     choice.close()
     return found

@@ -197,8 +197,10 @@ class RemoteEngine(Asking):
                 for event in call.events("/v1/lfm2vl/answer", body):
                     if question is None:
                         _hear(event)
-                    elif not isinstance(event, Alive):
-                        question.hear(event.text if isinstance(event, Note) else "")
+                    elif isinstance(event, Note):
+                        question.hear(event.text)
+                    elif not _waits(event):
+                        question.hear("")
                     has_begun = has_begun or (shows and isinstance(event, Piece))
                     yield event
                     if isinstance(event, Scores) or _is_whole(event):
@@ -293,6 +295,13 @@ def _sendable(options: AnswerOptions) -> AnswerOptions:
 
 def _is_whole(event: Told) -> bool:
     return isinstance(event, Piece) and event.result is not None
+
+
+def _waits(event: Told) -> bool:
+    """Whether the images of a question may not be read yet, so that notes about them may follow."""
+    if isinstance(event, Progress):
+        return event.stage in ("queue", "load")
+    return isinstance(event, Alive)
 
 
 def _hear(event: Told) -> None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 from asgi_client import Client, ask, request
-from scripted_core import ScriptedCore, make_app, pieces
+from scripted_core import Asked, ScriptedCore, make_app, pieces
 
 from mlx_lfm2vl.errors import CheckpointError, InputError
 from mlx_lfm2vl.generation.result import Piece
@@ -184,6 +184,29 @@ def test_an_answer_leaves_no_cycle_that_holds_its_images():
     gc.disable()
     try:
         assert asyncio.run(run())() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("value", [STREAM, {"prompt": "Hello"}], ids=["stream", "whole"])
+@pytest.mark.parametrize("begun", [[], [Piece("a", [1])]], ids=["early", "late"])
+def test_an_error_leaves_no_cycle_that_holds_the_images_of_its_question(value, begun):
+    asked: list[weakref.ref[Request]] = []
+
+    class Failing(ScriptedCore):
+        def submit(self, request: Request, deliver: Any) -> Asked:
+            asked.append(weakref.ref(request))
+            for event in (*begun, InputError("the image is damaged")):
+                deliver(event)
+            return Asked(Request(""), deliver)
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert (
+            b"the image is damaged" in asyncio.run(ask(make_app(Failing()), "/v1/echo", value)).body
+        )
+        assert [each() for each in asked] == [None]
     finally:
         gc.enable()
 

@@ -88,3 +88,17 @@ def test_a_stream_may_be_read_as_one_text_or_as_events(app, stream):
     for path in ("/v1/chat/completions", "/v1/responses"):
         content = described(app)["paths"][path]["post"]["responses"]["200"]["content"]
         jsonschema.validate(stream, content["text/event-stream"]["schema"])
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+def test_every_form_of_a_choice_among_tools_is_described(app, path):
+    schema = bodies(app)[path]["properties"]["tool_choice"]
+    function = {"type": "function", "name": "f"}
+    allowed = {"mode": "auto", "tools": [function]}
+    if "chat" in path:
+        function = {"type": "function", "function": {"name": "f"}}
+        allowed = {"allowed_tools": {"mode": "auto", "tools": [function]}}
+    for choice in ("none", function, {"type": "allowed_tools", **allowed}):
+        jsonschema.validate(choice, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"type": "allowed_tools"}, schema)

@@ -166,7 +166,7 @@ def test_only_functions_that_may_be_called_bind_the_answer():
     two = {"tools": [*offered(WEATHER, DAY)["tools"]]}
     assert options(**two, **allowed("auto", "day", "weather")).constraint is None
     for mode in ("auto", "required"):
-        chosen = options(**two, **allowed(mode, "day"))
+        chosen = options(**two, **allowed(mode, "day", "day"))
         assert len(chosen.tools) == 2
         assert "day(" in chosen.constraint.text
         assert "weather(" not in chosen.constraint.text
@@ -245,6 +245,7 @@ def test_arguments_are_named_where_python_can_name_them(tokenizer, schema, start
             "names the function 'x', expected weather",
         ),
         ({**allowed("auto", "x"), "tools": None}, "tool_choice", "but there are no tools"),
+        (allowed("auto"), "tool_choice.allowed_tools.tools", "names no function"),
         ({"constraint": {"type": "choice", "choice": ["a"]}}, "constraint", "tools exclude"),
         (
             offered(

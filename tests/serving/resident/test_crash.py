@@ -12,11 +12,11 @@ from mlx_lfm2vl.checkpoint.image_config import ImageConfig
 from mlx_lfm2vl.errors import CheckpointError, Lfm2VLError
 from mlx_lfm2vl.generation.result import Piece, Result, Timings
 from mlx_lfm2vl.options import Sampling
-from mlx_lfm2vl.serving.request import Progress
+from mlx_lfm2vl.serving.request import Progress, Request
 from mlx_lfm2vl.serving.resident import http as resident_http
 from mlx_lfm2vl.serving.resident import start as resident_start
 from mlx_lfm2vl.serving.resident.client import RemoteEngine
-from mlx_lfm2vl.serving.resident.wire import Opened, error_values, write_event
+from mlx_lfm2vl.serving.resident.wire import Note, Opened, error_values, write_event
 
 RESULT = Result("ab", [1], "stop", 3, 0, [], Sampling(), 0, Timings(0, 0, 0), 0)
 OPENED = OK + write_event(Opened("demo", Sampling(), ImageConfig(16, 2)))
@@ -85,6 +85,21 @@ def test_hooks_are_told_how_far_the_process_is(path):
     pieces = RemoteEngine(DEMO).stream("Hi", **hooks)
     assert [piece.text for piece in pieces] == ["a", "b"]
     assert heard == [("encode", 1, 2), ("prefill", 1, 2)]
+    fake.end()
+
+
+def test_a_question_that_waits_is_not_taken_for_one_that_was_read(path):
+    events = [
+        Progress("queue", 0, 1),
+        Progress("load", 0, 1),
+        Note("about it"),
+        Progress("encode", 1, 2),
+    ]
+    told = [write_event(event) for event in events]
+    fake = FakeProcess(path, says(OPENED), says(OK, *told, WHOLE.removeprefix(OK)))
+    heard: list[str] = []
+    RemoteEngine(DEMO)._result(Request("Hi"), resident_http.Question(heard.append))
+    assert heard[:2] == ["about it", ""]
     fake.end()
 
 

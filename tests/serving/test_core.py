@@ -221,11 +221,13 @@ def test_those_whose_step_does_not_end_are_told_so(make_core, turns, monkeypatch
 
 
 def test_no_thread_and_no_model_of_a_core_is_left(make_core):
-    before = set(threading.enumerate())
+    others = set(threading.enumerate())  # other tests of this process may share a core
     core = make_core()
     Client(core, "Hi").last()
+    begun = set(threading.enumerate()) - others
     core.stop()
     assert core.status().model is None
     names = tuple(f"mlx_lfm2vl {work}" for work in ("core", *HOST_THREADS))
-    mine = set(threading.enumerate()) - before
-    until(lambda: not any(each.is_alive() for each in mine if each.name.startswith(names)))
+    own = [each for each in begun if each.name.startswith(names)]
+    assert own
+    until(lambda: not any(each.is_alive() for each in own))

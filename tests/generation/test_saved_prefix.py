@@ -340,7 +340,7 @@ def forked(number, work):  # MLX has done nothing so far, so that forks may use 
 KILLED = """
 def killed(number):
     folder = f"{sys.argv[1]}/{number}"
-    if number < 14:
+    if number < 10:
         left = [number + 1]
         def hook(event, arguments):
             if arguments and str(arguments[0]).startswith(folder):
@@ -350,10 +350,10 @@ def killed(number):
         sys.addaudithook(hook)
     else:
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # dies in the middle of a write
-        size = [0, 1, 20, 50, 500, 2000][number - 14]
+        size = [0, 1, 20, 50, 500, 2000][number - 10]
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     answer(folder, "What is it?")
-print([os.waitpid(forked(number, killed), 0)[1] for number in range(20)])
+print([os.waitpid(forked(number, killed), 0)[1] for number in range(16)])
 """
 TEN = """
 def busy(number):
@@ -377,9 +377,9 @@ def run(code: str, *arguments: object) -> str:
 @pytest.mark.slow
 def test_killed_anywhere_it_leaves_nothing_that_changes_an_answer(loaded, tmp_path):
     codes = [int(code) for code in re.findall(r"\d+", run(KILLED, tmp_path))]
-    assert codes == [signal.SIGKILL] * 14 + [signal.SIGXFSZ] * 6
+    assert codes == [signal.SIGKILL] * 10 + [signal.SIGXFSZ] * 6
     messages = [asked("What is it?", PICTURES[0])]
-    for number in range(20):
+    for number in range(16):
         folder = tmp_path / str(number)
         assert_as_fresh(loaded, answered(loaded, folder, messages), messages)
         assert answered(loaded, folder, messages).cached_tokens > 0

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeAlias, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from ..errors import Lfm2VLError
 from ..options import AnswerChanges, AnswerOptions, Options, merged
-from ..prompt.messages import with_image
+from ..prompt.messages import Message, with_image
 from .result import Piece, Result
 from .scores import Scores
 
 if TYPE_CHECKING:  # an engine of another process does without the modules of images
-    from ..images.source import ImageSource
-    from ..prompt.messages import Message
+    from ..images.source import ImageSources
 
-Image: TypeAlias = "ImageSource | Sequence[ImageSource]"
-Conversation: TypeAlias = "Sequence[Message] | str"
+Conversation = Sequence[Message] | str
 BATCH_SIZE = 8  # conversations answered at the same time
 
 
@@ -29,7 +27,7 @@ class Asking(ABC):
         messages: Sequence[Message] | str,
         options: Options = None,
         *,
-        image: Image | None = None,
+        image: ImageSources | None = None,
         **changes: Unpack[AnswerChanges],
     ) -> Iterator[Piece]:
         """Answer a conversation piece by piece.
@@ -58,7 +56,7 @@ class Asking(ABC):
         messages: Sequence[Message] | str,
         options: Options = None,
         *,
-        image: Image | None = None,
+        image: ImageSources | None = None,
         **changes: Unpack[AnswerChanges],
     ) -> Result:
         """Answer a conversation and return the result; see `stream` for arguments and errors."""
@@ -107,7 +105,7 @@ class Asking(ABC):
         answers: Sequence[str],
         options: Options = None,
         *,
-        image: Image | None = None,
+        image: ImageSources | None = None,
         **changes: Unpack[AnswerChanges],
     ) -> Scores:
         """Return how likely given answers are; the prompt is read once.

@@ -16,12 +16,13 @@ from ..device import Limits, choose_limits, set_limits
 from ..device_thread import Steps, in_turn, in_turn_async
 from ..errors import InputError, Lfm2VLError
 from ..images.read import read_once
+from ..images.source import ImageSources
 from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerChanges, AnswerOptions, Options, merged
 from ..prompt.messages import Message, user_message, with_image
 from ..prompt.processor import Processor
 from ..prompt.sources import as_images
-from .asking import BATCH_SIZE, Asking, Conversation, Image
+from .asking import BATCH_SIZE, Asking, Conversation
 from .prefix_store import PrefixStore
 from .result import Piece, Result
 from .score import score_answers
@@ -103,7 +104,7 @@ class Engine(Asking):
 
     def see(
         self,
-        images: Image,
+        images: ImageSources,
         options: Options = None,
         *,
         system: str | None = None,
@@ -140,7 +141,7 @@ class Engine(Asking):
         messages: Sequence[Message] | str,
         options: Options = None,
         *,
-        image: Image | None = None,
+        image: ImageSources | None = None,
         **changes: Unpack[AnswerChanges],
     ) -> AsyncGenerator[Piece, None]:
         """Do what `stream` does, for asyncio: `async for piece in engine.astream(...)`.
@@ -155,7 +156,7 @@ class Engine(Asking):
         messages: Sequence[Message] | str,
         options: Options = None,
         *,
-        image: Image | None = None,
+        image: ImageSources | None = None,
         **changes: Unpack[AnswerChanges],
     ) -> Result:
         """Do what `generate` does, for asyncio: `await engine.agenerate(...)`."""

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Unpack
 
 from ..errors import Lfm2VLError
+from ..images.source import ImageSources
 from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerChanges, Options, merged
 from ..prompt.messages import Message
 from ..prompt.processor import Processor
 from .asking import BATCH_SIZE, Conversation
-from .engine import Engine, Image
+from .engine import Engine
 from .result import Piece, Result
 
 
@@ -21,7 +22,7 @@ def generate(
     messages: Sequence[Message] | str,
     options: Options = None,
     *,
-    image: Image | None = None,
+    image: ImageSources | None = None,
     **changes: Unpack[AnswerChanges],
 ) -> Result:
     """Answer a conversation, or a question about images.
@@ -39,7 +40,7 @@ def stream_generate(
     messages: Sequence[Message] | str,
     options: Options = None,
     *,
-    image: Image | None = None,
+    image: ImageSources | None = None,
     **changes: Unpack[AnswerChanges],
 ) -> Iterator[Piece]:
     """Answer a conversation piece by piece.

@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ __all__ = [
     "EXPECTED",
     "ImageLimits",
     "ImageSource",
+    "ImageSources",
     "OpenedImage",
     "is_url",
     "open_image",
@@ -42,6 +44,7 @@ BytesLike = bytes | bytearray | memoryview
 ImageSource = (
     str | os.PathLike[str] | BytesLike | OpenFile | Array | Image.Image | Drawn | ReadyImage
 )
+ImageSources = ImageSource | Sequence[ImageSource]  # one image, or several
 HEAD = 1024  # bytes that tell what kind of file it is
 DEEP_HEIF_COST = 21  # bytes per pixel that pillow-heif takes for 10 bits with alpha
 # Formats whose header Pillow reads as `open_image` does, without the rest of the file.

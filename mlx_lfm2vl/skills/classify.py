@@ -21,8 +21,9 @@ from ..prompt.messages import user_message
 from ..prompt.sources import as_images
 
 if TYPE_CHECKING:  # an engine of another process does without MLX here
-    from ..generation.engine import Engine, Image
+    from ..generation.engine import Engine
     from ..generation.scores import Scores
+    from ..images.source import ImageSources
 
 PROMPT = "Which of these fits the image best: {labels}? Answer with one of them and nothing else."
 PLACE = "{}"  # of a label in the form of an answer
@@ -79,7 +80,7 @@ class Classification:
 
 def classify(
     engine: Engine,
-    images: Image,
+    images: ImageSources,
     labels: Sequence[str],
     prompt: str = PROMPT,
     *,

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ...errors import InputError, Lfm2VLError
-from ...generation.asking import Asking, Image
+from ...generation.asking import Asking
 from ...generation.result import Piece, Result
 from ...generation.scores import Scores
 from ...images.limits import ImageLimits
@@ -29,7 +29,7 @@ from .wire import Alive, Note, Opened, Told, write_request
 
 if TYPE_CHECKING:
     from ...checkpoint.image_config import ImageConfig
-    from ...images.source import ImageSource
+    from ...images.source import ImageSource, ImageSources
     from ...prompt.messages import Message
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class RemoteEngine(Asking):
 
     def see(
         self,
-        images: Image,
+        images: ImageSources,
         options: Options = None,
         *,
         system: str | None = None,

@@ -174,18 +174,32 @@ def _terminated(end_soon: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def _ended_in_time() -> Iterator[Callable[[], None]]:
-    """Yield what lets the process end soon, whatever the device or a library is doing then."""
-    timer = threading.Timer(STOP_SECONDS, os._exit, [0])
-    timer.daemon = True
+    """Yield what lets the process end soon, whatever the device or a library is doing then.
+
+    A signal may come while a lock of `threading` is held, so its handler takes none: it writes to a
+    pipe, which a thread reads.
+    """
+    reading, writing = os.pipe()
+    is_over = threading.Event()
+
+    def watch() -> None:
+        os.read(reading, 1)
+        if not is_over.wait(STOP_SECONDS):
+            os._exit(0)
 
     def end_soon() -> None:
-        with suppress(RuntimeError):  # it has been called before
-            timer.start()
+        os.write(writing, b".")
 
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     try:
         yield end_soon
     finally:
-        timer.cancel()
+        is_over.set()
+        end_soon()
+        watcher.join()
+        os.close(reading)
+        os.close(writing)
 
 
 def _end_main_thread() -> None:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,14 @@ def test_a_model_that_cannot_be_preloaded_is_noted_and_the_server_lives(
     out, err = capfd.readouterr()
     assert json.loads(out)["result"] == {}
     assert "note: the model was not loaded: " in err
+
+
+def test_a_signal_ends_it_whatever_lock_its_main_thread_holds(monkeypatch):
+    monkeypatch.setattr(mcp, "STOP_SECONDS", 60.0)
+    ends = mcp._ended_in_time()
+    with pytest.raises(SystemExit), ends as end_soon, mcp._terminated(end_soon):
+        with threading._active_limbo_lock:  # as when a thread is being started
+            signal.raise_signal(signal.SIGTERM)
 
 
 def start(*words: str) -> subprocess.Popen[bytes]:

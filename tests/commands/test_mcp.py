@@ -97,10 +97,13 @@ def test_a_model_that_cannot_be_preloaded_is_noted_and_the_server_lives(
 
 def test_a_signal_ends_it_whatever_lock_its_main_thread_holds(monkeypatch):
     monkeypatch.setattr(mcp, "STOP_SECONDS", 60.0)
-    ends = mcp._ended_in_time()
-    with pytest.raises(SystemExit), ends as end_soon, mcp._terminated(end_soon):
-        with threading._active_limbo_lock:  # as when a thread is being started
-            signal.raise_signal(signal.SIGTERM)
+    with (
+        pytest.raises(SystemExit),
+        mcp._ended_in_time() as end_soon,
+        mcp._terminated(end_soon),
+        threading._active_limbo_lock,  # as when a thread is being started
+    ):
+        signal.raise_signal(signal.SIGTERM)
 
 
 def start(*words: str) -> subprocess.Popen[bytes]:

@@ -176,25 +176,30 @@ def _terminated(end_soon: Callable[[], None]) -> Iterator[None]:
 def _ended_in_time() -> Iterator[Callable[[], None]]:
     """Yield what lets the process end soon, whatever the device or a library is doing then.
 
-    A signal may come while a lock of `threading` is held, so its handler takes none: it writes to a
-    pipe, which a thread reads.
+    Python handles a signal in the main thread, which may be about to wait for input, and then does
+    so only after the next message. So SIGTERM also writes its number to a pipe, which a thread
+    reads.
     """
     reading, writing = os.pipe()
+    os.set_blocking(writing, False)
     is_over = threading.Event()
 
     def watch() -> None:
-        os.read(reading, 1)
+        while os.read(reading, 1)[0] != signal.SIGTERM:
+            pass
         if not is_over.wait(STOP_SECONDS):
             os._exit(0)
 
     def end_soon() -> None:
-        os.write(writing, b".")
+        os.write(writing, bytes([signal.SIGTERM]))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     try:
         yield end_soon
     finally:
+        signal.set_wakeup_fd(before)
         is_over.set()
         end_soon()
         watcher.join()

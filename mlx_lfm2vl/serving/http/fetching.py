@@ -134,7 +134,10 @@ def _download(address: str, max_bytes: int, at_end: Callable[[], object]) -> asy
     Args:
         address: of the file.
         max_bytes: of the file.
-        at_end: called in the event loop when the thread ends.
+        at_end: called in the event loop when the thread ends, or cannot begin.
+
+    Raises:
+        Busy: the machine has no thread left.
     """
     from ...images.fetch import fetch  # imports TLS, which few requests need
 
@@ -151,7 +154,12 @@ def _download(address: str, max_bytes: int, at_end: Callable[[], object]) -> asy
         with suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(at_end)
 
-    threading.Thread(target=run, args=(done,), name="mlx_lfm2vl fetcher", daemon=True).start()
+    thread = threading.Thread(target=run, args=(done,), name="mlx_lfm2vl fetcher", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        at_end()
+        raise _busy() from None
     return asyncio.wrap_future(done)
 
 

@@ -224,6 +224,23 @@ def test_a_client_with_too_many_requests_is_told_to_wait(hosts):
     asyncio.run(run())
 
 
+def test_a_download_whose_thread_cannot_begin_gives_its_places_back(hosts, monkeypatch):
+    def fails(_thread):
+        raise RuntimeError("can't start new thread")
+
+    async def run() -> None:
+        fetcher = Fetcher(100)
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", fails)
+            for _ in range(OF_CLIENT + 1):
+                with pytest.raises(Busy, match="there is no room for more"):
+                    await fetcher.fetch({address(1): "image"}, "a", uncounted)
+        hosts.answer.set()
+        assert await fetcher.fetch({address(1): "image"}, "a", uncounted) == {address(1): PNG}
+
+    asyncio.run(run())
+
+
 def test_the_images_of_a_request_have_one_time_limit(hosts, monkeypatch):
     monkeypatch.setattr(fetching, "SECONDS", 0.05)
 

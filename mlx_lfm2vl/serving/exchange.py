@@ -26,6 +26,7 @@ class Terms:
         limits: caps on images, their number too. `allow_url` says whether addresses may be fetched.
         max_tokens: of one answer; None allows what the model's context holds.
         max_answers: of one request (`n`).
+        to_fetch: what the user can do so that addresses are fetched, where they are not.
         fetched: files by their addresses; see `Unfetched`.
     """
 
@@ -33,6 +34,7 @@ class Terms:
     limits: ImageLimits = field(default_factory=ImageLimits)
     max_tokens: int | None = None
     max_answers: int = 8
+    to_fetch: str = "start the server with --allow-url"
     fetched: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
 
 

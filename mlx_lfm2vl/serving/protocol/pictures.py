@@ -125,8 +125,8 @@ def _check_fetched(pictures: Sequence[Picture], terms: Terms) -> None:
     if fields and not terms.limits.allow_url:
         param = next(iter(fields.values()))
         raise BadField(
-            f"{param} is an address, and this server fetches none; send the image as a data URI, "
-            "or start the server with --allow-url",
+            f"{param} is an address, and none is fetched here; send the image as a data URI, or "
+            f"{terms.to_fetch}",
             param,
         )
     missing = {address: param for address, param in fields.items() if address not in terms.fetched}

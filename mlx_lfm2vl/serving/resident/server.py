@@ -48,6 +48,7 @@ PING_SECONDS = 1.0  # of silence after which a call is told that the process is 
 SEND_SECONDS = 30.0  # that a client may take for a part of its request
 MAX_LOG = 2**20  # bytes of the log; a longer one is begun again
 MAX_WAITING = 1000  # questions; all of one user
+TO_FETCH = "let the command fetch it: mlx_lfm2vl generate --resident --allow-url --image ADDRESS"
 MAX_BODY = 2**32  # bytes of a request; the client has read them under its own limits
 
 
@@ -236,7 +237,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer in a protocol of the server."""
         core = self.server.core
         try:
-            exchange = read(parse_object(self._body()), Terms(core.model))
+            exchange = read(parse_object(self._body()), Terms(core.model, to_fetch=TO_FETCH))
             if not exchange.streams:
                 self._send(200, whole(exchange, core, self._is_left))
                 return

@@ -20,6 +20,7 @@ from mlx_lfm2vl.serving.resident import process, server
 from mlx_lfm2vl.serving.resident.place import BUILD, Peer, Wanted
 from mlx_lfm2vl.serving.resident.server import ResidentServer, _Handler
 from mlx_lfm2vl.serving.resident.wire import Note, read_event, write_request
+from mlx_lfm2vl.serving.served import served_model
 
 OPEN = {"wanted": asdict(DEMO), "build": BUILD, "keep_alive": 1}
 
@@ -107,6 +108,20 @@ def test_a_process_that_stops_hangs_up_without_an_error():
     reply = replied(server, call("/v1/lfm2vl/answer", body))
     assert reply.startswith(b"HTTP/1.0 200 ")
     assert reply.partition(b"\r\n\r\n")[2] == b""
+
+
+def test_an_address_is_answered_with_the_command_that_fetches_it():
+    resident = fake()
+    resident.core = SimpleNamespace(model=lambda _: served_model("demo"))
+    image = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+    body = {"messages": [{"role": "user", "content": [image]}]}
+    head, _, reply = replied(
+        resident, call("/v1/chat/completions", json.dumps(body).encode())
+    ).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.0 400 ")
+    message = json.loads(reply)["error"]["message"]
+    assert "generate --resident --allow-url --image ADDRESS" in message
+    assert "start the server" not in message
 
 
 def test_only_its_own_user_is_served(monkeypatch):

@@ -7,7 +7,7 @@ their events, and sends what it returns. Neither knows the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -70,8 +70,11 @@ class Exchange(Protocol):
     """One HTTP request that was read, and how its answer is written."""
 
     @property
-    def requests(self) -> Sequence[Request]:
-        """For the core, at least one. The transport runs them at the same time."""
+    def requests(self) -> list[Request]:
+        """For the core, at least one. The transport runs them at the same time.
+
+        It takes them out, so that their images are freed while they are answered.
+        """
         ...
 
     @property

@@ -36,7 +36,12 @@ STREAM_HEADERS = {
 class Running:
     """The requests of an exchange in the core. Leaving the context cancels what is not answered."""
 
-    def __init__(self, core: Core, requests: Sequence[Request]) -> None:
+    def __init__(self, core: Core, requests: list[Request]) -> None:
+        """
+        Args:
+            core: which answers them.
+            requests: that are taken out when the context begins.
+        """
         self._core, self._requests = core, requests
         self._arrived = asyncio.Queue[tuple[int, Event]]()
         self._tickets: list[Ticket] = []
@@ -55,8 +60,10 @@ class Running:
             loop.call_soon_threadsafe(arrived.put_nowait, (index, event))
 
         try:
-            for index, request in enumerate(self._requests):
-                self._tickets.append(self._core.submit(request, partial(deliver, index)))
+            for index in range(self._open):
+                # The core frees the images of a request that nobody else holds.
+                ticket = self._core.submit(self._requests.pop(0), partial(deliver, index))
+                self._tickets.append(ticket)
         except Lfm2VLError:
             self._cancel()
             raise

@@ -21,12 +21,12 @@ from starlette.types import Receive, Scope, Send
 
 from ...errors import Lfm2VLError
 from ..core import Core
-from ..exchange import Read, Terms, Unfetched
+from ..exchange import Exchange, Read, Terms, Unfetched
 from ..protocol.json_body import parse_object
 from ..request import UnknownModel
 from .access import Access
 from .answering import answer, send_object, while_there
-from .bodies import Bodies, BodyLimits, ClientGone
+from .bodies import Bodies, BodyLimits, ClientGone, Count
 from .errors import HttpError, error_reply, is_internal, report
 from .fetching import Fetcher
 from .guard import Guard, Seen
@@ -46,13 +46,13 @@ class Call:
     """A request whose body has come.
 
     Attributes:
-        body: of the request.
+        body: of the request, to be cleared when it is read.
         client: network address of the one who asks; empty if it is unknown.
         receive: the rest of what the client sends.
         send: the answer to the client.
     """
 
-    body: bytes
+    body: bytearray
     client: str
     receive: Receive
     send: Send
@@ -168,19 +168,23 @@ class App:
 
     def _exchange(self, read: Read) -> Handle:
         async def handle(call: Call) -> None:
-            with self._asking(), contextlib.ExitStack() as held:
-                try:
-                    exchange = await _read(self._readers, call.body, read, self._terms)
-                except Unfetched as missing:
-                    count = held.enter_context(self._bodies.counting())
-                    fetching = self._fetcher.fetch(missing.fields, call.client, count)
-                    files = await while_there(call.receive, fetching)
-                    terms = replace(self._terms, fetched=files)
-                    exchange = await _read(self._readers, call.body, read, terms)
+            with self._asking(), self._bodies.counting() as count:
+                exchange = await self._read_exchange(call, read, count)
+                call.body.clear()  # an answer may take long
                 pause = self._settings.ping_seconds
                 await answer(exchange, self._core, call.receive, call.send, pause)
 
         return handle
+
+    async def _read_exchange(self, call: Call, read: Read, count: Count) -> Exchange:
+        """Read a body; fetch the images that it names by address, and count their bytes."""
+        try:
+            return await _read(self._readers, call.body, read, self._terms)
+        except Unfetched as missing:
+            fetching = self._fetcher.fetch(missing.fields, call.client, count)
+        files = await while_there(call.receive, fetching)
+        terms = replace(self._terms, fetched=files)
+        return await _read(self._readers, call.body, read, terms)
 
     def _compute(self, what: Compute) -> Handle:
         async def handle(call: Call) -> None:
@@ -254,7 +258,7 @@ class _Posted:
 
 async def _read(
     threads: ThreadPoolExecutor,
-    body: bytes,
+    body: bytearray,
     read: Callable[[Mapping[str, Any], Terms], T],
     terms: Terms,
 ) -> T:

@@ -50,8 +50,8 @@ class Bodies:
     @asynccontextmanager
     async def read(
         self, headers: Iterable[tuple[bytes, bytes]], receive: Receive
-    ) -> AsyncGenerator[bytes, None]:
-        """Read a body, and count its bytes until the context ends.
+    ) -> AsyncGenerator[bytearray, None]:
+        """Read a body, and count its bytes until the context ends; `clear` frees them before.
 
         Raises:
             HttpError: it is not JSON, too large or too slow.
@@ -83,7 +83,7 @@ class Bodies:
                 if len(body) > self.limits.one:
                     raise self._too_large()
                 more = message.get("more_body", False)
-            yield bytes(body)
+            yield body
 
     @contextmanager
     def counting(self) -> Iterator[Count]:

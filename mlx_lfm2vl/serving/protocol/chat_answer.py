@@ -38,9 +38,7 @@ class Shown:
 class ChatExchange:
     """A chat request and its answers; see `Exchange`."""
 
-    def __init__(
-        self, requests: Sequence[Request], model: str, shown: Shown, *, streams: bool
-    ) -> None:
+    def __init__(self, requests: list[Request], model: str, shown: Shown, *, streams: bool) -> None:
         """
         Args:
             requests: of the same prompt, one for each answer that is wanted.
@@ -49,6 +47,7 @@ class ChatExchange:
             streams: whether it wants chunks.
         """
         self.requests, self.streams = requests, streams
+        self._count = len(requests)
         self._shown = shown
         self._results: dict[int, Result] = {}
         self._same = {"id": new_id("chatcmpl"), "created": int(time.time()), "model": model}
@@ -56,7 +55,7 @@ class ChatExchange:
     def begin(self) -> list[Frame]:
         """Return a chunk for each answer that says who writes it."""
         delta = {"role": "assistant", "content": ""}
-        return [self._chunk([_choice(index, delta)]) for index in range(len(self.requests))]
+        return [self._chunk([_choice(index, delta)]) for index in range(self._count)]
 
     def add(self, index: int, event: Any) -> list[Frame]:
         """Take an event of an answer; return the chunks that it makes."""
@@ -101,7 +100,7 @@ class ChatExchange:
         return body
 
     def _ordered(self) -> list[Result]:
-        return [self._results[index] for index in range(len(self.requests))]
+        return [self._results[index] for index in range(self._count)]
 
     def _head(self) -> dict[str, Any]:
         return {**self._same, "object": "chat.completion.chunk"}

@@ -12,7 +12,7 @@ MAX_DEPTH = 100  # of objects and lists in one another; schemas of tools have so
 MAX_VALUES = 500_000  # a value takes up to 100 times the memory of its text
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
+def parse_object(body: bytes | bytearray) -> dict[str, Any]:
     """Parse a body.
 
     Raises:

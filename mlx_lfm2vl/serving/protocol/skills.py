@@ -177,7 +177,8 @@ class SkillExchange:
             model: which is asked.
             groups: the images of each question.
         """
-        self._task, self._labels, self._model, self._groups = task, labels, model.name, groups
+        self._task, self._labels, self._model = task, labels, model.name
+        self._names = [[image.name for image in group] for group in groups]
         self._answers: dict[int, Result | Scores] = {}
         form = task.prompt.form or "{label}"
         answers = [form.replace("{label}", label.strip()) for label in labels]
@@ -211,7 +212,7 @@ class SkillExchange:
             AnswerError: the only answer is not in the form that was asked for. One of several is
                 told in its place.
         """
-        answers = [self._answers[index] for index in range(len(self.requests))]
+        answers = [self._answers[index] for index in range(len(self._names))]
         return {
             "id": new_id("skill"),
             "object": "skill.answers",
@@ -224,8 +225,8 @@ class SkillExchange:
 
     def _told(self, index: int, answer: Result | Scores) -> dict[str, Any]:
         images = [
-            {"name": image.name, "width": plan.size[1], "height": plan.size[0]}
-            for image, plan in zip(self._groups[index], answer.images, strict=True)
+            {"name": name, "width": plan.size[1], "height": plan.size[0]}
+            for name, plan in zip(self._names[index], answer.images, strict=True)
         ]
         if not isinstance(answer, Result):
             return {**self._chosen(answer), "images": images}
@@ -233,7 +234,7 @@ class SkillExchange:
             sizes = [plan.size for plan in answer.images]
             read = self._task.parse(answer.text, sizes).to_dict()
         except AnswerError as error:
-            if len(self.requests) == 1:
+            if len(self._names) == 1:
                 raise
             return {**error_reply(error)[2], "images": images}
         return {**read, "images": images, "finish_reason": answer.finish_reason}

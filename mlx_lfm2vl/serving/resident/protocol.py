@@ -86,8 +86,9 @@ def _events(
 
     tickets = []
     try:
-        for number, request in enumerate(exchange.requests):
-            tickets.append(core.submit(request, partial(deliver, number)))
+        while exchange.requests:  # the core frees the images of those that nobody else holds
+            number = len(tickets)
+            tickets.append(core.submit(exchange.requests.pop(0), partial(deliver, number)))
         waiting = len(tickets)
         while waiting:
             try:

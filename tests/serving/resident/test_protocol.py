@@ -1,9 +1,11 @@
 """The public protocols over the socket."""
 
+import weakref
 from types import SimpleNamespace
 
 import pytest
 
+from mlx_lfm2vl.generation.result import Piece
 from mlx_lfm2vl.serving.exchange import Terms
 from mlx_lfm2vl.serving.http.sse import PING
 from mlx_lfm2vl.serving.protocol.chat import read_chat
@@ -21,6 +23,20 @@ def test_an_error_before_the_first_event_of_a_stream_keeps_its_own_status():
     exchange = read_chat(body, Terms(lambda _name: served_model("demo")))
     with pytest.raises(Busy, match="64 requests are waiting"):
         next(stream(exchange, SimpleNamespace(submit=submit), lambda: False))
+
+
+def test_a_request_is_freed_when_the_core_frees_it():
+    asked = []
+
+    def submit(request, deliver):
+        asked.append(weakref.ref(request))
+        deliver(Piece("a", [1]))
+        return SimpleNamespace(cancel=lambda: None)
+
+    body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True, "n": 2}
+    exchange = read_chat(body, Terms(lambda _name: served_model("demo")))
+    next(stream(exchange, SimpleNamespace(submit=submit), lambda: False))
+    assert [request() for request in asked] == [None, None]
 
 
 def test_a_silence_is_filled_and_a_client_that_has_gone_is_noticed(monkeypatch):

@@ -117,8 +117,10 @@ class Batch:
         The next turn of a conversation then reads only what is new.
         """
         for number, row in enumerate(self.rows):
-            if not row.is_over or row.error is not None or len(row.said) < 2:
-                continue  # the last token of an answer may not be read, so of one there is nothing
+            if not (row.is_over and row.asked.keeps_answer) or row.error is not None:
+                continue
+            if len(row.said) < 2:  # the last token may not be read, so there is nothing
+                continue
             branch = row.read(self._cache.row(number))
             mx.async_eval(branch.cache.arrays)  # now, or the batch's cache would stay in memory
             store.keep(branch)

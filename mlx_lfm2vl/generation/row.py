@@ -43,6 +43,7 @@ class Asked:
         seconds: that this took, without decoding images.
         keys: of its images, if they are decoded; see `prefix.image_key`.
         context: in which the answer's tokens are read, so that what is logged can be told apart.
+        keeps_answer: whether a store keeps what the answer has read; it keeps the prompt anyway.
     """
 
     prompt: Inputs
@@ -52,6 +53,7 @@ class Asked:
     seconds: float
     keys: Sequence[bytes] = ()
     context: Context = field(default_factory=copy_context)
+    keeps_answer: bool = True
 
 
 def ask(

@@ -90,7 +90,8 @@ def prepare(engine: Engine, request: Request, is_wanted: IsWanted = lambda: True
         prompt, keys = decoded(_stoppable(question.prompt, is_wanted))
         return Prepared(replace(question, prompt=prompt, keys=keys))
     asked = ask(model, processor, messages, options)
-    asked = with_images(replace(asked, prompt=_stoppable(asked.prompt, is_wanted)))
+    prompt = _stoppable(asked.prompt, is_wanted)
+    asked = with_images(replace(asked, prompt=prompt, keeps_answer=request.keeps_answer))
     if options.constraint is None:
         return Prepared(asked)
     from ..generation.guide import make_guide

@@ -26,6 +26,8 @@ class Request:
         model: name of a model that is served; empty for the first one.
         answers: to score instead of writing an answer; see `Engine.score`.
         limits: on its images; None takes those of the model.
+        keeps_answer: whether what its answer has read is kept beside the prompt, because the next
+            turn may continue it.
     """
 
     messages: Sequence[Message] | str
@@ -33,6 +35,7 @@ class Request:
     model: str = ""
     answers: Sequence[str] = ()
     limits: ImageLimits | None = None
+    keeps_answer: bool = True
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,10 @@
 """What answers have read is kept: the next turn of a conversation reads only its own tokens."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from exchanges import TERMS
 from pictures import make_picture
 
 from mlx_lfm2vl import AnswerOptions, Engine, Sampling, load, load_drafter, regex
@@ -10,6 +13,7 @@ from mlx_lfm2vl.generation.result import Piece
 from mlx_lfm2vl.model.decode_step import prefill
 from mlx_lfm2vl.prompt.messages import user_message
 from mlx_lfm2vl.serving.preparing import prepare
+from mlx_lfm2vl.serving.protocol.chat import read_chat
 from mlx_lfm2vl.serving.request import Request
 from mlx_lfm2vl.serving.under_way import UnderWay
 
@@ -81,6 +85,24 @@ def test_what_was_read_for_a_client_that_left_is_kept(engine, loaded):
     (result,) = answered(engine, Request(messages, GREEDY))
     asked = engine.processor(FIRST).input_ids
     assert result.cached_tokens > len(asked)
+    assert_as_fresh(loaded, messages, GREEDY, result)
+
+
+def test_of_several_answers_to_a_prompt_the_store_keeps_one(engine, loaded):
+    warm = GREEDY.changed({"sampling": Sampling(temperature=2)})
+    body = {"messages": [{"role": "user", "content": "What is your name?"}], "n": 4, "seed": 1}
+    requests = read_chat(body, TERMS).requests
+    asked = [replace(each, options=warm.changed({"seed": each.options.seed})) for each in requests]
+    results = answered(engine, *asked)
+    assert len({result.text for result in results}) == 4
+    (branch,) = engine.store.branches
+    first, other = results[:2]
+    answer = branch.prefix.ids[first.prompt_tokens :]
+    assert len(answer) > 1
+    assert answer == first.token_ids[: len(answer)]
+    messages = next_turn(user_message("What is your name?"), other.text)
+    (result,) = answered(engine, Request(messages, GREEDY))
+    assert result.cached_tokens >= other.prompt_tokens
     assert_as_fresh(loaded, messages, GREEDY, result)
 
 

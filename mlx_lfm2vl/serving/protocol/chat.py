@@ -78,7 +78,7 @@ def read_chat(body: Mapping[str, Any], terms: Terms) -> ChatExchange:
     fields.refuse_each(REFUSED)
     fields.close()
     first = asked.request(turns, terms, logprobs=wanted.logprobs)
-    requests = [_with_own_seed(first, number) for number in range(wanted.count)]
+    requests = [_one_of_several(first, number) for number in range(wanted.count)]
     tokens = asked.model.info.token_bytes if wanted.logprobs else None
     shown = replace(wanted.shown, tokens=tokens)
     return ChatExchange(requests, first.model, shown, streams=wanted.streams)
@@ -100,10 +100,16 @@ def _read_wanted(fields: Fields, terms: Terms) -> _Wanted:
     return _Wanted(count, streams, Shown(with_usage, progress, result), logprobs)
 
 
-def _with_own_seed(request: Request, number: int) -> Request:
-    """Give each of several answers a seed of its own."""
-    seed = request.options.seed
-    if seed is None or not number:
+def _one_of_several(request: Request, number: int) -> Request:
+    """Return the request for one of several answers to a prompt.
+
+    Each has a seed of its own. Only the first answer is kept for the next turn, for it is the one
+    that most programs go on with. If all were, each with a copy of the prompt, a single request
+    could push out what other conversations have read. A turn that continues another answer reads
+    that answer again, but neither the prompt nor its images.
+    """
+    if not number:
         return request
-    own = {"seed": (seed + number) & LARGEST_SEED}
-    return replace(request, options=request.options.changed(own))
+    seed = request.options.seed
+    own = {} if seed is None else {"seed": (seed + number) & LARGEST_SEED}
+    return replace(request, options=request.options.changed(own), keeps_answer=False)

@@ -9,11 +9,12 @@
 - What an answer has read stays in the store: the next turn of a chat reads only what is new.
 - A prompt waits while an older one reads an image of its own, which it then finds in the store.
 - An error of one request is an event of that request. If a step of the batch fails, the requests in
-  it fail, and the next ones get a new batch.
+  it fail, and the next ones get a new batch. If an answer cannot be kept, the store is emptied.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -30,6 +31,8 @@ from ..generation.score import Question, scoring
 from ..generation.scores import Scores
 from .preparing import Prepared
 from .request import Progress, as_error
+
+logger = logging.getLogger(__name__)
 
 PART = 256  # tokens that are encoded or read in one turn, unless a single pass has more
 
@@ -105,7 +108,7 @@ class UnderWay:
     def turn(self) -> list[tuple[int, Event]]:
         """Do a part of the work; return new events with the numbers of their requests."""
         events: list[tuple[int, Event]] = []
-        self._batch.keep_answers(self._store)  # before prompts are read that continue them
+        self._keep_answers()  # before prompts are read that continue them
         arrivals = self._read(events)
         rows = [*self._batch.rows, *(row for arrival in arrivals for row in arrival.rows)]
         try:
@@ -129,8 +132,20 @@ class UnderWay:
     def _free(self) -> None:
         """Free the caches of those that are over; while there are others, the next turn does."""
         if not self.numbers:
-            self._batch.keep_answers(self._store)
+            self._keep_answers()
             self._batch.join()
+
+    def _keep_answers(self) -> None:
+        """Leave to the store what answers have read, if there is memory for it.
+
+        Those who asked have their answers by now, and an error here would be one of all others.
+        """
+        try:
+            self._batch.keep_answers(self._store)
+        except Exception as error:  # noqa: BLE001  see `turn`
+            self._store.clear()
+            what = type(error).__name__
+            logger.warning("what was read before is forgotten: %s: %.200s", what, error)
 
     def _read(self, events: list[tuple[int, Event]]) -> list[Arrival]:
         """Read a part of a prompt, and what else is short; return the rows that can join."""

@@ -18,6 +18,7 @@ from mlx_lfm2vl.generation.batch import Batch
 from mlx_lfm2vl.generation.guide import Guide
 from mlx_lfm2vl.generation.prefix_store import PrefixStore
 from mlx_lfm2vl.generation.result import Piece
+from mlx_lfm2vl.generation.row import Row
 from mlx_lfm2vl.generation.score import Scores
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.model.lfm2vl import Lfm2VL
@@ -207,6 +208,20 @@ def test_a_step_that_fails_ends_those_in_it_and_no_later_one(engine, requests, a
     assert isinstance(events[0][-1], Failed)
     assert "MemoryError" in str(events[0][-1])
     assert_same(events[1], alone[2])
+
+
+def test_an_answer_that_cannot_be_kept_harms_nobody(loaded, requests, alone, monkeypatch, caplog):
+    def fails(*_):
+        raise MemoryError("no memory")
+
+    engine = Engine(*loaded[:2], store=PrefixStore())
+    monkeypatch.setattr(Row, "read", fails)
+    begins = [(0, i, prepare(engine, requests[i])) for i in (0, 1, 2)]
+    events = run(UnderWay(engine, 0), begins)
+    for number in range(3):
+        assert_same(events[number], alone[number])
+    assert engine.store.branches == []
+    assert "what was read before is forgotten: MemoryError: no memory" in caplog.text
 
 
 def test_a_prompt_that_cannot_be_read_ends_its_own_request(engine, requests, alone, monkeypatch):

@@ -6,6 +6,7 @@ whether anybody still waits for it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,15 +21,20 @@ from ..generation.row import Asked, ask, decoded, with_images
 from ..generation.score import Question, read_question
 from ..images.drawn import Drawn
 from ..images.limits import ImageLimits
+from ..model.lfm2vl import Lfm2VL
 from ..prompt.messages import Message, read_messages, split_images
-from ..prompt.processor import Inputs, Views
+from ..prompt.processor import Inputs, Processor, Views
 from .request import Request
 
 if TYPE_CHECKING:  # imported where there is a constraint
     from ..generation.guide import Guide
 
-Weight = Literal["text", "images", "pages"]
+Weight = Literal["text", "images", "large", "pages"]
 IsWanted = Callable[[], bool]
+
+# Pixels of all images of a request. The largest photos of phones have 49 million, and decoding them
+# takes about half a second.
+LARGE = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -55,11 +61,22 @@ class Prepared:
         return len(prompt.input_ids) + prompt.image_tokens
 
 
+@dataclass(frozen=True)
+class Large:
+    """A request whose images are opened but not decoded, because that takes long.
+
+    Attributes:
+        go_on: decodes them, and returns what `prepare` does.
+    """
+
+    go_on: Callable[[], Prepared]
+
+
 def weight(request: Request) -> Weight:
     """Return what a request asks of the host; requests wait for those of the same weight only.
 
     Pages of documents take longest. A constraint counts as an image, because compiling it may take
-    as long.
+    as long. Which images are large is known when they are opened; see `prepare_unless_large`.
     """
     try:
         _, sources = split_images(_listed(request.messages))
@@ -81,23 +98,47 @@ def prepare(engine: Engine, request: Request, is_wanted: IsWanted = lambda: True
     Raises:
         Lfm2VLError: the request cannot be answered; see `Engine.stream`.
     """
+    _, finish = _opened(engine, request, is_wanted)
+    return finish()
+
+
+def prepare_unless_large(engine: Engine, request: Request, is_wanted: IsWanted) -> Prepared | Large:
+    """Do what `prepare` does, but leave large images for a thread where they hold up no others."""
+    prompt, finish = _opened(engine, request, is_wanted)
+    pixels = sum(math.prod(plan.size) for plan in prompt.images)
+    return Large(finish) if pixels > LARGE else finish()
+
+
+def _opened(
+    engine: Engine, request: Request, is_wanted: IsWanted
+) -> tuple[Inputs, Callable[[], Prepared]]:
+    """Read a prompt and open its images; return it, and what does the rest of `prepare`."""
     model, processor, options = engine.model, engine.processor.anew(), request.options
     options = replace(options, logits_processors=(), on_encode=None, on_prefill=None)
     processor.limits = request.limits or processor.limits
     messages = [_while_wanted(message, is_wanted) for message in _listed(request.messages)]
     if request.answers:
         question = read_question(model, processor, messages, request.answers, options)
-        prompt, keys = decoded(_stoppable(question.prompt, is_wanted))
-        return Prepared(replace(question, prompt=prompt, keys=keys))
+        return question.prompt, partial(_with_decoded, question, is_wanted)
     asked = ask(model, processor, messages, options)
-    prompt = _stoppable(asked.prompt, is_wanted)
-    asked = with_images(replace(asked, prompt=prompt, keeps_answer=request.keeps_answer))
-    if options.constraint is None:
+    asked = replace(asked, keeps_answer=request.keeps_answer)
+    return asked.prompt, partial(_with_guide, model, processor, asked, is_wanted)
+
+
+def _with_decoded(question: Question, is_wanted: IsWanted) -> Prepared:
+    prompt, keys = decoded(_stoppable(question.prompt, is_wanted))
+    return Prepared(replace(question, prompt=prompt, keys=keys))
+
+
+def _with_guide(model: Lfm2VL, processor: Processor, asked: Asked, is_wanted: IsWanted) -> Prepared:
+    asked = with_images(replace(asked, prompt=_stoppable(asked.prompt, is_wanted)))
+    if asked.options.constraint is None:
         return Prepared(asked)
     from ..generation.guide import make_guide
 
     _check(is_wanted)
-    return Prepared(asked, make_guide(model, processor, asked.options, asked.prompt.start))
+    guide = make_guide(model, processor, asked.options, asked.prompt.start)
+    return Prepared(asked, guide)
 
 
 class Unwanted(Lfm2VLError):

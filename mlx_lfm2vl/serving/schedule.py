@@ -14,7 +14,7 @@ import gc
 import math
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, replace
@@ -34,13 +34,13 @@ from .ticket import Ticket
 
 if TYPE_CHECKING:  # a process listens before it has loaded what reads images and text
     from ..generation.engine import Engine
-    from .preparing import Prepared, Weight
+    from .preparing import Large, Prepared, Weight
     from .under_way import UnderWay
 
-# Threads for each weight of work on the host, so that text waits for no image, and an image for no
-# document. Decoding an image of 12 megapixels takes 100 MB in each.
-HOST_THREADS: dict[Weight, int] = {"text": 1, "images": 3, "pages": 2}
-AHEAD = 2  # requests with images that are prepared although all rows are taken
+# Threads for each weight of work on the host, so that text waits for no image, and a photo neither
+# for a huge image nor for a document. Decoding an image of 12 megapixels takes 100 MB in each.
+HOST_THREADS: dict[Weight, int] = {"text": 1, "images": 2, "large": 1, "pages": 2}
+AHEAD = 2  # requests of each weight but text that are prepared although all rows are taken
 GRACE = 5.0  # seconds beyond those of `stop` for the step that is being computed
 
 
@@ -260,32 +260,43 @@ class Schedule:
             waiting.sort(key=lambda ticket: ticket.kind != kind)
             with self._lock:
                 self._waiting.sort(key=lambda ticket: ticket.kind != kind)
-        from .preparing import prepare, weight
+        from .preparing import Large, prepare_unless_large, weight
 
         engine, work = self._engine, self._work
         assert engine is not None
         assert work is not None
         free = self._limits.rows - len(self._running)
         most = free + AHEAD
-        same = takewhile(lambda ticket: ticket.kind == kind, waiting)
-        for place, ticket in enumerate(same):
+        places = Counter[str]()
+        for ticket in takewhile(lambda ticket: ticket.kind == kind, waiting):
             ticket.weight = ticket.weight or weight(ticket.request)
-            if place >= most and ticket.weight != "text":
+            places[ticket.weight] += 1
+            if places[ticket.weight] > most and ticket.weight != "text":
                 continue
             if ticket.prepared is None:
-                run, pool = ticket.context.run, self._host[ticket.weight]
-                ticket.prepared = pool.submit(
-                    run, prepare, engine, ticket.request, ticket.is_wanted
-                )
-                ticket.prepared.add_done_callback(lambda _: self.wake())
-            if not ticket.prepared.done():
+                given = engine, ticket.request, ticket.is_wanted
+                self._prepare(ticket, prepare_unless_large, *given)
+            if ticket.prepared is None or not ticket.prepared.done():
                 continue
             error = ticket.prepared.exception()
             if error is not None:
                 self._leave(ticket, as_error(error))
+            elif isinstance(found := ticket.prepared.result(), Large):
+                ticket.weight = "large"
+                self._prepare(ticket, found.go_on)
             elif free:
                 free -= 1
-                self._begin(ticket, ticket.prepared.result(), work)
+                self._begin(ticket, found, work)
+
+    def _prepare(self, ticket: Ticket, work: Callable[..., Prepared | Large], *given: Any) -> None:
+        """Let the host work for a request."""
+        assert ticket.weight is not None
+        try:
+            ticket.prepared = self._host[ticket.weight].submit(ticket.context.run, work, *given)
+        except RuntimeError:  # some threads of the host may have begun before, so others go on
+            self._leave(ticket, Busy("this machine can begin no more threads; try again later", 5))
+        else:
+            ticket.prepared.add_done_callback(lambda _: self.wake())
 
     def _begin(self, ticket: Ticket, prepared: Prepared, work: UnderWay) -> None:
         with self._lock:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .request import Request, is_last
 
 if TYPE_CHECKING:  # see `schedule`
-    from .preparing import Prepared, Weight
+    from .preparing import Large, Prepared, Weight
 
 _NUMBERS = count(1)
 
@@ -61,7 +61,7 @@ class Ticket:
         self.arrived, self.begun, self.before = monotonic(), 0.0, -1
         self.context = copy_context()
         self.weight: Weight | None = None
-        self.prepared: Future[Prepared] | None = None
+        self.prepared: Future[Prepared | Large] | None = None
         self.is_counted = is_counted
 
     def is_wanted(self) -> bool:

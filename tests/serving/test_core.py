@@ -138,10 +138,11 @@ def test_an_answer_that_takes_too_long_is_ended(make_core, turns):
 
 
 def test_the_time_of_an_answer_begins_when_it_is_asked_for(make_core, turns, monkeypatch):
-    now, prepare, ready = [1000.0], preparing.prepare, threading.Event()
+    now, prepare, ready = [1000.0], preparing.prepare_unless_large, threading.Event()
     for module in (schedule, ticket):
         monkeypatch.setattr(module, "monotonic", lambda: now[0])
-    monkeypatch.setattr(preparing, "prepare", lambda *given: ready.wait() and prepare(*given))
+    slowly = "prepare_unless_large", lambda *given: ready.wait() and prepare(*given)
+    monkeypatch.setattr(preparing, *slowly)
     core = make_core(seconds=10)
     client = Client(core, "One")
     now[0] += 8

@@ -10,9 +10,10 @@ from pictures import make_picture
 from mlx_lfm2vl.errors import Lfm2VLError
 from mlx_lfm2vl.images.drawn import Drawn
 from mlx_lfm2vl.prompt.messages import user_message
+from mlx_lfm2vl.prompt.processor import Processor
 from mlx_lfm2vl.serving import preparing, schedule, ticket
 from mlx_lfm2vl.serving.preparing import Unwanted
-from mlx_lfm2vl.serving.request import Overdue
+from mlx_lfm2vl.serving.request import Busy, Overdue
 from mlx_lfm2vl.serving.schedule import HOST_THREADS, Schedule
 
 
@@ -40,9 +41,45 @@ def test_slow_documents_hold_up_no_other_questions(make_core):
     assert all(client.token_ids() for client in slow)
 
 
+def test_large_images_hold_up_no_other_images(make_core, monkeypatch):
+    decode, may_end, decoded = Processor._decode, threading.Event(), []
+
+    def slowly(processor, opened, plan, config):
+        if plan.size == (40, 60):
+            assert may_end.wait(SECONDS)
+        decoded.append(plan.size)
+        return decode(processor, opened, plan, config)
+
+    monkeypatch.setattr(Processor, "_decode", slowly)
+    monkeypatch.setattr(preparing, "LARGE", 1000)
+    core = make_core(rows=2)
+    large, small = (
+        user_message("What?", [make_picture(*size, 1)]) for size in ((40, 60), (20, 30))
+    )
+    clients = [Client(core, large) for _ in range(6)]
+    assert len(Client(core, small).token_ids()) == 12
+    assert decoded == [(20, 30)]
+    may_end.set()
+    assert [len(client.token_ids()) for client in clients] == [12] * 6
+
+
+def test_a_host_without_threads_refuses_one_request(make_core, monkeypatch):
+    def fails(_thread):
+        raise RuntimeError("can't start new thread")
+
+    core = make_core()
+    assert Client(core, "One").token_ids()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fails)
+        refused = Client(core, user_message("What?", [make_picture(20, 30, 1)]))
+        assert Client(core, "Two").token_ids()
+        assert isinstance(refused.last(), Busy)
+    assert core.status().meter.errors == {"Busy": 1}
+
+
 @pytest.mark.parametrize("how", ["cancelled", "too slow"])
 def test_no_page_is_drawn_for_nobody(make_core, monkeypatch, how):
-    prepare, ends = preparing.prepare, SimpleQueue()
+    prepare, ends = preparing.prepare_unless_large, SimpleQueue()
 
     def recorded(*given):
         try:
@@ -51,7 +88,7 @@ def test_no_page_is_drawn_for_nobody(make_core, monkeypatch, how):
             ends.put(error)
             raise
 
-    monkeypatch.setattr(preparing, "prepare", recorded)
+    monkeypatch.setattr(preparing, "prepare_unless_large", recorded)
     now = [1000.0]
     for module in (schedule, ticket):
         monkeypatch.setattr(module, "monotonic", lambda: now[0])
@@ -84,7 +121,7 @@ def test_a_client_that_leaves_while_its_pages_are_drawn_is_no_error(make_core, m
 
 def test_a_question_whose_image_is_never_ready_is_ended_too(make_core, monkeypatch):
     ready = threading.Event()
-    monkeypatch.setattr(preparing, "prepare", lambda *_: ready.wait(SECONDS))
+    monkeypatch.setattr(preparing, "prepare_unless_large", lambda *_: ready.wait(SECONDS))
     client = Client(make_core(seconds=0.05), "One")
     assert isinstance(client.last(), Overdue)
     ready.set()
@@ -104,13 +141,13 @@ def test_two_images_are_decoded_while_all_rows_are_taken(make_core, turns):
 
 
 def test_what_nobody_waits_for_is_not_prepared(make_core, monkeypatch):
-    prepare, ready, begun = preparing.prepare, threading.Event(), []
+    prepare, ready, begun = preparing.prepare_unless_large, threading.Event(), []
 
     def slowly(engine, request, is_wanted):
         begun.append(request.messages)
         return ready.wait(SECONDS) and prepare(engine, request, is_wanted)
 
-    monkeypatch.setattr(preparing, "prepare", slowly)
+    monkeypatch.setattr(preparing, "prepare_unless_large", slowly)
     core = make_core()
     clients = [Client(core, text) for text in ("One", "Two", "Three")]
     until(lambda: clients[1].ticket.prepared)

@@ -213,7 +213,7 @@ class _Stream:
                     finally:
                         del failure, taken  # see `while_there`
             await self._write(encoded(self._exchange.end()))
-        except Lfm2VLError as error:
+        except Exception as error:  # of a fault of our own, too, the client is told here only
             if not self._is_started:
                 raise
             if is_internal(error):

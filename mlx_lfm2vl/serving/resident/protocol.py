@@ -16,7 +16,7 @@ from ..exchange import Exchange, Read
 from ..http.sse import PING, encoded
 from ..request import is_last
 
-PING_SECONDS = 1.0  # of silence after which the client is looked for, and a stream gets a ping
+PING_SECONDS = 1.0  # of silence after which a stream gets a ping
 
 
 def reader_of(target: str) -> Read | None:
@@ -94,8 +94,10 @@ def _events(
             try:
                 number, event = arrived.get(timeout=PING_SECONDS)
             except Empty:
-                if is_left():
-                    raise ConnectionResetError from None
+                number, event = 0, None
+            if is_left():  # of an answer that is sent whole, no write would tell before its end
+                raise ConnectionResetError
+            if event is None:
                 yield None
                 continue
             if isinstance(event, Lfm2VLError):

@@ -92,6 +92,20 @@ def test_an_error_in_the_middle_is_the_last_frame_and_all_before_it_is_sent(capl
     assert "/a/b is gone" in caplog.text
 
 
+def test_a_fault_of_our_own_in_the_middle_is_told_like_an_error(caplog):
+    async def fail(core: ScriptedCore, client: Client) -> None:
+        core.asked[0].deliver(Piece("a", [1]))
+        await until(lambda: client.reply.body)
+        core.asked[0].deliver(Piece(cast(str, 7), [2]))
+        await client.task
+        assert client.reply.is_complete
+        assert '"message":"the server could not answer' in client.reply.events[2]
+        assert core.asked[0].is_cancelled
+
+    visit(fail)
+    assert "TypeError in " in caplog.text
+
+
 def test_one_failed_answer_ends_the_others():
     async def fail(core: ScriptedCore, _: Client) -> None:
         core.asked[1].deliver(InputError("no"))

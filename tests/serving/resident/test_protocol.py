@@ -4,6 +4,7 @@ import weakref
 from types import SimpleNamespace
 
 import pytest
+from scripted_core import pieces
 
 from mlx_lfm2vl.generation.result import Piece
 from mlx_lfm2vl.serving.exchange import Terms
@@ -11,7 +12,7 @@ from mlx_lfm2vl.serving.http.sse import PING
 from mlx_lfm2vl.serving.protocol.chat import read_chat
 from mlx_lfm2vl.serving.request import Busy
 from mlx_lfm2vl.serving.resident import protocol as resident_protocol
-from mlx_lfm2vl.serving.resident.protocol import stream
+from mlx_lfm2vl.serving.resident.protocol import stream, whole
 from mlx_lfm2vl.serving.served import served_model
 
 
@@ -37,6 +38,22 @@ def test_a_request_is_freed_when_the_core_frees_it():
     exchange = read_chat(body, Terms(lambda _name: served_model("demo")))
     next(stream(exchange, SimpleNamespace(submit=submit), lambda: False))
     assert [request() for request in asked] == [None, None]
+
+
+def test_a_client_that_has_gone_is_noticed_while_its_answer_is_written():
+    cancelled = []
+
+    def submit(_request, deliver):
+        for piece in pieces("a", "b", "c"):
+            deliver(piece)
+        return SimpleNamespace(cancel=lambda: cancelled.append(1))
+
+    body = {"messages": [{"role": "user", "content": "Hi"}]}
+    exchange = read_chat(body, Terms(lambda _name: served_model("demo")))
+    left = iter([False, False, True])
+    with pytest.raises(ConnectionResetError):
+        whole(exchange, SimpleNamespace(submit=submit), left.__next__)
+    assert cancelled == [1]
 
 
 def test_a_silence_is_filled_and_a_client_that_has_gone_is_noticed(monkeypatch):

@@ -257,9 +257,9 @@ class Schedule:
             if not self._open(kind):
                 return
             # All that wait for this model are answered while it is there, but none that come later.
-            waiting.sort(key=lambda ticket: ticket.kind != kind)
             with self._lock:
                 self._waiting.sort(key=lambda ticket: ticket.kind != kind)
+                waiting = list(self._waiting)
         from .preparing import Large, prepare_unless_large, weight
 
         engine, work = self._engine, self._work

@@ -128,6 +128,17 @@ def test_a_full_queue_refuses_and_says_when_to_come_again(make_core, turns):
     assert told == [Progress("queue", 0, 2), Progress("queue", 0, 1)]  # each is told once
 
 
+def test_requests_that_come_at_once_fill_the_rows_before_the_queue(make_core, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(schedule.Schedule, "_admit", lambda _: None)
+        core = make_core(rows=2, waiting=1)
+        clients = [Client(core, f"Question {number}?") for number in range(3)]
+        with pytest.raises(Busy, match="3 requests are waiting"):
+            Client(core, "One more?")
+    core._schedule.wake()
+    assert [len(client.token_ids()) for client in clients] == [12, 12, 12]
+
+
 def test_an_answer_that_takes_too_long_is_ended(make_core, turns):
     core = make_core(rows=1, seconds=0.05)
     running, waiting = Client(core, "One", LONG), Client(core, "Two")

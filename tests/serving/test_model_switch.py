@@ -19,6 +19,7 @@ from mlx_lfm2vl.serving.request import (
     is_last,
 )
 from mlx_lfm2vl.serving.served import Served
+from mlx_lfm2vl.serving.under_way import UnderWay
 
 
 def test_a_model_without_requests_is_unloaded_and_comes_back(tiny, monkeypatch):
@@ -56,12 +57,13 @@ def test_a_model_is_unloaded_though_nobody_comes(make_core):
 
 
 def test_a_model_stays_while_a_question_waits(make_core, monkeypatch):
-    now, prepare, ready = [1000.0], preparing.prepare, threading.Event()
+    now, prepare, ready = [1000.0], preparing.prepare_unless_large, threading.Event()
     for module in (schedule, ticket):
         monkeypatch.setattr(module, "monotonic", lambda: now[0])
     core = make_core(keep_alive=5)
     Client(core, "Hi").last()
-    monkeypatch.setattr(preparing, "prepare", lambda *given: ready.wait() and prepare(*given))
+    slowly = "prepare_unless_large", lambda *given: ready.wait() and prepare(*given)
+    monkeypatch.setattr(preparing, *slowly)
     client = Client(core, "Hi")
     now[0] += 6
     look(core)
@@ -107,6 +109,25 @@ def test_quantized_keys_and_values_have_a_batch_of_their_own(wide):
         alone = Engine(model, processor).generate("Hi", options)
         assert client.token_ids() == alone.token_ids
     core.stop()
+
+
+def test_a_cache_that_a_model_cannot_have_is_the_error_of_its_requests_only(
+    make_core, turns, monkeypatch
+):
+    def made(engine, kv_bits):
+        if kv_bits:
+            raise InputError("kv_bits does not fit this model")
+        return work(engine, kv_bits)
+
+    core, work = make_core(rows=1), UnderWay
+    monkeypatch.setattr("mlx_lfm2vl.serving.under_way.UnderWay", made)
+    packed = OPTIONS.changed({"kv_bits": 8})
+    clients = [Client(core, "Hi")]
+    until(lambda: core.status().running == 1)
+    clients += [Client(core, "Hi", options) for options in (packed, OPTIONS)]
+    turns.free()
+    assert "does not fit" in str(clients[1].last())
+    assert clients[0].token_ids() == clients[2].token_ids()
 
 
 def test_a_model_that_cannot_be_loaded_is_the_error_of_its_requests_only(tiny):

@@ -14,7 +14,7 @@ from pictures import make_picture
 from mlx_lfm2vl import AnswerOptions, Engine, InputError, Sampling, json_schema, regex
 from mlx_lfm2vl.drafter_loading import load_drafter
 from mlx_lfm2vl.errors import Lfm2VLError
-from mlx_lfm2vl.generation.batch import Batch
+from mlx_lfm2vl.generation.batch import DRAFTED, Batch
 from mlx_lfm2vl.generation.guide import Guide
 from mlx_lfm2vl.generation.prefix_store import PrefixStore
 from mlx_lfm2vl.generation.result import Piece
@@ -224,6 +224,28 @@ def test_an_answer_that_cannot_be_kept_harms_nobody(loaded, requests, alone, mon
     assert "what was read before is forgotten: MemoryError: no memory" in caplog.text
 
 
+def test_a_step_that_fails_tells_nothing_to_those_who_have_their_answers(engine, monkeypatch):
+    def fails(_):
+        raise MemoryError
+
+    work, ended = UnderWay(engine, 0), list[int]()
+    for number, options in enumerate((OPTIONS[0].changed({"max_tokens": 2}), OPTIONS[0])):
+        work.begin(number, prepare(engine, Request("Hi", options)))
+    while not ended:
+        ended = [number for number, event in work.turn() if getattr(event, "result", None)]
+    monkeypatch.setattr(Batch, "step", fails)
+    assert ended == [0]
+    assert [(number, type(event)) for number, event in work.turn()] == [(1, Failed)]
+
+
+@pytest.mark.parametrize("count", [DRAFTED, DRAFTED + 1])
+def test_only_a_small_batch_drafts(engine, count):
+    asked = prepare(engine, Request("to and " * 20, OPTIONS[5].changed({"max_tokens": 24})))
+    events = run(UnderWay(engine, 0), [(0, number, asked) for number in range(count)])
+    drafted = [events[number][-1].result.drafted_tokens > 0 for number in range(count)]
+    assert drafted == [count == DRAFTED] * count
+
+
 def test_a_prompt_that_cannot_be_read_ends_its_own_request(engine, requests, alone, monkeypatch):
     begins = [(0, 0, prepare(engine, requests[0])), (0, 1, prepare(engine, requests[1]))]
 
@@ -288,8 +310,8 @@ def test_what_is_read_in_one_turn_beside_a_part_is_short(engine, monkeypatch):
         return found
 
     monkeypatch.setattr(_Reading, "step", counted)
-    work, options = UnderWay(engine, 0), AnswerOptions(max_tokens=4, sampling=GREEDY)
-    asked = [user_message("long " * 60, [PICTURES[0]]), "Hi", "Who?", "Why?"]
+    work, options = UnderWay(engine, 0), AnswerOptions(max_tokens=2, sampling=GREEDY)
+    asked = [user_message("long " * 60, [PICTURES[0]]), *["Hi", "Who?", "Why?"] * 6]
     for number, messages in enumerate(asked):
         work.begin(number, prepare(engine, Request(messages, options)))
     while work.numbers:
@@ -346,7 +368,18 @@ def test_the_memory_of_an_answer_is_not_that_of_earlier_work(engine, requests):
     assert events[0][-1].result.peak_memory_bytes < held + 50_000_000
 
 
+def test_a_later_request_does_not_hide_the_memory_that_an_answer_took(engine, requests):
+    held = mx.get_active_memory()
+    work = UnderWay(engine, 0)
+    work.begin(0, prepare(engine, requests[1]))
+    mx.eval(mx.zeros(25_000_000))
+    events = run(work, [(0, 1, prepare(engine, requests[2]))])
+    assert events[0][-1].result.peak_memory_bytes > held + 50_000_000
+
+
 def test_questions_about_one_image_encode_it_once(engine, alone, monkeypatch):
+    monkeypatch.setattr("mlx_lfm2vl.serving.under_way.PART", 1)
+    monkeypatch.setattr("mlx_lfm2vl.model.lfm2vl.MAX_PATCHES", 1)  # one view at a time
     encode, encoded = Lfm2VL.encode_batches, []
 
     def counted(model, pixel_values, shapes):
@@ -354,7 +387,7 @@ def test_questions_about_one_image_encode_it_once(engine, alone, monkeypatch):
         return encode(model, pixel_values, shapes)
 
     monkeypatch.setattr(Lfm2VL, "encode_batches", counted)
-    questions = ["What is it?", "Which color is it?", "Where is it?"]
+    questions = ["Which color is it? " * 5, "What is it?", "Where?"]  # later ones are shorter
     begins = [
         (0, i, prepare(engine, Request(user_message(text, [PICTURES[0]]), OPTIONS[0])))
         for i, text in enumerate(questions)
@@ -362,7 +395,7 @@ def test_questions_about_one_image_encode_it_once(engine, alone, monkeypatch):
     events = run(UnderWay(engine, 0), begins)
     assert len(encoded) == 1
     results = [events[i][-1].result for i in range(3)]
-    assert results[0].text == alone[0].text
+    assert results[1].text == alone[0].text
     assert [result.cached_tokens >= result.image_tokens for result in results] == [
         False,
         True,

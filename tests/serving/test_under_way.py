@@ -311,12 +311,13 @@ def test_what_is_read_in_one_turn_beside_a_part_is_short(engine, monkeypatch):
 
     monkeypatch.setattr(_Reading, "step", counted)
     work, options = UnderWay(engine, 0), AnswerOptions(max_tokens=2, sampling=GREEDY)
-    asked = [user_message("long " * 60, [PICTURES[0]]), *["Hi", "Who?", "Why?"] * 6]
-    for number, messages in enumerate(asked):
-        work.begin(number, prepare(engine, Request(messages, options)))
-    while work.numbers:
-        turns.append([])
-        work.turn()
+    short = ["Hi", "Who?", "Why?"]
+    for asked in ([user_message("long " * 60, [PICTURES[0]]), *short], short * 2):
+        for number, messages in enumerate(asked):
+            work.begin(number, prepare(engine, Request(messages, options)))
+        while work.numbers:
+            turns.append([])
+            work.turn()
     assert max(map(sum, turns)) > 40
     assert all(sum(parts[1:]) <= 40 for parts in turns)
 

@@ -8,7 +8,7 @@ from scripted_core import Echo, ScriptedCore, make_app, pieces, result
 
 from mlx_lfm2vl.errors import AnswerError, CheckpointError, InputError
 from mlx_lfm2vl.serving.http.errors import HttpError
-from mlx_lfm2vl.serving.request import Busy, Overdue, Stopping, UnknownModel
+from mlx_lfm2vl.serving.request import Busy, Failed, Overdue, Stopping, UnknownModel
 
 HELLO = {"prompt": "Hello"}
 
@@ -73,6 +73,7 @@ def test_head_is_answered_where_get_is(path):
         (Stopping("the server is stopping"), 503, "stopping"),
         (Overdue("the answer took too long"), 504, "overdue"),
         (AnswerError("the answer is no JSON"), 502, "unexpected_answer"),
+        (Failed("there was no memory"), 500, "failed"),
         (HttpError(413, "the body is too large", "body_too_large"), 413, "body_too_large"),
     ],
 )

@@ -18,7 +18,7 @@ def parse_object(body: bytes | bytearray) -> dict[str, Any]:
     Raises:
         InputError: it is not an object of JSON in UTF-8, or it is too deep or has too many values.
     """
-    if not body.strip():
+    if not body or body.isspace():
         raise InputError("the body is empty, expected a JSON object")
     if sum(body.count(mark) for mark in b",[{") > MAX_VALUES:
         raise InputError(f"the body has more than {MAX_VALUES:,} values, the limit")

@@ -260,7 +260,7 @@ class Schedule:
             with self._lock:
                 self._waiting.sort(key=lambda ticket: ticket.kind != kind)
                 waiting = list(self._waiting)
-        from .preparing import Large, prepare_unless_large, weight
+        from .preparing import Large, prepare, prepare_unless_large, weight
 
         engine, work = self._engine, self._work
         assert engine is not None
@@ -274,8 +274,9 @@ class Schedule:
             if places[ticket.weight] > most and ticket.weight != "text":
                 continue
             if ticket.prepared is None:
-                given = engine, ticket.request, ticket.is_wanted
-                self._prepare(ticket, prepare_unless_large, *given)
+                # Pages are in memory when they are drawn, so they do not wait for another thread.
+                work_on = prepare if ticket.weight == "pages" else prepare_unless_large
+                self._prepare(ticket, work_on, engine, ticket.request, ticket.is_wanted)
             if ticket.prepared is None or not ticket.prepared.done():
                 continue
             error = ticket.prepared.exception()
@@ -284,6 +285,7 @@ class Schedule:
             elif isinstance(found := ticket.prepared.result(), Large):
                 ticket.weight = "large"
                 self._prepare(ticket, found.go_on)
+                self.wake()  # others have its place among the images
             elif free:
                 free -= 1
                 self._begin(ticket, found, work)

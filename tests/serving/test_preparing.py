@@ -41,7 +41,7 @@ def test_slow_documents_hold_up_no_other_questions(make_core):
     assert all(client.token_ids() for client in slow)
 
 
-def test_large_images_hold_up_no_other_images(make_core, monkeypatch):
+def test_large_images_hold_up_neither_other_images_nor_pages(make_core, monkeypatch):
     decode, may_end, decoded = Processor._decode, threading.Event(), []
 
     def slowly(processor, opened, plan, config):
@@ -51,14 +51,17 @@ def test_large_images_hold_up_no_other_images(make_core, monkeypatch):
         return decode(processor, opened, plan, config)
 
     monkeypatch.setattr(Processor, "_decode", slowly)
-    monkeypatch.setattr(preparing, "LARGE", 1000)
+    monkeypatch.setattr(preparing, "LARGE", 500)
     core = make_core(rows=2)
     large, small = (
-        user_message("What?", [make_picture(*size, 1)]) for size in ((40, 60), (20, 30))
+        user_message("What?", [make_picture(*size, 1)]) for size in ((40, 60), (10, 20))
     )
     clients = [Client(core, large) for _ in range(6)]
     assert len(Client(core, small).token_ids()) == 12
-    assert decoded == [(20, 30)]
+    page = Slow()
+    page.may_end.set()
+    assert len(Client(core, user_message("What?", [page])).token_ids()) == 12
+    assert decoded == [(10, 20), (20, 30)]
     may_end.set()
     assert [len(client.token_ids()) for client in clients] == [12] * 6
 
@@ -79,7 +82,7 @@ def test_a_host_without_threads_refuses_one_request(make_core, monkeypatch):
 
 @pytest.mark.parametrize("how", ["cancelled", "too slow"])
 def test_no_page_is_drawn_for_nobody(make_core, monkeypatch, how):
-    prepare, ends = preparing.prepare_unless_large, SimpleQueue()
+    prepare, ends = preparing.prepare, SimpleQueue()
 
     def recorded(*given):
         try:
@@ -88,7 +91,7 @@ def test_no_page_is_drawn_for_nobody(make_core, monkeypatch, how):
             ends.put(error)
             raise
 
-    monkeypatch.setattr(preparing, "prepare_unless_large", recorded)
+    monkeypatch.setattr(preparing, "prepare", recorded)
     now = [1000.0]
     for module in (schedule, ticket):
         monkeypatch.setattr(module, "monotonic", lambda: now[0])

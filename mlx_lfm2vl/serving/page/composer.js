@@ -4,22 +4,26 @@ import { counted, find, icon, iconButton, isComposing, make, number } from "./do
 import { RequestError } from "./api.js";
 import { isAsked, notice } from "./dialogs.js";
 import { imagesOf, planImage, viewsInWords } from "./images.js";
+import { excess, limits } from "./limits.js";
 import { smallPicture } from "./picture.js";
 import { SKILLS } from "./skills.js";
 
 const ASK = { title: "Ask", hint: "Ask about the images", options: {} };
 const MOST_PROBLEMS = 5; // of files, that are told one by one
-const draft = { mode: "ask", images: [], context: 0, reading: 0, read: Promise.resolve(true) };
+const draft = { mode: "ask", images: [], reading: 0, read: Promise.resolve(true) };
 let knobs = () => ({});
+let sentWith = ({ images }) => images;
 
 /**
  * Make the form work.
  * @param {function} send called when the question is sent.
  * @param {function} stop called when the button is pressed while an answer is written.
  * @param {function} imageFields returns the model and image options of a request.
+ * @param {function} sentWith takes a question, and returns the images that are sent with it.
  */
-export function startComposer({ send, stop, imageFields }) {
+export function startComposer({ send, stop, imageFields, sentWith: sent }) {
   knobs = imageFields;
+  sentWith = sent;
   const question = find("question");
   question.addEventListener("input", grow);
   question.addEventListener("keydown", (event) => {
@@ -45,8 +49,7 @@ export function startComposer({ send, stop, imageFields }) {
 }
 
 /** Offer the skills that a model was taught, in the order of the page. */
-export function offerSkills(names, context) {
-  draft.context = context;
+export function offerSkills(names) {
   const modes = ["ask", ...Object.keys(SKILLS).filter((name) => names.includes(name))];
   const buttons = modes.map((mode) =>
     make(
@@ -133,7 +136,11 @@ async function readFiles(files) {
   showImages();
   const problems = [];
   try {
-    for (const file of files) {
+    for (const [index, file] of files.entries()) {
+      if (room() <= 0) {
+        problems.unshift(leftOut(files.length - index, "file"));
+        break;
+      }
       const problem = await addFile(file);
       if (problem) problems.push(`${file.name}: ${problem}`);
     }
@@ -152,14 +159,24 @@ async function readFiles(files) {
 async function addFile(file) {
   try {
     const { images, left } = await imagesOf(file, knobs());
+    const tooMany = images.splice(Math.max(0, room())).length;
     draft.images.push(...images);
     showImages();
     await Promise.all(images.map((image) => planImage(image, knobs())));
+    if (tooMany) return leftOut(tooMany + left, "page");
     return left ? `${counted(left, "more page")} left out. Split the file.` : "";
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;
     return error.message;
   }
+}
+
+/** How many images the question still takes. */
+const room = () => limits.images - draft.images.length;
+
+function leftOut(count, noun) {
+  const most = counted(limits.images, "image");
+  return `${counted(count, `more ${noun}`)} left out. The server takes ${most} at a time.`;
 }
 
 /**
@@ -222,6 +239,7 @@ function chooseMode(mode) {
   });
   find("skill-options").replaceChildren(...selects);
   grow();
+  showCost();
 }
 
 /** Let the field be as high as its text. */
@@ -233,12 +251,18 @@ function grow() {
 
 function showImages() {
   find("attachments").replaceChildren(...draft.images.map(attachment));
+  showCost();
+}
+
+/** Say what the images of the question cost, or what is too much about those that are sent. */
+export function showCost() {
   const tokens = draft.images.reduce((sum, image) => sum + (image.plan?.tokens ?? 0), 0);
-  const isMuch = draft.context > 0 && tokens > draft.context;
-  const limit = isMuch ? `, more than the ${number(draft.context)} that the model reads` : "";
-  const cost = tokens ? `${counted(tokens, "token")}${limit}` : "";
-  find("cost").value = isReading() ? "Reading…" : cost;
-  find("cost").classList.toggle("problem", isMuch);
+  const cost = tokens ? counted(tokens, "token") : "";
+  const isMuch = tokens > limits.tokens;
+  const most = isMuch ? `${cost}, more than the ${number(limits.tokens)} that the model reads` : "";
+  const problem = excess(sentWith(draft)) || most;
+  find("cost").value = isReading() ? "Reading…" : problem || cost;
+  find("cost").classList.toggle("problem", Boolean(problem));
 }
 
 function attachment(image) {

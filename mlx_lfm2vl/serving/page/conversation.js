@@ -13,7 +13,7 @@ import { releasePictures } from "./images.js";
 import { SKILLS } from "./skills.js";
 import { currentSchema } from "./schema.js";
 import { imageKnobs, samplingKnobs, systemMessage } from "./settings.js";
-import { answerLast, emptyAnswer, skillImages } from "./asking.js";
+import { answerLast, emptyAnswer, sentImages, skillImages } from "./asking.js";
 import { refusal } from "./refusal.js";
 import { beginSpeech, say, speak } from "./speech.js";
 import { turnView } from "./turns.js";
@@ -25,6 +25,7 @@ import {
   readDraft,
   restoreDraft,
   setBusy,
+  showCost,
 } from "./composer.js";
 import { uncover } from "./panels.js";
 import { showHistory } from "./history.js";
@@ -41,6 +42,9 @@ let isTold = false; // that nothing is kept
 function newConversation() {
   return { id: newId(), title: "", updated: 0, turns: [] };
 }
+
+/** The images that are sent with a question: its own, and those of the turns before it. */
+export const sentWith = (draft) => sentImages([...conversation.turns, draft]);
 
 /** Send the question that is written. */
 export async function send() {
@@ -81,6 +85,7 @@ async function answer() {
   clearInterval(saving);
   asking = null;
   setBusy(false);
+  showCost();
   showTitle();
   if (current === conversation) {
     draw();
@@ -185,6 +190,7 @@ function show(next) {
     endBroken(turn.answer);
     addView(turn);
   }
+  showCost();
   showTitle();
   showHistory(next.id);
 }

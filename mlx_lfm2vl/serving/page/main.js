@@ -3,9 +3,16 @@
 import { find, isComposing } from "./dom.js";
 import { getJson, onUnauthorized, postJson, RequestError } from "./api.js";
 import { askToken, isAsked, notice, startDialogs } from "./dialogs.js";
+import { setLimits } from "./limits.js";
 import { startSchema } from "./schema.js";
 import { imageKnobs, showDefaults, startSettings } from "./settings.js";
-import { focusDraft, offerSkills, planAgain, planMissing, startComposer } from "./composer.js";
+import {
+  focusDraft,
+  offerSkills,
+  planAgain,
+  planMissing,
+  startComposer,
+} from "./composer.js";
 import { closePanels, setPanel, startPanels } from "./panels.js";
 import { startFollowing } from "./following.js";
 import { startHistory } from "./history.js";
@@ -14,6 +21,7 @@ import {
   forget,
   reopen,
   send,
+  sentWith,
   showTitle,
   startPlaces,
   stop,
@@ -36,10 +44,13 @@ async function showModels() {
 }
 
 async function showModel() {
-  const { model } = await postJson("v1/plan", { model: find("model").value });
+  const { model, max_images: mostImages } = await postJson("v1/plan", {
+    model: find("model").value,
+  });
   showTitle();
   showDefaults(model.defaults);
-  offerSkills(model.skills, model.context);
+  setLimits({ tokens: model.context, images: mostImages });
+  offerSkills(model.skills);
   await planAgain();
 }
 
@@ -58,7 +69,7 @@ function start() {
   startDialogs();
   startPanels();
   startFollowing();
-  startComposer({ send, stop, imageFields });
+  startComposer({ send, stop, imageFields, sentWith });
   startSettings(trying(planAgain));
   startSchema((isOn) => {
     find("schema-on").hidden = !isOn;
@@ -80,7 +91,7 @@ function start() {
     if (!closePanels()) stop();
   });
   addEventListener("focus", trying(showModels));
-  offerSkills([], 0);
+  offerSkills([]);
   trying(showModels)();
 }
 

@@ -3,6 +3,7 @@
 import { find } from "./dom.js";
 import {
   loadConversation,
+  nameOf,
   newId,
   onOtherTabs,
   saveAnswer,
@@ -40,7 +41,7 @@ let asking = null; // AbortController of the answer that is written
 let isTold = false; // that nothing is kept
 
 function newConversation() {
-  return { id: newId(), title: "", updated: 0, turns: [] };
+  return { id: newId(), title: "", name: "", updated: 0, turns: [] };
 }
 
 /** The images that are sent with a question: its own, and those of the turns before it. */
@@ -114,7 +115,7 @@ const setPlace = (change) =>
 
 /** Say in the title of the page what it is about, and whether an answer is written. */
 export function showTitle() {
-  const parts = [asking && "Answering…", conversation.title, find("model").value || "LFM2-VL"];
+  const parts = [asking && "Answering…", nameOf(conversation), find("model").value || "LFM2-VL"];
   document.title = parts.filter(Boolean).join(" · ");
 }
 
@@ -227,6 +228,13 @@ export function forget(id) {
   setPlace("replaceState");
 }
 
+/** Call the conversation by the name that the reader has given it, if it is the one on the page. */
+export function rename({ id, name }) {
+  if (id !== conversation.id) return;
+  conversation.name = name;
+  showTitle();
+}
+
 /** Show the conversation of the browser's entry, now and when the reader goes back or forward. */
 export function startPlaces() {
   const place = () => history.state?.conversation ?? "";
@@ -235,7 +243,8 @@ export function startPlaces() {
       show((await loadConversation(place())) ?? newConversation());
   };
   addEventListener("popstate", visit);
-  onOtherTabs(({ forgotten }) => {
+  onOtherTabs(({ forgotten, renamed }) => {
+    if (renamed) rename(renamed);
     if (forgotten === undefined) showHistory(conversation.id);
     else forget(forgotten);
   });

@@ -19,6 +19,7 @@ import { startHistory } from "./history.js";
 import {
   begin,
   forget,
+  rename,
   reopen,
   send,
   sentWith,
@@ -74,7 +75,7 @@ function start() {
   startSchema((isOn) => {
     find("schema-on").hidden = !isOn;
   });
-  startHistory({ open: reopen, forgotten: forget });
+  startHistory({ open: reopen, forgotten: forget, renamed: rename });
   startPlaces();
   find("new").addEventListener("click", begin);
   find("model").addEventListener("change", trying(showModel));

@@ -88,7 +88,7 @@ def test_the_focus_is_never_lost(page):
     page.locator("#history-list .open").first.press("Enter")
     expect(page.locator("#history-list [aria-current]")).to_have_count(1)
     assert page.evaluate(place) == "open"
-    page.locator("#history-list .quiet").first.press("Enter")
+    page.locator("#history-list [aria-label^=Delete]").first.press("Enter")
     page.keyboard.press("Enter")  # Cancel
     assert page.evaluate(place) == "quiet"
     count = page.locator("#history-list li").count()

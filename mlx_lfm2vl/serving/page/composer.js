@@ -260,7 +260,7 @@ export function showCost() {
   const cost = tokens ? counted(tokens, "token") : "";
   const isMuch = tokens > limits.tokens;
   const most = isMuch ? `${cost}, more than the ${number(limits.tokens)} that the model reads` : "";
-  const problem = excess(sentWith(draft)) || most;
+  const problem = isReading() ? "" : excess(sentWith(draft)) || most;
   find("cost").value = isReading() ? "Reading…" : problem || cost;
   find("cost").classList.toggle("problem", Boolean(problem));
 }

@@ -18,9 +18,9 @@ export function excess(images) {
   const bytes = images.reduce((sum, { blob }) => sum + blob.size, 0);
   const count = images.length;
   if (count > limits.images)
-    return `${counted(count, "image")} together, but the server takes ${number(limits.images)}`;
+    return `${counted(count, "image")} in all, but the server takes ${number(limits.images)}`;
   if (bytes > MOST_BYTES_SENT)
-    return `${megabytes(bytes)} together, but the server takes ${megabytes(MOST_BYTES_SENT)}`;
+    return `${megabytes(bytes)} in all, but the server takes ${megabytes(MOST_BYTES_SENT)}`;
   return "";
 }
 

@@ -114,7 +114,7 @@ def test_images_that_a_request_cannot_hold_are_not_sent(page, server):
     page.evaluate("Object.defineProperty(Blob.prototype, 'size', { value: 49 * 2 ** 20 })")
     page.fill("#question", "What is this?")
     page.keyboard.press("Enter")
-    told = "49 MB together, but the server takes 48 MB"
+    told = "49 MB in all, but the server takes 48 MB"
     expect(page.locator("#notice")).to_contain_text(f"{told}. Send fewer.")
     page.click("[data-mode=caption]")
     expect(page.locator("#cost")).to_contain_text(told)
@@ -136,7 +136,7 @@ def test_too_many_images_are_told_when_they_are_added(page, server):
     ask(page, "What is this?")
     answered(page)
     page.set_input_files("#files", [picture()])
-    told = "4 images together, but the server takes 3"
+    told = "4 images in all, but the server takes 3"
     expect(page.locator("#cost.problem")).to_have_text(told)
     page.keyboard.press("Enter")
     page.click("#send")

@@ -127,6 +127,13 @@ def test_a_phone_shows_everything_without_scrolling_sideways(browser, server):
     answered(page)
     assert page.evaluate("document.scrollingElement.scrollWidth") == 360
     assert page.evaluate("document.getElementById('turns').scrollWidth") <= 360
+    page.set_input_files("#files", [picture(f"{name}.png") for name in "abcd"])
+    expect(page.locator("#attachments li")).to_have_count(4)
+    page.fill("#question", "word " * 200)
+    page.set_viewport_size({"width": 550, "height": 340})  # on its side, or at 200 %
+    send = page.locator("#send").bounding_box()
+    assert send["y"] + send["height"] < 340
+    page.set_viewport_size({"width": 360, "height": 740})
     page.click("#settings-open")
     assert page.locator("#main").evaluate("node => node.inert")
     assert page.locator("#settings").bounding_box()["width"] <= 360

@@ -136,6 +136,7 @@ function change() {
     return;
   }
   restoreDraft(conversation.turns.pop());
+  if (!conversation.turns.length) conversation.title = ""; // the next question gives another
   views.pop().node.remove();
   views.at(-1)?.update(true);
   find("welcome").hidden = views.length > 0;

@@ -79,6 +79,7 @@ async function answer() {
   setBusy(true);
   showTitle();
   beginSpeech();
+  setPlace("replaceState"); // the reader may leave before it is kept
   // The tab may be closed before the answer is whole.
   const kept = keep(current);
   const saving = setInterval(() => saveAnswer(current), SAVE_EVERY);

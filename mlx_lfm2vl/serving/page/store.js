@@ -24,6 +24,16 @@ export function onOtherTabs(listen) {
   others?.addEventListener("message", ({ data }) => listen(data));
 }
 
+// Saving reads pictures before it writes. What is loaded or deleted meanwhile must wait for that.
+let pending = Promise.resolve();
+
+/** Do something after all that was begun before it. */
+function inTurn(work) {
+  const done = pending.then(work);
+  pending = done.catch(() => {});
+  return done;
+}
+
 /** What a conversation is called in the list. */
 export const nameOf = ({ name, title }) => name || title;
 
@@ -65,21 +75,23 @@ const textOf = ({ title, name, answer }, turns) =>
 
 /** A conversation that was kept, with what has come of its last answer; undefined for none. */
 export const loadConversation = (id) =>
-  within("readonly", async ({ summaries, conversations, pictures }) => {
-    const [summary, found] = await Promise.all(
-      [summaries, conversations].map((store) => result(store.get(id))),
-    );
-    if (!summary) return undefined;
-    const { title, name, updated, answer } = summary;
-    const { turns } = found;
-    if (answer) turns.at(-1).answer = answer;
-    // An earlier page wrote pictures into their turns.
-    const apart = turns.flatMap((turn) => turn.images).filter((image) => !image.blob);
-    await Promise.all(
-      apart.map(async (image) => Object.assign(image, await result(pictures.get(image.key)))),
-    );
-    return { id, title, name, updated, turns };
-  }).catch(() => undefined);
+  inTurn(() => within("readonly", (stores) => load(stores, id))).catch(() => undefined);
+
+async function load({ summaries, conversations, pictures }, id) {
+  const [summary, found] = await Promise.all(
+    [summaries, conversations].map((store) => result(store.get(id))),
+  );
+  if (!summary) return undefined;
+  const { title, name, updated, answer } = summary;
+  const { turns } = found;
+  if (answer) turns.at(-1).answer = answer;
+  // An earlier page wrote pictures into their turns.
+  const apart = turns.flatMap((turn) => turn.images).filter((image) => !image.blob);
+  await Promise.all(
+    apart.map(async (image) => Object.assign(image, await result(pictures.get(image.key)))),
+  );
+  return { id, title, name, updated, turns };
+}
 
 /**
  * Keep a conversation, and give up the oldest ones beyond the cap. It gets the time, the name that
@@ -87,8 +99,8 @@ export const loadConversation = (id) =>
  * @returns {Promise<boolean>} whether it is kept: it may be too large, or the disk full, or the
  *   browser may keep nothing.
  */
-export async function saveConversation(conversation) {
-  try {
+export const saveConversation = (conversation) =>
+  inTurn(async () => {
     const turns = [...conversation.turns]; // the reader may ask on meanwhile
     const images = await withKeys(turns.flatMap((turn) => turn.images));
     if (conversation.isForgotten) return false;
@@ -97,17 +109,11 @@ export async function saveConversation(conversation) {
     Object.assign(conversation, kept);
     others?.postMessage({});
     return true;
-  } catch {
-    return false;
-  }
-}
+  }).catch(() => false);
 
 /** Pictures by their keys, which they get here if they have none. */
 async function withKeys(images) {
-  for (const image of images) {
-    const key = image.key ?? (await contentKey(image.blob));
-    image.key ??= key; // the one that another save gave it meanwhile
-  }
+  for (const image of images) image.key ??= await contentKey(image.blob);
   return new Map(images.map((image) => [image.key, image]));
 }
 
@@ -195,19 +201,20 @@ export async function renameConversation(id, name) {
 }
 
 /** Forget a conversation, and the pictures that no other one has. */
-export async function deleteConversation(id) {
-  await within("readwrite", async ({ summaries, conversations, pictures }) => {
+export const deleteConversation = (id) =>
+  forget(id, async ({ summaries, conversations, pictures }) => {
     const all = await result(summaries.getAll());
     summaries.delete(id);
     conversations.delete(id);
     const left = all.filter((each) => each.id !== id);
     deleteUnused(pictures, keysOf(all), left);
   });
-  others?.postMessage({ forgotten: id });
-}
 
 /** Forget everything. */
-export async function deleteAll() {
-  await within("readwrite", (stores) => Object.values(stores).forEach((store) => store.clear()));
-  others?.postMessage({ forgotten: null });
+export const deleteAll = () =>
+  forget(null, (stores) => Object.values(stores).forEach((store) => store.clear()));
+
+async function forget(forgotten, remove) {
+  await inTurn(() => within("readwrite", remove));
+  others?.postMessage({ forgotten });
 }

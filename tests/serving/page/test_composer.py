@@ -129,10 +129,10 @@ def test_too_many_images_are_told_when_they_are_added(page, server):
     page.set_input_files("#files", [picture(), scan, picture("b.png"), picture("c.png")])
     names = page.locator("#attachments .name")
     expect(names).to_have_text(["ship.png", "scan.pdf, page 1", "scan.pdf, page 2"])
-    assert page.locator("#notice").inner_text().splitlines() == [
-        "2 more files left out. The server takes 3 images at a time.",
-        "scan.pdf: 2 more pages left out. The server takes 3 images at a time.",
-    ]
+    expect(page.locator("#notice")).to_have_text(
+        "2 more files left out. The server takes 3 images at a time. "
+        "scan.pdf: 2 more pages left out. The server takes 3 images at a time."
+    )
     ask(page, "What is this?")
     answered(page)
     page.set_input_files("#files", [picture()])

@@ -297,7 +297,7 @@ def test_a_conversation_that_two_tabs_go_on_with_becomes_two(modules):
                 await import("/store.js");
             const asked = (text) => ({ images: [], text, answer: { text: "" } });
             const one = { id: "a", title: "", updated: 0, turns: [asked("one")] };
-            await saveConversation(one);
+            saveConversation(one); // what is loaded waits for it
             const other = await loadConversation("a");
             one.turns.push(asked("two"));
             await saveConversation(one);

@@ -6,7 +6,17 @@ import pytest
 from page_steps import answered, ask, picture
 from playwright.sync_api import expect
 
-CONTROLS = {"button", "textbox", "combobox", "spinbutton", "link", "navigation", "region", "group"}
+CONTROLS = {
+    "button",
+    "textbox",
+    "searchbox",
+    "combobox",
+    "spinbutton",
+    "link",
+    "navigation",
+    "region",
+    "group",
+}
 
 
 def test_the_page_is_usable_by_keyboard_and_by_screen_reader(page, server):
@@ -59,7 +69,7 @@ def test_every_control_has_a_name_and_room_for_a_finger_and_headings_have_an_ord
         if "name" in node and node["role"]["value"] in CONTROLS
     ]
     assert "" not in names
-    assert {"Ask again", "Remove ship.png", "Send", "Seed", "Model"} <= set(names)
+    assert {"Ask again", "Remove ship.png", "Send", "Seed", "Search conversations"} <= set(names)
     visible = "all => all.filter((one) => one.checkVisibility())"
     headings = page.eval_on_selector_all(
         "h1, h2, h3, h4", f"all => ({visible})(all).map((one) => one.localName)"

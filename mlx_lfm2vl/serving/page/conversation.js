@@ -19,15 +19,8 @@ import { refusal } from "./refusal.js";
 import { beginSpeech, say, speak } from "./speech.js";
 import { turnView } from "./turns.js";
 import { follow, goToEnd } from "./following.js";
-import {
-  allRead,
-  clearDraft,
-  focusDraft,
-  readDraft,
-  restoreDraft,
-  setBusy,
-  showCost,
-} from "./composer.js";
+import { allRead, showCost } from "./attachments.js";
+import { clearDraft, focusDraft, readDraft, restoreDraft, setBusy } from "./composer.js";
 import { uncover } from "./panels.js";
 import { showHistory } from "./history.js";
 

@@ -6,13 +6,8 @@ import { askToken, isAsked, notice, startDialogs } from "./dialogs.js";
 import { setLimits } from "./limits.js";
 import { startSchema } from "./schema.js";
 import { imageKnobs, showDefaults, startSettings } from "./settings.js";
-import {
-  focusDraft,
-  offerSkills,
-  planAgain,
-  planMissing,
-  startComposer,
-} from "./composer.js";
+import { planAgain, planMissing } from "./attachments.js";
+import { focusDraft, offerSkills, startComposer } from "./composer.js";
 import { closePanels, setPanel, startPanels } from "./panels.js";
 import { startFollowing } from "./following.js";
 import { startHistory } from "./history.js";

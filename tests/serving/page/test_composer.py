@@ -71,6 +71,19 @@ def test_every_file_that_cannot_be_read_is_named(page):
     expect(page.locator("#attachments .name")).to_have_text(["ship.png"])
 
 
+def test_a_picture_can_be_asked_about_when_its_file_is_gone(page, server, tmp_path):
+    file = tmp_path / "screenshot.png"
+    file.write_bytes(picture()["buffer"])
+    page.set_input_files("#files", file)
+    expect(page.locator("#cost")).to_contain_text("token")
+    file.unlink()
+    ask(page, "What is this?")
+    answered(page)
+    image, _ = server.asked[0]["messages"][0]["content"]
+    data = image["image_url"]["url"].removeprefix("data:image/png;base64,")
+    assert base64.b64decode(data) == picture()["buffer"]
+
+
 def test_a_question_that_is_sent_early_waits_for_its_pictures(page, server):
     held: list[Any] = []
     page.route("**/v1/plan", lambda route: held.append(route))
@@ -118,6 +131,8 @@ def test_images_that_a_request_cannot_hold_are_not_sent(page, server):
     expect(page.locator("#notice")).to_contain_text(f"{told}. Send fewer.")
     page.click("[data-mode=caption]")
     expect(page.locator("#cost")).to_contain_text(told)
+    page.set_input_files("#files", [picture("again.png")])
+    expect(page.locator("#notice")).to_have_text(f"again.png: {told}.")
     assert server.asked == []
 
 

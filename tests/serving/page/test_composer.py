@@ -136,6 +136,7 @@ def test_images_that_a_request_cannot_hold_are_not_sent(page, server):
     assert server.asked == []
 
 
+@pytest.mark.slow
 def test_too_many_images_are_told_when_they_are_added(page, server):
     server.limits = ImageLimits(max_images=3)
     page.reload()

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from mlx_lfm2vl.errors import Lfm2VLError
+from mlx_lfm2vl.images.limits import ImageLimits
 from mlx_lfm2vl.serving.exchange import Terms
 from mlx_lfm2vl.serving.page.plan import plan, preview
 from mlx_lfm2vl.serving.page.routes import page_routes
@@ -38,6 +39,7 @@ class PageServer:
             and a mapping is sent as it is.
         skills: the typed answers by the name of the skill.
         token: that a request must have; empty for none.
+        limits: on images.
         asked: bodies of the questions, in order.
         left: set when a client goes away in the middle of an answer.
     """
@@ -45,6 +47,7 @@ class PageServer:
     pieces: list[Any] = field(default_factory=lambda: ["Hello."])
     skills: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     token: str = ""
+    limits: ImageLimits = field(default_factory=ImageLimits)
     asked: list[dict[str, Any]] = field(default_factory=list)
     left: threading.Event = field(default_factory=threading.Event)
     url: str = ""
@@ -77,7 +80,7 @@ class PageServer:
 
     async def _computed(self, compute, request: Request) -> Response:
         try:
-            return JSONResponse(compute(await request.json(), TERMS))
+            return JSONResponse(compute(await request.json(), Terms(_find, self.limits)))
         except Lfm2VLError as error:
             return _error(400, str(error))
 
@@ -150,9 +153,6 @@ MODELS = {name: served_model("demo", name=name) for name in ("demo", "other")}
 
 def _find(name: str) -> Served:
     return MODELS[name or "demo"]
-
-
-TERMS = Terms(_find)
 
 
 def _chunk(finish_reason: str | None = None, **delta: Any) -> dict[str, Any]:

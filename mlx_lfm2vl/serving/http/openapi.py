@@ -185,7 +185,7 @@ def _components() -> dict[str, Schema]:
             answers=_list(OBJECT),
             usage=usage,
         ),
-        "Plan": _object(model=OBJECT, images=_list(OBJECT), tokens=COUNT),
+        "Plan": _object(model=OBJECT, images=_list(OBJECT), tokens=COUNT, max_images=COUNT),
         "Preview": _object(images=_list(OBJECT), count=COUNT),
     }
 

@@ -9,7 +9,6 @@ import { events, post, postJson, RequestError } from "./api.js";
 import { dataUri } from "./images.js";
 import { SKILLS, typedText } from "./skills.js";
 
-export const MOST_SENT = 48 * 2 ** 20; // of images; as base64, they fill the body that is taken
 const LONGEST_NAME = 200; // letters of a file's name, that the server takes
 
 /** An answer of which nothing is there yet. */

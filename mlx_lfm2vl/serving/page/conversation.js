@@ -3,6 +3,7 @@
 import { find } from "./dom.js";
 import {
   loadConversation,
+  nameOf,
   newId,
   onOtherTabs,
   saveAnswer,
@@ -13,19 +14,13 @@ import { releasePictures } from "./images.js";
 import { SKILLS } from "./skills.js";
 import { currentSchema } from "./schema.js";
 import { imageKnobs, samplingKnobs, systemMessage } from "./settings.js";
-import { answerLast, emptyAnswer, skillImages } from "./asking.js";
+import { answerLast, emptyAnswer, sentImages, skillImages } from "./asking.js";
 import { refusal } from "./refusal.js";
 import { beginSpeech, say, speak } from "./speech.js";
 import { turnView } from "./turns.js";
 import { follow, goToEnd } from "./following.js";
-import {
-  allRead,
-  clearDraft,
-  focusDraft,
-  readDraft,
-  restoreDraft,
-  setBusy,
-} from "./composer.js";
+import { allRead, showCost } from "./attachments.js";
+import { clearDraft, focusDraft, readDraft, restoreDraft, setBusy } from "./composer.js";
 import { uncover } from "./panels.js";
 import { showHistory } from "./history.js";
 
@@ -39,8 +34,11 @@ let asking = null; // AbortController of the answer that is written
 let isTold = false; // that nothing is kept
 
 function newConversation() {
-  return { id: newId(), title: "", updated: 0, turns: [] };
+  return { id: newId(), title: "", name: "", updated: 0, turns: [] };
 }
+
+/** The images that are sent with a question: its own, and those of the turns before it. */
+export const sentWith = (draft) => sentImages([...conversation.turns, draft]);
 
 /** Send the question that is written. */
 export async function send() {
@@ -74,6 +72,7 @@ async function answer() {
   setBusy(true);
   showTitle();
   beginSpeech();
+  setPlace("replaceState"); // the reader may leave before it is kept
   // The tab may be closed before the answer is whole.
   const kept = keep(current);
   const saving = setInterval(() => saveAnswer(current), SAVE_EVERY);
@@ -81,6 +80,7 @@ async function answer() {
   clearInterval(saving);
   asking = null;
   setBusy(false);
+  showCost();
   showTitle();
   if (current === conversation) {
     draw();
@@ -109,7 +109,7 @@ const setPlace = (change) =>
 
 /** Say in the title of the page what it is about, and whether an answer is written. */
 export function showTitle() {
-  const parts = [asking && "Answering…", conversation.title, find("model").value || "LFM2-VL"];
+  const parts = [asking && "Answering…", nameOf(conversation), find("model").value || "LFM2-VL"];
   document.title = parts.filter(Boolean).join(" · ");
 }
 
@@ -130,6 +130,7 @@ function change() {
     return;
   }
   restoreDraft(conversation.turns.pop());
+  if (!conversation.turns.length) conversation.title = ""; // the next question gives another
   views.pop().node.remove();
   views.at(-1)?.update(true);
   find("welcome").hidden = views.length > 0;
@@ -185,6 +186,7 @@ function show(next) {
     endBroken(turn.answer);
     addView(turn);
   }
+  showCost();
   showTitle();
   showHistory(next.id);
 }
@@ -221,6 +223,13 @@ export function forget(id) {
   setPlace("replaceState");
 }
 
+/** Call the conversation by the name that the reader has given it, if it is the one on the page. */
+export function rename({ id, name }) {
+  if (id !== conversation.id) return;
+  conversation.name = name;
+  showTitle();
+}
+
 /** Show the conversation of the browser's entry, now and when the reader goes back or forward. */
 export function startPlaces() {
   const place = () => history.state?.conversation ?? "";
@@ -229,7 +238,8 @@ export function startPlaces() {
       show((await loadConversation(place())) ?? newConversation());
   };
   addEventListener("popstate", visit);
-  onOtherTabs(({ forgotten }) => {
+  onOtherTabs(({ forgotten, renamed }) => {
+    if (renamed) rename(renamed);
     if (forgotten === undefined) showHistory(conversation.id);
     else forget(forgotten);
   });

@@ -1,36 +1,41 @@
-// The list of conversations that this browser keeps.
+// The list of conversations that this browser keeps: to open, search, rename and delete them.
 
-import { find, iconButton, make } from "./dom.js";
-import { isSure } from "./dialogs.js";
-import { deleteAll, deleteConversation, listConversations } from "./store.js";
+import { counted, find, iconButton, isComposing, make } from "./dom.js";
+import { isSure, notice } from "./dialogs.js";
+import {
+  deleteAll,
+  deleteConversation,
+  listConversations,
+  nameOf,
+  renameConversation,
+} from "./store.js";
 
+const LONGEST_NAME = 100; // letters
 const when = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+let heard = {};
 
 /**
  * Make the list work.
- * @param {function} open called with the id of a conversation to show.
- * @param {function} forgotten called with the id of one that was deleted, or with null for all.
+ * @param {Object} actions
+ * @param {function} actions.open called with the id of a conversation to show.
+ * @param {function} actions.forgotten called with the id of one that was deleted; null for all.
+ * @param {function} actions.renamed called with {id, name} of one that has another name.
  */
-export function startHistory({ open, forgotten }) {
+export function startHistory(actions) {
+  heard = actions;
   find("history-open").addEventListener("click", () => showHistory());
-  find("history-list").addEventListener("click", async (event) => {
-    const item = event.target.closest("li");
-    if (event.target.closest(".open")) open(item.dataset.id);
-    else if (event.target.closest(".quiet")) {
-      if (!(await isSure(`Delete “${item.querySelector(".name").textContent}”?`))) return;
-      await remove(() => deleteConversation(item.dataset.id), item.dataset.id);
-    }
-  });
   find("history-clear").addEventListener("click", async () => {
     if (await isSure("Delete all conversations?")) await remove(deleteAll, null);
   });
-
-  async function remove(work, id) {
-    await work();
-    forgotten(id);
-    await showHistory();
-    find("history-close").focus(); // the button that had the focus may be gone
-  }
+  const search = find("history-search");
+  search.addEventListener("input", () => showHistory());
+  search.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || isComposing(event) || !search.value) return;
+    event.stopPropagation(); // a second one closes the panel
+    event.preventDefault();
+    search.value = "";
+    showHistory();
+  });
 }
 
 /** Show what is kept now; `current` is the id of the conversation on the page. */
@@ -38,39 +43,107 @@ export async function showHistory(current = find("history-list").dataset.current
   const list = find("history-list");
   list.dataset.current = current ?? "";
   if (find("history").hidden) return;
-  const all = await listConversations().catch(() => null);
+  const wanted = find("history-search").value;
+  const all = await listConversations(wanted).catch(() => null);
+  const isLate = wanted !== find("history-search").value || list.querySelector("input");
+  if (isLate) return; // the list is shown again when the search or the name is complete
   const focus = focusIn(list);
   list.replaceChildren(...(all ?? []).map((each) => item(each, each.id === current)));
-  if (focus) list.querySelector(focus)?.focus();
-  find("history-hint").textContent = hint(all);
-  find("history-clear").hidden = !all?.length;
+  if (focus) buttonOf(focus)?.focus();
+  find("history-hint").textContent = hint(all, wanted);
+  find("history-search").hidden = !all?.length && !wanted;
+  find("history-clear").hidden = !all?.length || Boolean(wanted);
 }
 
-/** A selector of the button in the list that has the focus; empty if none has. */
+/** Which button of the list has the focus: {id, index}, or null. */
 function focusIn(list) {
   const button = document.activeElement;
-  if (!list.contains(button)) return "";
-  const kind = button.classList.contains("open") ? "open" : "quiet";
-  return `[data-id="${button.closest("li").dataset.id}"] .${kind}`;
+  if (!list.contains(button)) return null;
+  const row = button.closest("li");
+  return { id: row.dataset.id, index: [...row.children].indexOf(button) };
 }
 
-function hint(all) {
+const rowOf = (id) => find("history-list").querySelector(`[data-id="${id}"]`);
+
+const buttonOf = ({ id, index }) => rowOf(id)?.children[index];
+
+function hint(all, wanted) {
   if (!all) return "This browser keeps nothing for this page.";
+  if (wanted && !all.length) return "Nothing found.";
+  if (wanted) return `${counted(all.length, "conversation")} found.`;
   if (!all.length) return "Nothing is kept yet. Conversations stay in this browser only.";
   return "Kept in this browser only.";
 }
 
-function item({ id, title, updated }, isCurrent) {
+function item(summary, isCurrent) {
+  const { id, updated } = summary;
+  const name = nameOf(summary);
   const open = make(
     "button.open",
-    { type: "button", "aria-current": isCurrent ? "true" : undefined },
-    make("span.name", {}, title),
+    {
+      type: "button",
+      "aria-current": isCurrent ? "true" : undefined,
+      click: () => heard.open(id),
+    },
+    make("span.name", {}, name),
     make("time", {}, when.format(updated)),
   );
+  const forget = async () => {
+    if (await isSure(`Delete “${name}”?`)) await remove(() => deleteConversation(id), id);
+  };
   return make(
     "li",
     { "data-id": id },
     open,
-    iconButton("delete", `Delete “${title}”`, () => {}),
+    iconButton("rename", `Rename “${name}”`, () => editName(id, name)),
+    iconButton("delete", `Delete “${name}”`, forget),
   );
+}
+
+async function remove(work, id) {
+  await work();
+  heard.forgotten(id);
+  await showHistory();
+  find("history-close").focus(); // the button that had the focus may be gone
+}
+
+/** Let the reader write a name in the place of the old one; Escape leaves it as it was. */
+function editName(id, name) {
+  const field = make("input", {
+    "aria-label": `Name of “${name}”`,
+    maxlength: LONGEST_NAME,
+    autocomplete: "off",
+    value: name,
+  });
+  let isEnded = false;
+  const end = async (written) => {
+    if (isEnded) return; // taking the field away takes its focus, too
+    isEnded = true;
+    const hadFocus = field === document.activeElement;
+    field.remove();
+    if (written !== name) await keepName(id, written);
+    await showHistory();
+    if (hadFocus) buttonOf({ id, index: 1 })?.focus();
+  };
+  field.addEventListener("blur", () => end(field.value.trim()));
+  field.addEventListener("keydown", (event) => {
+    if (isComposing(event)) return;
+    if (event.key === "Enter") end(field.value.trim());
+    if (event.key !== "Escape") return;
+    event.stopPropagation(); // the panel stays open
+    end(name);
+  });
+  rowOf(id).replaceChildren(field);
+  field.focus();
+  field.select();
+}
+
+async function keepName(id, name) {
+  try {
+    await renameConversation(id, name);
+  } catch {
+    notice("The name is not kept: the browser gives it no room.");
+    return;
+  }
+  heard.renamed({ id, name });
 }

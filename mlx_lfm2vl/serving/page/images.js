@@ -5,6 +5,7 @@
 // options `knobs`, `problem` a sentence.
 
 import { postJson, RequestError } from "./api.js";
+import { excess } from "./limits.js";
 
 // What every browser shows, and the server reads. All else goes through the server.
 const SHOWN_TYPES = ["image/jpeg", "image/png", "image/gif", "image/webp"];
@@ -28,20 +29,32 @@ export function releasePictures() {
  * @returns {Promise<{images: Object[], left: number}>} `left` pages are too many to be drawn.
  */
 export async function imagesOf(file, knobs) {
-  const size = SHOWN_TYPES.includes(file.type) ? await sizeOf(file) : null;
-  if (size) return { images: [{ name: file.name, blob: file, ...size }], left: 0 };
-  const found = await postJson("v1/preview", { image: await dataUri(file), ...knobs });
+  const blob = await copyOf(file);
+  const size = SHOWN_TYPES.includes(file.type) ? await sizeOf(blob) : null;
+  if (size) return { images: [{ name: file.name, blob, ...size }], left: 0 };
+  const found = await postJson("v1/preview", { image: await dataUri(blob), ...knobs });
   const images = found.images.map(({ page, size: [height, width], url }) => {
     const drawn = blobOf(url);
     if (page) return { name: `${file.name}, page ${page}`, blob: drawn, width, height };
-    return { name: file.name, blob: file, shown: drawn, width, height };
+    return { name: file.name, blob, shown: drawn, width, height };
   });
   return { images, left: found.count - images.length };
 }
 
+/** What a file holds now. Later it may be gone: a dragged screenshot has no lasting file. */
+async function copyOf(file) {
+  const tooMuch = excess([{ blob: file }]);
+  if (tooMuch) throw new RequestError(`${tooMuch}.`);
+  try {
+    return new Blob([await file.arrayBuffer()], { type: file.type });
+  } catch {
+    throw new RequestError("It cannot be read. If it is a folder, choose the pictures in it.");
+  }
+}
+
 /** The size in pixels of a picture that the browser can show, else null. */
-async function sizeOf(file) {
-  const url = URL.createObjectURL(file);
+async function sizeOf(blob) {
+  const url = URL.createObjectURL(blob);
   const picture = new Image();
   picture.src = url;
   try {
@@ -86,7 +99,7 @@ export const dataUri = (blob) =>
   new Promise((resolve, reject) => {
     const reader = new FileReader();
     reader.onload = () => resolve(reader.result);
-    reader.onerror = () => reject(new RequestError("The file cannot be read. Is it still there?"));
+    reader.onerror = () => reject(new RequestError("A picture cannot be read any more."));
     reader.readAsDataURL(blob);
   });
 

@@ -3,17 +3,21 @@
 import { find, isComposing } from "./dom.js";
 import { getJson, onUnauthorized, postJson, RequestError } from "./api.js";
 import { askToken, isAsked, notice, startDialogs } from "./dialogs.js";
+import { setLimits } from "./limits.js";
 import { startSchema } from "./schema.js";
 import { imageKnobs, showDefaults, startSettings } from "./settings.js";
-import { focusDraft, offerSkills, planAgain, planMissing, startComposer } from "./composer.js";
+import { planAgain, planMissing } from "./attachments.js";
+import { focusDraft, offerSkills, startComposer } from "./composer.js";
 import { closePanels, setPanel, startPanels } from "./panels.js";
 import { startFollowing } from "./following.js";
 import { startHistory } from "./history.js";
 import {
   begin,
   forget,
+  rename,
   reopen,
   send,
+  sentWith,
   showTitle,
   startPlaces,
   stop,
@@ -36,10 +40,13 @@ async function showModels() {
 }
 
 async function showModel() {
-  const { model } = await postJson("v1/plan", { model: find("model").value });
+  const { model, max_images: mostImages } = await postJson("v1/plan", {
+    model: find("model").value,
+  });
   showTitle();
   showDefaults(model.defaults);
-  offerSkills(model.skills, model.context);
+  setLimits({ tokens: model.context, images: mostImages });
+  offerSkills(model.skills);
   await planAgain();
 }
 
@@ -58,12 +65,12 @@ function start() {
   startDialogs();
   startPanels();
   startFollowing();
-  startComposer({ send, stop, imageFields });
+  startComposer({ send, stop, imageFields, sentWith });
   startSettings(trying(planAgain));
   startSchema((isOn) => {
     find("schema-on").hidden = !isOn;
   });
-  startHistory({ open: reopen, forgotten: forget });
+  startHistory({ open: reopen, forgotten: forget, renamed: rename });
   startPlaces();
   find("new").addEventListener("click", begin);
   find("model").addEventListener("change", trying(showModel));
@@ -80,7 +87,7 @@ function start() {
     if (!closePanels()) stop();
   });
   addEventListener("focus", trying(showModels));
-  offerSkills([], 0);
+  offerSkills([]);
   trying(showModels)();
 }
 

@@ -51,6 +51,7 @@ def plan(body: Mapping[str, Any], terms: Terms) -> dict[str, Any]:
         the values of fields of a chat request that leaves them out.
         `images`: for each, what `ImagePlan.to_dict` returns, and `note`, how its scale is unusual.
         `tokens`: of all images together.
+        `max_images`: of one question, with those of the turns before it.
 
     Raises:
         BadField: a field is unknown or wrong.
@@ -71,6 +72,7 @@ def plan(body: Mapping[str, Any], terms: Terms) -> dict[str, Any]:
         "model": _described(model, terms),
         "images": [{**each.to_dict(), "note": each.scaling} for each in plans],
         "tokens": sum(each.image_tokens for each in plans),
+        "max_images": terms.limits.max_images,
     }
 
 

@@ -1,10 +1,10 @@
 // Why a question cannot be sent as it is written.
 
-import { number } from "./dom.js";
+import { excess } from "./limits.js";
 import { SKILLS } from "./skills.js";
 import { currentSchema, schemaIsValid } from "./schema.js";
 import { settingsAreValid } from "./settings.js";
-import { MOST_SENT, sentImages, skillImages } from "./asking.js";
+import { sentImages, skillImages } from "./asking.js";
 
 /**
  * A sentence that says what is wrong with a question; empty if it can be sent.
@@ -16,8 +16,9 @@ export function refusal({ mode, text, images }, turns) {
   const wrong = images.find((image) => image.problem);
   if (wrong) return `${wrong.name}: ${wrong.problem}`;
   const all = [...turns, { mode, images }];
-  const bytes = sentImages(all).reduce((sum, { blob }) => sum + blob.size, 0);
-  if (bytes > MOST_SENT) return tooLarge(bytes, turns);
+  const tooMuch = excess(sentImages(all));
+  const advice = turns.length ? ", or begin a new conversation" : "";
+  if (tooMuch) return `${tooMuch}. Send fewer${advice}.`;
   const { title, needs, least = 1, takesSchema } = SKILLS[mode] ?? { takesSchema: true };
   if (takesSchema && !schemaIsValid())
     return "The JSON Schema in the settings has a mistake. Correct or clear it.";
@@ -29,10 +30,4 @@ export function refusal({ mode, text, images }, turns) {
   if (needs && !text && !(takesSchema && currentSchema()))
     return `${title} needs some words. Write them first.`;
   return "";
-}
-
-function tooLarge(bytes, turns) {
-  const [sum, most] = [bytes, MOST_SENT].map((each) => `${number(each / 2 ** 20)} MB`);
-  const advice = turns.length ? ", or begin a new conversation" : "";
-  return `The images together have ${sum}, and the server takes ${most}. Send fewer${advice}.`;
 }

@@ -1,152 +1,220 @@
-// The history, in this browser alone: conversations with their pictures, the oldest given up first.
+// The history, in this browser alone: conversations and pictures, the oldest given up first.
 //
-// A conversation is {id, title, updated, turns}. Its summary is {id, title, updated, bytes}, and
-// holds in `answer` what has come of the last answer since the conversation was saved.
+// A conversation is {id, title, name, updated, turns, isForgotten}: `title` is its first question,
+// `name` what the reader calls it, if anything. Its summary is {id, title, name, updated, bytes,
+// pictures, answer}: `bytes` of its text, `pictures` the bytes of each by its key, `answer` what
+// has come of the last one since the conversation was saved. A picture is written once, under a key
+// that tells its content, and stays as long as a summary names it.
 
-const NAME = "mlx_lfm2vl";
+import { result, within } from "./database.js";
+
 export const MOST_BYTES = 256 * 2 ** 20;
 const MOST_CONVERSATIONS = 200;
 
-/** A request of IndexedDB as a promise. */
-const result = (request) =>
-  new Promise((resolve, reject) => {
-    request.onsuccess = () => resolve(request.result);
-    request.onerror = () => reject(request.error);
-  });
-
-let opened = null;
-
-function database() {
-  opened ??= open();
-  opened.catch(forgetDatabase); // a later attempt may succeed
-  return opened;
-}
-
-async function open() {
-  const request = indexedDB.open(NAME, 1);
-  request.onupgradeneeded = () => {
-    request.result.createObjectStore("summaries", { keyPath: "id" });
-    request.result.createObjectStore("conversations", { keyPath: "id" });
-  };
-  const found = await result(request);
-  found.onclose = forgetDatabase; // the reader may clear what the browser keeps of this page
-  return found;
-}
-
-function forgetDatabase() {
-  opened = null;
-}
-
-/** Run a function on both stores in one transaction, which happens as a whole or not at all. */
-async function within(mode, work) {
-  const transaction = (await database()).transaction(["summaries", "conversations"], mode);
-  const ended = new Promise((resolve, reject) => {
-    transaction.oncomplete = resolve;
-    transaction.onabort = () => reject(transaction.error);
-  });
-  const stores = ["summaries", "conversations"].map((name) => transaction.objectStore(name));
-  const done = Promise.resolve(work(...stores)).catch((error) => {
-    transaction.abort();
-    throw error;
-  });
-  const [found] = await Promise.all([done, ended]);
-  return found;
-}
-
 // Other tabs of the page, which show the same history.
-const others = globalThis.BroadcastChannel ? new BroadcastChannel(NAME) : null;
+const others = globalThis.BroadcastChannel ? new BroadcastChannel("mlx_lfm2vl") : null;
 
 /**
  * Listen to the other tabs.
- * @param {function} listen called after they change the history, with {forgotten}: the id of a
- *   conversation that was deleted, null for all, undefined for none.
+ * @param {function} listen called after they change the history, with {forgotten, renamed}:
+ *   `forgotten` is the id of a conversation that was deleted, null for all, undefined for none;
+ *   `renamed` is {id, name}, or undefined.
  */
 export function onOtherTabs(listen) {
   others?.addEventListener("message", ({ data }) => listen(data));
 }
 
-/** What is kept, the newest first: summaries. It fails where the browser keeps nothing. */
-export async function listConversations() {
-  const all = await within("readonly", (summaries) => result(summaries.getAll()));
-  return all.sort((a, b) => b.updated - a.updated);
+// Saving reads pictures before it writes. What is loaded or deleted meanwhile must wait for that.
+let pending = Promise.resolve();
+
+/** Do something after all that was begun before it. */
+function inTurn(work) {
+  const done = pending.then(work);
+  pending = done.catch(() => {});
+  return done;
 }
+
+/** What a conversation is called in the list. */
+export const nameOf = ({ name, title }) => name || title;
+
+/**
+ * Summaries of what is kept, the newest first. It fails where the browser keeps nothing.
+ * @param {string} wanted words that each conversation must have; empty for all conversations.
+ */
+export async function listConversations(wanted = "") {
+  const words = plain(wanted).split(/\s+/).filter(Boolean);
+  const found = await within("readonly", async ({ summaries, conversations }) => {
+    const all = await result(summaries.getAll());
+    if (!words.length) return all;
+    const texts = new Map();
+    for (const { id, turns } of await result(conversations.getAll())) texts.set(id, turns);
+    return all.filter((summary) => {
+      const text = plain(textOf(summary, texts.get(summary.id) ?? []));
+      return words.every((word) => text.includes(word));
+    });
+  });
+  return found.sort(byAge);
+}
+
+const byAge = (one, other) => other.updated - one.updated;
+
+/** A text without the difference of capitals and accents. */
+const plain = (text) => text.normalize("NFKD").replaceAll(/\p{M}/gu, "").toLowerCase();
+
+const textOf = ({ title, name, answer }, turns) =>
+  [
+    title,
+    name,
+    answer?.text,
+    ...turns.flatMap((turn) => [
+      turn.text,
+      turn.answer.text,
+      ...turn.images.map((image) => image.name),
+    ]),
+  ].join("\n");
 
 /** A conversation that was kept, with what has come of its last answer; undefined for none. */
 export const loadConversation = (id) =>
-  within("readonly", async (summaries, conversations) => {
-    const [summary, found] = await Promise.all(
-      [summaries, conversations].map((store) => result(store.get(id))),
-    );
-    if (summary?.answer) found.turns.at(-1).answer = summary.answer;
-    return found;
-  }).catch(() => undefined);
+  inTurn(() => within("readonly", (stores) => load(stores, id))).catch(() => undefined);
+
+async function load({ summaries, conversations, pictures }, id) {
+  const [summary, found] = await Promise.all(
+    [summaries, conversations].map((store) => result(store.get(id))),
+  );
+  if (!summary) return undefined;
+  const { title, name, updated, answer } = summary;
+  const { turns } = found;
+  if (answer) turns.at(-1).answer = answer;
+  // An earlier page wrote pictures into their turns.
+  const apart = turns.flatMap((turn) => turn.images).filter((image) => !image.blob);
+  await Promise.all(
+    apart.map(async (image) => Object.assign(image, await result(pictures.get(image.key)))),
+  );
+  return { id, title, name, updated, turns };
+}
 
 /**
- * Keep a conversation, and give up the oldest ones beyond the cap. It gets the time, and an id of
- * its own if another tab has gone on with the one that it was.
+ * Keep a conversation, and give up the oldest ones beyond the cap. It gets the time, the name that
+ * it has now, and an id of its own if another tab has gone on with the one that it was.
  * @returns {Promise<boolean>} whether it is kept: it may be too large, or the disk full, or the
  *   browser may keep nothing.
  */
-export async function saveConversation(conversation) {
-  const bytes = sizeOf(conversation);
-  if (bytes > MOST_BYTES) return false;
-  const save = within("readwrite", async (summaries, conversations) => {
-    const all = await result(summaries.getAll());
-    const last = all.find(({ id }) => id === conversation.id)?.updated;
-    const isOurs = last === undefined || last === conversation.updated;
-    const id = isOurs ? conversation.id : newId();
-    const updated = Math.max(Date.now(), ...all.map((each) => each.updated + 1));
-    for (const each of surplus(all, id, bytes)) {
-      summaries.delete(each.id);
-      conversations.delete(each.id);
+export const saveConversation = (conversation) =>
+  inTurn(async () => {
+    const turns = [...conversation.turns]; // the reader may ask on meanwhile
+    const images = await withKeys(turns.flatMap((turn) => turn.images));
+    if (conversation.isForgotten) return false;
+    const kept = await within("readwrite", (stores) => save(stores, conversation, turns, images));
+    if (!kept) return false;
+    Object.assign(conversation, kept);
+    others?.postMessage({});
+    return true;
+  }).catch(() => false);
+
+/** Pictures by their keys, which they get here if they have none. */
+async function withKeys(images) {
+  for (const image of images) image.key ??= await contentKey(image.blob);
+  return new Map(images.map((image) => [image.key, image]));
+}
+
+/** A key that equal pictures share; on plain http from another machine, one that is its own. */
+async function contentKey(blob) {
+  if (!crypto.subtle) return newId();
+  const digest = await crypto.subtle.digest("SHA-256", await blob.arrayBuffer());
+  return [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+async function save({ summaries, conversations, pictures }, conversation, turns, images) {
+  const all = await result(summaries.getAll());
+  const last = all.find(({ id }) => id === conversation.id);
+  const isOurs = !last || last.updated === conversation.updated;
+  const texts = turns.map((turn) => ({ ...turn, images: turn.images.map(withoutBlobs) }));
+  const summary = {
+    id: isOurs ? conversation.id : newId(),
+    title: conversation.title,
+    name: isOurs ? last?.name : conversation.name,
+    updated: Math.max(Date.now(), ...all.map((each) => each.updated + 1)),
+    bytes: JSON.stringify(texts).length,
+    pictures: Object.fromEntries([...images].map(([key, image]) => [key, bytesOf(image)])),
+  };
+  const older = all.filter(({ id }) => id !== summary.id).sort(byAge);
+  const left = fitting([summary, ...older]);
+  if (!left.includes(summary)) return null;
+  for (const each of older.filter((one) => !left.includes(one))) {
+    summaries.delete(each.id);
+    conversations.delete(each.id);
+  }
+  const before = keysOf(all);
+  for (const [key, { blob, shown }] of images)
+    if (!before.has(key)) pictures.put({ key, blob, shown });
+  deleteUnused(pictures, before, left);
+  summaries.put(summary);
+  conversations.put({ id: summary.id, turns: texts });
+  return { id: summary.id, name: summary.name, updated: summary.updated };
+}
+
+const withoutBlobs = ({ blob, shown, ...rest }) => rest;
+
+const bytesOf = ({ blob, shown }) => blob.size + (shown?.size ?? 0);
+
+/** The first of some summaries that fit into the caps together; shared pictures count once. */
+function fitting(all) {
+  const seen = new Set();
+  let sum = 0;
+  return all.filter(({ bytes, pictures = {} }, index) => {
+    sum += bytes;
+    for (const [key, size] of Object.entries(pictures)) {
+      if (!seen.has(key)) sum += size;
+      seen.add(key);
     }
-    summaries.put({ id, title: conversation.title, updated, bytes });
-    conversations.put({ ...conversation, id, updated });
-    return { id, updated };
+    return sum <= MOST_BYTES && index < MOST_CONVERSATIONS;
   });
-  return save.then(
-    (kept) => {
-      Object.assign(conversation, kept);
-      others?.postMessage({});
-      return true;
-    },
-    () => false,
-  );
+}
+
+/** The keys of the pictures that summaries name; those of an earlier page name none. */
+const keysOf = (summaries) =>
+  new Set(summaries.flatMap(({ pictures = {} }) => Object.keys(pictures)));
+
+/** Delete those pictures that no summary names any more. */
+function deleteUnused(pictures, before, summaries) {
+  const used = keysOf(summaries);
+  for (const key of before) if (!used.has(key)) pictures.delete(key);
 }
 
 /** Keep what has come of the last answer of a conversation that is kept already. */
 export const saveAnswer = ({ id, updated, turns }) =>
-  within("readwrite", async (summaries) => {
+  within("readwrite", async ({ summaries }) => {
     const summary = await result(summaries.get(id));
     if (summary?.updated === updated) summaries.put({ ...summary, answer: turns.at(-1).answer });
   }).catch(() => {});
 
-/** An id for a conversation. */
+/** An id for a conversation, or for a picture. */
 export const newId = () => crypto.randomUUID?.() ?? String(Math.random());
 
-/** Which of all conversations are too many beside one of some bytes. */
-function surplus(all, id, bytes) {
-  const older = all.filter((each) => each.id !== id).sort((a, b) => b.updated - a.updated);
-  let sum = bytes;
-  return older.filter((each, index) => {
-    sum += each.bytes;
-    return sum > MOST_BYTES || index + 1 >= MOST_CONVERSATIONS;
+/** Call a conversation by a name; an empty one gives it its title back. */
+export async function renameConversation(id, name) {
+  await within("readwrite", async ({ summaries }) => {
+    const summary = await result(summaries.get(id));
+    if (summary) summaries.put({ ...summary, name });
   });
+  others?.postMessage({ renamed: { id, name } });
 }
 
-function sizeOf(conversation) {
-  const images = conversation.turns.flatMap((turn) => turn.images);
-  const pixels = images.reduce((sum, image) => sum + image.blob.size + (image.shown?.size ?? 0), 0);
-  return pixels + JSON.stringify(conversation.turns).length;
-}
-
-/** Forget a conversation. */
-export const deleteConversation = (id) => forget(id, (store) => store.delete(id));
+/** Forget a conversation, and the pictures that no other one has. */
+export const deleteConversation = (id) =>
+  forget(id, async ({ summaries, conversations, pictures }) => {
+    const all = await result(summaries.getAll());
+    summaries.delete(id);
+    conversations.delete(id);
+    const left = all.filter((each) => each.id !== id);
+    deleteUnused(pictures, keysOf(all), left);
+  });
 
 /** Forget everything. */
-export const deleteAll = () => forget(null, (store) => store.clear());
+export const deleteAll = () =>
+  forget(null, (stores) => Object.values(stores).forEach((store) => store.clear()));
 
 async function forget(forgotten, remove) {
-  await within("readwrite", (...stores) => stores.forEach(remove));
+  await inTurn(() => within("readwrite", remove));
   others?.postMessage({ forgotten });
 }

@@ -94,6 +94,9 @@ def test_escape_stops_an_answer_and_it_can_be_asked_again(page, server):
     answer.get_by_role("button", name="Change the question").click()
     assert page.input_value("#question") == "Tell me."
     expect(page.locator("#welcome")).to_be_visible()
+    ask(page, "Tell us.")
+    answered(page)
+    assert page.title() == "Tell us. · demo"
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,17 @@ from page_steps import answered, ask, picture
 from pictures import make_picture
 from playwright.sync_api import expect
 
+from mlx_lfm2vl.images.limits import ImageLimits
 from mlx_lfm2vl.serving.http.bodies import BodyLimits
 from mlx_lfm2vl.serving.page.routes import FOLDER
+
+
+def document(pages: int) -> bytes:
+    """A PDF of some pictures."""
+    first, *rest = [make_picture(84, 59, seed) for seed in range(pages)]
+    file = io.BytesIO()
+    first.save(file, "pdf", save_all=True, append_images=rest)
+    return file.getvalue()
 
 
 @pytest.mark.slow
@@ -33,10 +42,7 @@ def test_the_tiles_and_tokens_of_each_picture_are_shown_before_it_is_sent(page):
 
 @pytest.mark.slow
 def test_pages_of_a_pdf_and_heic_are_shown_through_the_server(page, server):
-    first, second = make_picture(84, 59, 1), make_picture(84, 59, 2)
-    document = io.BytesIO()
-    first.save(document, "pdf", save_all=True, append_images=[second])
-    pdf = {"name": "scan.pdf", "mimeType": "application/pdf", "buffer": document.getvalue()}
+    pdf = {"name": "scan.pdf", "mimeType": "application/pdf", "buffer": document(2)}
     heic = {**picture("photo.tiff", form="tiff"), "mimeType": "image/heic"}
     page.set_input_files("#files", [pdf, heic])
     names = page.locator("#attachments .name")
@@ -63,6 +69,19 @@ def test_every_file_that_cannot_be_read_is_named(page):
     told = page.locator("#notice").inner_text().splitlines()
     assert [line.partition(": ")[0] for line in told[:-1]] == [f"{name}.jpg" for name in "abcde"]
     expect(page.locator("#attachments .name")).to_have_text(["ship.png"])
+
+
+def test_a_picture_can_be_asked_about_when_its_file_is_gone(page, server, tmp_path):
+    file = tmp_path / "screenshot.png"
+    file.write_bytes(picture()["buffer"])
+    page.set_input_files("#files", file)
+    expect(page.locator("#cost")).to_contain_text("token")
+    file.unlink()
+    ask(page, "What is this?")
+    answered(page)
+    image, _ = server.asked[0]["messages"][0]["content"]
+    data = image["image_url"]["url"].removeprefix("data:image/png;base64,")
+    assert base64.b64decode(data) == picture()["buffer"]
 
 
 def test_a_question_that_is_sent_early_waits_for_its_pictures(page, server):
@@ -100,16 +119,49 @@ def test_a_page_whose_server_was_away_goes_on_when_it_is_back(page, server):
 
 
 def test_images_that_a_request_cannot_hold_are_not_sent(page, server):
-    text = (FOLDER / "asking.js").read_text()
-    assert f"MOST_SENT = {BodyLimits().one * 3 // 4 // 2**20} * 2 ** 20" in text
+    text = (FOLDER / "limits.js").read_text()
+    assert f"MOST_BYTES_SENT = {BodyLimits().one * 3 // 4 // 2**20} * MEGABYTE" in text
     page.set_input_files("#files", [picture()])
     expect(page.locator("#cost")).to_contain_text("token")
     # A file of this size would take seconds to hand over.
     page.evaluate("Object.defineProperty(Blob.prototype, 'size', { value: 49 * 2 ** 20 })")
     page.fill("#question", "What is this?")
     page.keyboard.press("Enter")
-    expect(page.locator("#notice")).to_contain_text("together have 49 MB, and the server takes 48")
-    assert (server.asked, page.input_value("#question")) == ([], "What is this?")
+    told = "49 MB in all, but the server takes 48 MB"
+    expect(page.locator("#notice")).to_contain_text(f"{told}. Send fewer.")
+    page.click("[data-mode=caption]")
+    expect(page.locator("#cost")).to_contain_text(told)
+    page.set_input_files("#files", [picture("again.png")])
+    expect(page.locator("#notice")).to_have_text(f"again.png: {told}.")
+    assert server.asked == []
+
+
+@pytest.mark.slow
+def test_too_many_images_are_told_when_they_are_added(page, server):
+    server.limits = ImageLimits(max_images=3)
+    page.reload()
+    expect(page.locator("[data-mode=compare]")).to_be_visible()
+    scan = {"name": "scan.pdf", "mimeType": "application/pdf", "buffer": document(4)}
+    page.set_input_files("#files", [picture(), scan, picture("b.png"), picture("c.png")])
+    names = page.locator("#attachments .name")
+    expect(names).to_have_text(["ship.png", "scan.pdf, page 1", "scan.pdf, page 2"])
+    expect(page.locator("#notice")).to_have_text(
+        "2 more files left out. The server takes 3 images at a time. "
+        "scan.pdf: 2 more pages left out. The server takes 3 images at a time."
+    )
+    ask(page, "What is this?")
+    answered(page)
+    page.set_input_files("#files", [picture()])
+    told = "4 images in all, but the server takes 3"
+    expect(page.locator("#cost.problem")).to_have_text(told)
+    page.keyboard.press("Enter")
+    page.click("#send")
+    expect(page.locator("#notice")).to_have_text(
+        f"{told}. Send fewer, or begin a new conversation."
+    )
+    page.click("[data-mode=caption]")  # which is about the new image alone
+    expect(page.locator("#cost:not(.problem)")).to_contain_text("tokens")
+    assert len(server.asked) == 1
 
 
 def test_pictures_can_be_pasted_and_dropped(page):

@@ -60,7 +60,17 @@ def test_an_answer_that_a_reload_interrupts_is_kept_and_can_be_asked_again(page,
 
 
 def test_the_back_button_returns_to_the_conversation_before(page):
-    ask(page, "One")
+    # Reading the picture takes so long that the reader leaves before the conversation is kept.
+    page.evaluate(
+        """() => {
+            const digest = crypto.subtle.digest.bind(crypto.subtle);
+            crypto.subtle.digest = async (...given) => {
+                await new Promise((resolve) => { setTimeout(resolve, 500); });
+                return digest(...given);
+            };
+        }"""
+    )
+    ask(page, "One", picture())
     answered(page)
     page.fill("#question", "Two")
     page.click("#new")
@@ -69,6 +79,42 @@ def test_the_back_button_returns_to_the_conversation_before(page):
     for step, shown in ((page.go_back, ["One"]), (page.go_forward, ["Two"])):
         step()
         expect(page.locator(".bubble")).to_have_text(shown)
+
+
+def test_conversations_are_searched_and_renamed_by_keyboard(page):
+    focused = "document.activeElement.ariaLabel ?? document.activeElement.id"
+    for question in ("How many ships?", "Which color?"):
+        page.click("#new")
+        ask(page, question)
+        answered(page)
+    page.click("#history-open")
+    names, hint = page.locator("#history-list .name"), page.locator("#history-hint")
+    page.keyboard.press("Tab")
+    page.keyboard.type("hello SHIPS")
+    expect(names).to_have_text(["How many ships?"])
+    expect(hint).to_have_text("1 conversation found.")
+    expect(page.locator("#history-clear")).to_be_hidden()  # it would delete more than is shown
+    for _ in range(2):
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.evaluate(focused) == "Name of “How many ships?”"
+    page.keyboard.type("Harbor")
+    page.keyboard.press("Enter")
+    expect(names).to_have_text(["Harbor"])
+    assert page.evaluate(focused) == "Rename “Harbor”"
+    page.keyboard.press("Enter")
+    page.keyboard.type("Nothing")
+    page.keyboard.press("Escape")
+    expect(names).to_have_text(["Harbor"])
+    page.focus("#history-search")
+    page.keyboard.type("x")
+    expect(hint).to_have_text("Nothing found.")
+    page.keyboard.press("Escape")
+    expect(page.locator("#history-list .name", has_text="Which color?")).to_be_visible()
+    assert page.title() == "Which color? · demo"
+    page.keyboard.press("Escape")
+    assert page.evaluate(focused) == "Conversations"
+    expect(page.locator("#history")).to_be_hidden()
 
 
 @pytest.mark.slow
@@ -82,7 +128,12 @@ def test_two_tabs_show_one_history(browser, server):
     answered(one)
     other.click("#history-list .open")
     expect(other.locator(".bubble")).to_have_text("Hello")
-    one.click("#history-list .quiet")
+    one.get_by_role("button", name="Rename “Hello”").click()
+    one.keyboard.type("Greeting")
+    one.keyboard.press("Enter")
+    expect(other.locator("#history-list .name")).to_have_text("Greeting")
+    expect(other).to_have_title("Greeting · demo")
+    one.get_by_role("button", name="Delete “Greeting”").click()
     one.click("#sure .danger")
     expect(other.locator("#history-list li")).to_have_count(0)
     expect(other.locator(".turn")).to_have_count(0)

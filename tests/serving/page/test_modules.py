@@ -8,9 +8,8 @@ import pytest
 from mlx_lfm2vl.serving.page.routes import FOLDER
 
 
-@pytest.fixture(scope="module")
-def modules(browser):
-    """A page that can import the modules of the real one."""
+def module_page(browser: Any) -> Any:
+    """An empty page that can import the modules of the real one, with a history of its own."""
     page = browser.new_page()
 
     def serve(route: Any) -> None:
@@ -19,8 +18,14 @@ def modules(browser):
         kind = "text/javascript" if script else "text/html"
         route.fulfill(body=script or "<p></p>", content_type=kind)
 
-    page.route("http://page.test/**", serve)
-    page.goto("http://page.test/")
+    page.route("http://page.localhost/**", serve)
+    page.goto("http://page.localhost/")
+    return page
+
+
+@pytest.fixture(scope="module")
+def modules(browser):
+    page = module_page(browser)
     yield page
     page.close()
 
@@ -142,7 +147,8 @@ def test_the_history_gives_up_the_oldest_conversations_beyond_its_cap(modules):
                 await import("/store.js");
             const saved = [];
             for (const [index, part] of [0.5, 0.4, 0.2, 1.1, 0.1].entries()) {
-                const turns = [{ images: [{ blob: { size: part * MOST_BYTES } }] }];
+                const image = { key: `${index}`, blob: { size: part * MOST_BYTES } };
+                const turns = [{ images: [image] }];
                 const conversation = { id: `${index}`, title: "", updated: index, turns };
                 saved.push(await saveConversation(conversation));
             }
@@ -154,6 +160,136 @@ def test_the_history_gives_up_the_oldest_conversations_beyond_its_cap(modules):
     assert kept == [[True, True, True, False, True], ["4", "2", "1"], []]
 
 
+def test_a_picture_is_written_once_and_deleted_with_the_last_conversation_that_has_it(modules):
+    found = modules.evaluate(
+        """async () => {
+            const { saveConversation, loadConversation, deleteConversation, deleteAll } =
+                await import("/store.js");
+            const { result, within } = await import("/database.js");
+            const kept = (name) => within("readonly", (stores) => result(stores[name].getAll()));
+            const written = [];
+            const put = IDBObjectStore.prototype.put;
+            IDBObjectStore.prototype.put = function (value) {
+                if (this.name === "pictures") written.push(value.blob.size);
+                return put.call(this, value);
+            };
+            const image = (text) => ({ name: "a.png", blob: new Blob([text]) });
+            const turn = (...images) => ({ text: "", images, answer: { text: "" } });
+            const one = { id: "a", title: "", updated: 0 };
+            one.turns = [turn(image("one"), image("four"))];
+            await saveConversation(one);
+            one.turns.push(turn(image("one")));
+            await saveConversation(one);
+            const other = { id: "b", title: "", updated: 0, turns: [turn(image("four"))] };
+            await saveConversation(other);
+            const { turns } = await loadConversation("a");
+            const texts = turns.flatMap(({ images }) => images.map(({ blob }) => blob.text()));
+            const blobs = (await kept("conversations"))
+                .flatMap(({ turns }) => turns.flatMap(({ images }) => images))
+                .filter(({ blob }) => blob);
+            await deleteConversation("a");
+            const left = (await kept("pictures")).map(({ blob }) => blob.size);
+            other.turns = [turn(image("three"))]; // its question was changed
+            await saveConversation(other);
+            const changed = (await kept("pictures")).map(({ blob }) => blob.size);
+            await deleteAll();
+            IDBObjectStore.prototype.put = put;
+            const last = await kept("pictures");
+            return [written, await Promise.all(texts), blobs, left, changed, last];
+        }"""
+    )
+    assert found == [[3, 4, 5], ["one", "four", "one"], [], [4], [5], []]
+
+
+def test_what_an_earlier_page_kept_opens_when_its_tab_is_closed_and_is_kept_anew(browser):
+    page = module_page(browser)
+    found = page.evaluate(
+        """async () => {
+            const request = indexedDB.open("mlx_lfm2vl", 1);
+            const names = ["summaries", "conversations"];
+            request.onupgradeneeded = () => names.forEach((name) =>
+                request.result.createObjectStore(name, { keyPath: "id" }));
+            await new Promise((resolve) => { request.onsuccess = resolve; });
+            const transaction = request.result.transaction(names, "readwrite");
+            const summary = { id: "a", title: "Old", updated: 1, bytes: 3 };
+            const turn = { text: "What?", images: [{ blob: new Blob(["old"]) }], answer: {} };
+            transaction.objectStore("summaries").put(summary);
+            transaction.objectStore("conversations").put({ ...summary, turns: [turn] });
+            await new Promise((resolve) => { transaction.oncomplete = resolve; });
+            const { saveConversation, loadConversation } = await import("/store.js");
+            const { result, within } = await import("/database.js");
+            const barred = await loadConversation("a");
+            request.result.close();
+            const opened = await loadConversation("a");
+            const isKept = await saveConversation(opened);
+            const pictures = await within("readonly", (stores) => result(stores.pictures.getAll()));
+            const again = await loadConversation("a");
+            const text = await again.turns[0].images[0].blob.text();
+            return [barred, opened.title, isKept, pictures.length, again.title, text];
+        }"""
+    )
+    page.close()
+    assert found == [None, "Old", True, 1, "Old", "old"]
+
+
+def test_a_browser_without_room_keeps_what_was_there(browser):
+    page = module_page(browser)
+    session = page.context.new_cdp_session(page)
+    save = """async ([id, bytes]) => {
+        const { saveConversation, loadConversation } = await import("/store.js");
+        const { result, within } = await import("/database.js");
+        const image = { blob: new Blob([crypto.getRandomValues(new Uint8Array(bytes))]) };
+        const turns = [{ text: id, images: [image], answer: { text: "" } }];
+        const isKept = await saveConversation({ id, title: id, updated: 0, turns });
+        const pictures = await within("readonly", (stores) => result(stores.pictures.count()));
+        const shown = await loadConversation("first");
+        return [isKept, pictures, shown.turns[0].images[0].blob.size];
+    }"""
+    quota = {"origin": "http://page.localhost", "quotaSize": 40_000}
+    session.send("Storage.overrideQuotaForOrigin", quota)
+    assert page.evaluate(save, ["first", 1000]) == [True, 1, 1000]
+    assert page.evaluate(save, ["second", 60_000]) == [False, 1, 1000]
+    page.close()
+
+
+def test_conversations_are_found_by_their_words_and_keep_the_name_they_are_given(modules):
+    found = modules.evaluate(
+        """async () => {
+            const { saveConversation, loadConversation, listConversations, renameConversation,
+                nameOf, deleteAll } = await import("/store.js");
+            const turn = (text, answer, name) =>
+                ({ text, answer: { text: answer }, images: name ? [{ name, key: name,
+                    blob: { size: 1 } }] : [] });
+            const cafe = { id: "a", title: "What is it?", updated: 0,
+                turns: [turn("What is it?", "A Caf\u00e9 in Paris.", "IMG_7.heic")] };
+            await saveConversation(cafe);
+            const turns = [turn("Read", "Paris")];
+            await saveConversation({ id: "b", title: "Read", updated: 0, turns });
+            const ids = async (words) => (await listConversations(words)).map(({ id }) => id);
+            const searched = [await ids("paris"), await ids("CAFE par"), await ids("img_7 read"),
+                await ids(" ")];
+            await renameConversation("a", "Holidays");
+            cafe.turns.push(turn("And this?", ""));
+            const isOne = await saveConversation(cafe);
+            const names = (await listConversations()).map(nameOf);
+            const { name } = await loadConversation("a");
+            const renamed = await ids("holidays this");
+            await renameConversation("a", "");
+            const before = (await listConversations()).map(nameOf);
+            await deleteAll();
+            return { searched, isOne, names, name, renamed, before };
+        }"""
+    )
+    assert found == {
+        "searched": [["b", "a"], ["a"], [], ["b", "a"]],
+        "isOne": True,
+        "names": ["Holidays", "Read"],
+        "name": "Holidays",
+        "renamed": ["a"],
+        "before": ["What is it?", "Read"],
+    }
+
+
 def test_a_conversation_that_two_tabs_go_on_with_becomes_two(modules):
     kept = modules.evaluate(
         """async () => {
@@ -161,7 +297,7 @@ def test_a_conversation_that_two_tabs_go_on_with_becomes_two(modules):
                 await import("/store.js");
             const asked = (text) => ({ images: [], text, answer: { text: "" } });
             const one = { id: "a", title: "", updated: 0, turns: [asked("one")] };
-            await saveConversation(one);
+            saveConversation(one); // what is loaded waits for it
             const other = await loadConversation("a");
             one.turns.push(asked("two"));
             await saveConversation(one);

@@ -45,8 +45,10 @@ def test_an_image_is_planned_by_its_size_as_by_its_data():
     assert by_size["tokens"] == expected.image_tokens
 
 
-def test_a_plan_names_the_model_and_the_skills_it_was_taught():
-    model = plan({}, TERMS)["model"]
+def test_a_plan_names_the_model_its_skills_and_how_many_images_are_taken():
+    found = plan({}, TERMS)
+    assert found["max_images"] == LIMITS.max_images
+    model = found["model"]
     assert (model["name"], model["kind"]) == ("demo", "demo")
     assert {"caption", "detect", "point"} <= set(model["skills"])
     assert not {"layout", "extract"} & set(model["skills"])

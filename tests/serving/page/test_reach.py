@@ -6,7 +6,17 @@ import pytest
 from page_steps import answered, ask, picture
 from playwright.sync_api import expect
 
-CONTROLS = {"button", "textbox", "combobox", "spinbutton", "link", "navigation", "region", "group"}
+CONTROLS = {
+    "button",
+    "textbox",
+    "searchbox",
+    "combobox",
+    "spinbutton",
+    "link",
+    "navigation",
+    "region",
+    "group",
+}
 
 
 def test_the_page_is_usable_by_keyboard_and_by_screen_reader(page, server):
@@ -59,7 +69,7 @@ def test_every_control_has_a_name_and_room_for_a_finger_and_headings_have_an_ord
         if "name" in node and node["role"]["value"] in CONTROLS
     ]
     assert "" not in names
-    assert {"Ask again", "Remove ship.png", "Send", "Seed", "Model"} <= set(names)
+    assert {"Ask again", "Remove ship.png", "Send", "Seed", "Search conversations"} <= set(names)
     visible = "all => all.filter((one) => one.checkVisibility())"
     headings = page.eval_on_selector_all(
         "h1, h2, h3, h4", f"all => ({visible})(all).map((one) => one.localName)"
@@ -88,7 +98,7 @@ def test_the_focus_is_never_lost(page):
     page.locator("#history-list .open").first.press("Enter")
     expect(page.locator("#history-list [aria-current]")).to_have_count(1)
     assert page.evaluate(place) == "open"
-    page.locator("#history-list .quiet").first.press("Enter")
+    page.locator("#history-list [aria-label^=Delete]").first.press("Enter")
     page.keyboard.press("Enter")  # Cancel
     assert page.evaluate(place) == "quiet"
     count = page.locator("#history-list li").count()
@@ -127,6 +137,13 @@ def test_a_phone_shows_everything_without_scrolling_sideways(browser, server):
     answered(page)
     assert page.evaluate("document.scrollingElement.scrollWidth") == 360
     assert page.evaluate("document.getElementById('turns').scrollWidth") <= 360
+    page.set_input_files("#files", [picture(f"{name}.png") for name in "abcd"])
+    expect(page.locator("#attachments li")).to_have_count(4)
+    page.fill("#question", "word " * 200)
+    page.set_viewport_size({"width": 550, "height": 340})  # on its side, or at 200 %
+    send = page.locator("#send").bounding_box()
+    assert send["y"] + send["height"] < 340
+    page.set_viewport_size({"width": 360, "height": 740})
     page.click("#settings-open")
     assert page.locator("#main").evaluate("node => node.inert")
     assert page.locator("#settings").bounding_box()["width"] <= 360

@@ -80,7 +80,7 @@ def test_the_work_of_a_token_and_a_picture_is_counted(report):
         r"\d+ of them in a chain \(as Metal would have them\)",
         kernels,
     )
-    assert waits == "waits     the host waits 1 times a token, 0 a picture"
+    assert waits == "waits     the host waits 1 time a token, 0 a picture"
     _, lines, _ = report(gpu=True)
     assert lines[9].endswith("of them in a chain")
 

@@ -166,8 +166,10 @@ def _check(model: str, report: _Report) -> int:
     """Run the model and report what was compared; return how many number types differ."""
     import mlx.core as mx
 
+    from ..checkpoint.find import find_checkpoint
     from ..device_check import compare, count_work, has_gpu, observe, observe_on_cpu
 
+    find_checkpoint(model)  # here, because another process could not tell well what is wrong
     with stage("running the CPU path"):
         reference = observe_on_cpu(model)
     tokens = sum(len(ids) for name, ids in reference.items() if name.startswith("tokens"))

@@ -60,10 +60,11 @@ def read_prompt(
         special_tokens=options.special_tokens,
     )
     if len(prompt.input_ids) > context - room:
+        images = ", use fewer or smaller images" if prompt.images else ""
         raise InputError(
             f"the prompt has {len(prompt.input_ids)} tokens ({prompt.image_tokens} of images), at "
-            f"most {context - room} leave room for the answer; shorten the text, or use fewer or "
-            f"smaller images{', or a lower max_tokens' if room > 1 else ''}"
+            f"most {context - room} leave room for the answer; shorten the text{images}"
+            f"{', or lower max_tokens' if room > 1 else ''}"
         )
     return prompt
 

@@ -120,3 +120,8 @@ def test_a_file_that_cannot_be_written_is_said_before_anything_is_done(name, tmp
     assert err.startswith("error: ")
     assert str(tmp_path) in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_model_that_is_not_there_is_said_as_every_command_says_it(capsys):
+    assert cli.main(["doctor", "-m", "nosuch", "--offline"]) == 2
+    assert capsys.readouterr().err.startswith("error: nosuch is neither a folder nor a repo id")

@@ -144,15 +144,18 @@ def check_file(target: Path) -> None:
     """Check that a file may be written, before anything is loaded.
 
     Raises:
-        InputError: it is no plain file, its folder does not exist, or neither may be written.
+        InputError: it is no plain file, its folder does not exist, or it or its folder, where its
+            replacement is made, may not be written.
     """
     if target.exists() and not target.is_file():
         what = "a folder" if target.is_dir() else "no plain file"
         raise InputError(f"{target} is {what}, expected the name of a file to write")
     if not target.parent.is_dir():
         raise InputError(f"{target} cannot be written: there is no folder {target.parent}")
-    if not os.access(target if target.exists() else target.parent, os.W_OK):
-        raise InputError(f"{target} cannot be written: {os.strerror(errno.EACCES)}")
+    for path in (target.parent, target):
+        if path.exists() and not os.access(path, os.W_OK):
+            where = "" if path == target else f" in {path}"
+            raise InputError(f"{target} cannot be written: {os.strerror(errno.EACCES)}{where}")
 
 
 def check_target(

@@ -30,7 +30,7 @@ def own_folder() -> Iterator[Path]:
         try:
             yield folder
         finally:
-            for path in sockets(str(folder)) if folder.exists() else ():
+            for path in sockets():
                 with contextlib.suppress(Lost):
                     call = Call(path)
                     call.close()

@@ -218,8 +218,12 @@ def test_a_file_is_replaced_at_the_end_of_the_block_or_not_at_all(tmp_path):
 
 def test_a_file_that_may_not_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
     check_file(tmp_path / "new.png")
-    monkeypatch.setattr("os.access", lambda path, _: path != tmp_path)  # root may write everywhere
-    with pytest.raises(InputError, match=r"new\.png cannot be written: Permission denied"):
-        check_file(tmp_path / "new.png")
     (tmp_path / "old.png").touch()
     check_file(tmp_path / "old.png")
+    monkeypatch.setattr("os.access", lambda path, _: path != tmp_path)  # root may write everywhere
+    for name in ("new.png", "old.png"):  # the new file is made in the folder
+        with pytest.raises(InputError, match=f"{name} cannot be written: Permission denied in "):
+            check_file(tmp_path / name)
+    monkeypatch.setattr("os.access", lambda path, _: path == tmp_path)
+    with pytest.raises(InputError, match=r"old\.png cannot be written: Permission denied$"):
+        check_file(tmp_path / "old.png")

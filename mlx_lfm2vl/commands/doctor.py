@@ -20,7 +20,7 @@ from typing import Any
 from .. import __version__
 from ..checkpoint.aliases import DEMO, full_name
 from ..errors import InputError
-from ..whole_folder import check_file
+from ..whole_folder import check_file, new_file
 from .common import MODEL_HELP, SCHEMA, run_command, stage
 from .parser import Parser
 
@@ -96,7 +96,8 @@ class _Report:
                 f"| {label} | {text.replace('|', chr(92) + '|')} |" for label, text in self._lines
             ]
             text = "\n".join(["| what | found |", "|---|---|", *rows])
-        path.write_text(text + "\n", encoding="utf-8")
+        with new_file(path) as partial:
+            partial.write_text(text + "\n", encoding="utf-8")
         print(f"wrote {path}", file=sys.stderr)
 
 
@@ -165,8 +166,10 @@ def _check(model: str, report: _Report) -> int:
     """Run the model and report what was compared; return how many number types differ."""
     import mlx.core as mx
 
+    from ..checkpoint.find import find_checkpoint
     from ..device_check import compare, count_work, has_gpu, observe, observe_on_cpu
 
+    find_checkpoint(model)  # here, because another process could not tell well what is wrong
     with stage("running the CPU path"):
         reference = observe_on_cpu(model)
     tokens = sum(len(ids) for name, ids in reference.items() if name.startswith("tokens"))
@@ -181,7 +184,8 @@ def _check(model: str, report: _Report) -> int:
         f"{'' if has_gpu() else ' (as Metal would have them)'}",
         work=asdict(work),
     )
-    reads = f"the host waits {work.token_reads:g} times a token, {work.image_reads} a picture"
+    times = "time" if work.token_reads == 1 else "times"
+    reads = f"the host waits {work.token_reads:g} {times} a token, {work.image_reads} a picture"
     report.add("waits", reads, work=asdict(work))
     if not has_gpu():
         text = "not checked: MLX has no GPU here, so neither its float32 nor its 16 bits"

@@ -58,6 +58,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise the mistake as an error of one line."""
+        for place in self._get_positional_actions():
+            if place.choices:  # say the words, not what the code calls them
+                words = " or ".join(place.choices)
+                message = message.replace(f"required: {place.dest}", f"required: {words}")
         raise InputError(with_help(" ".join(message.split()), self.prog))
 
     def _refuse_unknown(self, words: Sequence[str]) -> None:

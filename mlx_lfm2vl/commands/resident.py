@@ -62,10 +62,10 @@ def _resident(options: argparse.Namespace) -> int:
 def _found() -> list[dict[str, Any]]:
     """Return the processes; of one that does not reply, only the pid is known."""
     from ..serving.resident.http import Call, Lost
-    from ..serving.resident.place import private_folder, sockets
+    from ..serving.resident.place import sockets
 
     found: list[dict[str, Any]] = []
-    for path in sockets(private_folder()):
+    for path in sockets():
         try:
             call = Call(path, REPLY_SECONDS)
         except Lost:  # nobody listens: the next start removes the socket

@@ -129,4 +129,5 @@ def skill_of(arguments: Sequence[str]) -> str | None:
     near = nearest(first, SKILLS)
     hint = f"; did you mean {near}?" if near else f" among {', '.join(SKILLS)}"
     problem = f"there is no skill {first!r:.60}{hint}" if first else f"which skill{hint}?"
-    raise InputError(f"{problem}; as in mlx_lfm2vl run caption photos --out captions.jsonl")
+    mark = "" if problem.endswith("?") else ";"
+    raise InputError(f"{problem}{mark} as in mlx_lfm2vl run caption photos --out captions.jsonl")

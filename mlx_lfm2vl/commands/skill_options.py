@@ -230,13 +230,13 @@ def task_options(name: str, options: argparse.Namespace) -> dict[str, Any]:
         if key in options
     }
     if name == "detect":
-        if options.text and options.labels:
+        if options.text is not None and options.labels:
             raise InputError(f"{options.text!r:.80} and --labels: use one of them")
-        own["target"] = options.text or options.labels
+        own["target"] = options.labels if options.text is None else options.text
     if name == "point":
-        own["target"] = options.text or "target"
+        own["target"] = "target" if options.text is None else options.text
     if name == "ask":
-        own["question"] = options.text or "-"
+        own["question"] = "-" if options.text is None else options.text
     if name == "classify":
         if not options.labels:
             raise InputError("--labels is missing, as in --labels cat dog")

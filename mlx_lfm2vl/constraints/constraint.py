@@ -1,7 +1,7 @@
 """What an answer must match: a JSON schema, a regular expression, a list of texts or a grammar.
 
-A constraint is checked when it is made, so that a command can reject a bad one before it loads
-anything. This module needs llguidance, which is imported on first use, and not MLX.
+The functions that make a constraint check it, so that a command can reject a bad one before it
+loads anything. This module needs llguidance, which is imported on first use, and not MLX.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": 
 class Constraint:
     """What an answer must match. `json_schema`, `regex`, `choice` and `grammar` make one.
 
+    What the text says is checked by these, and of one that is made directly when it is first used.
+
     Attributes:
         kind: what `text` is.
         text: a JSON schema, a regular expression, a JSON list of texts, or a grammar in Lark form.
 
     Raises:
-        InputError: the text is too long, wrong, or asks for something that cannot be enforced, or
-            llguidance is not installed.
+        InputError: the kind is unknown, or the text is too long.
     """
 
     kind: Kind
@@ -49,8 +50,6 @@ class Constraint:
         size = len(self.text.encode(errors="replace"))
         if size > MAX_BYTES:
             raise InputError(f"{self.name} has {size} bytes, expected at most {MAX_BYTES}")
-        engine()
-        compiled(self)
 
     @property
     def name(self) -> str:
@@ -75,17 +74,18 @@ def json_schema(schema: Any) -> Constraint:
         schema: a dictionary, JSON text, a pydantic model or a dataclass.
 
     Raises:
-        InputError: see `Constraint`.
+        InputError: the schema is too long, wrong, or asks for something that cannot be enforced, or
+            llguidance is not installed.
     """
     if isinstance(schema, str):
-        return Constraint("json_schema", schema)
+        return _checked(Constraint("json_schema", schema))
     from .python_types import schema_of
 
     try:
         text = json.dumps(schema_of(schema), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"the JSON schema is not JSON: {error}") from None
-    return Constraint("json_schema", text)
+    return _checked(Constraint("json_schema", text))
 
 
 def regex(pattern: str) -> Constraint:
@@ -95,9 +95,9 @@ def regex(pattern: str) -> Constraint:
         pattern: in the syntax of Rust's regex crate, without looking around and back references.
 
     Raises:
-        InputError: see `Constraint`.
+        InputError: see `json_schema`.
     """
-    return Constraint("regex", pattern)
+    return _checked(Constraint("regex", pattern))
 
 
 def choice(texts: Sequence[str]) -> Constraint:
@@ -107,11 +107,11 @@ def choice(texts: Sequence[str]) -> Constraint:
         texts: at least one; none is empty.
 
     Raises:
-        InputError: see `Constraint`.
+        InputError: see `json_schema`.
     """
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise InputError(f"choices are {texts!r:.80}, expected a list of strings")
-    return Constraint("choice", json.dumps(list(texts), ensure_ascii=False))
+    return _checked(Constraint("choice", json.dumps(list(texts), ensure_ascii=False)))
 
 
 def grammar(lark: str) -> Constraint:
@@ -121,9 +121,14 @@ def grammar(lark: str) -> Constraint:
         lark: in llguidance's form of Lark; its first rule is `start`.
 
     Raises:
-        InputError: see `Constraint`.
+        InputError: see `json_schema`.
     """
-    return Constraint("grammar", lark)
+    return _checked(Constraint("grammar", lark))
+
+
+def _checked(constraint: Constraint) -> Constraint:
+    compiled(constraint)
+    return constraint
 
 
 @lru_cache(maxsize=32)
@@ -131,7 +136,7 @@ def compiled(constraint: Constraint) -> str:
     """Return a constraint as llguidance reads it.
 
     Raises:
-        InputError: see `Constraint`.
+        InputError: see `json_schema`.
     """
     matcher = engine().LLMatcher
     try:

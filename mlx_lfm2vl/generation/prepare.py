@@ -13,7 +13,7 @@ from ..model.decode_step import Passes
 from ..model.lfm2vl import Lfm2VL
 from ..options import AnswerOptions, AtMost
 from ..prompt.continued import with_start
-from ..prompt.messages import Message
+from ..prompt.messages import Message, as_messages
 from ..prompt.processor import Inputs, Processor
 from .prefix import Prefix, image_key, segment_ends
 from .prefix_store import Branch, PrefixStore
@@ -42,8 +42,7 @@ def read_prompt(
             `max_tokens`, or for a single token if nobody chose that number.
         NetworkError: an image URL cannot be fetched.
     """
-    is_text = isinstance(messages, str)
-    asked = [{"role": "user", "content": messages}] if is_text else messages
+    asked = as_messages(messages)
     if options.answer_start:
         asked = with_start(asked, options.answer_start)
     model.make_cache(options.kv_bits)  # or refuse them before images are decoded
@@ -54,13 +53,20 @@ def read_prompt(
             f"max_tokens is {options.max_tokens}, but the model holds {context} tokens, prompt and "
             "answer together; lower it"
         )
-    return processor(
+    prompt = processor(
         asked,
         options=options.image_options,
         tools=options.tools,
-        max_length=context - room,
         special_tokens=options.special_tokens,
     )
+    if len(prompt.input_ids) > context - room:
+        images = ", use fewer or smaller images" if prompt.images else ""
+        raise InputError(
+            f"the prompt has {len(prompt.input_ids)} tokens ({prompt.image_tokens} of images), at "
+            f"most {context - room} leave room for the answer; shorten the text{images}"
+            f"{', or lower max_tokens' if room > 1 else ''}"
+        )
+    return prompt
 
 
 def fitted(model: Lfm2VL, prompt: Inputs, options: AnswerOptions) -> AnswerOptions:

@@ -130,8 +130,8 @@ def check_pixels(name: str, width: int, height: int, cost: float, limits: ImageL
     if width * height > most:
         why = " for a format that takes so much memory" if most < limits.max_pixels else ""
         raise InputError(
-            f"{name} has {width} x {height} pixels ({width * height / 1e6:.0f} megapixels), "
-            f"the limit{why} is {most / 1e6:.0f}; raise it with --max-megapixels"
+            f"{name} has {width} x {height} pixels ({width * height / 1e6:g} megapixels), "
+            f"the limit{why} is {most / 1e6:g}; raise it with --max-megapixels"
         )
 
 

@@ -103,8 +103,9 @@ def _public_address(host: str, port: int) -> str:
     found = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     for address in found:
         if not _is_public(ipaddress.ip_address(address.split("%")[0])):
+            name = "" if host == address else f" {address},"
             raise InputError(
-                f"{host} is {address}, a private or local address: not fetched; download the image "
+                f"{host} is{name} a private or local address: not fetched; download the image "
                 "yourself"
             )
     return found[0]

@@ -152,7 +152,8 @@ def _in_folder(folder: Path, recursive: bool) -> Iterator[Input]:
 def _file(name: str) -> Input:
     """The file of a name, which may be missing."""
     path = (find_path(name) if name.startswith("~") else None) or Path(name)
-    return Input(name, path if name else name, path)
+    is_plain = bool(name) and "://" not in name  # of which a path would keep one slash
+    return Input(name, path if is_plain else name, path)
 
 
 def _addressed(word: str) -> Input:

@@ -19,7 +19,7 @@ PEEKED = 4096  # bytes that tell what kind of file it is
 PIECE = 2**20  # bytes of a pipe read at a time
 SIBLINGS = 10_000  # files of a folder that are compared with a name
 NAME_SHOWN = 200  # letters of a name in a message
-ADDRESS = r"[a-z][a-z0-9+.-]+:/"  # as of s3:// and gs://, of which a path keeps one slash
+ADDRESS = r"(?i)(?!file:)[a-z][a-z0-9+.-]+:/"  # such as s3://; a path keeps one slash of it
 QUOTES = "'\"‘’“”"
 EXPECTED = "expected a path, URL, data URI, PIL image, bytes, an open file or an array of pixels"
 
@@ -187,6 +187,8 @@ def _read_name(source: str | Path, limits: ImageLimits) -> tuple[str, bytes]:
         if scheme == "data":
             return "data URI", _data_uri(text, limits)
         path = Path(unquote(parts.path)) if scheme == "file" else _path(source)
+        if re.match(ADDRESS, text) and not path.exists():
+            raise InputError(f"{quoted(text)} is no address that is fetched; download it first")
         return quoted(path), _read_path(path, limits)
     except Lfm2VLError:
         raise
@@ -232,8 +234,6 @@ def _read_path(path: Path, limits: ImageLimits) -> bytes:
     if path.is_dir():
         raise InputError(f"{quoted(path)} is a folder, expected an image file")
     if not path.exists():
-        if re.match(ADDRESS, str(path)):
-            raise InputError(f"{quoted(path)} is no address that is fetched; download it first")
         if path.is_symlink():
             raise InputError(f"{quoted(path)} is a link to a file that does not exist")
         raise InputError(f"{quoted(path)} does not exist{_meant(path)}")

@@ -81,7 +81,7 @@ def open_image(source: ImageSource, limits: ImageLimits) -> OpenedImage:
     except Image.DecompressionBombError:
         limit = limits.max_pixels / 1e6
         raise InputError(
-            f"{file.name} has far more than {limit:.0f} megapixels, the limit; "
+            f"{file.name} has far more than {limit:g} megapixels, the limit; "
             "raise it with --max-megapixels"
         ) from None
     except DECODE_ERRORS:

@@ -14,6 +14,27 @@ HIDDEN = -1e30  # added to the score of a key that a query does not see
 BLOCK_BYTES = 4 * 2**20  # of scores per block: few enough to stay in a CPU's caches
 
 
+class Visible:
+    """The positions that each query of a step sees, for all layers.
+
+    Attributes:
+        mask: bool, broadcastable to (B, H, L, S).
+    """
+
+    def __init__(self, mask: mx.array) -> None:
+        self.mask = mask
+        self._hidden: dict[int, mx.array] = {}
+
+    def hidden(self, sharing: int) -> mx.array:
+        """Return what is added to scores whose rows are those of `sharing` heads, made once."""
+        if sharing not in self._hidden:
+            hidden = mx.where(self.mask, 0.0, HIDDEN)
+            if hidden.ndim > 1 and hidden.shape[-2] > 1:
+                hidden = mx.concatenate([hidden] * sharing, axis=-2)
+            self._hidden[sharing] = hidden
+        return self._hidden[sharing]
+
+
 def attend(
     q: mx.array,
     k: mx.array | Packed,
@@ -21,7 +42,7 @@ def attend(
     scale: float,
     *,
     causal: bool,
-    visible: mx.array | None = None,
+    visible: Visible | None = None,
 ) -> mx.array:
     """Compute scaled dot-product attention with grouped heads.
 
@@ -31,8 +52,7 @@ def attend(
         v: (B, K, S, D) values.
         scale: factor on the scores.
         causal: the queries are the last L of the S positions, and none sees later positions.
-        visible: bool, broadcastable to (B, H, L, S), the positions that a query sees; None for all.
-            With it, causal is for L = 1 only.
+        visible: the positions that a query sees; None for all. With it, causal is for L = 1 only.
 
     Returns:
         (B, H, L, D) in the dtype of `q`.
@@ -47,7 +67,7 @@ def attend(
     if has_few_rows(q):
         return _attend_few(q, k, v, scale, causal, visible)
     if GPU or length == 1 or visible is not None or q.dtype != mx.float32:
-        mask = "causal" if causal and length > 1 else visible
+        mask = "causal" if causal and length > 1 else visible and visible.mask
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
     return _attend_in_blocks(q * scale, k, v, causal)
 
@@ -61,7 +81,7 @@ def has_few_rows(x: mx.array) -> bool:
 
 
 def _attend_few(
-    q: mx.array, k: mx.array, v: mx.array, scale: float, causal: bool, visible: mx.array | None
+    q: mx.array, k: mx.array, v: mx.array, scale: float, causal: bool, visible: Visible | None
 ) -> mx.array:
     """Compute attention of a few rows in few operations."""
     batch, heads, length, _ = q.shape
@@ -70,9 +90,7 @@ def _attend_few(
     # The heads that share keys become the rows of one product.
     rows, turned = q.reshape(batch, groups, sharing * length, -1), k.swapaxes(-1, -2)
     if visible is not None:
-        hidden = mx.where(visible, 0.0, HIDDEN)
-        if hidden.ndim > 1 and hidden.shape[-2] > 1:
-            hidden = mx.concatenate([hidden] * sharing, axis=-2)
+        hidden = visible.hidden(sharing)
     elif causal:
         hidden = _later_hidden(length, keys, sharing)
     else:
@@ -90,14 +108,14 @@ def _later_hidden(length: int, keys: int, sharing: int) -> mx.array:
 
 
 def _attend_to_codes(
-    q: mx.array, k: Packed, v: Packed, scale: float, visible: mx.array | None
+    q: mx.array, k: Packed, v: Packed, scale: float, visible: Visible | None
 ) -> mx.array:
     """Let one position attend to quantized keys and values without dequantizing them."""
     # The heads that share keys become the rows of one product, so the codes are read once.
     rows = q.reshape(q.shape[0], k.codes.shape[1], -1, q.shape[3])
     scores = k.product(_widened(rows, scale), transpose=True)
     if visible is not None:
-        scores = mx.where(visible, scores, -mx.inf)
+        scores = mx.where(visible.mask, scores, -mx.inf)
     seen = v.product(mx.softmax(scores, axis=-1), transpose=False)
     return seen.astype(q.dtype).reshape(q.shape)
 

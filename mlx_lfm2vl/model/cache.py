@@ -22,6 +22,7 @@ from typing import cast
 import mlx.core as mx
 
 from ..options import KV_BITS
+from .attention import Visible
 from .conv_window import TRIMMABLE, ConvCache, Window
 from .key_values import KeyValueCache, QuantizedKeyValueCache
 
@@ -33,13 +34,12 @@ class Place:
     Attributes:
         column: cache column of the first new position: one for all rows of a batch, or one each.
         offset: number of that position in its sequence, for RoPE: one for all rows, or (B,) int32.
-        visible: (B, 1, L, S) bool, the columns that each new position sees, with its own; None for
-            all up to its own.
+        visible: the columns that each new position sees, with its own; None for all up to its own.
     """
 
     column: int | Sequence[int] = 0
     offset: int | mx.array = 0
-    visible: mx.array | None = None
+    visible: Visible | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Cache:
         if columns or length > 1:
             own = begins[:, None] + mx.arange(length)
             visible = visible & (numbers <= own[..., None])
-        return Place(columns or column, begins - starts, visible[:, None])
+        return Place(columns or column, begins - starts, Visible(visible[:, None]))
 
     def can_trim(self, count: int) -> bool:
         """Return whether the last `count` positions can be trimmed."""

@@ -18,7 +18,7 @@ import mlx.nn as nn
 import numpy as np
 
 from ..checkpoint.drafter_config import DrafterConfig
-from .attention import attend
+from .attention import Visible, attend
 from .device_ops import GPU, fused
 from .draft_heads import ConfidenceHead, Decisions, MarkovHead
 from .key_values import KeysValues, KeyValueCache
@@ -99,7 +99,12 @@ class DraftAttention(nn.Module):
         return self._rotated(self.k_norm(k), places), v.transpose(0, 2, 1, 3)
 
     def __call__(
-        self, x: mx.array, seen: KeysValues, places: Places, visible: mx.array | None
+        self,
+        x: mx.array,
+        seen: KeysValues,
+        places: Places,
+        visible: Visible | None,
+        batch: int = 1,
     ) -> mx.array:
         """Let the rows of a block attend to keys and values, their own included.
 
@@ -107,13 +112,13 @@ class DraftAttention(nn.Module):
             x: (B * G, C) normalized rows of the block.
             seen: keys and values, (B, K, S, D) each.
             places: as for `_rotated`.
-            visible: bool, broadcastable to (B, H, G, S); None shows everything.
+            visible: what of these each row sees; None shows everything.
+            batch: B.
 
         Returns:
             (B * G, H * D), the input of `o_proj`.
         """
         keys, values = seen
-        batch = values.shape[0] if isinstance(values, mx.array) else 1
         q = self.q_proj(x).reshape(batch, x.shape[0] // batch, self.num_heads, -1)
         q = self._rotated(self.q_norm(q), places)
         y = attend(q, keys, values, self.scale, causal=False, visible=visible)
@@ -237,13 +242,14 @@ class DraftModel(nn.Module):
         new, old, rows = 0 if taps is None else taps.shape[1], cache.length, block.shape[1]
         valid = valid if isinstance(valid, mx.array) else mx.array(valid)
         turn, block_turn = self._rotations(cache.end, new, rows, valid)
-        features, visible = None, None
+        features: mx.array | None = None
+        visible: Visible | None = None
         if taps is not None:
             features = self.features(taps[0])
             # Of each column its number among the new ones; the others always count as valid.
             numbers = np.full(old + new + rows, -1, np.int32)
             numbers[old : old + new] = _stand(new, rows)[0][:new]
-            visible = _is_below(mx.array(numbers), valid)
+            visible = Visible(_is_below(mx.array(numbers), valid))
         x = block[0]
         for layer, memory in zip(self.layers, cache.layers, strict=True):
             attention, normed = layer.self_attn, layer.input_layernorm(x)
@@ -291,7 +297,7 @@ class DraftModel(nn.Module):
         before = mx.arange(features.shape[1]) < places[..., None]  # (B, A, S)
         own = mx.repeat(mx.eye(anchors, dtype=mx.bool_), rows, axis=1)  # (A, A * G)
         own = mx.broadcast_to(own, (batch, *own.shape))
-        visible = mx.repeat(mx.concatenate([before, own], axis=2), rows, axis=1)[:, None]
+        visible = Visible(mx.repeat(mx.concatenate([before, own], axis=2), rows, axis=1)[:, None])
         stands = (places[..., None] + mx.arange(rows)).flatten()
         x, features = blocks.flatten(0, 2), features.flatten(0, 1)
         for layer in self.layers:
@@ -302,7 +308,7 @@ class DraftModel(nn.Module):
                 strict=True,
             )
             k, v = (mx.concatenate(list(part), axis=2) for part in parts)
-            x = layer.finish(x, attention(normed, (k, v), stands, visible))
+            x = layer.finish(x, attention(normed, (k, v), stands, visible, batch))
         return self.norm(x).reshape(blocks.shape)
 
     def propose(

@@ -7,7 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..checkpoint.config import TextConfig
-from .attention import attend, has_few_rows
+from .attention import Visible, attend, has_few_rows
 from .cache import Cache, Place
 from .conv_window import ConvCache, Window
 from .device_ops import exp, fused
@@ -167,8 +167,8 @@ class Attention(nn.Module):
         first, visible = k.shape[2] - q.shape[2], place.visible
         q = self._rotate(q, place.offset + first if first else place.offset)
         k = self._rotate(k, place.offset)
-        if visible is not None:
-            visible = visible[:, :, first:]
+        if visible is not None and first:
+            visible = Visible(visible.mask[:, :, first:])
         seen = (k, v) if cache is None else cache.update(k, v, place.column)
         return attend(q, *seen, self.scale, causal=visible is None, visible=visible)
 

@@ -40,6 +40,11 @@ def user_message(
     return [{"role": "system", "content": system}, *messages] if system else messages
 
 
+def as_messages(messages: Sequence[Message] | str) -> Sequence[Message]:
+    """Return a conversation; text becomes one message of the user."""
+    return [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+
+
 def with_image(
     messages: Sequence[Message] | str, image: ImageSource | Sequence[ImageSource] | None
 ) -> Sequence[Message] | str:

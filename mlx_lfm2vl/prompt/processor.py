@@ -158,7 +158,6 @@ class Processor:
         options: ImageOptions | None = None,
         tools: Sequence[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
-        max_length: int | None = None,
         special_tokens: Collection[str] = (),
     ) -> Inputs:
         """Prepare a conversation. Its images are decoded when their pixels are first read.
@@ -173,14 +172,13 @@ class Processor:
             tools: function descriptions for the chat template.
             add_generation_prompt: end with the header of the assistant's turn. If the last message
                 is the assistant's, end with its text instead, so that the answer continues it.
-            max_length: limit of the prompt in tokens, checked before any image is decoded.
             special_tokens: a fine-tune's own special tokens, which the text of all messages may
                 hold; see `OwnTokens`. Others are read as letters.
 
         Raises:
             InputError: an image cannot be read, there are too many images, options contradict each
-                other, the prompt is too long, the chat template rejects the messages or leaves out
-                the tools, or a special token cannot be allowed.
+                other, the chat template rejects the messages or leaves out the tools, or a special
+                token cannot be allowed.
             NetworkError: an image URL cannot be fetched.
         """
         text, guard, sources, start = self.render(
@@ -192,12 +190,6 @@ class Processor:
         config = self.image_config.with_options(options or ImageOptions())
         images, decoders = self._open(sources, config)
         input_ids, spans = self._expand(ids, images)
-        if max_length is not None and len(input_ids) > max_length:
-            raise InputError(
-                f"the prompt has {len(input_ids)} tokens "
-                f"({sum(plan.image_tokens for plan in images)} of images), at most {max_length} "
-                "leave room for the answer; use fewer or smaller images, or a lower max_tokens"
-            )
         return Inputs(input_ids, images, spans, Views(decoders), start or "")
 
     def ready(self, source: ImageSource, options: ImageOptions | None = None) -> ReadyImage:

@@ -7,7 +7,7 @@ whether anybody still waits for it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -22,7 +22,7 @@ from ..generation.score import Question, read_question
 from ..images.drawn import Drawn
 from ..images.limits import ImageLimits
 from ..model.lfm2vl import Lfm2VL
-from ..prompt.messages import Message, read_messages, split_images
+from ..prompt.messages import Message, as_messages, read_messages, split_images
 from ..prompt.processor import Inputs, Processor, Views
 from .request import Request
 
@@ -79,7 +79,7 @@ def weight(request: Request) -> Weight:
     as long. Which images are large is known when they are opened; see `prepare_unless_large`.
     """
     try:
-        _, sources = split_images(_listed(request.messages))
+        _, sources = split_images(as_messages(request.messages))
     except Exception:  # noqa: BLE001  `prepare` will say it of this request alone
         return "text"
     if any(isinstance(source, Drawn) for source in sources):
@@ -116,7 +116,8 @@ def _opened(
     model, processor, options = engine.model, engine.processor.anew(), request.options
     options = replace(options, logits_processors=(), on_encode=None, on_prefill=None)
     processor.limits = request.limits or processor.limits
-    messages = [_while_wanted(message, is_wanted) for message in _listed(request.messages)]
+    read = read_messages(as_messages(request.messages))
+    messages = [_while_wanted(message, is_wanted) for message in read]
     if request.answers:
         question = read_question(model, processor, messages, request.answers, options)
         return question.prompt, partial(_with_decoded, question, is_wanted)
@@ -148,12 +149,6 @@ class Unwanted(Lfm2VLError):
 def _check(is_wanted: IsWanted) -> None:
     if not is_wanted():
         raise Unwanted("nobody waits for the answer")
-
-
-def _listed(messages: Sequence[Message] | str) -> list[Message]:
-    return read_messages(
-        [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-    )
 
 
 def _while_wanted(message: Message, is_wanted: IsWanted) -> Message:

@@ -150,7 +150,9 @@ def check_labels(labels: Sequence[str]) -> list[str]:
         raise InputError(f"labels are {labels!r:.60}, expected a list of strings")
     stripped = [label.strip() for label in labels]
     if not 2 <= len(stripped) <= MAX_LABELS:
-        raise InputError(f"there are {len(stripped)} labels, expected 2 to {MAX_LABELS}")
+        one = f"is one label, {stripped[0]!r:.60}" if len(stripped) == 1 else ""
+        many = f"are {len(stripped)} labels"
+        raise InputError(f"there {one or many}, expected 2 to {MAX_LABELS}")
     if not all(stripped):
         raise InputError("a label is empty")
     twice = next((label for label in stripped if stripped.count(label) > 1), None)

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, get_args
 
-from ..constraints.constraint import choice, json_schema
+from ..constraints.constraint import Constraint, json_schema
 from ..errors import InputError
 from ..options import AnswerOptions
 from .answers import (
@@ -222,7 +223,7 @@ def detect(
 
     values = {"target": _joined("target", labels or ["objects"], prompt)}
     task = _task("detect", prompt, parse, values=values, most=0)
-    return _follow(task, box_schema(kind, images=images))
+    return _follow(task, "json_schema", box_schema(kind, images=images))
 
 
 def point(
@@ -239,7 +240,7 @@ def point(
         return Point(*boxes[0].center, boxes[0]) if boxes else Point(None, None, None)
 
     task = _task("point", prompt, parse, values={"target": _joined("target", [target], prompt)})
-    return _follow(task, box_schema(kind, at_most=1))
+    return _follow(task, "json_schema", box_schema(kind, at_most=1))
 
 
 def classify(kind: Kind, *, labels: Sequence[str], prompt: Prompt | None = None) -> Task[Choice]:
@@ -254,7 +255,7 @@ def classify(kind: Kind, *, labels: Sequence[str], prompt: Prompt | None = None)
 
     task = _task("classify", prompt, parse, values={"labels": _either(checked)})
     whole = [(prompt.form or "{label}").replace("{label}", label) for label in checked]
-    return replace(task, options=constrained(task.options, partial(choice, whole)))
+    return _follow(task, "choice", whole)
 
 
 def extract(
@@ -274,7 +275,9 @@ def extract(
         return Extraction(wanted.read(text))
 
     task = _task("extract", prompt, parse, values={"fields": "\n".join(wanted.lines)}, most=0)
-    return _follow(task, wanted.schema)
+    if schema is None:
+        return _follow(task, "json_schema", wanted.schema)
+    return replace(task, options=constrained(task.options, partial(json_schema, wanted.schema)))
 
 
 def compare(kind: Kind, *, prompt: Prompt | None = None) -> Task[Comparison]:
@@ -329,9 +332,15 @@ def _task(
     return Task(name, prompt, values or {}, options, parse, least, most)
 
 
-def _follow(task: Task[Answer], schema: Mapping[str, Any]) -> Task[Answer]:
-    """Keep the answer to a JSON Schema where that is possible."""
-    return replace(task, options=constrained(task.options, partial(json_schema, schema)))
+def _follow(
+    task: Task[Answer], kind: Literal["json_schema", "choice"], rule: object
+) -> Task[Answer]:
+    """Keep the answer to a rule of our own where that is possible.
+
+    The rule is not checked: a program that asks a resident process would import 50 ms for it.
+    """
+    make = partial(Constraint, kind, json.dumps(rule, ensure_ascii=False))
+    return replace(task, options=constrained(task.options, make))
 
 
 def _choice(name: str, value: str, known: Sequence[str]) -> None:

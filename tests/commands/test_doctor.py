@@ -80,7 +80,7 @@ def test_the_work_of_a_token_and_a_picture_is_counted(report):
         r"\d+ of them in a chain \(as Metal would have them\)",
         kernels,
     )
-    assert waits == "waits     the host waits 1 times a token, 0 a picture"
+    assert waits == "waits     the host waits 1 time a token, 0 a picture"
     _, lines, _ = report(gpu=True)
     assert lines[9].endswith("of them in a chain")
 
@@ -120,3 +120,8 @@ def test_a_file_that_cannot_be_written_is_said_before_anything_is_done(name, tmp
     assert err.startswith("error: ")
     assert str(tmp_path) in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_model_that_is_not_there_is_said_as_every_command_says_it(capsys):
+    assert cli.main(["doctor", "-m", "nosuch", "--offline"]) == 2
+    assert capsys.readouterr().err.startswith("error: nosuch is neither a folder nor a repo id")

@@ -30,6 +30,8 @@ PARSERS = {name: parser_of(name) for name in cli.COMMANDS}
         ("convert --bit 4", "there is no option --bit; did you mean --bits?"),
         ("train --dta x.jsonl", "there is no option --dta; did you mean --data?"),
         ("train", "the following arguments are required: --data"),
+        ("cache", "the following arguments are required: list or clear"),
+        ("completion", "the following arguments are required: bash or zsh or fish"),
         ("fuse --adaptor x", "there is no option --adaptor; did you mean --adapter?"),
         ("--modle demo x.png", "there is no option --modle; did you mean --model?"),
         ("genrate", "there is no command 'genrate'; did you mean generate?"),

@@ -162,8 +162,9 @@ def test_a_folder_is_named_by_its_whole_path_and_a_repo_as_it_is(tmp_path, monke
 def test_the_client_imports_neither_mlx_nor_decoders(desk):
     code = (
         "import sys; from mlx_lfm2vl.cli import main\n"
-        "for asked in ('generate 1.png What?', 'generate --each 1.png -p Hi', 'caption 1.png'):\n"
-        "    assert main([*asked.split(), '--resident', '-m', 'demo', '--max-tokens', '3']) == 0\n"
+        "for asked in ('generate 1.png What?', 'generate --each 1.png -p Hi', 'caption 1.png',\n"
+        "              'detect 1.png ring', 'classify 1.png --labels small large'):\n"
+        "    assert main([*asked.split(), '--resident', '-m', 'demo']) == 0\n"
         "heavy = {'mlx', 'numpy', 'PIL', 'tokenizers', 'jinja2', 'huggingface_hub', 'email'}\n"
         "heavy |= {'subprocess', 'xml', 'shutil', 'asyncio', 'llguidance'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"

@@ -87,8 +87,8 @@ def test_options_of_the_skill_and_of_the_run_work_together(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "which skill among caption"),
-        (["captoin", "photos"], "no skill 'captoin'; did you mean caption?"),
+        ([], "ask? as in"),
+        (["captoin", "photos"], "no skill 'captoin'; did you mean caption? as in"),
         (["compare", "photos"], "compare asks about several images at once"),
         (["caption", "--out", "r.jsonl"], "which pictures?"),
         (["caption", "photos"], "--out FILE is missing"),

@@ -10,6 +10,7 @@ import pytest
 from schemas import drawn_schema
 
 from mlx_lfm2vl import (
+    Constraint,
     Engine,
     InputError,
     Sampling,
@@ -63,6 +64,11 @@ def valid_answers(engine, seeds, *, max_tokens) -> tuple[int, int]:
         assert len(found.token_ids) <= max_tokens
         valid += 1
     return valid, unfit
+
+
+def test_a_constraint_that_is_made_directly_is_checked_when_it_is_used(demo):
+    with pytest.raises(InputError, match="the regular expression cannot be used"):
+        Engine(*demo).generate("Hi", constraint=Constraint("regex", "("))
 
 
 @pytest.mark.parametrize("max_tokens", [20, 100])

@@ -10,11 +10,12 @@ from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.generation.answer import StopStrings
 from mlx_lfm2vl.generation.loop import generate_step
 from mlx_lfm2vl.generation.once import batch_generate, generate, stream_generate
+from mlx_lfm2vl.generation.prepare import read_prompt
 from mlx_lfm2vl.generation.result import Timings
 from mlx_lfm2vl.generation.sampling import Drawn, draw_greedily
 from mlx_lfm2vl.loading import load
 from mlx_lfm2vl.model.decode_step import decode_step
-from mlx_lfm2vl.options import Sampling
+from mlx_lfm2vl.options import AnswerOptions, Sampling
 from mlx_lfm2vl.prompt.messages import user_message
 
 GREEDY = Sampling()
@@ -160,8 +161,13 @@ def test_a_prompt_that_does_not_fit_is_refused_before_any_work(tiny, monkeypatch
     model, processor = tiny
     monkeypatch.setattr(type(model), "encode_images", lambda *_: pytest.fail("work was done"))
     limit = model.config.text.max_position_embeddings
-    with pytest.raises(InputError, match="at most 1 leave room for the answer"):
-        generate(model, processor, MESSAGES, max_tokens=limit - 1)
+    tokens = processor(MESSAGES)
+    count, images = len(tokens.input_ids), tokens.image_tokens
+    said = rf"{count} tokens \({images} of images\), at most {count - 1} .* or lower max_tokens"
+    with pytest.raises(InputError, match=said):
+        generate(model, processor, MESSAGES, max_tokens=limit - count + 1)
+    fitting = AnswerOptions(max_tokens=limit - count)
+    assert read_prompt(model, processor, MESSAGES, fitting).input_ids == tokens.input_ids
     for most in (limit, 10 * limit):
         with pytest.raises(InputError, match=f"max_tokens is {most}, but the model holds {limit} "):
             generate(model, processor, MESSAGES, max_tokens=most)
@@ -181,6 +187,8 @@ def test_an_answer_whose_length_nobody_chose_ends_where_the_context_does(tiny, m
     assert len(batched.token_ids) <= limit - len(prompt)
     with pytest.raises(InputError, match="leave room for the answer"):
         generate(model, processor, question, max_tokens=512)
+    with pytest.raises(InputError, match="; shorten the text$"):
+        generate(model, processor, "q?" * limit)
 
 
 @pytest.mark.parametrize(

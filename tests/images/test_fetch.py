@@ -171,6 +171,11 @@ def test_private_addresses_are_not_fetched(host):
         fetch.fetch(f"http://{host}:9/x", 10)
 
 
+def test_an_address_that_is_not_fetched_is_named_once():
+    with pytest.raises(InputError, match=r"^127\.0\.0\.1 is a private or local address"):
+        fetch.fetch("http://127.0.0.1:9/x", 10)
+
+
 @pytest.mark.parametrize("public_first", [True, False])
 def test_a_name_with_one_private_address_is_not_fetched(monkeypatch, public_first):
     addresses = ["93.184.216.34", "10.0.0.1"] if public_first else ["10.0.0.1", "93.184.216.34"]

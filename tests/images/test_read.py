@@ -18,6 +18,7 @@ from PIL import Image
 
 from mlx_lfm2vl.errors import InputError
 from mlx_lfm2vl.images import read
+from mlx_lfm2vl.images.gather import gather
 from mlx_lfm2vl.images.limits import ImageLimits
 from mlx_lfm2vl.images.read import read_once
 from mlx_lfm2vl.images.source import open_image
@@ -313,8 +314,12 @@ def test_a_data_uri_that_is_not_base64_says_what_it_must_be():
         open_image("data:image/png;base64," + "A" * 1000, ImageLimits(max_bytes=10))
 
 
-@pytest.mark.parametrize("name", ["s3://bucket/a.png", "gs://bucket/a.png", "ftp://host/a.png"])
+@pytest.mark.parametrize("name", ["s3://bucket/a.png", "gs://bucket/a.png", "FTP://host/a.png"])
 @pytest.mark.parametrize("kind", [str, Path])
 def test_an_address_that_is_not_fetched_is_no_missing_file(name, kind):
-    with pytest.raises(InputError, match="is no address that is fetched; download it first"):
+    said = f"^'{kind(name)}' is no address that is fetched; download it first$"
+    with pytest.raises(InputError, match=said):
         open_image(kind(name), ImageLimits())
+    (one,) = gather([name])
+    with pytest.raises(InputError, match=f"^'{name}' is no address"):
+        open_image(one.source, ImageLimits())

@@ -15,7 +15,7 @@ from mlx_lfm2vl.checkpoint.image_config import ImageConfig
 from mlx_lfm2vl.checkpoint.names import our_name
 from mlx_lfm2vl.model import lfm2vl as model_module
 from mlx_lfm2vl.model import vision
-from mlx_lfm2vl.model.attention import attend
+from mlx_lfm2vl.model.attention import Visible, attend
 from mlx_lfm2vl.model.conv_window import ConvCache
 from mlx_lfm2vl.model.device_ops import _exp_by_parts
 from mlx_lfm2vl.model.key_values import BLOCK, KeyValueCache
@@ -24,6 +24,7 @@ from mlx_lfm2vl.model.lfm2vl import Lfm2VL
 from mlx_lfm2vl.model.projector import pixel_unshuffle
 from mlx_lfm2vl.model.vision import _resize_matrix, gelu_exp, gelu_sigmoid
 from mlx_lfm2vl.options import Sampling
+from mlx_lfm2vl.speed.launches import graph
 
 
 @pytest.fixture(scope="module")
@@ -172,9 +173,18 @@ def test_attention_of_few_queries_equals_mlxs(shape):
         3 * mx.random.normal((2, heads, rows, 8)) for heads, rows in ((6, 5), (3, 17), (3, 17))
     )
     mask = None if shape is None else mx.random.bernoulli(0.7, shape, key=mx.random.key(2))
-    limit = "causal" if mask is None else mask
+    limit, visible = ("causal", None) if mask is None else (mask, Visible(mask))
     expected = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.3, mask=limit)
-    assert_close(attend(q, k, v, 0.3, causal=shape is None, visible=mask), expected, 1e-6)
+    assert_close(attend(q, k, v, 0.3, causal=shape is None, visible=visible), expected, 1e-6)
+
+
+def test_all_layers_of_a_step_share_what_hides_positions(monkeypatch):
+    monkeypatch.setattr("mlx_lfm2vl.model.attention.GPU", False)
+    q, k = mx.random.normal((1, 4, 3, 8)), mx.random.normal((1, 2, 9, 8))
+    visible = Visible(mx.random.bernoulli(0.7, (1, 1, 3, 9)))
+    layers = [attend(q, k, k, 0.3, causal=False, visible=visible) for _ in range(2)]
+    names = [node.name for node in graph(*layers)]
+    assert (names.count("AddMM"), names.count("Select")) == (2, 1)
 
 
 def test_attention_in_blocks_has_the_gradients_of_mlxs():

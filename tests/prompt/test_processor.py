@@ -147,15 +147,6 @@ def test_a_picture_that_is_squeezed_is_named_in_a_note(tiny, caplog):
     assert not caplog.records
 
 
-def test_a_prompt_of_exactly_the_longest_length_is_read(tiny):
-    _, processor = tiny
-    messages = user_message("Hi", [make_picture(13, 21, 1)])
-    ids = processor(messages).input_ids
-    assert processor(messages, max_length=len(ids)).input_ids == ids
-    with pytest.raises(InputError, match=f"{len(ids)} tokens .* at most {len(ids) - 1} leave"):
-        processor(messages, max_length=len(ids) - 1)
-
-
 def test_as_many_images_as_the_limit_are_read(tiny):
     _, processor = tiny
     parts = processor.tokenizer, processor.template, processor.image_config

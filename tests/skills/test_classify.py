@@ -89,7 +89,7 @@ def test_rounding_makes_nothing_more_likely_than_sure():
     [
         ("cat", "{}", "labels are 'cat', expected a list of strings"),
         (["cat", 3], "{}", "expected a list of strings"),
-        (["cat"], "{}", "there are 1 labels, expected 2 to 1000"),
+        (["cat"], "{}", "there is one label, 'cat', expected 2 to 1000"),
         (["cat", " "], "{}", "a label is empty"),
         (["cat", "dog", "cat "], "{}", "the label 'cat' is there twice"),
         (["cat", "dog"], "It is.", "one {} for the label"),

@@ -73,7 +73,7 @@ def test_the_demo_model_is_asked_about_everything_and_its_boxes_are_chosen_among
         ("ocr", "450m", {"form": "html"}, "form is 'html', expected text, markdown"),
         ("layout", "450m", {}, "only LFM2.5-VL-3B was taught to read the layout"),
         ("point", "450m", {"target": " "}, "a target is empty"),
-        ("classify", "450m", {"labels": ["a"]}, "there are 1 labels"),
+        ("classify", "450m", {"labels": ["a"]}, "there is one label, 'a'"),
         ("classify", "demo", {"labels": ["cat", "dog"]}, "only labels of one of these lists"),
         ("extract", "demo", {"fields": ["a"]}, "the demo model was not taught to write fields"),
         ("extract", "450m", {}, "either fields or a schema"),

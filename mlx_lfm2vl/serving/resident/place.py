@@ -85,9 +85,7 @@ def private_folder() -> str:
     Raises:
         Lfm2VLError: it cannot be made, or others could reach into it.
     """
-    folder = _folder()
-    if len(os.fsencode(folder)) + 1 + MAX_SHOWN + 9 + len(SOCKET) > MAX_PATH:
-        folder = f"/tmp/mlx_lfm2vl-{os.getuid()}"  # TMPDIR is long on a Mac
+    folder = _short_folder()
     try:
         os.makedirs(os.path.dirname(folder), exist_ok=True)
         with suppress(FileExistsError):
@@ -104,6 +102,14 @@ def private_folder() -> str:
             f"the folder of resident processes {folder} {problem}: remove it, or run without "
             "--resident"
         )
+    return folder
+
+
+def _short_folder() -> str:
+    """The folder, or one whose sockets have paths that are short enough."""
+    folder = _folder()
+    if len(os.fsencode(folder)) + 1 + MAX_SHOWN + 9 + len(SOCKET) > MAX_PATH:
+        return f"/tmp/mlx_lfm2vl-{os.getuid()}"  # TMPDIR is long on a Mac
     return folder
 
 
@@ -130,8 +136,15 @@ def _problem(found: os.stat_result) -> str:
     return "" if not mode & 0o077 else f"has mode {mode:03o}, expected 700"
 
 
-def sockets(folder: str) -> Sequence[str]:
-    """Return the paths of the sockets in the folder, of dead processes too."""
+def sockets() -> Sequence[str]:
+    """Return the paths of the sockets, of dead processes too; make no folder.
+
+    Raises:
+        Lfm2VLError: others could reach into the folder.
+    """
+    if not os.path.lexists(_short_folder()):
+        return []
+    folder = private_folder()
     names = sorted(name for name in os.listdir(folder) if name.endswith(SOCKET))
     return [os.path.join(folder, name) for name in names]
 

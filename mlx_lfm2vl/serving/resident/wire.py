@@ -81,7 +81,7 @@ def write_request(request: Request, limits: ImageLimits) -> list[bytes]:
         InputError: an image cannot be read.
         NetworkError: an image URL cannot be fetched.
     """
-    from ...prompt.messages import count_images
+    from ...prompt.messages import as_messages, count_images, read_messages
     from .images import image_bytes
 
     limits.check_count(count_images(request.messages))
@@ -94,7 +94,7 @@ def write_request(request: Request, limits: ImageLimits) -> list[bytes]:
         return {"type": "image", "image": len(pictures) - 1}
 
     values = {
-        "messages": with_parts(_messages(request), numbered),
+        "messages": with_parts(read_messages(as_messages(request.messages)), numbered),
         "options": _changed_options(request.options),
         "answers": list(request.answers),
         "limits": asdict(limits),
@@ -128,13 +128,6 @@ def read_request(body: bytes) -> Request:
     options = _read_options(values["options"])
     limits = ImageLimits(**values["limits"])
     return Request(messages, options, answers=values["answers"], limits=limits)
-
-
-def _messages(request: Request) -> Sequence[Message]:
-    from ...prompt.messages import read_messages, user_message
-
-    messages = request.messages
-    return user_message(messages) if isinstance(messages, str) else read_messages(messages)
 
 
 def with_parts(messages: Sequence[Message], change: Callable[[Part], Part]) -> list[Message]:

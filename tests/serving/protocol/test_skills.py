@@ -116,7 +116,7 @@ def test_the_options_of_every_skill_can_be_sent():
         ("keywords", {"count": 101}, "count is 101, expected 1 to 100"),
         ("point", {}, "target is missing; point needs it"),
         ("point", {"target": ["a"]}, "target is a list, expected a text"),
-        ("classify", {"labels": ["a"]}, "there are 1 labels, expected 2"),
+        ("classify", {"labels": ["a"]}, "there is one label, 'a', expected 2"),
         ("extract", {"fields": ["a"], "schema": {}}, "either fields or a schema"),
         ("extract", {"fields": {"a": 5}}, "fields.a is a number, expected a text"),
         ("compare", {}, "compare takes 2 or more images, and 1 was given"),

@@ -10,7 +10,14 @@ import pytest
 
 from mlx_lfm2vl.errors import Lfm2VLError
 from mlx_lfm2vl.serving.resident import place as resident_place
-from mlx_lfm2vl.serving.resident.place import MAX_PATH, MAX_SHOWN, Wanted, peer_of, private_folder
+from mlx_lfm2vl.serving.resident.place import (
+    MAX_PATH,
+    MAX_SHOWN,
+    Wanted,
+    peer_of,
+    private_folder,
+    sockets,
+)
 
 
 @pytest.fixture
@@ -56,6 +63,16 @@ def test_a_folder_that_others_could_enter_is_refused(runtime, tmp_path, monkeypa
     runtime.touch()
     with pytest.raises(Lfm2VLError, match="is no folder"):
         private_folder()
+
+
+def test_whoever_looks_for_sockets_makes_no_folder(runtime):
+    assert list(sockets()) == []
+    assert not runtime.exists()
+    (runtime / "a.sock").mkdir(parents=True)
+    with pytest.raises(Lfm2VLError, match="expected 700: remove it"):
+        sockets()
+    runtime.chmod(0o700)
+    assert list(sockets()) == [str(runtime / "a.sock")]
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(monkeypatch):

@@ -101,7 +101,7 @@ def test_a_file_is_fetched_also_over_a_redirect(server, path):
     [
         ("/missing", NetworkError, "404"),
         ("/loop", NetworkError, "redirects more than 5"),
-        ("/inside", InputError, r"10\.0\.0\.1, a private or local address"),
+        ("/inside", InputError, r"10\.0\.0\.1 is a private or local address"),
         ("/file", InputError, "not an http or https URL"),
         ("/lies", NetworkError, "early|IncompleteRead"),
         ("/broken-location", NetworkError, "cannot be fetched"),

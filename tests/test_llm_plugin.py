@@ -81,6 +81,7 @@ def user(text: str, *names: str):
 
 
 GREEDY = {"max_tokens": 30, "temperature": 0}
+FEWEST = {"max_tokens": 1, "min_image_tokens": 4, "max_image_tokens": 4}
 
 
 # -- what llm sees at its start --
@@ -161,7 +162,7 @@ def test_images_of_every_kind_pass_llms_check_of_types(demo, tmp_path):
         path = tmp_path / f"image.{kind.lower()}"
         make_picture(32, 32, 1).save(path, kind)
         given += [llm.Attachment(path=str(path)), llm.Attachment(content=path.read_bytes())]
-    response = demo.prompt(QUESTION, attachments=given, max_tokens=1)
+    response = demo.prompt(QUESTION, attachments=given, **FEWEST)
     response.text()
     assert len(response.response_json["images"]) == len(given) == 16
 
@@ -170,7 +171,7 @@ def test_a_pdf_stands_for_its_pages(demo, tmp_path):
     pages = [make_picture(60, 40, seed) for seed in (1, 2)]
     pages[0].save(tmp_path / "a.pdf", save_all=True, append_images=pages[1:])
     given = [llm.Attachment(path=str(tmp_path / "a.pdf"))]
-    response = demo.prompt(QUESTION, attachments=given, max_tokens=1)
+    response = demo.prompt(QUESTION, attachments=given, **FEWEST)
     response.text()
     assert len(response.response_json["images"]) == 2
 

@@ -81,7 +81,12 @@ def user(text: str, *names: str):
 
 
 GREEDY = {"max_tokens": 30, "temperature": 0}
-FEWEST = {"max_tokens": 1, "min_image_tokens": 4, "max_image_tokens": 4}
+FEWEST = {
+    "max_tokens": 1,
+    "min_image_tokens": 4,
+    "max_image_tokens": 4,
+    "do_image_splitting": False,
+}
 
 
 # -- what llm sees at its start --

@@ -67,8 +67,8 @@ def valid_answers(engine, seeds, *, max_tokens) -> tuple[int, int]:
 
 @pytest.mark.parametrize("max_tokens", [20, 100])
 def test_an_answer_is_valid_json_within_its_budget(demo, max_tokens):
-    valid, _ = valid_answers(Engine(*demo), range(8), max_tokens=max_tokens)
-    assert valid >= 6
+    valid, _ = valid_answers(Engine(*demo), range(5), max_tokens=max_tokens)
+    assert valid >= 4
 
 
 @pytest.mark.fuzz

@@ -16,6 +16,7 @@ from conftest import golden
 from light_work import lighten
 from pages import MODULE, PAGES, PROGRAM, README, ROOT, Page, module_command, page
 from pictures import make_picture
+from PIL import Image
 
 from mlx_lfm2vl import cli
 from mlx_lfm2vl.commands.generate import build_parser, main
@@ -58,7 +59,8 @@ def belongings(tmp_path_factory) -> Path:
     for name in ("photos", "plants"):
         (folder / name).mkdir()
     make_picture(40, 60, 1).save(folder / "photo.jpg")
-    make_picture(108, 192, 2).resize((1920, 1080)).save(folder / "screenshot.png")
+    blocks = make_picture(108, 192, 2).resize((1920, 1080), Image.Resampling.NEAREST)
+    blocks.save(folder / "screenshot.png")
     make_picture(50, 40, 4).save(folder / "photos" / "cat.jpg")
     make_picture(30, 40, 3).save(folder / "plants" / "fern.jpg")
     pages = [make_picture(84, 59, seed) for seed in (5, 6, 7)]

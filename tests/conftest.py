@@ -16,6 +16,7 @@ from typing import Any
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # one process per core, and small products
 with contextlib.suppress(OSError):  # Linux: some 80 times faster products than MLX's own BLAS
     ctypes.CDLL("libopenblas.so.0", mode=ctypes.RTLD_GLOBAL)
+    os.environ.setdefault("LD_PRELOAD", "libopenblas.so.0")  # the programs that tests start too
 
 import mlx.core as mx
 import numpy as np
@@ -238,12 +239,13 @@ def wide(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def program(tmp_path) -> dict[str, str]:
-    """An environment in which `mlx_lfm2vl` runs the tiny model whatever --model says."""
+    """An environment in which `mlx_lfm2vl` runs the tiny model, and briefly, whatever is asked."""
     folder = tmp_path / "bin"
     folder.mkdir()
     script = folder / "mlx_lfm2vl"
     model = golden("new_names").folder
-    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mlx_lfm2vl "$@" --model "{model}"\n')
+    command = f'"{sys.executable}" -m mlx_lfm2vl "$@" --model "{model}" --max-tokens 9'
+    script.write_text(f"#!/bin/sh\nexec {command}\n")
     script.chmod(0o755)
     root = str(Path(__file__).parent.parent)
     return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": root}

@@ -81,6 +81,12 @@ def user(text: str, *names: str):
 
 
 GREEDY = {"max_tokens": 30, "temperature": 0}
+FEWEST = {
+    "max_tokens": 1,
+    "min_image_tokens": 4,
+    "max_image_tokens": 4,
+    "do_image_splitting": False,
+}
 
 
 # -- what llm sees at its start --
@@ -146,9 +152,9 @@ def test_an_answer_about_an_image_is_that_of_the_engine(demo, engine):
     response = demo.prompt(QUESTION, attachments=[attached("shapes.png")], **GREEDY)
     pieces = list(response)
     assert len(pieces) > 5
-    assert "".join(pieces) == written(engine, [user(QUESTION, "shapes.png")])
+    result = engine.generate([user(QUESTION, "shapes.png")], **GREEDY)
+    assert "".join(pieces) == result.text
     usage = response.usage()
-    result = engine.generate([user(QUESTION, "shapes.png")], max_tokens=30, temperature=0)
     assert (usage.input, usage.output) == (result.prompt_tokens, len(result.token_ids))
     assert usage.details["image_tokens"] == result.image_tokens
     assert response.response_json["finish_reason"] == result.finish_reason
@@ -161,7 +167,7 @@ def test_images_of_every_kind_pass_llms_check_of_types(demo, tmp_path):
         path = tmp_path / f"image.{kind.lower()}"
         make_picture(32, 32, 1).save(path, kind)
         given += [llm.Attachment(path=str(path)), llm.Attachment(content=path.read_bytes())]
-    response = demo.prompt(QUESTION, attachments=given, max_tokens=1)
+    response = demo.prompt(QUESTION, attachments=given, **FEWEST)
     response.text()
     assert len(response.response_json["images"]) == len(given) == 16
 
@@ -170,7 +176,7 @@ def test_a_pdf_stands_for_its_pages(demo, tmp_path):
     pages = [make_picture(60, 40, seed) for seed in (1, 2)]
     pages[0].save(tmp_path / "a.pdf", save_all=True, append_images=pages[1:])
     given = [llm.Attachment(path=str(tmp_path / "a.pdf"))]
-    response = demo.prompt(QUESTION, attachments=given, max_tokens=1)
+    response = demo.prompt(QUESTION, attachments=given, **FEWEST)
     response.text()
     assert len(response.response_json["images"]) == 2
 

@@ -16,6 +16,7 @@ from conftest import golden
 from light_work import lighten
 from pages import MODULE, PAGES, PROGRAM, README, ROOT, Page, module_command, page
 from pictures import make_picture
+from PIL import Image
 
 from mlx_lfm2vl import cli
 from mlx_lfm2vl.commands.generate import build_parser, main
@@ -32,6 +33,7 @@ SHORT = {
     **dict.fromkeys(("detect", "point"), ["--max-tokens", "60"]),
     "layout": ["--kind", "3b", "--show-prompt"],  # the tiny model writes none
     "extract": ["--show-prompt"],
+    "run": ["--max-tokens", "5"],
     "serve": ["--port", "0", "--keep-alive", "0", "--exit-when-idle"],
     "train": ["--steps", "2"],
 }
@@ -57,7 +59,8 @@ def belongings(tmp_path_factory) -> Path:
     for name in ("photos", "plants"):
         (folder / name).mkdir()
     make_picture(40, 60, 1).save(folder / "photo.jpg")
-    make_picture(1080, 1920, 2).save(folder / "screenshot.png")
+    blocks = make_picture(108, 192, 2).resize((1920, 1080), Image.Resampling.NEAREST)
+    blocks.save(folder / "screenshot.png")
     make_picture(50, 40, 4).save(folder / "photos" / "cat.jpg")
     make_picture(30, 40, 3).save(folder / "plants" / "fern.jpg")
     pages = [make_picture(84, 59, seed) for seed in (5, 6, 7)]
@@ -116,7 +119,9 @@ def typed(desk, wide, program, capsys, monkeypatch):
     ids=str,
 )
 def test_python_blocks_run(each, number, desk, capsys):
-    code = each.blocks("python")[number].replace("LiquidAI/LFM2.5-VL-450M", "demo")
+    code = each.blocks("python")[number]
+    model = MODEL if "max_tokens" in code else "demo"  # which ends its answers, but takes longer
+    code = code.replace("LiquidAI/LFM2.5-VL-450M", str(model))
     if "LiquidAI/LFM2.5-VL-3B" in code:  # knows tools
         template = shutil.copytree(MODEL, desk / "model") / "chat_template.jinja"
         source = template.read_text()

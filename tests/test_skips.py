@@ -33,6 +33,7 @@ def test_a_skip_for_an_unknown_reason_is_a_failure(tmp_path):
     (tmp_path / "test_sample.py").write_text(SAMPLE)
     (tmp_path / "test_whole_file.py").write_text(WHOLE_FILE)
     environment = {k: v for k, v in os.environ.items() if k != "LFM2VL_ASSETS"}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     pytest_here = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "-p", "no:cacheprovider"]
     options = ["--continue-on-collection-errors", "--rootdir", str(tmp_path), str(tmp_path)]

@@ -17,6 +17,7 @@ LABELS += ["CPU", "kernels", "waits", "GPU"]
 
 
 once = functools.cache(device_check.observe_on_cpu)  # a process of its own takes seconds
+counted_once = functools.cache(device_check.count_work)
 
 
 @pytest.fixture
@@ -26,6 +27,7 @@ def report(capsys, monkeypatch):
     def report(*arguments: str, gpu: bool) -> tuple[int, list[str], str]:
         monkeypatch.setattr(device_check, "has_gpu", lambda: gpu)
         monkeypatch.setattr(device_check, "observe_on_cpu", once)
+        monkeypatch.setattr(device_check, "count_work", counted_once)
         code = cli.main(["doctor", "-m", str(TINY), *arguments])
         out, err = capsys.readouterr()
         return code, out.splitlines(), err

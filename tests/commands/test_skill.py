@@ -154,7 +154,7 @@ def test_wrong_use_is_one_line_and_code_2(typed, line, message):
 def test_boxes_of_slices_are_drawn_into_the_whole_picture(typed, tmp_path):
     Image.new("RGB", (256, 3200), "white").save(tmp_path / "long.png")
     line = f"detect {tmp_path}/long.png --slices auto --max-tokens 8"
-    code, out, err = typed(f"{line} --draw {tmp_path}/drawn.png --json")
+    code, out, err = typed(f"{line} --draw {tmp_path}/drawn.png --json", str(TOY))
     (answer,) = map(json.loads, out.splitlines())
     assert (code, "cut into 3 slices" in err) == (0, True)
     assert answer["images"] == [{"file": f"{tmp_path}/long.png", "width": 256, "height": 3200}]

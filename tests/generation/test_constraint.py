@@ -73,8 +73,8 @@ def test_a_constraint_that_is_made_directly_is_checked_when_it_is_used(demo):
 
 @pytest.mark.parametrize("max_tokens", [20, 100])
 def test_an_answer_is_valid_json_within_its_budget(demo, max_tokens):
-    valid, _ = valid_answers(Engine(*demo), range(8), max_tokens=max_tokens)
-    assert valid >= 6
+    valid, _ = valid_answers(Engine(*demo), range(5), max_tokens=max_tokens)
+    assert valid >= 4
 
 
 @pytest.mark.fuzz

@@ -105,7 +105,7 @@ def test_rounds_are_those_of_mlx_vlm(loaded, name, loop):
         assert ours == draft[: len(ours)]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.lists(st.lists(st.integers(0, 364), max_size=12), min_size=1, max_size=5),
     st.sampled_from(SAMPLINGS),

@@ -217,7 +217,7 @@ def test_a_batch_continues_what_single_answers_have_read(engine, loaded):
 
 
 @settings(
-    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
 def test_any_conversation_with_edits_equals_fresh_runs(loaded, data):

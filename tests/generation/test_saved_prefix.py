@@ -294,7 +294,7 @@ def test_names_depend_on_all_that_was_read_before(loaded, folder):
 
 
 @settings(
-    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
 def test_any_conversation_over_processes_equals_fresh_runs(loaded, tmp_path_factory, data):

@@ -5,12 +5,14 @@ import shutil
 import pytest
 from conftest import golden
 from conversions import convert_command
+from light_work import lighten
 
 from mlx_lfm2vl.commands.convert import main
 from mlx_lfm2vl.quantize.model_card import two_digits, write_model_card
 
 
-def test_licence_and_card_of_the_source_are_kept(tmp_path):
+def test_licence_and_card_of_the_source_are_kept(tmp_path, monkeypatch):
+    lighten(monkeypatch)
     source = shutil.copytree(golden("new_names").folder, tmp_path / "source")
     (source / "LICENSE").write_text("LFM Open License v1.0")
     front = "license: other\nlicense_name: lfm1.0\nlanguage:\n- en\n- ja\ntags:\n- liquid"

@@ -92,9 +92,11 @@ def test_a_process_that_was_killed_is_started_again(folder):
 
 
 def test_a_kill_in_the_middle_of_an_answer_is_an_error(folder):
-    pieces = RemoteEngine(DEMO).stream("Write much.", LONG)
+    remote = RemoteEngine(DEMO)
+    pid = pid_at(socket_of(folder))
+    pieces = remote.stream("Write much.", LONG)
     next(pieces)
-    os.kill(pid_at(socket_of(folder)), signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
     with pytest.raises(Lfm2VLError, match="in the middle of the answer, which is not whole: it l"):
         list(pieces)
 

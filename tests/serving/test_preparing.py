@@ -155,13 +155,12 @@ def test_two_large_images_are_decoded_while_all_rows_are_taken(make_core, turns,
     core, asked = make_core(rows=1), user_message("What?", [make_picture(20, 30, 1)])
     Client(core, "Question 0?", LONG)
     until(lambda: core.status().running == 1)
-    tickets = [Client(core, asked).ticket for _ in range(6)]
+    waiting = [Client(core, asked).ticket for _ in range(6)]
     for _ in range(12):  # each turn looks who can go on
         turns.allowed.release()
         until(lambda: turns.allowed._value == 0)
-        for ticket in tickets:
-            until(lambda ticket=ticket: ticket.prepared is None or ticket.prepared.done())
-    assert {ticket.weight for ticket in tickets} == {"large"}
+        until(lambda: all(each.prepared is None or each.prepared.done() for each in waiting))
+    assert {each.weight for each in waiting} == {"large"}
     assert len(decoded) == 2
 
 

@@ -33,7 +33,7 @@ from typing import Any
 from ...errors import Lfm2VLError
 from ..core import Core, Limits
 from ..exchange import Read, Terms
-from ..http.errors import error_reply
+from ..http.errors import error_reply, is_internal
 from ..protocol.json_body import parse_object
 from ..request import Stopping, is_last
 from ..served import Served
@@ -243,9 +243,13 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             events = stream(exchange, core, self._is_left)
             first = next(events)
-        except Lfm2VLError as error:
+        except (OSError, _Unread):  # the client has left
+            raise
+        except Exception as error:  # of a fault of our own, too, the client is told
             status, _, values = error_reply(error)
             self._send(status, values)
+            if is_internal(error):
+                raise  # into the log
             return
         self._begin("text/event-stream; charset=utf-8")
         self.wfile.write(first)

@@ -128,9 +128,12 @@ class ResidentServer(ThreadingMixIn, UnixStreamServer):
             return False
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
-        """Write an error that nobody expected into the log."""
-        if not isinstance(sys.exc_info()[1], OSError):  # which a client that leaves causes
-            log(traceback.format_exc())
+        """Write an error that nobody expected into the log, but nothing that a request held."""
+        error = sys.exc_info()[1]
+        if error is None or isinstance(error, OSError):  # which a client that leaves causes
+            return
+        text = str(error) if isinstance(error, Lfm2VLError) else type(error).__name__
+        log("".join([*traceback.format_tb(error.__traceback__), text]))
 
 
 class _Unread(Exception):

@@ -137,6 +137,19 @@ def test_what_is_wrong_in_the_process_is_answered_and_raised_for_its_log(error):
     assert b"its own output says why" in reply
 
 
+def test_the_log_says_where_an_error_was_but_not_what_a_request_held(monkeypatch):
+    told, question = list[str](), "What is this?"
+    monkeypatch.setattr(server, "log", told.append)
+    for error in (ValueError(question), CheckpointError("a/b is gone")):
+        try:
+            raise error
+        except Exception:  # noqa: BLE001  as `socketserver` does
+            ResidentServer.handle_error(fake(), None, None)
+    assert [text.splitlines()[-1] for text in told] == ["ValueError", "a/b is gone"]
+    assert __file__ in told[0]
+    assert question not in told[0]
+
+
 def test_only_its_own_user_is_served(monkeypatch):
     resident: Any = ResidentServer.__new__(ResidentServer)
     for peer, is_served in ((os.getuid(), True), (os.getuid() + 1, False)):

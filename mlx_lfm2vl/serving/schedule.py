@@ -283,9 +283,11 @@ class Schedule:
             if error is not None:
                 self._leave(ticket, as_error(error))
             elif isinstance(found := ticket.prepared.result(), Large):
-                ticket.weight = "large"
-                self._prepare(ticket, found.go_on)
-                self.wake()  # others have its place among the images
+                if ticket.weight == "large":
+                    self._prepare(ticket, found.go_on)
+                else:  # another takes its place among the images, and it waits for one here
+                    ticket.weight = "large"
+                    self.wake()
             elif free:
                 free -= 1
                 self._begin(ticket, found, work)

@@ -143,6 +143,27 @@ def test_two_images_are_decoded_while_all_rows_are_taken(make_core, turns):
     assert (core.status().running, tickets[2].prepared) == (1, None)
 
 
+def test_two_large_images_are_decoded_while_all_rows_are_taken(make_core, turns, monkeypatch):
+    decode, decoded = Processor._decode, []
+
+    def counted(*given):
+        decoded.append(given)
+        return decode(*given)
+
+    monkeypatch.setattr(Processor, "_decode", counted)
+    monkeypatch.setattr(preparing, "LARGE", 500)
+    core, asked = make_core(rows=1), user_message("What?", [make_picture(20, 30, 1)])
+    Client(core, "Question 0?", LONG)
+    until(lambda: core.status().running == 1)
+    waiting = [Client(core, asked).ticket for _ in range(6)]
+    for _ in range(12):  # each turn looks who can go on
+        turns.allowed.release()
+        until(lambda: turns.allowed._value == 0)
+        until(lambda: all(each.prepared is None or each.prepared.done() for each in waiting))
+    assert {each.weight for each in waiting} == {"large"}
+    assert len(decoded) == 2
+
+
 def test_what_nobody_waits_for_is_not_prepared(make_core, monkeypatch):
     prepare, ready, begun = preparing.prepare_unless_large, threading.Event(), []
 

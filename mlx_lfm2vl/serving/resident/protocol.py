@@ -13,6 +13,7 @@ from typing import Any
 from ...errors import Lfm2VLError
 from ..core import Core
 from ..exchange import Exchange, Read
+from ..http.errors import is_internal
 from ..http.sse import PING, encoded
 from ..request import is_last
 
@@ -59,7 +60,7 @@ def stream(exchange: Exchange, core: Core, is_left: Callable[[], bool]) -> Itera
     """Run an exchange and yield its server-sent events; see `whole`.
 
     An error before the first event is raised, so that it can have a status of its own. A later one
-    is the last event.
+    is the last event; if it is internal, it is raised after that.
     """
     opening = encoded(exchange.begin())
     has_begun = False
@@ -69,10 +70,14 @@ def stream(exchange: Exchange, core: Core, is_left: Callable[[], bool]) -> Itera
             yield data if has_begun else opening + data
             has_begun = True
         yield encoded(exchange.end())
-    except Lfm2VLError as error:
+    except ConnectionError:
+        raise
+    except Exception as error:  # of a fault of our own, too, the client is told here only
         if not has_begun:
             raise
         yield encoded(exchange.fail(error))
+        if is_internal(error):
+            raise
 
 
 def _events(

@@ -33,7 +33,7 @@ from typing import Any
 from ...errors import Lfm2VLError
 from ..core import Core, Limits
 from ..exchange import Read, Terms
-from ..http.errors import error_reply
+from ..http.errors import error_reply, is_internal
 from ..protocol.json_body import parse_object
 from ..request import Stopping, is_last
 from ..served import Served
@@ -128,9 +128,12 @@ class ResidentServer(ThreadingMixIn, UnixStreamServer):
             return False
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
-        """Write an error that nobody expected into the log."""
-        if not isinstance(sys.exc_info()[1], OSError):  # which a client that leaves causes
-            log(traceback.format_exc())
+        """Write an error that nobody expected into the log, but nothing that a request held."""
+        error = sys.exc_info()[1]
+        if error is None or isinstance(error, OSError):  # which a client that leaves causes
+            return
+        text = str(error) if isinstance(error, Lfm2VLError) else type(error).__name__
+        log("".join([*traceback.format_tb(error.__traceback__), text]))
 
 
 class _Unread(Exception):
@@ -243,9 +246,13 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             events = stream(exchange, core, self._is_left)
             first = next(events)
-        except Lfm2VLError as error:
+        except (OSError, _Unread):  # the client has left
+            raise
+        except Exception as error:  # of a fault of our own, too, the client is told
             status, _, values = error_reply(error)
             self._send(status, values)
+            if is_internal(error):
+                raise  # into the log
             return
         self._begin("text/event-stream; charset=utf-8")
         self.wfile.write(first)

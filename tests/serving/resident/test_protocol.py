@@ -2,6 +2,7 @@
 
 import weakref
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from scripted_core import pieces
@@ -54,6 +55,21 @@ def test_a_client_that_has_gone_is_noticed_while_its_answer_is_written():
     with pytest.raises(ConnectionResetError):
         whole(exchange, SimpleNamespace(submit=submit), left.__next__)
     assert cancelled == [1]
+
+
+def test_a_fault_of_our_own_in_the_middle_is_told_and_raised():
+    def submit(_request, deliver):
+        deliver(Piece("a", [1]))
+        deliver(Piece(cast(str, b"no text"), [2]))
+        return SimpleNamespace(cancel=lambda: None)
+
+    body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    exchange = read_chat(body, Terms(lambda _name: served_model("demo")))
+    events = stream(exchange, SimpleNamespace(submit=submit), lambda: False)
+    next(events)
+    assert b'"message":"the server could not answer' in next(events)
+    with pytest.raises(TypeError):
+        next(events)
 
 
 def test_a_silence_is_filled_and_a_client_that_has_gone_is_noticed(monkeypatch):

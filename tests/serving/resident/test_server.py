@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from residents import DEMO
 
-from mlx_lfm2vl.errors import Lfm2VLError
+from mlx_lfm2vl.errors import CheckpointError, Lfm2VLError
 from mlx_lfm2vl.images.limits import ImageLimits
 from mlx_lfm2vl.serving.request import Request, Stopping
 from mlx_lfm2vl.serving.resident import process, server
@@ -36,13 +36,13 @@ def call(target: str, body: bytes, length: object = None) -> bytes:
     return f"POST {target} HTTP/1.0\r\nContent-Length: {size}\r\n\r\n".encode() + body
 
 
-def replied(server: Any, request: bytes) -> bytes:
-    """What a server says to a call."""
+def replied(server: Any, request: bytes, *, fails: type[Exception] | None = None) -> bytes:
+    """What a server says to a call, which may then fail."""
     here, there = socket.socketpair()
     with here, here.makefile("rb") as reply:
         here.sendall(request)
         here.shutdown(socket.SHUT_WR)
-        with there:
+        with there, pytest.raises(fails) if fails else nullcontext():
             _Handler(there, None, server)
         return reply.read()
 
@@ -122,6 +122,32 @@ def test_an_address_is_answered_with_the_command_that_fetches_it():
     message = json.loads(reply)["error"]["message"]
     assert "generate --resident --allow-url --image ADDRESS" in message
     assert "start the server" not in message
+
+
+@pytest.mark.parametrize("error", [CheckpointError("a/b is gone"), TypeError("a fault")])
+def test_what_is_wrong_in_the_process_is_answered_and_raised_for_its_log(error):
+    def submit(_request, _deliver):
+        raise error
+
+    resident = fake()
+    resident.core = SimpleNamespace(model=lambda _: served_model("demo"), submit=submit)
+    asked = json.dumps({"messages": [{"role": "user", "content": "Hi"}]}).encode()
+    reply = replied(resident, call("/v1/chat/completions", asked), fails=type(error))
+    assert reply.startswith(b"HTTP/1.0 500 ")
+    assert b"its own output says why" in reply
+
+
+def test_the_log_says_where_an_error_was_but_not_what_a_request_held(monkeypatch):
+    told, question = list[str](), "What is this?"
+    monkeypatch.setattr(server, "log", told.append)
+    for error in (ValueError(question), CheckpointError("a/b is gone")):
+        try:
+            raise error
+        except Exception:  # noqa: BLE001  as `socketserver` does
+            ResidentServer.handle_error(fake(), None, None)
+    assert [text.splitlines()[-1] for text in told] == ["ValueError", "a/b is gone"]
+    assert __file__ in told[0]
+    assert question not in told[0]
 
 
 def test_only_its_own_user_is_served(monkeypatch):

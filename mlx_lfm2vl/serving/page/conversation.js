@@ -60,7 +60,8 @@ export async function send() {
 }
 
 function titleOf({ mode, text, images }) {
-  const title = text || `${SKILLS[mode]?.title ?? "Picture"}: ${images[0]?.name ?? ""}`;
+  const words = text || `${SKILLS[mode]?.title ?? "Picture"}: ${images[0]?.name ?? ""}`;
+  const title = words.replaceAll(/\s+/g, " ");
   return title.length > LONGEST_TITLE ? `${title.slice(0, LONGEST_TITLE)}…` : title;
 }
 
@@ -74,7 +75,7 @@ async function answer() {
   beginSpeech();
   setPlace("replaceState"); // the reader may leave before it is kept
   // The tab may be closed before the answer is whole.
-  const kept = keep(current);
+  keep(current);
   const saving = setInterval(() => saveAnswer(current), SAVE_EVERY);
   await answerLast(current.turns, settings(), asking.signal, drawSoon);
   clearInterval(saving);
@@ -87,7 +88,6 @@ async function answer() {
     speak(written.text, true);
     if (written.state === "stopped") say("Stopped.");
   }
-  await kept;
   await keep(current);
 }
 
@@ -234,8 +234,10 @@ export function rename({ id, name }) {
 export function startPlaces() {
   const place = () => history.state?.conversation ?? "";
   const visit = async () => {
-    if (place() !== conversation.id)
-      show((await loadConversation(place())) ?? newConversation());
+    const wanted = place();
+    if (wanted === conversation.id) return;
+    const found = await loadConversation(wanted);
+    if (wanted === place()) show(found ?? newConversation()); // the reader may have gone on
   };
   addEventListener("popstate", visit);
   onOtherTabs(({ forgotten, renamed }) => {

@@ -93,15 +93,19 @@ async function answer() {
 
 async function keep(current) {
   if (current.isForgotten) return;
+  const { id } = current;
   const isKept = await saveConversation(current);
   if (!isKept && !isTold) {
     isTold = true;
     notice("This conversation is not kept in the history: the browser gives it no room.");
   }
   if (current !== conversation) return;
-  setPlace("replaceState");
+  if (place() === id) setPlace("replaceState"); // else the reader is on the way to another one
   await showHistory(conversation.id);
 }
+
+/** The id of the conversation that the browser's entry names; empty for a new one. */
+const place = () => history.state?.conversation ?? "";
 
 /** Let the browser's entry name the conversation: reload and the back button return to it. */
 const setPlace = (change) =>
@@ -232,7 +236,6 @@ export function rename({ id, name }) {
 
 /** Show the conversation of the browser's entry, now and when the reader goes back or forward. */
 export function startPlaces() {
-  const place = () => history.state?.conversation ?? "";
   const visit = async () => {
     const wanted = place();
     if (wanted === conversation.id) return;

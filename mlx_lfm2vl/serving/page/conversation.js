@@ -60,7 +60,8 @@ export async function send() {
 }
 
 function titleOf({ mode, text, images }) {
-  const title = text || `${SKILLS[mode]?.title ?? "Picture"}: ${images[0]?.name ?? ""}`;
+  const words = text || `${SKILLS[mode]?.title ?? "Picture"}: ${images[0]?.name ?? ""}`;
+  const title = words.replaceAll(/\s+/g, " ");
   return title.length > LONGEST_TITLE ? `${title.slice(0, LONGEST_TITLE)}…` : title;
 }
 
@@ -74,7 +75,7 @@ async function answer() {
   beginSpeech();
   setPlace("replaceState"); // the reader may leave before it is kept
   // The tab may be closed before the answer is whole.
-  const kept = keep(current);
+  keep(current);
   const saving = setInterval(() => saveAnswer(current), SAVE_EVERY);
   await answerLast(current.turns, settings(), asking.signal, drawSoon);
   clearInterval(saving);
@@ -87,21 +88,24 @@ async function answer() {
     speak(written.text, true);
     if (written.state === "stopped") say("Stopped.");
   }
-  await kept;
   await keep(current);
 }
 
 async function keep(current) {
   if (current.isForgotten) return;
+  const { id } = current;
   const isKept = await saveConversation(current);
   if (!isKept && !isTold) {
     isTold = true;
     notice("This conversation is not kept in the history: the browser gives it no room.");
   }
   if (current !== conversation) return;
-  setPlace("replaceState");
+  if (place() === id) setPlace("replaceState"); // else the reader is on the way to another one
   await showHistory(conversation.id);
 }
+
+/** The id of the conversation that the browser's entry names; empty for a new one. */
+const place = () => history.state?.conversation ?? "";
 
 /** Let the browser's entry name the conversation: reload and the back button return to it. */
 const setPlace = (change) =>
@@ -232,10 +236,11 @@ export function rename({ id, name }) {
 
 /** Show the conversation of the browser's entry, now and when the reader goes back or forward. */
 export function startPlaces() {
-  const place = () => history.state?.conversation ?? "";
   const visit = async () => {
-    if (place() !== conversation.id)
-      show((await loadConversation(place())) ?? newConversation());
+    const wanted = place();
+    if (wanted === conversation.id) return;
+    const found = await loadConversation(wanted);
+    if (wanted === place()) show(found ?? newConversation()); // the reader may have gone on
   };
   addEventListener("popstate", visit);
   onOtherTabs(({ forgotten, renamed }) => {

@@ -15,11 +15,25 @@ let opened = null;
 
 function database() {
   opened ??= open();
-  opened.catch(forgetDatabase); // a later attempt may succeed
   return opened;
 }
 
-async function open() {
+/** Open it; while another tab holds an older database, this and every later attempt fails. */
+function open() {
+  let refuse;
+  const blocked = new Promise((_, reject) => {
+    refuse = reject;
+  });
+  const connected = connect(refuse);
+  // A blocked request goes on when that tab is closed; a second one would only wait behind it.
+  connected.then(() => {
+    opened = connected;
+  }, forgetDatabase);
+  return Promise.race([connected, blocked]);
+}
+
+/** A connection; `refuse` is called with the reason if it has to wait for another tab. */
+async function connect(refuse) {
   const request = indexedDB.open(NAME, VERSION);
   request.onupgradeneeded = () => {
     for (const [name, keyPath] of Object.entries(KEYS)) {
@@ -27,10 +41,8 @@ async function open() {
         request.result.createObjectStore(name, { keyPath });
     }
   };
-  const blocked = new Promise((_, reject) => {
-    request.onblocked = () => reject(new Error("another tab holds an older database"));
-  });
-  const found = await Promise.race([result(request), blocked]);
+  request.onblocked = () => refuse(new Error("another tab holds an older database"));
+  const found = await result(request);
   found.onclose = forgetDatabase; // the reader may clear what the browser keeps of this page
   found.onversionchange = () => {
     found.close(); // or a tab with a newer page would wait for this one

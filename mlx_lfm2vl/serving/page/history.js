@@ -115,13 +115,14 @@ function editName(id, name) {
     autocomplete: "off",
     value: name,
   });
+  const before = field.value; // a field has no line breaks, which an old title may have
   let isEnded = false;
   const end = async (written) => {
     if (isEnded) return; // taking the field away takes its focus, too
     isEnded = true;
     const hadFocus = field === document.activeElement;
     field.remove();
-    if (written !== name) await keepName(id, written);
+    if (written !== before.trim()) await keepName(id, written);
     await showHistory();
     if (hadFocus) buttonOf({ id, index: 1 })?.focus();
   };
@@ -131,7 +132,7 @@ function editName(id, name) {
     if (event.key === "Enter") end(field.value.trim());
     if (event.key !== "Escape") return;
     event.stopPropagation(); // the panel stays open
-    end(name);
+    end(before.trim());
   });
   rowOf(id).replaceChildren(field);
   field.focus();

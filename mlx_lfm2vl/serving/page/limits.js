@@ -24,4 +24,4 @@ export function excess(images) {
   return "";
 }
 
-const megabytes = (bytes) => `${number(bytes / MEGABYTE)} MB`;
+const megabytes = (bytes) => `${number(Math.ceil(bytes / MEGABYTE))} MB`;

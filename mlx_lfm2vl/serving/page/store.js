@@ -1,10 +1,11 @@
 // The history, in this browser alone: conversations and pictures, the oldest given up first.
 //
-// A conversation is {id, title, name, updated, turns, isForgotten}: `title` is its first question,
-// `name` what the reader calls it, if anything. Its summary is {id, title, name, updated, bytes,
-// pictures, answer}: `bytes` of its text, `pictures` the bytes of each by its key, `answer` what
-// has come of the last one since the conversation was saved. A picture is written once, under a key
-// that tells its content, and stays as long as a summary names it.
+// A conversation is {id, title, name, updated, turns, lastKept, isForgotten}: `title` is its first
+// question, `name` what the reader calls it, if anything, `lastKept` the last turn that was saved.
+// Its summary is {id, title, name, updated, bytes, pictures, answer}: `bytes` of its text,
+// `pictures` the bytes of each by its key, `answer` what has come of the last turn since it was
+// saved. A picture is written once, under a key that tells its content, and stays as long as a
+// summary names it.
 
 import { result, within } from "./database.js";
 
@@ -94,22 +95,26 @@ async function load({ summaries, conversations, pictures }, id) {
 }
 
 /**
- * Keep a conversation, and give up the oldest ones beyond the cap. It gets the time, the name that
- * it has now, and an id of its own if another tab has gone on with the one that it was.
+ * Keep a conversation as it is now, and give up the oldest ones beyond the cap. It gets the time,
+ * the name that is kept, and an id of its own if another tab has gone on with the one that it was.
  * @returns {Promise<boolean>} whether it is kept: it may be too large, or the disk full, or the
  *   browser may keep nothing.
  */
-export const saveConversation = (conversation) =>
-  inTurn(async () => {
-    const turns = [...conversation.turns]; // the reader may ask on meanwhile
+export function saveConversation(conversation) {
+  const { title } = conversation;
+  const turns = [...conversation.turns]; // the reader may ask on, or otherwise, meanwhile
+  const work = async () => {
     const images = await withKeys(turns.flatMap((turn) => turn.images));
     if (conversation.isForgotten) return false;
-    const kept = await within("readwrite", (stores) => save(stores, conversation, turns, images));
+    const current = { ...conversation, title, turns };
+    const kept = await within("readwrite", (stores) => save(stores, current, images));
     if (!kept) return false;
-    Object.assign(conversation, kept);
+    Object.assign(conversation, kept, { lastKept: turns.at(-1) });
     others?.postMessage({});
     return true;
-  }).catch(() => false);
+  };
+  return inTurn(work).catch(() => false);
+}
 
 /** Pictures by their keys, which they get here if they have none. */
 async function withKeys(images) {
@@ -124,15 +129,18 @@ async function contentKey(blob) {
   return [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-async function save({ summaries, conversations, pictures }, conversation, turns, images) {
+async function save({ summaries, conversations, pictures }, conversation, images) {
   const all = await result(summaries.getAll());
   const last = all.find(({ id }) => id === conversation.id);
   const isOurs = !last || last.updated === conversation.updated;
-  const texts = turns.map((turn) => ({ ...turn, images: turn.images.map(withoutBlobs) }));
+  const texts = conversation.turns.map((turn) => ({
+    ...turn,
+    images: turn.images.map(withoutBlobs),
+  }));
   const summary = {
     id: isOurs ? conversation.id : newId(),
     title: conversation.title,
-    name: isOurs ? last?.name : conversation.name,
+    name: (last && isOurs ? last : conversation).name,
     updated: Math.max(Date.now(), ...all.map((each) => each.updated + 1)),
     bytes: JSON.stringify(texts).length,
     pictures: Object.fromEntries([...images].map(([key, image]) => [key, bytesOf(image)])),
@@ -181,11 +189,12 @@ function deleteUnused(pictures, before, summaries) {
   for (const key of before) if (!used.has(key)) pictures.delete(key);
 }
 
-/** Keep what has come of the last answer of a conversation that is kept already. */
-export const saveAnswer = ({ id, updated, turns }) =>
+/** Keep what has come of the last answer that was saved; a later question may not be kept. */
+export const saveAnswer = ({ id, updated, lastKept }) =>
   within("readwrite", async ({ summaries }) => {
     const summary = await result(summaries.get(id));
-    if (summary?.updated === updated) summaries.put({ ...summary, answer: turns.at(-1).answer });
+    if (lastKept && summary?.updated === updated)
+      summaries.put({ ...summary, answer: lastKept.answer });
   }).catch(() => {});
 
 /** An id for a conversation, or for a picture. */

@@ -79,11 +79,17 @@ def test_the_back_button_returns_to_the_conversation_before(page):
     for step, shown in ((page.go_back, ["One"]), (page.go_forward, ["Two"])):
         step()
         expect(page.locator(".bubble")).to_have_text(shown)
+    ask(page, "Three", picture())
+    answered(page)
+    page.go_back()
+    page.go_forward()  # before the conversation before is loaded, which waits for what is kept
+    page.wait_for_timeout(700)
+    expect(page.locator(".bubble")).to_have_text(["Two", "Three"])
 
 
 def test_conversations_are_searched_and_renamed_by_keyboard(page):
     focused = "document.activeElement.ariaLabel ?? document.activeElement.id"
-    for question in ("How many ships?", "Which color?"):
+    for question in ("How many ships?", "Which\ncolor?"):
         page.click("#new")
         ask(page, question)
         answered(page)
@@ -106,6 +112,10 @@ def test_conversations_are_searched_and_renamed_by_keyboard(page):
     page.keyboard.type("Nothing")
     page.keyboard.press("Escape")
     expect(names).to_have_text(["Harbor"])
+    page.fill("#history-search", "color")
+    page.get_by_role("button", name="Rename “Which color?”").press("Enter")
+    page.keyboard.press("Enter")  # without a change
+    expect(names).to_have_text(["Which color?"])
     page.focus("#history-search")
     page.keyboard.type("x")
     expect(hint).to_have_text("Nothing found.")

@@ -218,9 +218,13 @@ def test_what_an_earlier_page_kept_opens_when_its_tab_is_closed_and_is_kept_anew
             await new Promise((resolve) => { transaction.oncomplete = resolve; });
             const { saveConversation, loadConversation } = await import("/store.js");
             const { result, within } = await import("/database.js");
-            const barred = await loadConversation("a");
+            const barred = [await loadConversation("a"), await loadConversation("a")];
             request.result.close();
-            const opened = await loadConversation("a");
+            let opened;
+            while (!opened) {
+                await new Promise((resolve) => { setTimeout(resolve, 10); });
+                opened = await loadConversation("a");
+            }
             const isKept = await saveConversation(opened);
             const pictures = await within("readonly", (stores) => result(stores.pictures.getAll()));
             const again = await loadConversation("a");
@@ -229,7 +233,7 @@ def test_what_an_earlier_page_kept_opens_when_its_tab_is_closed_and_is_kept_anew
         }"""
     )
     page.close()
-    assert found == [None, "Old", True, 1, "Old", "old"]
+    assert found == [[None, None], "Old", True, 1, "Old", "old"]
 
 
 def test_a_browser_without_room_keeps_what_was_there(browser):
@@ -288,6 +292,38 @@ def test_conversations_are_found_by_their_words_and_keep_the_name_they_are_given
         "renamed": ["a"],
         "before": ["What is it?", "Read"],
     }
+
+
+def test_what_is_kept_is_the_conversation_as_it_was_when_it_was_saved(modules):
+    found = modules.evaluate(
+        """async () => {
+            const { saveConversation, saveAnswer, loadConversation, renameConversation,
+                deleteConversation, deleteAll, MOST_BYTES } = await import("/store.js");
+            const turn = (text, ...images) => ({ text, images, answer: { text: `${text}!` } });
+            const one = { id: "a", title: "One", name: "", updated: 0 };
+            one.turns = [turn("one", { blob: new Blob(["picture"]) })];
+            const saving = saveConversation(one);
+            await null; // its pictures are read
+            Object.assign(one, { title: "", turns: [] }); // the reader changes the question
+            await saving;
+            const { title, turns } = await loadConversation("a");
+            Object.assign(one, { title, turns });
+            await saveConversation(one);
+            one.turns.push(turn("two", { key: "huge", blob: { size: 1.1 * MOST_BYTES } }));
+            const isKept = await saveConversation(one);
+            await saveAnswer(one); // of the second question, which is not kept
+            const kept = await loadConversation("a");
+            await renameConversation("a", "Harbor");
+            one.turns.pop();
+            await saveConversation(one);
+            await deleteConversation("a"); // as when another tab gives it up
+            await saveConversation(one);
+            const { name } = await loadConversation("a");
+            await deleteAll();
+            return [title, isKept, kept.turns.map(({ text, answer }) => text + answer.text), name];
+        }"""
+    )
+    assert found == ["One", False, ["oneone!"], "Harbor"]
 
 
 def test_a_conversation_that_two_tabs_go_on_with_becomes_two(modules):

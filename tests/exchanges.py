@@ -12,7 +12,7 @@ from mlx_lfm2vl.serving.exchange import Exchange, Frame, Read, Terms
 from mlx_lfm2vl.serving.http.errors import error_reply
 from mlx_lfm2vl.serving.served import served_model
 
-MODEL = served_model("demo")
+MODEL = served_model("demo", dtype="float32")
 TERMS = Terms(lambda _: MODEL)
 
 

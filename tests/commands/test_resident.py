@@ -18,7 +18,8 @@ from mlx_lfm2vl.serving.resident.client import RemoteEngine
 from mlx_lfm2vl.serving.resident.http import Call
 from mlx_lfm2vl.serving.resident.place import absolute_name
 
-SHORT = ["-m", "demo", "--max-tokens", "6"]
+SMALL = ["--min-image-tokens", "4", "--max-image-tokens", "16"]
+SHORT = ["-m", "demo", "--max-tokens", "6", *SMALL]
 CHANGES = ("timings", "peak_memory_bytes", "cached_tokens", "sampling")  # from run to run
 
 
@@ -78,8 +79,8 @@ def without_what_changes(value):
         ["generate", "1.png", "What?", "-m", "./nothing"],
         ["caption", "1.png", *SHORT],
         ["keywords", "1.png", "2.png", *SHORT],
-        ["classify", "1.png", "--labels", "red", "blue", "-m", "demo"],
-        ["detect", "1.png", "bad.png", "the circle", "-m", "demo", "--max-tokens", "60"],
+        ["classify", "1.png", "--labels", "red", "blue", "-m", "demo", *SMALL],
+        ["detect", "1.png", "bad.png", "the circle", *SHORT, "--max-tokens", "60"],
         ["ocr", "bad.png", *SHORT],
     ],
     ids=lambda arguments: " ".join(arguments[:4]),
@@ -95,7 +96,7 @@ def test_output_and_exit_code_are_those_without_a_process(desk, capsys, argument
         ["generate", "1.png", "What is this?", "--token-ids", *SHORT],
         ["generate", "1.png", "--ask", "What?", "--ask", "Why?", "--token-ids", *SHORT],
         ["generate", "--each", "1.png", "bad.png", "-p", "What?", *SHORT],
-        ["classify", "1.png", "--labels", "red", "blue", "-m", "demo"],
+        ["classify", "1.png", "--labels", "red", "blue", "-m", "demo", *SMALL],
         ["caption", "1.png", "2.png", *SHORT],
     ],
     ids=lambda arguments: " ".join(arguments[:4]),

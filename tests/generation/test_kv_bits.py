@@ -11,12 +11,17 @@ from mlx_lfm2vl.generation.engine import Engine
 from mlx_lfm2vl.generation.prefix_store import PrefixStore
 from mlx_lfm2vl.generation.session import load_session, save_session
 from mlx_lfm2vl.loading import load
-from mlx_lfm2vl.options import AnswerOptions
+from mlx_lfm2vl.options import AnswerOptions, ImageOptions
 
 PICTURE = make_picture(40, 60, 3)
 QUESTIONS = ["What is it?", "Which color?"]
 SECRET = b"s" * 32
-GREEDY = {"temperature": 0.0, "repetition_penalty": 1.0, "max_tokens": 6}
+GREEDY = {
+    "temperature": 0.0,
+    "repetition_penalty": 1.0,
+    "max_tokens": 6,
+    "image_options": ImageOptions(min_image_tokens=4, max_image_tokens=16),
+}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +88,7 @@ def test_images_that_were_seen_are_asked_about_alone_and_as_a_batch(loaded):
 
 
 def test_lookup_copies_the_same_tokens(loaded):
-    options = {**GREEDY, "max_tokens": 60, "kv_bits": 8}
+    options = {**GREEDY, "max_tokens": 60, "kv_bits": 8, "image_options": ImageOptions()}
     engine = Engine(*loaded)
     question = "Detect all shapes. Answer as JSON."
     plain = engine.generate(question, image=PICTURE, **options)

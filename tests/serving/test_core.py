@@ -30,10 +30,11 @@ from mlx_lfm2vl.serving.under_way import UnderWay
 
 
 def test_the_core_answers_as_the_engine_does():
-    core = Core([served_model("demo")])
+    core = Core([served_model("demo", dtype="float32")])
     messages = user_message("What is this?", [make_picture(40, 40, 1)])
     *_, last = core.stream(Request(messages, OPTIONS))
-    assert last.result.text == Engine(*load("demo")).generate(messages, OPTIONS).text
+    alone = Engine(*load("demo", dtype="float32")).generate(messages, OPTIONS)
+    assert last.result.text == alone.text
     core.stop()
 
 

@@ -101,7 +101,7 @@ def test_another_model_waits_for_running_answers_and_is_not_passed(make_core, tu
 
 
 def test_quantized_keys_and_values_have_a_batch_of_their_own(wide):
-    model, processor = load(wide)
+    model, processor = load(wide, dtype="float32")
     core = Core([Served("wide", lambda: Engine(model, processor), lambda: None)])
     packed = OPTIONS.changed({"kv_bits": 8})
     clients = [Client(core, "Hi", options) for options in (OPTIONS, packed, OPTIONS)]

@@ -20,7 +20,7 @@ LONG = (pytest.mark.fuzz, pytest.mark.timeout(7200))
 
 @pytest.fixture(scope="module")
 def schema():
-    core = Core([served_model("demo")])
+    core = Core([served_model("demo", dtype="float32")])
     app = App(core, Terms(core.model, max_tokens=4), Access(), all_fronts())
     yield schemathesis.openapi.from_asgi("/openapi.json", app, headers={"Host": HOST})
     core.stop()

@@ -28,7 +28,7 @@ LIMITS = ImageLimits(max_pixels=100_000)
 
 @pytest.fixture(scope="module")
 def core():
-    core = Core([served_model("demo", limits=LIMITS)])
+    core = Core([served_model("demo", dtype="float32", limits=LIMITS)])
     yield core
     core.stop()
 
@@ -78,7 +78,7 @@ def test_the_tools_are_described_by_valid_schemas(client):
 
 def test_describe_says_what_the_skill_says(client, folder):
     image = folder / "one.png"
-    expected = caption(Engine(*load("demo")), image, max_tokens=30).text
+    expected = caption(Engine(*load("demo", dtype="float32")), image, max_tokens=30).text
     assert text(client.call("describe", image=str(image))) == expected
 
 

@@ -16,4 +16,4 @@ def core():
 
 @pytest.fixture(scope="package")
 def engine():
-    return Engine(*load("demo"))
+    return Engine(*load("demo", dtype="float32"))

@@ -39,7 +39,7 @@ class Scripted(Core):
 
 
 def in_process(kind: type[Core]) -> InProcess:
-    core = kind([served_model("demo")])
+    core = kind([served_model("demo", dtype="float32")])
     return InProcess(core, Terms(core.model), ROUTES)
 
 

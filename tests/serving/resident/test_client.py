@@ -20,7 +20,8 @@ from mlx_lfm2vl.serving.resident.client import RemoteEngine
 from mlx_lfm2vl.serving.resident.http import Call
 from mlx_lfm2vl.serving.resident.place import private_folder
 
-OPTIONS = AnswerOptions(max_tokens=6, temperature=0, seed=1, logprobs=True)
+SMALL = ImageOptions(min_image_tokens=4, max_image_tokens=16)
+OPTIONS = AnswerOptions(max_tokens=6, temperature=0, seed=1, logprobs=True, image_options=SMALL)
 
 
 @pytest.fixture(scope="module")

@@ -43,3 +43,10 @@ def _hash(y: np.ndarray, x: np.ndarray, channel: np.ndarray, seed: int) -> np.nd
     for factor in (0x45D9F3B, 0x2C1B3C6D):
         mixed = ((mixed ^ (mixed >> 16)) * factor) & mask
     return mixed ^ (mixed >> 15)
+
+
+def has_color(image: Image.Image, *colors: str) -> np.ndarray:
+    """Which pixels have one of the colors, given as "#rrggbb"; (H, W) bool."""
+    red, green, blue = np.moveaxis(np.asarray(image), 2, 0)
+    pixels = red * np.uint32(1 << 16) + green * np.uint32(1 << 8) + blue
+    return np.isin(pixels, [int(color[1:], 16) for color in colors])

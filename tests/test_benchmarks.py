@@ -24,11 +24,17 @@ from mlx_lfm2vl import cli  # noqa: E402
 from mlx_lfm2vl.model import language  # noqa: E402
 
 
+# The prompt is long in the first case only: sampling begins behind it.
 @pytest.mark.parametrize(
-    "sampling", [host_syncs.Sampling(), host_syncs.LIQUIDS], ids=["greedy", "recommended"]
+    ("checkpoint", "sampling"),
+    [
+        (host_syncs.TINY, host_syncs.Sampling()),
+        (golden("new_names").folder, host_syncs.LIQUIDS),
+    ],
+    ids=["greedy", "recommended"],
 )
-def test_the_device_is_waited_for_once_per_token_and_never_before(sampling):
-    syncs = host_syncs.count_waits(host_syncs.TINY, sampling, 3)
+def test_the_device_is_waited_for_once_per_token_and_never_before(checkpoint, sampling):
+    syncs = host_syncs.count_waits(checkpoint, sampling, 3)
     assert dict(syncs.count) == {"mx.array.tolist": 3}
 
 
@@ -92,7 +98,7 @@ def test_the_count_sees_one_kernel_more(decoder_of_16_layers, monkeypatch):
     assert more.chain > fewer.chain
 
 
-def test_the_interop_check_asks_for_conversions_that_there_are(monkeypatch, capsys):
+def test_the_interop_check_asks_for_conversions_that_there_are(wide, monkeypatch, capsys):
     def run(_python, *arguments):
         if arguments[1] == "mlx_lfm2vl.convert":
             assert cli.main(["convert", *arguments[2:]]) == 0
@@ -100,7 +106,7 @@ def test_the_interop_check_asks_for_conversions_that_there_are(monkeypatch, caps
 
     monkeypatch.setattr(interop, "run", run)
     monkeypatch.setattr(interop, "our_answer", lambda *_: ([0], [1, 2]))
-    monkeypatch.setattr(sys, "argv", ["interop.py", "demo", "--peer-python", "python"])
+    monkeypatch.setattr(sys, "argv", ["interop.py", str(wide), "--peer-python", "python"])
     assert interop.main() == 0
     assert capsys.readouterr().out.count("| 2 | yes |") == 8
 

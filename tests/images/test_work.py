@@ -96,7 +96,7 @@ def test_a_file_that_is_much_work_is_shown_or_refused_soon(name):
 def test_a_webp_is_asked_for_its_size_before_the_decoder_takes_memory(monkeypatch):
     huge = b"UklGRhoAAABXRUJQVlA4TA0AAAAv/v/pGwcQERGIiP4HAA=="
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("the decoder was asked"))
-    with pytest.raises(InputError, match="16383 x 12200 pixels .* takes so much memory is 67;"):
+    with pytest.raises(InputError, match="16383 x 12200 pixels .* takes so much memory is 66"):
         open_image(base64.b64decode(huge), LIMITS)
 
 
@@ -112,16 +112,20 @@ def test_the_size_of_every_kind_of_webp_is_found(lossless, alpha):
     assert open_image(data, ImageLimits(max_pixels=70 * 110 * 24 // 8 + 8)).size == (70, 110)
 
 
-@pytest.mark.parametrize("kind", ["alpha", "turned", "16 bits", "profile"])
-def test_decoding_takes_at_most_eight_bytes_a_pixel(kind, tmp_path):
+def test_decoding_takes_at_most_eight_bytes_a_pixel(tmp_path):
     side, extra = 3000, 40 * 2**20  # the strips, and what libraries keep
-    path = tmp_path / "a.png"
-    exif = Image.Exif()
-    exif[0x0112] = 6 if kind == "turned" else 1
-    mode = {"alpha": "RGBA", "16 bits": "I;16"}.get(kind, "RGB")
+    turn = Image.Exif()
+    turn[0x0112] = 6
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    options = {"icc_profile": profile} if kind == "profile" else {"exif": exif}
-    Image.new(mode, (side, side)).save(path, compress_level=1, **options)
+    kinds = {
+        "alpha": ("RGBA", {}),
+        "turned": ("RGB", {"exif": turn}),
+        "16 bits": ("I;16", {}),
+        "profile": ("RGB", {"icc_profile": profile}),
+    }
+    for kind, (mode, options) in kinds.items():
+        picture = Image.new(mode, (side, side))
+        picture.save(tmp_path / f"{kind}.png", compress_level=1, **options)
     code = (
         "import resource, sys\n"
         "from PIL import ImageCms\n"
@@ -129,11 +133,14 @@ def test_decoding_takes_at_most_eight_bytes_a_pixel(kind, tmp_path):
         "from mlx_lfm2vl.images.source import ImageLimits, open_image\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak()\n"
-        "assert to_array(open_image(sys.argv[1], ImageLimits()).decode()).nbytes\n"
-        "print((peak() - before) * (1 if sys.platform == 'darwin' else 1024))"
+        "for path in sys.argv[1:]:\n"
+        "    assert to_array(open_image(path, ImageLimits()).decode()).nbytes\n"
+        "    print((peak() - before) * (1 if sys.platform == 'darwin' else 1024))"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, check=True)
-    assert int(done.stdout) < 8 * side * side + extra
+    paths = [str(tmp_path / f"{kind}.png") for kind in kinds]
+    done = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, check=True)
+    for kind, peak in zip(kinds, done.stdout.split(), strict=True):  # a peak stays the peak
+        assert int(peak) < 8 * side * side + extra, kind
 
 
 def test_a_png_is_opened_without_decoding_its_pixels():

@@ -49,25 +49,35 @@ def drawn(processor, numbers):
     return made
 
 
-def inputs_of(model, path, samples) -> mx.array:
-    """What the dense model gives a layer, (N, D)."""
-    seen = []
+def inputs_of_layers(model, samples) -> dict[str, mx.array]:
+    """What the dense model gives each of LAYERS, (N, D)."""
+    seen = {path: [] for path in LAYERS}
 
     class Tap(nn.Module):
-        def __init__(self, layer):
+        def __init__(self, layer, inputs):
             super().__init__()
-            self.layer = layer
+            self.layer, self.inputs = layer, inputs
 
         def __call__(self, x):
-            seen.append(x.flatten(0, -2))
+            self.inputs.append(x.flatten(0, -2))
             return self.layer(x)
 
-    layer = dict(model.named_modules())[path]
-    model.update_modules(tree_unflatten([(path, Tap(layer))]))
+    modules = dict(model.named_modules())
+    layers = [(path, modules[path]) for path in LAYERS]
+    taps = [(path, Tap(layer, seen[path])) for path, layer in layers]
+    model.update_modules(tree_unflatten(taps))
     for sample in samples:
         mx.eval(model(sample.input_ids, sample.pixel_values, sample.spatial_shapes))
-    model.update_modules(tree_unflatten([(path, layer)]))
-    return mx.concatenate(seen)
+    model.update_modules(tree_unflatten(layers))
+    return {path: mx.concatenate(inputs) for path, inputs in seen.items()}
+
+
+@pytest.fixture(scope="module")
+def seen_and_unseen(dense):
+    """Samples to learn from and samples held back, each with what they give the layers."""
+    model, processor = dense
+    both = drawn(processor, range(4)), drawn(processor, (6, 7))
+    return [(samples, inputs_of_layers(model, samples)) for samples in both]
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
@@ -139,11 +149,11 @@ def test_a_weight_that_rounding_to_nearest_keeps_exactly_stays_exact(bits):
         *(pytest.param(path, 4, marks=pytest.mark.slow) for path in LAYERS[1:]),
     ],
 )
-def test_a_layer_puts_out_less_error_than_rounded_to_nearest(dense, path, bits):
-    model, processor = dense
+def test_a_layer_puts_out_less_error_than_rounded_to_nearest(dense, seen_and_unseen, path, bits):
+    model, _ = dense
     scheme = Scheme(bits, 64)
-    seen, unseen = drawn(processor, range(4)), drawn(processor, (6, 7))
-    learned = learn_rounding(model, {path: scheme}, seen, dtype=mx.float32)
+    (samples, seen), (_, unseen) = seen_and_unseen
+    learned = learn_rounding(model, {path: scheme}, samples, dtype=mx.float32)
     assert set(learned) == {path}
     weight = named_arrays(model.parameters())[f"{path}.weight"]
     plain = mx.quantize(weight, scheme.group_size, bits)
@@ -152,9 +162,8 @@ def test_a_layer_puts_out_less_error_than_rounded_to_nearest(dense, path, bits):
     changes = [
         weight - mx.dequantize(*packed, **asdict(scheme)) for packed in (learned[path], plain)
     ]
-    for samples, share in ((seen, 0.8), (unseen, 1.0)):
-        inputs = inputs_of(model, path, samples)
-        ours, nearest = (mx.linalg.norm(inputs @ change.T).item() for change in changes)
+    for inputs, share in ((seen, 0.8), (unseen, 1.0)):
+        ours, nearest = (mx.linalg.norm(inputs[path] @ change.T).item() for change in changes)
         assert ours < share * nearest
 
 

@@ -2,8 +2,8 @@
 
 from itertools import combinations
 
-import numpy as np
 import pytest
+from pictures import has_color
 from PIL import Image
 
 from mlx_lfm2vl.drawing import DARK, LIGHT
@@ -32,6 +32,13 @@ CASES = {
 }
 
 
+@pytest.fixture
+def coarse(monkeypatch) -> None:
+    """Shapes are drawn at the final resolution, where the smoothness of edges does not matter."""
+    monkeypatch.setattr("mlx_lfm2vl.drawing.FINER", 1)
+
+
+@pytest.mark.usefixtures("coarse")
 @pytest.mark.parametrize("name", CASES)
 def test_no_text_overlaps_another_or_leaves_the_picture(name):
     canvas = draw_stages(CASES[name], LONG, LIGHT)
@@ -50,6 +57,7 @@ def contents(groups: list[Group]) -> list[str]:
     return [text.content for text in draw_stages(groups, "origin", LIGHT).texts]
 
 
+@pytest.mark.usefixtures("coarse")
 def test_title_groups_bars_and_values_are_written():
     written = contents(CASES["one"])
     bars = CASES["one"][0].bars
@@ -59,16 +67,19 @@ def test_title_groups_bars_and_values_are_written():
     assert {"80.0 ms", "4.00 ms", "30.0 ms", "50.0 ms", "400 ms"} <= set(written)
 
 
+@pytest.mark.usefixtures("coarse")
 def test_the_legend_is_there_with_two_programs_only():
     programs = {"mlx_lfm2vl", "mlx-vlm"}
     assert not programs & set(contents(CASES["one"]))
     assert programs <= set(contents(CASES["two with a peer"]))
 
 
+@pytest.mark.usefixtures("coarse")
 def test_the_note_is_there_with_parts_only():
     assert NOTE not in contents(CASES["nothing"])
 
 
+@pytest.mark.usefixtures("coarse")
 @pytest.mark.parametrize(
     ("seconds", "written"),
     [(4e-7, "0.000400 ms"), (0.0031, "3.10 ms"), (0.09996, "100 ms"), (1, "1.00 s")]
@@ -80,11 +91,12 @@ def test_a_time_has_three_digits(seconds, written):
 
 def lengths(groups: list[Group], color: str) -> list[int]:
     """Of the stretches of a color, in pixels, from the top down."""
-    pixels = np.array(draw_stages(groups, "", LIGHT).image())[150:]
-    rows = np.sum(np.all(pixels == list(bytes.fromhex(color[1:])), axis=2), axis=1).tolist()
+    found = has_color(draw_stages(groups, "", LIGHT).image(), color)[150:]
+    rows = found.sum(axis=1).tolist()
     return [row for row, above in zip(rows[1:], rows, strict=False) if row > above == 0]
 
 
+@pytest.mark.usefixtures("coarse")
 def test_a_bar_is_as_long_as_its_time():
     first, rest = lengths([group(1)], LIGHT.blue)
     assert rest == pytest.approx(5 * first, abs=3)

@@ -34,3 +34,12 @@ def data(tmp_path) -> Path:
         make_picture(20 + i, 30 - i, i).save(tmp_path / f"{i}.png")
         rows.append({"image": f"{i}.png", "prompt": "Which?", "answer": f"no. {i * 37 % 100}"})
     return write_rows(tmp_path / "data.jsonl", rows)
+
+
+@pytest.fixture
+def few(data) -> Path:
+    """The first two of them: enough to validate with, where any loss will do."""
+    lines = data.read_text().splitlines(keepends=True)
+    path = data.with_name("few.jsonl")
+    path.write_text("".join(lines[:2]))
+    return path

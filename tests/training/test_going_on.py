@@ -81,11 +81,11 @@ def test_every_checkpoint_is_an_adapter(data, tmp_path, capsys):
     assert answers[0] == answers[1]
 
 
-def test_the_adapter_with_the_lowest_validation_loss_is_kept(data, tmp_path, capsys):
+def test_the_adapter_with_the_lowest_validation_loss_is_kept(data, few, tmp_path, capsys):
     output = tmp_path / "out"
     # So large a rate makes the loss worse from some update on.
     options = ["--learning-rate", "0.3", "--warmup-steps", "4", "--schedule", "constant"]
-    validated = ["--validation", str(data), "--validate-every", "1"]
+    validated = ["--validation", str(few), "--validate-every", "1"]
     assert run(data, output, *options, *validated, "--steps", "4") == 0
     found = [entry["validation_loss"] for entry in log_of(output)]
     assert min(found) < found[-1]
@@ -128,9 +128,9 @@ def test_image_limits_shrink_what_is_trained_on(data, tmp_path, capsys):
     assert counts[1] <= 4 < counts[0]
 
 
-def test_the_test_data_are_measured_at_the_end(data, tmp_path, capsys):
+def test_the_test_data_are_measured_at_the_end(data, few, tmp_path, capsys):
     output = tmp_path / "out"
-    options = ["--validation", str(data), "--test", str(data), "--steps", "2"]
+    options = ["--validation", str(few), "--test", str(few), "--steps", "2"]
     assert run(data, output, *options) == 0
     found = json.loads((output / "test.json").read_text())
     assert found["loss"] == pytest.approx(log_of(output)[-1]["validation_loss"])
@@ -139,12 +139,12 @@ def test_the_test_data_are_measured_at_the_end(data, tmp_path, capsys):
 
 
 def test_sample_answers_are_those_of_the_adapter_at_that_update(
-    data, tmp_path, monkeypatch, capsys
+    data, few, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr("mlx_lfm2vl.commands.train.MAX_ANSWER", 12)
     output = tmp_path / "out"
     options = ["--steps", "2", "--learning-rate", "0.05", "--warmup-steps", "0"]
-    options += ["--validation", str(data), "--validate-every", "1", "--sample-answers", "2"]
+    options += ["--validation", str(few), "--validate-every", "1", "--sample-answers", "2"]
     assert run(data, output, *options) == 0
     model, processor = load(TINY, dtype="float32")
     load_adapter(model, output)

@@ -7,6 +7,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from pictures import has_color
 from PIL import Image
 
 from mlx_lfm2vl.drawing import LIGHT
@@ -55,6 +56,13 @@ NAMES = {
 }
 
 
+@pytest.fixture
+def coarse(monkeypatch) -> None:
+    """Shapes are drawn at the final resolution, where the smoothness of edges does not matter."""
+    monkeypatch.setattr("mlx_lfm2vl.drawing.FINER", 1)
+
+
+@pytest.mark.usefixtures("coarse")
 @pytest.mark.parametrize("name", CASES)
 def test_the_legend_names_what_is_there(name):
     written = [text.content for text in draw_losses(CASES[name], "origin", LIGHT).texts]
@@ -65,6 +73,7 @@ def test_the_legend_names_what_is_there(name):
     assert "origin" in written
 
 
+@pytest.mark.usefixtures("coarse")
 @pytest.mark.parametrize("name", CASES)
 def test_no_text_overlaps_another_or_leaves_the_picture(name):
     canvas = draw_losses(CASES[name], "model " * 25, LIGHT)
@@ -79,11 +88,12 @@ def test_no_text_overlaps_another_or_leaves_the_picture(name):
         assert apart, (one, other)
 
 
+@pytest.mark.usefixtures("coarse")
 @pytest.mark.parametrize("name", ["three", "few", "many", "huge", "late"])
-def test_the_curves_use_the_space(name):
-    pixels = np.array(draw_losses(CASES[name], "", LIGHT).image())
-    colors = [list(bytes.fromhex(c[1:])) for c in (LIGHT.blue, LIGHT.pale_blue, LIGHT.orange)]
-    drawn = np.any([np.all(pixels == color, axis=2) for color in colors], axis=0)
+def test_the_curves_use_the_space(name, monkeypatch):
+    monkeypatch.setattr("mlx_lfm2vl.drawing.FINER", 1)
+    image = draw_losses(CASES[name], "", LIGHT).image()
+    drawn = has_color(image, LIGHT.blue, LIGHT.pale_blue, LIGHT.orange)
     drawn[:130] = False  # the legend
     height, width = drawn.shape
     down, across = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))

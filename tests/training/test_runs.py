@@ -56,10 +56,10 @@ def test_every_method_learns_and_leaves_a_usable_adapter(data, tmp_path, capsys,
     assert fuse([*arguments, "--overwrite"]) == 0
 
 
-def test_validating_changes_nothing_about_what_is_learned(data, tmp_path):
+def test_validating_changes_nothing_about_what_is_learned(data, few, tmp_path):
     options = ["--steps", "2", "--learning-rate", "1e-2", "--dropout", "0.5"]
     assert run(data, tmp_path / "never", *options) == 0
-    often = [*options, "--validation", str(data), "--validate-every", "1"]
+    often = [*options, "--validation", str(few), "--validate-every", "1"]
     assert run(data, tmp_path / "often", *often) == 0
     assert losses_of(tmp_path / "often") == losses_of(tmp_path / "never")
     assert run(data, tmp_path / "all", *options, "--dropout", "0") == 0

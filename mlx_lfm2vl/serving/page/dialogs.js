@@ -31,16 +31,31 @@ export async function isSure(question) {
   return (await answerOf(find("sure"))) === "yes";
 }
 
-/** Make the button work that closes the question for a token, which must not send its form. */
+/** Make the dialogs tell what they are closed with, and the button work that must send no form. */
 export function startDialogs() {
   find("token-cancel").addEventListener("click", () => find("token").close(""));
+  for (const dialog of [find("token"), find("sure")])
+    dialog.addEventListener("close", () => {
+      if (!dialog.open) tell(dialog); // else it was opened again before this event came
+    });
 }
+
+const waiting = new Map(); // those who wait for an answer, by dialog
 
 /** Open a dialog, which may be open already; return what it is closed with. */
 function answerOf(dialog) {
-  dialog.returnValue = "";
-  if (!dialog.open) dialog.showModal();
+  if (!dialog.open) {
+    tell(dialog);
+    dialog.returnValue = "";
+    dialog.showModal();
+  }
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true });
+    waiting.set(dialog, [...(waiting.get(dialog) ?? []), resolve]);
   });
+}
+
+/** Give the answer to those who wait for it. */
+function tell(dialog) {
+  for (const resolve of waiting.get(dialog) ?? []) resolve(dialog.returnValue);
+  waiting.delete(dialog);
 }

@@ -1,4 +1,4 @@
-"""Modules of the page by themselves, in headless Chromium: Markdown, and the store."""
+"""Modules of the page by themselves, in headless Chromium: Markdown, dialogs, and the store."""
 
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,26 @@ def test_lists_and_code_that_grow_keep_what_was_read(modules):
         }"""
     )
     assert kept == [True, True, False]
+
+
+def test_a_question_that_is_asked_again_at_once_gets_its_own_answer(modules):
+    answers = modules.evaluate(
+        """async () => {
+            const { isSure, startDialogs } = await import("/dialogs.js");
+            document.body.innerHTML = `
+                <dialog id="token"></dialog><button id="token-cancel"></button>
+                <dialog id="sure"><p id="sure-text"></p></dialog>`;
+            startDialogs();
+            const dialog = document.getElementById("sure");
+            const first = isSure("One?");
+            dialog.close("");
+            const second = isSure("Two?"); // before the event of the first closing
+            await new Promise((resolve) => setTimeout(resolve, 50));
+            dialog.close("yes");
+            return [await first, await second];
+        }"""
+    )
+    assert answers == [False, True]
 
 
 def test_no_text_takes_long(render):

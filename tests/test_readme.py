@@ -103,7 +103,8 @@ def typed(desk, wide, program, capsys, monkeypatch):
         for number, (option, model) in enumerate(pairwise(arguments)):
             if option in ("--model", "-m") and model != "demo":
                 arguments[number + 1] = tiny
-        assert cli.main([name, *arguments, *SHORT.get(name, [])]) == 0, line
+        short = [] if "--undo" in arguments else SHORT.get(name, [])
+        assert cli.main([name, *arguments, *short]) == 0, line
         is_file = name in ("fuse", "convert", "mcp", "run", "serve") or "--output" in arguments
         assert is_file or capsys.readouterr().out
 

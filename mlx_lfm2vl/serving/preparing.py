@@ -32,8 +32,7 @@ if TYPE_CHECKING:  # imported where there is a constraint
 Weight = Literal["text", "images", "large", "pages"]
 IsWanted = Callable[[], bool]
 
-# Pixels of all images of a request. The largest photos of phones have 49 million, and decoding them
-# takes about half a second.
+# Pixels of all images of a request. A photo of 48 megapixels, as iPhones take it, is not large yet.
 LARGE = 50_000_000
 
 
